@@ -1,0 +1,38 @@
+"""What can go wrong, as one tree; the command line prints these without a traceback.
+
+OrchestrateError
+├── SpecError        the sweep file or an option is wrong: nothing was started
+├── DataError        the data set that a sweep names cannot be used: nothing was started
+├── LaunchError      no worker can be started
+├── TrialError       a trial's folder is not what it should be
+├── TrackingError    the tracking server cannot be used
+└── EnsembleError    these predictions cannot be combined
+"""
+
+
+class OrchestrateError(Exception):
+    """The message says where, what was found, what is allowed and what to do."""
+
+
+class SpecError(OrchestrateError):
+    """The sweep file or an option is wrong."""
+
+
+class DataError(OrchestrateError):
+    """A data set named by the sweep cannot be used."""
+
+
+class LaunchError(OrchestrateError):
+    """No worker can be started."""
+
+
+class TrialError(OrchestrateError):
+    """A trial's folder is missing something or was written by another version."""
+
+
+class TrackingError(OrchestrateError):
+    """The tracking server cannot be reached or answers something unexpected."""
+
+
+class EnsembleError(OrchestrateError):
+    """Predictions that cannot be combined: another split, other labels, a damaged file."""

@@ -1,4 +1,4 @@
-"""Names of segmentation_models_pytorch 0.6, so that a sweep file is checked without torch; a test compares them with the library."""
+"""Names of segmentation_models_pytorch 0.6, so that a sweep file is checked without torch; a test holds them to the library."""
 
 ARCHITECTURES = (
     "Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet",

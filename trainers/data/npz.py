@@ -1,0 +1,105 @@
+"""Reads a .npz with ``training_set`` (N, 2, H, W), as the homework's file has it; a source for dataset.py."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+import zlib
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainers.data.picture import Picture
+from trainers.errors import DataError
+
+KEY = "training_set"
+_ALLOWED = f"Allowed: key {KEY!r}, shape (N, 2, H, W): [:, 0] gray images, [:, 1] label ids, whole numbers from 0 to 255"
+
+
+class NpzSource:
+    """Pictures of a .npz file, read when first needed; its fingerprint is of the decoded arrays, not of the file's bytes."""
+
+    class_names: tuple[str, ...] = ()
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @property
+    def place(self) -> str:
+        return str(self._path)
+
+    def signature(self) -> str:
+        """Path, size and time of change."""
+        status = self._path.stat()
+        return f"{self._path.resolve()} {status.st_size} {status.st_mtime_ns}"
+
+    def fingerprint(self) -> str:
+        header = f"npz {self._tiles.shape}".encode()
+        return hashlib.sha256(header + np.ascontiguousarray(self._tiles).data).hexdigest()[:16]
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(f"{index:05d}" for index in range(len(self._tiles)))
+
+    def num_channels(self) -> int:
+        return 1
+
+    def pictures(self) -> Iterator[Picture]:
+        for index, (image, mask) in enumerate(self._tiles):
+            yield Picture(f"{self._path}: {KEY}[{index}]", image, mask)
+
+    def split(self) -> None:
+        """A .npz has no lists."""
+
+    @cached_property
+    def _tiles(self) -> NDArray[np.uint8]:
+        array = _read_array(self._path)
+        found = f"{self._path}: {KEY!r} has shape {array.shape} and type {array.dtype}"
+        if array.ndim != 4 or array.shape[1] != 2:
+            raise DataError(f"{found}. {_ALLOWED}.")
+        if 0 in array.shape:
+            raise DataError(f"{found}: it holds no pictures. {_ALLOWED}, N, H and W at least 1.")
+        return _to_uint8(array, found)
+
+
+def _read_array(path: Path) -> NDArray[np.generic]:
+    """Return the array of the one key that counts, without ever unpickling."""
+    try:
+        with open(path, "rb") as file:  # np.load leaves a file that it cannot read open
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError(f"{path}: is a single array, not a .npz archive. {_ALLOWED}.")
+            with archive:
+                return _choose_array(archive, path)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+        raise DataError(
+            f"{path}: cannot be read as .npz, {path.stat().st_size} bytes: {error}. Is it cut off? Copy or download it again."
+        ) from error
+    except ValueError as error:
+        pickled = "Object arrays" in str(error) or "pickle" in str(error)
+        found = "holds Python objects (pickled), which are never loaded" if pickled else f"cannot be read as .npz: {error}"
+        raise DataError(f"{path}: {found}. {_ALLOWED}.") from error
+
+
+def _choose_array(archive: np.lib.npyio.NpzFile, path: Path) -> NDArray[np.generic]:
+    if KEY not in archive.files:
+        hint = " The key 'test_set' holds images without masks: nothing to train on." if "test_set" in archive.files else ""
+        raise DataError(f"{path}: holds {', '.join(map(repr, archive.files)) or 'nothing'}, no {KEY!r}.{hint} {_ALLOWED}.")
+    array: NDArray[np.generic] = archive[KEY]
+    return array
+
+
+def _to_uint8(array: NDArray[np.generic], found: str) -> NDArray[np.uint8]:
+    """Return the array as uint8 if nothing is lost by that."""
+    if array.dtype == np.uint8:
+        return np.asarray(array, np.uint8)
+    if array.dtype.kind not in "iuf":
+        raise DataError(f"{found}. {_ALLOWED}.")
+    low, high = array.min(), array.max()
+    in_range = bool(low >= 0 and high <= 255)  # False for NaN too
+    if in_range and (array.dtype.kind != "f" or np.array_equal(array, np.floor(array))):
+        return array.astype(np.uint8)
+    what = "fractions" if in_range else "values outside 0 to 255"
+    raise DataError(f"{found}, values from {low} to {high}: {what}. {_ALLOWED}. Scale the images and save them as uint8.")

@@ -1,0 +1,109 @@
+"""Weights and pictures -> class probabilities, and the form in which they are kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from trainers.config import TrainConfig
+from trainers.device import Device, choose_device
+from trainers.errors import ConfigError
+from trainers.models import build_model
+
+BEST = "best.safetensors"
+
+
+def to_input(images: Tensor, device: torch.device) -> Tensor:
+    """(N, H, W, C) uint8 -> (N, C, H, W) float32 in [0, 1] on ``device``, channels last in memory; divides by 255 there."""
+    pictures = images.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
+    return pictures.div_(255).contiguous(memory_format=torch.channels_last)
+
+
+def predict_probabilities(
+    model: nn.Module,
+    images: NDArray[np.uint8],
+    *,
+    batch_size: int,
+    device: str | None = None,
+    precision: Literal["auto", "float32", "bf16"] = "auto",
+) -> Iterator[NDArray[np.float32]]:
+    """Yield probabilities (B, C, H, W) float32, batch after batch, of images (N, H, W, C) uint8 (an array or memory map).
+
+    device, precision: as in ``choose_device``. The model is moved to the device and put into evaluation mode.
+    """
+    chosen = choose_device(device, precision)
+    model.to(chosen.torch).eval()
+    for start in range(0, len(images), batch_size):
+        yield predict_batch(model, images[start : start + batch_size], chosen).cpu().numpy()
+
+
+def predict_batch(model: nn.Module, images: NDArray[np.uint8], device: Device) -> Tensor:
+    """Probabilities (B, C, H, W) float32, on the device, of (B, H, W, C) uint8 images; the model must be there and evaluate."""
+    batch = torch.from_numpy(np.array(images))  # a memory map cannot be shared with a tensor
+    with torch.inference_mode():
+        with device.autocast():
+            logits = model(to_input(batch, device.torch))
+        probabilities: Tensor = logits.float().softmax(dim=1)
+        return probabilities.contiguous()
+
+
+def quantize(probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Round (N, C, H, W) probabilities in [0, 1] to 0..255, keeping the argmax (the first of equals) of every pixel.
+
+    Where rounding makes the winner equal to an earlier class, the winner is raised by one; as both are at most 128, it fits.
+    """
+    values: NDArray[np.uint8] = np.rint(probabilities * np.float32(255)).astype(np.uint8)
+    winner = probabilities.argmax(axis=1)[:, np.newaxis]
+    lost = values.argmax(axis=1)[:, np.newaxis] != winner
+    np.put_along_axis(values, winner, np.take_along_axis(values, winner, axis=1) + lost.astype(np.uint8), axis=1)
+    return values
+
+
+def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> nn.Module:
+    """Rebuild the model that ``path`` (best.safetensors, or the folder that holds it) was saved from, in evaluation mode.
+
+    Raises:
+        ConfigError: the file is missing, damaged, or was not written by this trainer.
+    """
+    facts = read_metadata(path)
+    config = TrainConfig.model_validate({**facts["config"], "encoder_weights": None})
+    model = build_model(config, in_channels=facts["in_channels"], num_classes=facts["num_classes"])
+    load_weights(model, path)
+    return model.to(device).to(memory_format=torch.channels_last).eval()
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself: config, in_channels, num_classes, epoch, metrics, normalisation.
+
+    Raises:
+        ConfigError: as ``load_checkpoint``.
+    """
+    file = _weights_file(path)
+    try:
+        with safe_open(file, framework="pt") as weights:
+            facts: dict[str, Any] = json.loads(weights.metadata()["trainer"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{file}: not a checkpoint of this trainer: {error}") from error
+    return facts
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a checkpoint's weights into a model of the same configuration."""
+    file = _weights_file(path)
+    try:
+        with safe_open(file, framework="pt") as weights:
+            model.load_state_dict({name: weights.get_tensor(name) for name in weights.keys()})  # noqa: SIM118  # not a dict
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ConfigError(f"{file}: weights do not fit the model: {error}") from error
+
+
+def _weights_file(path: Path) -> Path:
+    return path / BEST if path.is_dir() else path

@@ -1,0 +1,317 @@
+"""Configuration and data -> a trained model, its validation confusions and predictions; the loop, from top to bottom."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from trainers.augment import build_augmentation
+from trainers.batches import TrainBatches, sample_seed
+from trainers.checkpoint import LAST, Progress, Trained, load_last, save_best, save_last
+from trainers.config import TRAINER_VERSION, EarlyStoppingConfig, TrainConfig
+from trainers.data import SplitData
+from trainers.device import Device, choose_device, limited_threads, num_loaders
+from trainers.errors import ConfigError, DataError, DivergedError
+from trainers.losses import build_loss
+from trainers.metrics import class_iou, confusion_per_image, mean_iou
+from trainers.models import build_model
+from trainers.optim import build_optimizer, build_schedule
+from trainers.predict import load_weights, predict_batch, quantize, read_metadata, to_input
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What an epoch (from 1) came to: val/miou, val/iou/<class>, train/loss, lr, images_per_s, epoch_s."""
+
+    epoch: int
+    metrics: dict[str, float]
+    is_best: bool
+
+
+class Continue(Enum):
+    """Answer to an EpochReport. STOP ends the training with a checkpoint from which it can go on."""
+
+    YES = "yes"
+    STOP = "stop"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a training ended; ``metrics`` are the best epoch's.
+
+    confusions: (V, C, C) int64, one for each validation image; predictions: (V, C, H, W) uint8, probabilities of which
+    confusions are the argmax's. Both in the order of the validation part, and None where the training was stopped.
+    """
+
+    stopped: bool
+    best_epoch: int
+    epochs_run: int
+    metrics: dict[str, float]
+    confusions: NDArray[np.int64] | None
+    predictions: NDArray[np.uint8] | None
+    facts: dict[str, Any]
+
+
+def _go_on(report: EpochReport) -> Continue:
+    return Continue.YES
+
+
+def train(
+    config: TrainConfig,
+    data: SplitData,
+    *,
+    seed: int,
+    folder: Path,
+    num_threads: int | None = None,
+    device: str | None = None,
+    checkpoint_interval_s: float = 15.0,
+    on_epoch: Callable[[EpochReport], Continue] = _go_on,
+) -> TrainResult:
+    """Train, or go on from ``folder``/last.pt, and evaluate the best epoch's weights on the validation part.
+
+    All randomness comes from (seed, epoch, picture). On the CPU, with equal threads and precision, equal calls give equal bits,
+    interrupted or not; on a GPU they give nearly equal results, as some of its sums have no fixed order. Writes last.pt (at most
+    every ``checkpoint_interval_s``, when stopped and after the last epoch; removed at the end) and best.safetensors.
+
+    Raises:
+        ConfigError: the configuration cannot be built here.
+        DataError: the validation part has no scored pixel.
+        DivergedError: the loss is NaN or infinite.
+        TrainerError: the folder holds another training's checkpoint.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    chosen = choose_device(device, config.precision)
+    with limited_threads(num_threads) as threads, torch.random.fork_rng(devices=[chosen.torch] if chosen.is_cuda else []):
+        training = _Training(config, data, seed=seed, folder=folder, device=chosen, num_threads=threads)
+        return training.run(checkpoint_interval_s, on_epoch)
+
+
+class _Training:
+    """One training on one device: what stays the same from epoch to epoch, and how far it has come."""
+
+    def __init__(
+        self, config: TrainConfig, data: SplitData, *, seed: int, folder: Path, device: Device, num_threads: int
+    ) -> None:
+        torch.manual_seed(seed)
+        self.config, self.data, self.seed, self.folder, self.device = config, data, seed, folder, device
+        self.num_threads = num_threads
+        self.val_indices = np.asarray(data.split.val)
+        _check_scored(data)
+        channels, classes = data.data.images.shape[-1], data.data.num_classes
+        self.facts_of_model = {"config": config.model_dump(mode="json"), "in_channels": channels, "num_classes": classes}
+        model = build_model(config, in_channels=channels, num_classes=classes)
+        self.model = model.to(device.torch).to(memory_format=torch.channels_last)
+        self._check_takes(data.data.images[data.split.train[:1]])
+        counts = _count_classes(data)
+        loss = build_loss(config.loss, num_classes=classes, ignore_classes=data.ignore_classes, class_counts=counts)
+        self.loss: nn.Module = loss.to(device.torch)
+        augmentation = None if config.augmentation == "none" else build_augmentation(config.augmentation)
+        loaders = num_loaders(device, num_threads)
+        self.batches = TrainBatches(data, augmentation, batch_size=config.batch_size, seed=seed, num_loaders=loaders)
+        optimizer = build_optimizer(config.optimizer, self.model)
+        schedule = build_schedule(config.schedule, optimizer, num_steps=config.epochs * len(self.batches))
+        self.trained = Trained(self.model, optimizer, schedule)
+        self.identity = {
+            "config": self.facts_of_model["config"],
+            "seed": seed,
+            "data": data.scored_fingerprint,
+            "num_train": len(data.split.train),
+            "trainer_version": TRAINER_VERSION,
+        }
+        self.progress = load_last(folder, self.trained, identity=self.identity)
+
+    def run(self, checkpoint_interval_s: float, on_epoch: Callable[[EpochReport], Continue]) -> TrainResult:
+        saved_s = time.monotonic()
+        predictions: NDArray[np.uint8] | None = None  # of the last epoch run here, where it is known to be the last
+        confusions: NDArray[np.int64] | None = None
+        while not self._is_done():
+            epoch = self.progress.epochs_run + 1
+            metrics = self._train_epoch(epoch)
+            confusions, predictions = self._evaluate(keep_predictions=epoch == self.config.epochs)
+            metrics.update(_score(confusions, self.data))
+            self.trained.schedule.after_epoch(metrics["val/miou"])
+            is_best = self._record(epoch, metrics)
+            stop = on_epoch(EpochReport(epoch=epoch, metrics=dict(metrics), is_best=is_best)) is Continue.STOP
+            if stop or self._is_done() or time.monotonic() - saved_s >= checkpoint_interval_s:
+                save_last(self.folder, self.trained, self.progress, identity=self.identity)
+                saved_s = time.monotonic()
+            if stop:
+                return self._result(stopped=True, confusions=None, predictions=None)
+        if predictions is None or self.progress.best_epoch != self.progress.epochs_run:
+            confusions, predictions = self._evaluate_best()
+        result = self._result(stopped=False, confusions=confusions, predictions=predictions)
+        (self.folder / LAST).unlink(missing_ok=True)
+        return result
+
+    def _train_epoch(self, epoch: int) -> dict[str, float]:
+        """One pass over the training part; returns train/loss, lr (of the last step), images_per_s, epoch_s."""
+        started_s = time.perf_counter()
+        torch.manual_seed(sample_seed(self.seed, epoch))  # dropout
+        self.model.train()
+        trained, losses, num_images, lr = self.trained, [], 0, self.trained.schedule.lr
+        for images, masks in self.batches.epoch(epoch):
+            with self.device.autocast():
+                logits = self._forward(to_input(images, self.device.torch))
+            loss = self.loss(logits, masks.to(self.device.torch, non_blocking=True))
+            loss.backward()
+            trained.optimizer.step()
+            trained.optimizer.zero_grad()
+            lr = trained.schedule.lr
+            trained.schedule.after_step()
+            losses.append(loss.detach() * len(images))
+            num_images += len(images)
+        values = torch.stack(losses).tolist()  # read at the end: a look at each step would make a GPU wait
+        _check_finite(values, epoch)
+        epoch_s = time.perf_counter() - started_s
+        return {
+            "train/loss": sum(values) / num_images,
+            "lr": lr,
+            "images_per_s": num_images / epoch_s,
+            "epoch_s": epoch_s,
+        }
+
+    def _check_takes(self, images: NDArray[np.uint8]) -> None:
+        """Raise ConfigError where the network cannot take pictures of this size, or gives something else than their classes."""
+        expected = (len(images), self.data.data.num_classes, *images.shape[1:3])
+        try:
+            found = tuple(predict_batch(self.model.eval(), images, self.device).shape)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, AssertionError) as error:
+            size = f"{images.shape[1]}x{images.shape[2]}"
+            raise ConfigError(f"arch {self.config.arch!r} cannot take pictures of {size}: {error}") from error
+        if found != expected:
+            raise ConfigError(f"arch {self.config.arch!r} gave logits of shape {found}; they must be {expected}")
+
+    def _forward(self, pictures: Tensor) -> Tensor:
+        try:
+            logits: Tensor = self.model(pictures)
+        except ValueError as error:
+            if len(pictures) == 1 and "more than 1 value per channel" in str(error):
+                raise ConfigError(
+                    f"batch_size: {self.config.arch} normalises over a batch of features of one pixel and needs batches of at "
+                    "least 2 pictures; found 1"
+                ) from error
+            raise
+        return logits
+
+    def _evaluate(self, *, keep_predictions: bool) -> tuple[NDArray[np.int64], NDArray[np.uint8] | None]:
+        """Confusions (V, C, C) of the current weights and, on request, predictions (V, C, H, W), whose argmax is the same."""
+        self.model.eval()
+        images, masks, num_classes = self.data.data.images, self.data.data.masks, self.data.data.num_classes
+        num_val, size = len(self.val_indices), self.config.batch_size
+        confusions = np.empty((num_val, num_classes, num_classes), dtype=np.int64)
+        predictions = np.empty((num_val, num_classes, *masks.shape[1:]), dtype=np.uint8) if keep_predictions else None
+        for start in range(0, num_val, size):
+            part = slice(start, start + size)
+            chosen = self.val_indices[part]
+            probabilities = predict_batch(self.model, images[chosen], self.device)
+            if predictions is None:
+                labels = probabilities.argmax(dim=1).cpu().numpy()
+            else:
+                predictions[part] = quantize(probabilities.cpu().numpy())
+                labels = predictions[part].argmax(axis=1)
+            confusions[part] = confusion_per_image(
+                labels, masks[chosen], num_classes=num_classes, ignore_classes=self.data.ignore_classes
+            )
+        return confusions, predictions
+
+    def _evaluate_best(self) -> tuple[NDArray[np.int64], NDArray[np.uint8] | None]:
+        """Evaluate best.safetensors, which says itself which epoch it holds."""
+        stored = read_metadata(self.folder)
+        load_weights(self.model, self.folder)
+        confusions, predictions = self._evaluate(keep_predictions=True)
+        if stored["epoch"] != self.progress.best_epoch:
+            # Killed after a better epoch than the checkpoint knew, and then, on a GPU, not reached again: its weights are kept.
+            self.progress.best_epoch, self.progress.best_metrics = stored["epoch"], stored["metrics"]
+        scores = _score(confusions, self.data)
+        assert self.device.is_cuda or scores["val/miou"] == stored["metrics"]["val/miou"], (scores, stored)
+        self.progress.best_metrics.update(scores)
+        return confusions, predictions
+
+    def _record(self, epoch: int, metrics: dict[str, float]) -> bool:
+        """Add the epoch to the history; keep its weights if it is the best so far. Of equals the earlier stays."""
+        self.progress.history.append(metrics)
+        is_best = self.progress.best_epoch == 0 or metrics["val/miou"] > self.progress.best_metrics["val/miou"]
+        if is_best:
+            self.progress.best_epoch, self.progress.best_metrics = epoch, metrics
+            facts = {**self.facts_of_model, "epoch": epoch, "metrics": metrics, "normalisation": "divide by 255"}
+            save_best(self.folder, self.model, facts)
+        return is_best
+
+    def _is_done(self) -> bool:
+        return self.progress.epochs_run >= self.config.epochs or is_stale(self.config.early_stopping, self.progress)
+
+    def _result(
+        self, *, stopped: bool, confusions: NDArray[np.int64] | None, predictions: NDArray[np.uint8] | None
+    ) -> TrainResult:
+        rates = [metrics["images_per_s"] for metrics in self.progress.history]
+        facts = {
+            "num_parameters": sum(p.numel() for p in self.model.parameters()),
+            "images_per_s": float(np.median(rates)),
+            "device": self.device.name,
+            "precision": self.device.precision,
+            "num_threads": self.num_threads,
+            "peak_memory_mb": self.device.peak_memory_mb(),
+            "num_train": len(self.data.split.train),
+            "num_val": len(self.val_indices),
+        }
+        return TrainResult(
+            stopped=stopped,
+            best_epoch=self.progress.best_epoch,
+            epochs_run=self.progress.epochs_run,
+            metrics=dict(self.progress.best_metrics),
+            confusions=confusions,
+            predictions=predictions,
+            facts=facts,
+        )
+
+
+def is_stale(config: EarlyStoppingConfig | None, progress: Progress) -> bool:
+    """Whether val/miou has not risen by more than ``min_delta`` for ``patience`` epochs."""
+    if config is None:
+        return False
+    best, waited = -math.inf, 0
+    for metrics in progress.history:
+        risen = metrics["val/miou"] > best + config.min_delta
+        best, waited = (metrics["val/miou"], 0) if risen else (best, waited + 1)
+    return waited >= config.patience
+
+
+def _score(confusions: NDArray[np.int64], data: SplitData) -> dict[str, float]:
+    total = confusions.sum(axis=0)
+    iou = class_iou(total, data.ignore_classes)
+    per_class = {f"val/iou/{name}": float(v) for name, v in zip(data.data.class_names, iou, strict=True) if not np.isnan(v)}
+    return {"val/miou": float(mean_iou(total, data.ignore_classes)), **per_class}
+
+
+def _check_scored(data: SplitData) -> None:
+    scored = [c for c in range(data.data.num_classes) if c not in data.ignore_classes]
+    if not any(np.isin(data.data.masks[i], scored).any() for i in data.split.val):
+        raise DataError(f"{data.data.source}: the {len(data.split.val)} validation images have no pixel of a scored class")
+
+
+def _check_finite(losses: Sequence[float], epoch: int) -> None:
+    for step, value in enumerate(losses, start=1):
+        if not math.isfinite(value):
+            raise DivergedError(
+                f"epoch {epoch}, step {step} of {len(losses)}: the loss is {value}. Lower optimizer.lr, or set precision: float32"
+            )
+
+
+def _count_classes(data: SplitData) -> NDArray[np.int64]:
+    """(C,) pixels of each class in the training part."""
+    counts = np.zeros(256, dtype=np.int64)
+    for index in data.split.train:
+        counts += np.bincount(data.data.masks[index].ravel(), minlength=256)
+    return counts[: data.data.num_classes]

@@ -199,7 +199,7 @@ class OptimizerConfig(Config):
     """``lr`` is the peak learning rate; ``weight_decay`` None takes the optimizer's own default in torch."""
 
     name: Literal["adamw", "adam"] = "adamw"
-    lr: float = Field(default=1e-3, gt=0)
+    lr: float = Field(default=2e-3, gt=0)
     weight_decay: float | None = Field(default=None, ge=0)
 
 

@@ -21,12 +21,12 @@ from trainers.checkpoint import LAST, Progress, Trained, load_last, save_best, s
 from trainers.config import TRAINER_VERSION, EarlyStoppingConfig, TrainConfig
 from trainers.data import SplitData
 from trainers.device import Device, choose_device, limited_threads, num_loaders
-from trainers.errors import ConfigError, DataError, DivergedError
+from trainers.errors import ConfigError, DivergedError
+from trainers.evaluate import check_scored, evaluate, score
 from trainers.losses import build_loss
-from trainers.metrics import class_iou, confusion_per_image, mean_iou
 from trainers.models import build_model
 from trainers.optim import build_optimizer, build_schedule
-from trainers.predict import load_weights, predict_batch, quantize, read_metadata, to_input
+from trainers.predict import load_weights, predict_batch, read_metadata, to_input
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,7 @@ class _Training:
         torch.manual_seed(seed)
         self.config, self.data, self.seed, self.folder, self.device = config, data, seed, folder, device
         self.num_threads = num_threads
-        self.val_indices = np.asarray(data.split.val)
-        _check_scored(data)
+        check_scored(data)
         channels, classes = data.data.images.shape[-1], data.data.num_classes
         self.facts_of_model = {"config": config.model_dump(mode="json"), "in_channels": channels, "num_classes": classes}
         model = build_model(config, in_channels=channels, num_classes=classes)
@@ -138,7 +137,7 @@ class _Training:
             epoch = self.progress.epochs_run + 1
             metrics = self._train_epoch(epoch)
             confusions, predictions = self._evaluate(keep_predictions=epoch == self.config.epochs)
-            metrics.update(_score(confusions, self.data))
+            metrics.update(score(confusions, self.data))
             self.trained.schedule.after_epoch(metrics["val/miou"])
             is_best = self._record(epoch, metrics)
             stop = on_epoch(EpochReport(epoch=epoch, metrics=dict(metrics), is_best=is_best)) is Continue.STOP
@@ -185,8 +184,8 @@ class _Training:
         expected = (len(images), self.data.data.num_classes, *images.shape[1:3])
         try:
             found = tuple(predict_batch(self.model.eval(), images, self.device).shape)
-        except torch.OutOfMemoryError:
-            raise
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
+            raise  # the device, not the configuration
         except (RuntimeError, ValueError, AssertionError) as error:
             size = f"{images.shape[1]}x{images.shape[2]}"
             raise ConfigError(f"arch {self.config.arch!r} cannot take pictures of {size}: {error}") from error
@@ -206,25 +205,8 @@ class _Training:
         return logits
 
     def _evaluate(self, *, keep_predictions: bool) -> tuple[NDArray[np.int64], NDArray[np.uint8] | None]:
-        """Confusions (V, C, C) of the current weights and, on request, predictions (V, C, H, W), whose argmax is the same."""
-        self.model.eval()
-        images, masks, num_classes = self.data.data.images, self.data.data.masks, self.data.data.num_classes
-        num_val, size = len(self.val_indices), self.config.batch_size
-        confusions = np.empty((num_val, num_classes, num_classes), dtype=np.int64)
-        predictions = np.empty((num_val, num_classes, *masks.shape[1:]), dtype=np.uint8) if keep_predictions else None
-        for start in range(0, num_val, size):
-            part = slice(start, start + size)
-            chosen = self.val_indices[part]
-            probabilities = predict_batch(self.model, images[chosen], self.device)
-            if predictions is None:
-                labels = probabilities.argmax(dim=1).cpu().numpy()
-            else:
-                predictions[part] = quantize(probabilities.cpu().numpy())
-                labels = predictions[part].argmax(axis=1)
-            confusions[part] = confusion_per_image(
-                labels, masks[chosen], num_classes=num_classes, ignore_classes=self.data.ignore_classes
-            )
-        return confusions, predictions
+        size = self.config.batch_size
+        return evaluate(self.model, self.data, device=self.device, batch_size=size, keep_predictions=keep_predictions)
 
     def _evaluate_best(self) -> tuple[NDArray[np.int64], NDArray[np.uint8] | None]:
         """Evaluate best.safetensors, which says itself which epoch it holds."""
@@ -234,7 +216,7 @@ class _Training:
         if stored["epoch"] != self.progress.best_epoch:
             # Killed after a better epoch than the checkpoint knew, and then, on a GPU, not reached again: its weights are kept.
             self.progress.best_epoch, self.progress.best_metrics = stored["epoch"], stored["metrics"]
-        scores = _score(confusions, self.data)
+        scores = score(confusions, self.data)
         assert self.device.is_cuda or scores["val/miou"] == stored["metrics"]["val/miou"], (scores, stored)
         self.progress.best_metrics.update(scores)
         return confusions, predictions
@@ -264,7 +246,7 @@ class _Training:
             "num_threads": self.num_threads,
             "peak_memory_mb": self.device.peak_memory_mb(),
             "num_train": len(self.data.split.train),
-            "num_val": len(self.val_indices),
+            "num_val": len(self.data.split.val),
         }
         return TrainResult(
             stopped=stopped,
@@ -286,19 +268,6 @@ def is_stale(config: EarlyStoppingConfig | None, progress: Progress) -> bool:
         risen = metrics["val/miou"] > best + config.min_delta
         best, waited = (metrics["val/miou"], 0) if risen else (best, waited + 1)
     return waited >= config.patience
-
-
-def _score(confusions: NDArray[np.int64], data: SplitData) -> dict[str, float]:
-    total = confusions.sum(axis=0)
-    iou = class_iou(total, data.ignore_classes)
-    per_class = {f"val/iou/{name}": float(v) for name, v in zip(data.data.class_names, iou, strict=True) if not np.isnan(v)}
-    return {"val/miou": float(mean_iou(total, data.ignore_classes)), **per_class}
-
-
-def _check_scored(data: SplitData) -> None:
-    scored = [c for c in range(data.data.num_classes) if c not in data.ignore_classes]
-    if not any(np.isin(data.data.masks[i], scored).any() for i in data.split.val):
-        raise DataError(f"{data.data.source}: the {len(data.split.val)} validation images have no pixel of a scored class")
 
 
 def _check_finite(losses: Sequence[float], epoch: int) -> None:

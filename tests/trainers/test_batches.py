@@ -61,6 +61,7 @@ def test_seeds_differ(make_data: Make) -> None:
     assert not is_same(collect(make_batches(make_data()), 1), collect(make_batches(make_data(), seed=1), 1))
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")  # Python 3.12 and later
 def test_loader_processes_change_nothing(make_data: Make) -> None:
     """Two loaders over two epochs give what none gives."""
     alone, helped = make_batches(make_data()), make_batches(make_data(), num_loaders=2)

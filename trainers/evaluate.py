@@ -1,0 +1,59 @@
+"""Model and validation part -> confusions and predictions, and the metrics that they come to."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from trainers.data import SplitData
+from trainers.device import Device
+from trainers.errors import DataError
+from trainers.metrics import class_iou, confusion_per_image, mean_iou
+from trainers.predict import predict_batch, quantize
+
+
+def evaluate(
+    model: nn.Module, data: SplitData, *, device: Device, batch_size: int, keep_predictions: bool
+) -> tuple[NDArray[np.int64], NDArray[np.uint8] | None]:
+    """Predict every validation image, batch after batch.
+
+    Returns confusions (V, C, C) and, on request, predictions (V, C, H, W): quantized probabilities, of which the confusions then
+    are the argmax's; without them they are the same. The model must be on the device.
+    """
+    model.eval()
+    images, masks, num_classes = data.data.images, data.data.masks, data.data.num_classes
+    indices = np.asarray(data.split.val)
+    confusions = np.empty((len(indices), num_classes, num_classes), dtype=np.int64)
+    predictions = np.empty((len(indices), num_classes, *masks.shape[1:]), dtype=np.uint8) if keep_predictions else None
+    for start in range(0, len(indices), batch_size):
+        part = slice(start, start + batch_size)
+        probabilities = predict_batch(model, images[indices[part]], device)
+        if predictions is None:
+            labels = probabilities.argmax(dim=1).cpu().numpy()
+        else:
+            predictions[part] = quantize(probabilities.cpu().numpy())
+            labels = predictions[part].argmax(axis=1)
+        confusions[part] = confusion_per_image(
+            labels, masks[indices[part]], num_classes=num_classes, ignore_classes=data.ignore_classes
+        )
+    return confusions, predictions
+
+
+def score(confusions: NDArray[np.int64], data: SplitData) -> dict[str, float]:
+    """Return val/miou, and val/iou/<class name> of the classes that have one."""
+    total = confusions.sum(axis=0)
+    iou = class_iou(total, data.ignore_classes)
+    per_class = {f"val/iou/{name}": float(v) for name, v in zip(data.data.class_names, iou, strict=True) if not np.isnan(v)}
+    return {"val/miou": float(mean_iou(total, data.ignore_classes)), **per_class}
+
+
+def check_scored(data: SplitData) -> None:
+    """Refuse a validation part on which nothing can be scored.
+
+    Raises:
+        DataError: it has no pixel of a class that is not ignored.
+    """
+    scored = [c for c in range(data.data.num_classes) if c not in data.ignore_classes]
+    if not any(np.isin(data.data.masks[i], scored).any() for i in data.split.val):
+        raise DataError(f"{data.data.source}: the {len(data.split.val)} validation images have no pixel of a scored class")

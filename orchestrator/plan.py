@@ -1,0 +1,141 @@
+"""SweepSpec -> Plan: what will run, in which order, and what is done already; pure, so that showing a plan changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from orchestrator.configuration import Configuration, Facts, list_choices, resolve
+from orchestrator.errors import SpecError
+from orchestrator.spec.model import SweepSpec
+from orchestrator.trial import TrialSpec, TrialState, make_key
+from trainers.config import Fold
+
+
+@dataclass(frozen=True)
+class PlannedTrial:
+    """One training and where it stands."""
+
+    spec: TrialSpec
+    configuration: Configuration
+    state: TrialState
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep comes to.
+
+    trials: all configurations with the first seed, then all with the next, so that a sweep that is cut short has seen every
+    configuration once; folds of one seed together. configurations: in the order of the file.
+    is_open_ended: configurations beyond these will be proposed as results come in.
+    """
+
+    sweep: str
+    facts: Facts
+    configurations: tuple[Configuration, ...]
+    trials: tuple[PlannedTrial, ...]
+    open_ended: bool
+
+    def count(self) -> Counter[TrialState]:
+        """State -> number of trials."""
+        return Counter(trial.state for trial in self.trials)
+
+
+def make_plan(spec: SweepSpec, facts: Facts, states: Mapping[str, TrialState], *, known: Sequence[Configuration] = ()) -> Plan:
+    """Lay out a sweep.
+
+    states: trial's key -> where it stands; keys that are missing wait, COMPLETE shows as CACHED. known: what an open-ended
+    search has proposed in earlier runs. ``budget.trials`` cuts the list after the last configuration that fits with all trials.
+
+    Raises:
+        SpecError: two entries of the file come to the same training on this data.
+    """
+    listed = [*known] if spec.is_open_ended else [resolve(spec, choice, facts) for choice in list_choices(spec)]
+    configurations = _cut(_with_distinct_labels(listed), spec)
+    planned = [
+        PlannedTrial(trial, configuration, _planned_state(states.get(trial.key)))
+        for configuration in configurations
+        for trial in trials_of(configuration, spec, facts)
+    ]
+    _check_distinct(planned)
+    planned.sort(key=lambda trial: _position(trial.spec.seed, spec))  # stable: within a round, the order of the file
+    return Plan(spec.name, facts, tuple(configurations), tuple(planned), spec.is_open_ended)
+
+
+def trials_of(configuration: Configuration, spec: SweepSpec, facts: Facts) -> list[TrialSpec]:
+    """A configuration's trials: each of its seeds, each fold."""
+    seeds = spec.seeds if configuration.seed is None else (configuration.seed,)
+    return [_make_trial(configuration, spec, facts, seed=seed, fold=fold) for seed in seeds for fold in spec.each_fold]
+
+
+def _make_trial(configuration: Configuration, spec: SweepSpec, facts: Facts, *, seed: int, fold: Fold | None) -> TrialSpec:
+    fingerprint = facts.of(configuration.data).fingerprint
+    code = facts.code_of(configuration.train)
+    train, data = configuration.train, configuration.data
+    name = configuration.label
+    if len(spec.seeds) > 1 or configuration.seed is not None:
+        name += f" seed {seed}"
+    if fold:
+        name += f" fold {fold.index + 1}/{fold.count}"
+    return TrialSpec(
+        key=make_key(train, data, seed=seed, fold=fold, source_fingerprint=fingerprint, code=code),
+        configuration=configuration.id,
+        name=name,
+        train=train,
+        data=data,
+        seed=seed,
+        fold=fold,
+        source_fingerprint=fingerprint,
+        code=code,
+    )
+
+
+def _cut(configurations: Sequence[Configuration], spec: SweepSpec) -> list[Configuration]:
+    """Whole configurations while their trials fit into the budget; what a search has proposed already stays."""
+    left = spec.budget.trials if spec.budget and not spec.is_open_ended else None
+    if left is None:
+        return list(configurations)
+    kept = []
+    for configuration in configurations:
+        left -= (spec.folds or 1) * (len(spec.seeds) if configuration.seed is None else 1)
+        if left < 0:
+            break
+        kept.append(configuration)
+    return kept
+
+
+def _with_distinct_labels(configurations: Iterable[Configuration]) -> list[Configuration]:
+    configurations = list(configurations)
+    counts = Counter(c.label for c in configurations)
+    return [c if counts[c.label] == 1 else dataclasses.replace(c, label=f"{c.label} {c.id[:6]}") for c in configurations]
+
+
+def _planned_state(state: TrialState | None) -> TrialState:
+    if state is None:
+        return TrialState.WAITING
+    return TrialState.CACHED if state is TrialState.COMPLETE else state
+
+
+def round_of(trial: TrialSpec, spec: SweepSpec, plan: Plan) -> int:
+    """When a trial is to run: those of a lower round first, as ``plan.trials`` has them.
+
+    Always 0 in an open-ended search, where a configuration's value is wanted before the next is proposed.
+    """
+    return 0 if plan.open_ended else _position(trial.seed, spec)
+
+
+def _position(seed: int, spec: SweepSpec) -> int:
+    """Of a seed among the sweep's; 0 for one that only a row has."""
+    return spec.seeds.index(seed) if seed in spec.seeds else 0
+
+
+def _check_distinct(planned: Sequence[PlannedTrial]) -> None:
+    """Entries that differ in words only, such as two paths to one file, would claim each other's trials."""
+    seen: dict[str, PlannedTrial] = {}
+    for trial in planned:
+        other = seen.setdefault(trial.spec.key, trial)
+        if other is not trial:
+            both = f"{other.configuration.label!r} and {trial.configuration.label!r}"
+            raise SpecError(f"{both} are the same training on the same data. Leave one out, or give rows a 'seed' of their own.")

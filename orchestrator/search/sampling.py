@@ -1,0 +1,139 @@
+"""Search space -> Optuna's distributions and samplers, and back from a sampler's suggestions to a point; for searches.py."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from orchestrator.spec.model import Parameter, SearchSpec, SweepSpec
+from orchestrator.spec.space import is_active
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """A parameter as Optuna sees it: categories must be scalars, so objects stand there as canonical JSON."""
+
+    distribution: BaseDistribution
+    decoded: Mapping[Any, Any] | None = None
+
+    def encode(self, value: Any) -> Any:
+        if self.decoded is None:
+            return value
+        written = _canonical(value)
+        return next(code for code, choice in self.decoded.items() if _canonical(choice) == written)
+
+    def decode(self, suggested: Any) -> Any:
+        return suggested if self.decoded is None else self.decoded[suggested]
+
+
+def make_distributions(search: SearchSpec | None, rows: Sequence[str]) -> dict[str, Dimension]:
+    """Dotted path -> dimension; for rows the one dimension ``row``."""
+    if search is None:
+        return {"row": _categories(rows)} if rows else {}
+    return {parameter.path: _dimension(parameter) for parameter in search.space}
+
+
+def _dimension(parameter: Parameter) -> Dimension:
+    if parameter.choices is not None:
+        return _categories(parameter.choices)
+    low, high, step = parameter.low, parameter.high, parameter.step
+    assert low is not None, "Parameter checks it"
+    assert high is not None, "Parameter checks it"
+    if parameter.is_integer:
+        return Dimension(IntDistribution(int(low), int(high), log=parameter.log, step=int(step or 1)))
+    return Dimension(FloatDistribution(float(low), float(high), log=parameter.log, step=step))
+
+
+def _categories(choices: Sequence[Any]) -> Dimension:
+    """Words and numbers stay as they are, for people who look into the study; mixed, JSON keeps 1, 1.0, true and '1' apart."""
+    kinds = {type(choice) for choice in choices}
+    are_plain = len(kinds) == 1 and kinds <= {str, int, float}
+    decoded = {choice if are_plain else _canonical(choice): choice for choice in choices}
+    return Dimension(CategoricalDistribution(tuple(decoded)), decoded)
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def suggest_point(
+    trial: optuna.Trial, spec: SweepSpec, search: SearchSpec, dimensions: Mapping[str, Dimension]
+) -> dict[str, Any]:
+    """Let the sampler choose each parameter that exists, given those chosen above it."""
+    params: dict[str, Any] = {}
+    for parameter in search.space:
+        if is_active(parameter, spec.base, spec.data, params):
+            dimension = dimensions[parameter.path]
+            params[parameter.path] = dimension.decode(_suggest(trial, parameter.path, dimension.distribution))
+    return params
+
+
+def _suggest(trial: optuna.Trial, path: str, distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(path, distribution.choices)
+    if isinstance(distribution, IntDistribution):
+        return trial.suggest_int(path, distribution.low, distribution.high, log=distribution.log, step=distribution.step)
+    assert isinstance(distribution, FloatDistribution)
+    return trial.suggest_float(path, distribution.low, distribution.high, log=distribution.log, step=distribution.step)
+
+
+# ------------------------------------------------------------------------------------------ samplers
+
+
+class SeededPerTrial(BaseSampler):
+    """A sampler whose choices for a trial depend on the seed, the trial's number and the results so far, not on what ran before.
+
+    A search that is interrupted and goes on proposes what it would have proposed anyway, and two dispatchers on one study do not
+    propose the same.
+    """
+
+    def __init__(self, build: Callable[[int], BaseSampler], seed: int) -> None:
+        self._build = build
+        self._seed = seed
+        self._inner = build(seed)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        digest = hashlib.sha256(f"{self._seed}/{trial.number}".encode()).digest()
+        self._inner = self._build(int.from_bytes(digest[:4], "big"))
+        self._inner.before_trial(study, trial)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self._inner.infer_relative_search_space(study, trial)
+
+    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
+        return self._inner.sample_relative(study, trial, search_space)
+
+    def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution) -> Any:
+        return self._inner.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        self._inner.after_trial(study, trial, state, values)
+
+
+def _build_random(_: SearchSpec, seed: int) -> BaseSampler:
+    return RandomSampler(seed=seed)
+
+
+def _build_tpe(search: SearchSpec, seed: int) -> BaseSampler:
+    """TPE; by default multivariate and, for proposals while others run, with a constant liar.
+
+    Where parameters are conditional, ``group`` samples jointly what exists together; Optuna marks it as experimental.
+    """
+    is_conditional = any(parameter.when for parameter in search.space)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Argument ``group``", category=optuna.exceptions.ExperimentalWarning)
+        return TPESampler(seed=seed, multivariate=True, group=is_conditional, constant_liar=True)
+
+
+SAMPLERS: Mapping[str, Callable[[SearchSpec, int], BaseSampler]] = {"random": _build_random, "tpe": _build_tpe}
+"""search.method -> builder; a grid and rows need none."""

@@ -1,0 +1,292 @@
+"""Reads a sweep file as YAML 1.2 and keeps the line of every place in it: the first step, before load.py gives it a meaning."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.reader import ReaderError
+
+from orchestrator.errors import SpecError
+
+Place = tuple[str | int, ...]
+"""The way from the top of the document to a value: keys of mappings, indices of lists."""
+
+MAX_VALUES = 50_000
+"""More than any sweep needs; stops aliases that multiply."""
+
+SPACE: Place = ("search", "space")
+"""The one mapping whose keys hold dots themselves."""
+
+PARAMETER_FIELDS = ("choices", "low", "high", "log", "step", "when")
+"""What stands below a key of the search space."""
+
+OPTION = "--set"
+
+
+@dataclass(frozen=True)
+class Document:
+    """A sweep file's values, and where each was written.
+
+    data: mappings, lists and scalars. origins: place -> ``FILE:LINE``, or ``--set a.b=c``.
+    """
+
+    name: str
+    data: Any
+    origins: Mapping[Place, str]
+
+    def where(self, place: Place) -> str:
+        """Where ``place`` was written; for a place that is missing, where what surrounds it begins."""
+        for length in range(len(place), 0, -1):
+            if (origin := self.origins.get(place[:length])) is not None:
+                return origin
+        return self.name
+
+
+def write_place(place: Place) -> str:
+    """``("search", "space", "loss", 1)`` -> ``search.space.loss[1]``."""
+    text = ""
+    for part in place:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def read_document(path: Path) -> Document:
+    """Read a sweep file.
+
+    Raises:
+        SpecError: no such file, not a file, not UTF-8, not YAML 1.2, a key given twice, or not a mapping at the top.
+    """
+    text = _read_text(path)
+    root = _compose(text, name=str(path))
+    if root is None:
+        raise SpecError(f"{path}: is empty. A sweep file needs at least a 'search', 'rows' or 'base'.")
+    reading = _Reading(str(path))
+    data = reading.value(root, ())
+    if not isinstance(data, dict):
+        found = "a list" if isinstance(data, list) else repr(data)
+        raise SpecError(f"{path}:{_line(root)}: the top of the file is {found}. Allowed: a mapping, such as 'name: losses'.")
+    return Document(str(path), data, reading.origins)
+
+
+def parse_value(text: str, *, name: str) -> Any:
+    """Read one value as YAML 1.2, as it is given on the command line; ``name`` stands in messages instead of a file."""
+    root = _compose(text, name=name)
+    return None if root is None else _Reading(name).value(root, ())
+
+
+def _read_text(path: Path) -> str:
+    if path.is_dir():
+        raise SpecError(f"{path}: is a folder. Name one sweep file in it{_name_some(path)}.")
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise SpecError(f"{path}: not found.{_nearest_file(path)}") from None
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except ValueError as error:  # a null byte in the name
+        raise SpecError(f"{str(path)!r}: is not a file's name: {error}") from None
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        found = f"byte 0x{content[error.start]:02x}"
+        raise SpecError(f"{path}:{line}: holds {found}, which is not UTF-8. Save the file as UTF-8.") from None
+
+
+def _sweep_files(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir() if p.suffix in (".yaml", ".yml")) if folder.is_dir() else []
+
+
+def _name_some(folder: Path) -> str:
+    names = _sweep_files(folder)[:5]
+    return f": {', '.join(names)}" if names else ""
+
+
+def _nearest_file(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f" There is no folder {path.parent} either."
+    near = difflib.get_close_matches(path.name, _sweep_files(path.parent), n=1, cutoff=0.4)
+    return f" Did you mean '{path.parent / near[0]}'?" if near else ""
+
+
+def _compose(text: str, *, name: str) -> Node | None:
+    """Parse into nodes, which know their tags and lines; None for a text without a value."""
+    try:
+        root: Node | None = YAML(typ="safe", pure=True).compose(io.StringIO(text))
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        hint = " Indent with spaces, not with tabs." if "\\t" in str(error.problem) else ""
+        raise SpecError(f"{_at(name, mark.line + 1 if mark else 1)}: is not YAML: {error.problem}.{hint}") from None
+    except ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise SpecError(f"{_at(name, line)}: holds the character {error.character!r}, which YAML does not allow.") from None
+    except (YAMLError, ValueError, AttributeError, IndexError, TypeError) as error:  # what ruamel's parser trips over
+        raise SpecError(f"{name}: is not YAML: {error}") from None
+    except RecursionError:
+        raise SpecError(f"{name}: is nested too deeply to be a sweep.") from None
+    return root
+
+
+def _line(node: Node) -> int:
+    return int(node.start_mark.line) + 1
+
+
+def _at(name: str, line: int) -> str:
+    """An option on the command line has no lines."""
+    return name if name.startswith(OPTION) else f"{name}:{line}"
+
+
+class _Reading:
+    """One walk over the nodes of a file: turns them into values and notes their lines."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.origins: dict[Place, str] = {}
+        self._constructor = YAML(typ="safe", pure=True).constructor
+        self._open: set[int] = set()
+        self._num_values = 0
+
+    def value(self, node: Node, place: Place) -> Any:
+        self.origins.setdefault(place, _at(self.name, _line(node)))
+        self._num_values += 1
+        if self._num_values > MAX_VALUES:
+            raise self._error(node, place, f"holds more than {MAX_VALUES} values")
+        if isinstance(node, ScalarNode):
+            return self._scalar(node, place)
+        if id(node) in self._open:
+            raise self._error(node, place, "refers to itself")
+        if len(place) > 50:
+            raise self._error(node, place[:4], "is nested too deeply to be a sweep")
+        self._open.add(id(node))
+        try:
+            return self._mapping(node, place) if isinstance(node, MappingNode) else self._list(node, place)
+        finally:
+            self._open.discard(id(node))
+
+    def _list(self, node: Node, place: Place) -> list[Any]:
+        self._check_tag(node, place, "tag:yaml.org,2002:seq")
+        assert isinstance(node, SequenceNode)
+        return [self.value(item, (*place, i)) for i, item in enumerate(node.value)]
+
+    def _mapping(self, node: MappingNode, place: Place) -> dict[str | int, Any]:
+        self._check_tag(node, place, "tag:yaml.org,2002:map")
+        lines: dict[str | int, int] = {}
+        result: dict[str | int, Any] = {}
+        for key_node, value_node in node.value:
+            key = self._key(key_node, place)
+            if key in lines:
+                raise self._error(key_node, (*place, key), f"is given twice, first in line {lines[key]}")
+            lines[key] = _line(key_node)
+            self.origins[(*place, key)] = _at(self.name, lines[key])
+            result[key] = self.value(value_node, (*place, key))
+        return result
+
+    def _key(self, node: Node, place: Place) -> str | int:
+        key = self._scalar(node, place) if isinstance(node, ScalarNode) else node
+        if isinstance(key, bool) or not isinstance(key, str | int):
+            raise self._error(node, place, "has a key that is neither a word nor a whole number")
+        return key
+
+    def _scalar(self, node: ScalarNode, place: Place) -> Any:
+        tag = str(node.tag).rpartition(":")[2]
+        if tag in ("str", "timestamp"):  # YAML 1.2's core schema knows no dates
+            return self._text(node, place)
+        constructors = {
+            "int": self._constructor.construct_yaml_int,
+            "float": self._constructor.construct_yaml_float,
+            "bool": self._constructor.construct_yaml_bool,
+            "null": self._constructor.construct_yaml_null,
+        }
+        if tag not in constructors:
+            raise self._error(node, place, f"has the tag {node.tag}, which a sweep file does not use")
+        try:
+            value = constructors[tag](node)
+        except (ValueError, KeyError, OverflowError):
+            raise self._error(node, place, f"is {node.value[:40]!r}, which is not of the kind that its tag says") from None
+        if isinstance(value, int | float) and not (math.isfinite(value) and abs(value) < 2**63):
+            raise self._error(node, place, f"is {node.value[:40]}. Allowed: a finite number below 2^63")
+        return value
+
+    def _text(self, node: ScalarNode, place: Place) -> str:
+        text = str(node.value)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise self._error(node, place, "holds half a character (a lone surrogate)") from None
+        return text
+
+    def _check_tag(self, node: Node, place: Place, expected: str) -> None:
+        if str(node.tag) != expected:
+            raise self._error(node, place, f"has the tag {node.tag}, which a sweep file does not use")
+
+    def _error(self, node: Node, place: Place, found: str) -> SpecError:
+        return SpecError(f"{_at(self.name, _line(node))}: {write_place(place) or 'the value'} {found}.")
+
+
+# ------------------------------------------------------------------------------------------- --set
+
+
+def override(document: Document, option: str) -> Document:
+    """Put the value of ``a.b[0].c=value`` into the document; mappings on the way are made where they are missing.
+
+    Raises:
+        SpecError: no ``=``, a value that is not YAML, a way through something that is no mapping or list.
+    """
+    name = f"{OPTION} {option}"
+    path, equals, text = option.partition("=")
+    tokens = [t[1:-1] if t.startswith("[") else t for t in re.findall(r"\[\d+\]|[^.\[\]]+", path)]
+    if not equals or not tokens or not re.fullmatch(r"[^.\[\]=]+(\.[^.\[\]]+|\[\d+\])*", path):
+        raise SpecError(f"{name}: is not an override. Allowed: a.b=value or a[0].b=value, such as base.epochs=2.")
+    data = copy.deepcopy(document.data)
+    place = _put(data, tokens, parse_value(text, name=name), name=name)
+    kept = {p: origin for p, origin in document.origins.items() if p[: len(place)] != place}
+    return Document(document.name, data, {**kept, place: name})
+
+
+def _put(node: Any, tokens: Sequence[str], value: Any, *, name: str) -> Place:
+    """Set the value inside ``node`` and return its place."""
+    place: Place = ()
+    while True:
+        key, num_used = _choose_key(node, tokens, place=place, name=name)
+        tokens = tokens[num_used:]
+        place = (*place, key)
+        if not tokens:
+            node[key] = value
+            return place
+        if isinstance(node, dict) and node.get(key) is None:
+            node[key] = {}
+        node = node[key]
+
+
+def _choose_key(node: Any, tokens: Sequence[str], *, place: Place, name: str) -> tuple[str | int, int]:
+    """The key or index that the next tokens name in ``node``, and how many of them it takes."""
+    if isinstance(node, list):
+        if not tokens[0].isdecimal() or int(tokens[0]) >= len(node):
+            allowed = f"an index from 0 to {len(node) - 1}" if node else "nothing, it is empty"
+            raise SpecError(f"{name}: {write_place(place)} is a list and has no {tokens[0]!r}. Allowed: {allowed}.")
+        return int(tokens[0]), 1
+    if not isinstance(node, dict):
+        raise SpecError(f"{name}: {write_place(place)} is {node!r}, which has nothing inside that could be set.")
+    if place == SPACE:
+        return _choose_parameter(node, tokens)
+    return (int(tokens[0]) if tokens[0].isdecimal() and int(tokens[0]) in node else tokens[0]), 1
+
+
+def _choose_parameter(space: Mapping[str, Any], tokens: Sequence[str]) -> tuple[str, int]:
+    """The parameter of the space that the tokens begin with, or else all of them as the path of a new one."""
+    for length in range(len(tokens) - 1, 0, -1):
+        joined = ".".join(tokens[:length])
+        if joined in space and (tokens[length].isdecimal() or tokens[length] in PARAMETER_FIELDS):
+            return joined, length
+    return ".".join(tokens), len(tokens)

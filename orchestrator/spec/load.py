@@ -1,0 +1,249 @@
+"""Sweep file -> SweepSpec: reads, overrides, validates, and tries every choice, so that bad input stops before any GPU does."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.spec.complaints import Complaint, describe_unknown, fail, show, validate
+from orchestrator.spec.file import Document, Place, override, read_document
+from orchestrator.spec.model import Row, SearchSpec, SweepSpec
+from orchestrator.spec.schema import are_related, is_known_path, known_paths, nearest
+from orchestrator.spec.space import (
+    MAX_POINTS,
+    BuildError,
+    build_point,
+    build_row,
+    enumerate_points,
+    place_of,
+    reads_source,
+    sample_points,
+)
+from trainers.config import TrainConfig
+
+SYNTHETIC = "synthetic"
+MAX_COMPLAINTS = 20
+
+
+def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
+    """Read a sweep file and check all of it.
+
+    overrides: ``a.b=c``, applied in turn. Relative ``data.source`` paths start at the file's folder, those of overrides at the
+    working directory; the result's are absolute.
+
+    Raises:
+        SpecError: one line for everything that is wrong: ``FILE:LINE: place: found. Allowed. Nearest name.``
+    """
+    document = _set_sources(read_document(path), path.parent)
+    for option in overrides:
+        document = _set_sources(override(document, option), Path())
+    document.data.setdefault("name", path.stem)
+    spec = _validate(document).remember(document)
+    checks = (_check_outline, _check_paths, _check_conditions, _check_values, _check_points, _check_rows)
+    for check in checks:  # each relies on what those before it found in order
+        if complaints := list(itertools.islice(check(spec), MAX_COMPLAINTS)):
+            raise fail(document, complaints)
+    return spec
+
+
+def _validate(document: Document) -> SweepSpec:
+    spec, complaints = validate(SweepSpec, document.data)
+    if spec is None:
+        raise fail(document, complaints)
+    return spec
+
+
+def _set_sources(document: Document, folder: Path) -> Document:
+    """Make relative paths of data sets absolute; whatever is not a text is left for the validation to refuse."""
+    data = document.data
+    for holder in (data.get("data"), *(row.get("data") for row in _mappings(data.get("rows")))):
+        if isinstance(holder, dict) and "source" in holder:
+            holder["source"] = _to_absolute(holder["source"], folder)
+    space = data["search"].get("space") if isinstance(data.get("search"), dict) else None
+    entry = space.get("data.source") if isinstance(space, dict) else None
+    choices = entry.get("choices") if isinstance(entry, dict) else entry
+    if isinstance(choices, list):
+        choices[:] = [_to_absolute(choice, folder) for choice in choices]
+    return document
+
+
+def _mappings(values: Any) -> list[dict[str, Any]]:
+    return [v for v in values if isinstance(v, dict)] if isinstance(values, list) else []
+
+
+def _to_absolute(source: Any, folder: Path) -> Any:
+    if not isinstance(source, str) or source in (SYNTHETIC, ""):
+        return source
+    return str(Path(folder, Path(source).expanduser()).resolve())
+
+
+# ------------------------------------------------------------------- what one field alone cannot tell
+
+
+def _check_outline(spec: SweepSpec) -> Iterator[Complaint]:
+    if spec.search and spec.rows:
+        yield Complaint(("rows",), ": stands beside search. Allowed: one of them.")
+    if spec.ensembles and not spec.rows:
+        yield Complaint(("ensembles",), ": its members are rows, and there are none. Add 'rows'.")
+    yield from _check_ids([row.id for row in spec.rows], "rows")
+    yield from _check_ids([ensemble.id for ensemble in spec.ensembles], "ensembles")
+    known = [str(row.id) for row in spec.rows]
+    for i, ensemble in enumerate(spec.ensembles if spec.rows else ()):
+        for j, member in enumerate(ensemble.members):
+            place: Place = ("ensembles", i, "members", j)
+            if str(member) not in known:
+                near = nearest(str(member), known)
+                hint = f" Did you mean {near!r}?" if near else ""
+                yield Complaint(place, f" is {member!r}, not the id of a row. Known: {', '.join(known)}.{hint}")
+            elif member in ensemble.members[:j]:
+                yield Complaint(place, f" is {member!r}, a member already. Allowed: distinct ids of rows.")
+    if spec.search and spec.is_open_ended:
+        yield from _check_budget(spec, spec.search.method)
+
+
+def _check_budget(spec: SweepSpec, method: str) -> Iterator[Complaint]:
+    if spec.budget is None or spec.budget.trials is None:
+        yield Complaint(("search", "method"), f" is {method!r}, which never ends by itself. Add 'budget: {{trials: 50}}'.")
+    elif spec.budget.trials < spec.trials_per_configuration:
+        each = f"{spec.trials_per_configuration} trials (seeds x folds)"
+        yield Complaint(
+            ("budget", "trials"), f" is {spec.budget.trials}, but one configuration takes {each}. Allowed: at least that."
+        )
+
+
+def _check_ids(ids: Sequence[int | str], what: str) -> Iterator[Complaint]:
+    for i, written in enumerate(map(str, ids)):
+        first = [str(other) for other in ids].index(written)
+        if first < i:
+            yield Complaint((what, i, "id"), f" is {ids[i]!r}, as that of {what}[{first}]. Allowed: distinct ids.")
+
+
+def _check_paths(spec: SweepSpec) -> Iterator[Complaint]:
+    for parameter in spec.search.space if spec.search else ():
+        at: Place = ("search", "space", parameter.path)
+        for place, path in ((at, parameter.path), *(((*at, "when", path), path) for path in parameter.when or ())):
+            if not is_known_path(path):
+                yield Complaint(place, describe_path(path))
+
+
+def describe_path(path: str) -> str:
+    """What to say of a dotted path that leads nowhere: its neighbours, and the nearest of all paths."""
+    parent = path.rpartition(".")[0]
+    while parent and not any(known.startswith(f"{parent}.") for known in known_paths()):
+        parent = parent.rpartition(".")[0]
+    prefix = f"{parent}." if parent else ""
+    neighbours = [p for p in known_paths() if p.startswith(prefix) and "." not in p.removeprefix(prefix)]
+    hint = nearest(path, known_paths()) or nearest(path.rpartition(".")[2], neighbours)
+    base = path.removeprefix("base.")
+    hint = base if base != path and is_known_path(base) else hint
+    return f": no field of base, nor of data. Known: {', '.join(neighbours)}." + (f" Did you mean {hint!r}?" if hint else "")
+
+
+def _check_conditions(spec: SweepSpec) -> Iterator[Complaint]:
+    """Conditions and nested paths look at what stands above them, so the order has to allow it."""
+    space = spec.search.space if spec.search else ()
+    for i, parameter in enumerate(space):
+        at: Place = ("search", "space", parameter.path)
+        for below in space[i + 1 :]:
+            if parameter.path.startswith(f"{below.path}."):
+                yield Complaint(at, f": stands above {below.path!r}, which replaces it as a whole. Put it below.")
+            for path in parameter.when or ():
+                if are_related(path, below.path):
+                    yield Complaint((*at, "when", path), f": is set by {below.path!r} further down. Put this parameter below it.")
+        for path in parameter.when or ():
+            if any(other.path == path and other.values is None for other in space[:i]):
+                yield Complaint((*at, "when", path), ": is a range. Allowed in conditions: parameters with choices.")
+
+
+def _check_values(spec: SweepSpec) -> Iterator[Complaint]:
+    for parameter in spec.search.space if spec.search else ():
+        at: Place = ("search", "space", parameter.path)
+        if parameter.values is None and not spec.is_open_ended:
+            yield Complaint(at, " is a range. Allowed in a grid: a list of choices, or a range with 'step'.")
+        elif parameter.values is None and reads_source(parameter.path):
+            yield Complaint(at, " is a range. Allowed for what data are read: a list of choices, so that they can be prepared.")
+        elif parameter.choices is None and parameter.step is not None and len(parameter.values or ()) > MAX_POINTS:
+            yield Complaint((*at, "step"), f" makes more than {MAX_POINTS} values. Take a larger step.")
+
+
+def _check_points(spec: SweepSpec) -> Iterator[Complaint]:
+    """Build every choice in every surrounding that matters to it; a grid as a whole."""
+    if spec.search is None:
+        return
+    seen_active: set[str] = set()
+    blamed: set[Place] = set()
+    for params in sample_points(spec.search, spec.base, spec.data):
+        seen_active |= params.keys()
+        for complaint in _complaints_about(spec, params):
+            if complaint.place not in blamed:
+                yield complaint
+            blamed.add(complaint.place)
+    if blamed:
+        return
+    for parameter in spec.search.space:
+        if parameter.path not in seen_active:
+            yield Complaint(("search", "space", parameter.path, "when"), " never holds, so that the parameter is never used.")
+    if not spec.is_open_ended:
+        yield from _check_grid(spec, spec.search)
+
+
+def _check_grid(spec: SweepSpec, search: SearchSpec) -> Iterator[Complaint]:
+    points = enumerate_points(search.space, spec.base, spec.data, values=lambda p: p.values or ())
+    built: dict[str, dict[str, Any]] = {}
+    for i, params in enumerate(points):
+        if i == MAX_POINTS:
+            yield Complaint(
+                ("search", "space"), f" has more than {MAX_POINTS} points. Shorten it, or take method: tpe with a budget."
+            )
+            return
+        try:
+            train, data = build_point(spec.base, spec.data, params)
+        except BuildError as error:
+            yield from (_blame(spec, params, complaint) for complaint in error.complaints)
+            return
+        identity = f"{train.model_dump_json()} {data.model_dump_json()}"
+        if identity in built:
+            points_text = f"{show(built[identity])} and {show(params)}"
+            yield Complaint(("search", "space"), f": the points {points_text} are one configuration. Leave one out.")
+            return
+        built[identity] = params
+
+
+def _complaints_about(spec: SweepSpec, params: dict[str, Any]) -> list[Complaint]:
+    try:
+        build_point(spec.base, spec.data, params)
+    except BuildError as error:
+        return [_blame(spec, params, complaint) for complaint in error.complaints]
+    return []
+
+
+def _blame(spec: SweepSpec, params: dict[str, Any], complaint: Complaint) -> Complaint:
+    """Move a complaint about a built configuration to the choice that caused it."""
+    place = place_of(spec.search, params, complaint.place)
+    path = next((str(part) for part in place[2:3]), "")
+    around = {p: v for p, v in params.items() if p != path and are_related(p, path)}
+    if place[:1] != ("search",) or not around:
+        return Complaint(place, complaint.text)
+    return Complaint(place, f"{complaint.text} So it is where {show(around)}; 'when' can leave it out there.")
+
+
+def _check_rows(spec: SweepSpec) -> Iterator[Complaint]:
+    built: dict[str, list[tuple[int, Row]]] = {}
+    for i, row in enumerate(spec.rows):
+        unknown = [name for name in row.train if name not in TrainConfig.model_fields]
+        yield from (Complaint(("rows", i, name), describe_unknown((name,), Row)) for name in unknown)
+        if unknown:
+            continue
+        try:
+            train, data = build_row(spec.base, spec.data, row)
+        except BuildError as error:
+            yield from (Complaint(("rows", i, *c.place), c.text) for c in error.complaints)
+            continue
+        same = built.setdefault(f"{train.model_dump_json()} {data.model_dump_json()}", [])
+        for j, other in same:
+            if other.seed is None or row.seed is None or other.seed == row.seed:
+                who = f"rows[{j}] (id {other.id!r})"
+                yield Complaint(("rows", i), f": id {row.id!r} is the same training as {who}. Give each a 'seed' of its own.")
+        same.append((i, row))

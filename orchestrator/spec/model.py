@@ -1,0 +1,236 @@
+"""What a sweep file may say, as frozen pydantic models that mirror the YAML one to one; load.py reads files into them."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_serializer, field_validator, model_validator
+
+from orchestrator.spec.file import Document, Place
+from orchestrator.spec.schema import is_whole
+from trainers.config import DataConfig, Fold, TrainConfig
+
+Scalar = bool | int | float | str | None
+RowId = int | str
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Part(BaseModel):
+    """A part of a sweep file; immutable, refuses fields that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Parameter(Part):
+    """One dimension of the search: a list of choices, or a range of numbers.
+
+    ``when`` maps paths to a value or a list of values; the parameter exists only where the configuration, as the parameters
+    above left it, holds one of them at each of these paths.
+    """
+
+    path: str
+    choices: tuple[Any, ...] | None = None
+    low: int | float | None = None
+    high: int | float | None = None
+    log: bool = False
+    step: int | float | None = None
+    when: dict[str, Scalar | tuple[Scalar, ...]] | None = None
+
+    @model_validator(mode="after")
+    def _choices_or_range(self) -> Self:
+        if self.choices is not None:
+            if (self.low, self.high, self.step, self.log) != (None, None, None, False):
+                raise ValueError("has both choices and a range. Allowed: a list of choices, or low and high")
+            self._check_choices(self.choices)
+        elif self.low is None or self.high is None:
+            raise ValueError("has neither choices nor a whole range. Allowed: a list of choices, or low and high")
+        else:
+            self._check_range(self.low, self.high)
+        return self
+
+    def _check_choices(self, choices: tuple[Any, ...]) -> None:
+        if not choices:
+            raise ValueError("has no choices. Allowed: a list of at least one")
+        written = [json.dumps(choice, sort_keys=True) for choice in choices]
+        for i, text in enumerate(written):
+            if text in written[:i]:
+                raise ValueError(f"has the choice {text} twice, at [{written.index(text)}] and [{i}]. Leave one out")
+
+    def _check_range(self, low: float, high: float) -> None:
+        if low >= high:
+            raise ValueError(f"has low {low} and high {high}. Allowed: low below high")
+        if self.is_integer and not all(float(v).is_integer() for v in (low, high, self.step or 1)):
+            raise ValueError("is a whole number, so low, high and step must be whole numbers too")
+        if self.log and low <= 0:
+            raise ValueError(f"has low {low} with log. Allowed with log: low above 0")
+        if self.step is None:
+            return
+        if self.log:
+            raise ValueError("has both log and step. Allowed: one of them")
+        if self.step <= 0:
+            raise ValueError(f"has step {self.step}. Allowed: above 0")
+        if abs(self.num_steps * self.step - (high - low)) > 1e-9 * max(abs(high), abs(low)):
+            raise ValueError(
+                f"has a range from {low} to {high} that steps of {self.step} do not fill. Allowed: high = low + n x step"
+            )
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether the range is one of whole numbers: where the field is one, or in free options where it is written so."""
+        return is_whole(self.path, (self.low, self.high, self.step or 1))
+
+    @property
+    def num_steps(self) -> int:
+        assert self.low is not None
+        assert self.high is not None
+        assert self.step is not None
+        return round((self.high - self.low) / self.step)
+
+    @property
+    def values(self) -> tuple[Any, ...] | None:
+        """All values where they can be counted: the choices, or the steps of a range; None for a range without steps."""
+        if self.choices is not None:
+            return self.choices
+        if self.step is None or self.low is None:
+            return None
+        steps = (self.low + i * self.step for i in range(self.num_steps + 1))
+        return tuple(round(v) if self.is_integer else float(f"{v:.12g}") for v in steps)
+
+
+def _as_tuples(entry: dict[str, Any]) -> dict[str, Any]:
+    """A strict validation takes lists for tuples only when it reads them from JSON itself."""
+
+    def convert(value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    when = entry.get("when")
+    conditions = {"when": {path: convert(value) for path, value in when.items()}} if isinstance(when, dict) else {}
+    return {key: convert(value) for key, value in entry.items()} | conditions
+
+
+class SearchSpec(Part):
+    """How configurations are found. ``space`` is a mapping from dotted paths, in its order."""
+
+    method: Literal["grid", "random", "tpe"]
+    seed: Seed = 0
+    """Of the sampler."""
+    space: tuple[Parameter, ...] = Field(min_length=1)
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _from_mapping(cls, space: Any) -> Any:
+        if not isinstance(space, dict):
+            raise ValueError("needs a mapping from paths to lists or ranges, such as {loss.gamma: [1, 2]}")
+        entries = {path: entry if isinstance(entry, dict) else {"choices": entry} for path, entry in space.items()}
+        return tuple({"path": path, **_as_tuples(entry)} for path, entry in entries.items())
+
+    @field_serializer("space")
+    def _to_mapping(self, space: tuple[Parameter, ...]) -> dict[str, Any]:
+        return {p.path: p.model_dump(exclude={"path"}, exclude_defaults=True) for p in space}
+
+
+class Row(BaseModel):
+    """An explicit configuration: an id, and whatever differs from ``base`` (its fields directly) and from ``data``."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+    id: RowId
+    seed: Seed | None = None
+    """Default: every seed of the sweep."""
+    data: dict[str, Any] = {}
+
+    @property
+    def train(self) -> dict[str, Any]:
+        """What the row changes in ``base``."""
+        return dict(self.model_extra or {})
+
+
+class BudgetSpec(Part):
+    """What the sweep may cost. ``trials`` counts trainings: configurations x seeds x folds, those found done included."""
+
+    trials: int | None = Field(default=None, ge=1)
+    hours: float | None = Field(default=None, gt=0)
+    """Wall-clock time of one run of ``orchestrate sweep``; trials that run when it is over are finished."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.trials is None and self.hours is None:
+            raise ValueError("says nothing. Allowed: trials, hours")
+        return self
+
+
+class ResourcesSpec(Part):
+    """How many attempts run at a time on this machine. Default: what the machine has."""
+
+    slots: int | None = Field(default=None, ge=1)
+    threads_per_slot: int | None = Field(default=None, ge=1)
+
+
+class FixedEnsemble(Part):
+    """An ensemble of the rows named by ``members``."""
+
+    id: RowId
+    members: tuple[RowId, ...] = Field(min_length=1)
+
+
+NOT_YET = ("pruner", "schedule", "ensemble", "keep")
+"""Keys that later versions read."""
+
+
+class SweepSpec(Part):
+    """A sweep file. Without ``search`` and ``rows`` it trains ``base`` alone."""
+
+    name: str
+    description: str | None = None
+    data: DataConfig = DataConfig()
+    base: TrainConfig = TrainConfig()
+    search: SearchSpec | None = None
+    rows: tuple[Row, ...] = ()
+    seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
+    folds: int | None = Field(default=None, ge=2)
+    budget: BudgetSpec | None = None
+    resources: ResourcesSpec = ResourcesSpec()
+    ensembles: tuple[FixedEnsemble, ...] = ()
+
+    _document: Document | None = PrivateAttr(default=None)
+
+    @field_validator("name")
+    @classmethod
+    def _usable_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", name):
+            raise ValueError(
+                f"{name!r} is not a usable name. Allowed: up to 80 letters, digits, '.', '_' and '-', not '.', '_' or '-' first"
+            )
+        return name
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"{list(seeds)} holds a seed twice. Allowed: distinct whole numbers")
+        return seeds
+
+    @property
+    def is_open_ended(self) -> bool:
+        """Whether configurations are proposed as results come in, so that the plan cannot list them."""
+        return self.search is not None and self.search.method != "grid"
+
+    @property
+    def trials_per_configuration(self) -> int:
+        """Seeds x folds; a row with a seed of its own has folds only."""
+        return len(self.seeds) * (self.folds or 1)
+
+    @property
+    def each_fold(self) -> tuple[Fold | None, ...]:
+        """The folds to train, or None once where the data are split just once."""
+        return tuple(Fold(index=i, count=self.folds) for i in range(self.folds)) if self.folds else (None,)
+
+    def where(self, place: Place) -> str:
+        """``FILE:LINE`` of a place in the file that this was read from; the sweep's name where it was not read from one."""
+        return self._document.where(place) if self._document else self.name
+
+    def remember(self, document: Document) -> Self:
+        """Keep the document that this was read from, for messages; it is no part of what is compared or written."""
+        self._document = document
+        return self

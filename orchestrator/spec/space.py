@@ -1,0 +1,245 @@
+"""The points of a search space: puts chosen values into base, tells which parameters exist there, and counts the points."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from orchestrator.errors import SpecError
+from orchestrator.spec.complaints import Complaint, validate
+from orchestrator.spec.file import Place, write_place
+from orchestrator.spec.model import Parameter, Row, SearchSpec
+from orchestrator.spec.schema import DATA_PREFIX, are_related
+from trainers.config import DataConfig, TrainConfig
+
+Params = Mapping[str, Any]
+"""Dotted path -> chosen value, in the order of the space; parameters that do not exist at this point are left out."""
+
+MAX_POINTS = 10_000
+"""Of a grid. More trainings than anybody waits for, and what a typing error makes of a range's step."""
+
+SOURCE_PATHS = ("source", "synthetic", "num_classes", "class_names", "id_map", "size", "fit", "color", "split_lists")
+"""Fields of ``data`` that decide what is read and prepared; the others only split it."""
+
+
+class BuildError(SpecError):
+    """A point's values make no configuration; ``complaints`` have places such as ``loss.gamma`` or ``data.limit``."""
+
+    def __init__(self, complaints: Sequence[Complaint]) -> None:
+        super().__init__("\n".join(f"{write_place(c.place)}{c.text}" for c in complaints))
+        self.complaints = tuple(complaints)
+
+
+# --------------------------------------------------------------------------------- building one point
+
+
+def build_point(train: TrainConfig, data: DataConfig, params: Params) -> tuple[TrainConfig, DataConfig]:
+    """``train`` and ``data`` with each parameter's value at its path; an object replaces what was there as a whole.
+
+    Raises:
+        BuildError: the values do not fit their fields, or each other.
+    """
+    raw_train, raw_data = _to_raw(train), _to_raw(data)
+    for path, value in params.items():
+        if path.startswith(DATA_PREFIX):
+            _assign(raw_data, path.removeprefix(DATA_PREFIX).split("."), copy.deepcopy(value))
+        else:
+            _assign(raw_train, path.split("."), copy.deepcopy(value))
+    return _validate(raw_train, raw_data)
+
+
+def build_row(train: TrainConfig, data: DataConfig, row: Row) -> tuple[TrainConfig, DataConfig]:
+    """``train`` and ``data`` with a row's values merged in; an object with another ``name`` replaces the one in base.
+
+    Raises:
+        BuildError: the values do not fit their fields, or each other.
+    """
+    return _validate(_merge(_to_raw(train), row.train), _merge(_to_raw(data), row.data))
+
+
+def _to_raw(model: BaseModel) -> dict[str, Any]:
+    """All fields as JSON values; inside objects only what differs from the defaults, so that a new name finds no leftovers."""
+    raw: dict[str, Any] = model.model_dump(mode="json")
+    for field in type(model).model_fields:
+        value = getattr(model, field)
+        if isinstance(value, BaseModel):
+            raw[field] = value.model_dump(mode="json", exclude_defaults=True)
+            if hasattr(value, "name"):
+                raw[field]["name"] = value.name
+    return raw
+
+
+def _assign(raw: dict[str, Any], parts: Sequence[str], value: Any) -> None:
+    for part in parts[:-1]:
+        if not isinstance(raw.get(part), dict):
+            raw[part] = {}
+        raw = raw[part]
+    raw[parts[-1]] = value
+
+
+def _merge(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(raw)
+    for key, value in changes.items():
+        old = merged.get(key)
+        is_same_kind = isinstance(old, dict) and isinstance(value, dict) and value.get("name", old.get("name")) == old.get("name")
+        merged[key] = _merge(old, value) if is_same_kind and isinstance(old, dict) else value
+    return merged
+
+
+def _validate(raw_train: dict[str, Any], raw_data: dict[str, Any]) -> tuple[TrainConfig, DataConfig]:
+    train, complaints = validate(TrainConfig, raw_train)
+    data, more = validate(DataConfig, raw_data, ("data",))
+    if train is None or data is None:
+        raise BuildError([*complaints, *more])
+    return train, data
+
+
+# ------------------------------------------------------------------------------------- many points
+
+
+def is_active(parameter: Parameter, train: TrainConfig, data: DataConfig, params: Params) -> bool:
+    """Whether the parameter's ``when`` holds in the configuration that ``params`` of the parameters above it make.
+
+    Raises:
+        BuildError: ``params`` make no configuration.
+    """
+    if not parameter.when:
+        return True
+    train, data = build_point(train, data, params)
+    for path, wanted in parameter.when.items():
+        allowed = wanted if isinstance(wanted, tuple) else (wanted,)
+        if not any(_is_same(_find(train, data, path), value) for value in allowed):
+            return False
+    return True
+
+
+def _find(train: TrainConfig, data: DataConfig, path: str) -> Any:
+    value: Any = train
+    if path.startswith(DATA_PREFIX):
+        value, path = data, path.removeprefix(DATA_PREFIX)
+    for part in path.split("."):
+        value = value.get(part, _ABSENT) if isinstance(value, dict) else getattr(value, part, _ABSENT)
+    return value
+
+
+_ABSENT = object()
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
+
+
+def enumerate_points(
+    parameters: Sequence[Parameter],
+    train: TrainConfig,
+    data: DataConfig,
+    *,
+    values: Callable[[Parameter], Sequence[Any]],
+    params: Params | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Every combination of ``values`` that the conditions allow, the last parameter changing fastest.
+
+    Where the values so far make no configuration, they are handed out as they are: building them says why.
+    """
+    params = dict(params or {})
+    if not parameters:
+        yield params
+        return
+    first, rest = parameters[0], parameters[1:]
+    try:
+        is_here = is_active(first, train, data, params)
+    except BuildError:
+        yield params
+        return
+    for chosen in [{first.path: value} for value in values(first)] if is_here else [{}]:
+        yield from enumerate_points(rest, train, data, values=values, params={**params, **chosen})
+
+
+def sample_values(parameter: Parameter) -> tuple[Any, ...]:
+    """The values that are checked before a search starts: all that can be counted, or the ends of the range."""
+    return parameter.values or (parameter.low, parameter.high)
+
+
+def group_parameters(search: SearchSpec) -> list[list[Parameter]]:
+    """Parameters that may depend on each other together; groups cannot change each other's validity.
+
+    Related are equal and nested paths, conditions and what they look at, and all that decides which data are prepared.
+    """
+    groups: list[list[Parameter]] = []
+    for parameter in search.space:
+        touching = [g for g in groups if any(_are_together(parameter, other) for other in g)]
+        for group in touching:
+            groups.remove(group)
+        groups.append([*itertools.chain(*touching), parameter])
+    order = {p.path: i for i, p in enumerate(search.space)}
+    return [sorted(group, key=lambda p: order[p.path]) for group in groups]
+
+
+def _are_together(one: Parameter, other: Parameter) -> bool:
+    if reads_source(one.path) and reads_source(other.path):
+        return True
+    return any(are_related(a, b) for a in (one.path, *(one.when or ())) for b in (other.path, *(other.when or ())))
+
+
+def reads_source(path: str) -> bool:
+    """Whether a parameter decides what is read and prepared, rather than how it is split or trained on."""
+    return path.startswith(DATA_PREFIX) and path.removeprefix(DATA_PREFIX).split(".")[0] in SOURCE_PATHS
+
+
+def sample_points(search: SearchSpec, train: TrainConfig, data: DataConfig) -> Iterator[dict[str, Any]]:
+    """Points that together show every choice of every parameter, in every surrounding that could matter to it.
+
+    Each group of related parameters is gone through (at most MAX_POINTS points) while the others stay at their first point.
+    """
+    groups = group_parameters(search)
+    points = [list(itertools.islice(_group_points(g, train, data), MAX_POINTS)) for g in groups]
+    for i, group_points in enumerate(points):
+        for point in group_points:
+            others = [p[0] for j, p in enumerate(points) if j != i]
+            merged = {path: value for part in (point, *others) for path, value in part.items()}
+            yield {p.path: merged[p.path] for p in search.space if p.path in merged}
+
+
+def _group_points(group: Sequence[Parameter], train: TrainConfig, data: DataConfig) -> Iterator[dict[str, Any]]:
+    return enumerate_points(group, train, data, values=sample_values)
+
+
+def place_of(search: SearchSpec | None, params: Params, place: Place) -> Place:
+    """Where in the sweep file a place of the built configuration, such as ``loss.gamma``, got its value."""
+    for parameter in reversed(search.space if search else ()):
+        parts = tuple(parameter.path.split("."))
+        if parameter.path in params and place[: len(parts)] == parts:
+            at: Place = ("search", "space", parameter.path)
+            if parameter.choices is None:
+                return at
+            return (*at, *_index(parameter.choices, params[parameter.path]), *place[len(parts) :])
+    return place if place[:1] == ("data",) else ("base", *place)
+
+
+def _index(choices: Sequence[Any], value: Any) -> tuple[int, ...]:
+    written = json.dumps(value, sort_keys=True)
+    return tuple(i for i, choice in enumerate(choices) if json.dumps(choice, sort_keys=True) == written)[:1]
+
+
+def fits(search: SearchSpec, train: TrainConfig, data: DataConfig, params: Params) -> bool:
+    """Whether ``params`` are a point of this space: a value that is allowed for each parameter that exists there, and no more."""
+    chosen: dict[str, Any] = {}
+    for parameter in search.space:
+        if not is_active(parameter, train, data, chosen):
+            continue
+        if parameter.path not in params or not _is_allowed(parameter, params[parameter.path]):
+            return False
+        chosen[parameter.path] = params[parameter.path]
+    return chosen.keys() == params.keys()
+
+
+def _is_allowed(parameter: Parameter, value: Any) -> bool:
+    if parameter.values is not None:
+        return bool(_index(parameter.values, value))
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and parameter.low <= value <= parameter.high and (isinstance(value, int) or not parameter.is_integer)

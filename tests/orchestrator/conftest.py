@@ -1,0 +1,72 @@
+"""A real trial small enough for tests: 16 generated tiles, the smallest encoder, one epoch; and one launcher for all tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.launchers.local import LocalLauncher
+from orchestrator.launchers.slots import Slot
+from orchestrator.trial import Attempt, TrialFolder, TrialSpec, make_key
+from trainers.config import DataConfig, SyntheticConfig, TrainConfig
+from trainers.data import open_dataset, prepare_dataset
+
+TINY_DATA = DataConfig(synthetic=SyntheticConfig(num_images=16, height=32, width=64), val_fraction=0.25, ignore_classes=(0,))
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The prepared data set of every tiny trial."""
+    return prepare_dataset(TINY_DATA, tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def make_spec(tiny_data: Path) -> Callable[..., TrialSpec]:
+    """Builds tiny trials; keyword arguments go into TrainConfig."""
+    fingerprint = open_dataset(tiny_data).fingerprint
+
+    def make(*, seed: int = 0, **fields: Any) -> TrialSpec:
+        smallest = {"arch": "FPN", "encoder": "resnet18", "epochs": 1, "batch_size": 6, "precision": "float32"}
+        train = TrainConfig.model_validate(smallest | fields)
+        identity: dict[str, Any] = {"source_fingerprint": fingerprint, "code": {}, "fold": None}
+        return TrialSpec(
+            key=make_key(train, TINY_DATA, seed=seed, **identity),
+            configuration=make_key(train, TINY_DATA, seed=None, **identity),
+            name=f"tiny, {train.epochs} epochs, seed {seed}",
+            train=train,
+            data=TINY_DATA,
+            seed=seed,
+            source_fingerprint=fingerprint,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_trial(make_spec: Callable[..., TrialSpec], tiny_data: Path) -> Callable[..., TrialFolder]:
+    """Lays a trial into a folder, ready to be worked on."""
+
+    def make(path: Path, *, attempt: int = 1, **fields: Any) -> TrialFolder:
+        folder = TrialFolder(path)
+        folder.create(make_spec(**fields))
+        folder.write_attempt(Attempt(number=attempt, data_folder=str(tiny_data)))
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def cpu_slots() -> tuple[Slot, ...]:
+    """Two slots on the CPU, wherever the tests run."""
+    return (Slot("cpu-0", "", 1), Slot("cpu-1", "", 1))
+
+
+@pytest.fixture(scope="session")
+def local_launcher(cpu_slots: tuple[Slot, ...], tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalLauncher]:
+    """Shared, since its forkserver takes seconds to start; its slots are locked apart from those of real sweeps."""
+    launcher = LocalLauncher(cpu_slots, locks=tmp_path_factory.mktemp("slots"))
+    yield launcher
+    launcher.close()

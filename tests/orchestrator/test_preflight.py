@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from orchestrator.errors import DataError, SpecError
+from orchestrator.preflight import prepare
+from orchestrator.spec import SweepSpec, load_spec
+
+SMALL = "data: {synthetic: {num_images: 16, height: 32, width: 32}, val_fraction: 0.25}\n"
+
+MODULE = """
+class Loss:
+    pass
+"""
+
+
+def read(folder: Path, text: str) -> SweepSpec:
+    """Write a sweep file and read it."""
+    (folder / "sweep.yaml").write_text(text)
+    return load_spec(folder / "sweep.yaml")
+
+
+def test_facts_of_the_embedded_data(tmp_path: Path) -> None:
+    """The set is generated once, and known by its fingerprint and its size."""
+    spec = read(tmp_path, SMALL + "search: {method: grid, space: {epochs: [1, 2], data.limit: [4, 5]}}\n")
+    facts = prepare(spec, tmp_path / "cache")
+
+    found = facts.of(spec.data)
+    assert len(facts.data) == 1
+    assert (found.num_images, found.height, found.width, found.num_classes) == (16, 32, 32, 5)
+    assert len(found.fingerprint) == 16
+    assert found.folder.is_dir()
+    assert prepare(spec, tmp_path / "cache") == facts
+
+
+def test_each_data_set_of_a_space_is_prepared(tmp_path: Path) -> None:
+    """An open-ended search has its data ready too."""
+    text = (
+        SMALL
+        + "search: {method: tpe, space: {data.synthetic.seed: [1, 2], optimizer.lr: {low: 0.1, high: 1}}}\nbudget: {trials: 3}\n"
+    )
+    facts = prepare(read(tmp_path, text), tmp_path / "cache")
+    assert len({found.fingerprint for found in facts.data.values()}) == 2
+
+
+def test_a_missing_data_set_names_file_line_and_path(tmp_path: Path) -> None:
+    """What is not there is a DataError at the line that names it."""
+    spec = read(tmp_path, "name: a\ndata:\n  source: nowhere.npz\n")
+    with pytest.raises(DataError, match=rf"^{tmp_path}/sweep\.yaml:3: data\.source: .*{tmp_path}/nowhere\.npz: not found"):
+        prepare(spec, tmp_path / "cache")
+
+
+def test_a_data_set_of_a_row_is_blamed_on_the_row(tmp_path: Path) -> None:
+    """The line is that of the row."""
+    spec = read(tmp_path, SMALL + "rows:\n  - {id: 1}\n  - id: 2\n    data: {source: nowhere.npz}\n")
+    with pytest.raises(DataError, match=r"sweep\.yaml:5: rows\[1\]\.data\.source: "):
+        prepare(spec, tmp_path / "cache")
+
+
+def test_a_misspelled_synthetic_is_answered(tmp_path: Path) -> None:
+    """The word is offered where a path is nearly it."""
+    spec = read(tmp_path, "data: {source: sintetic}\n")
+    with pytest.raises(DataError, match="synthetic"):
+        prepare(spec, tmp_path / "cache")
+
+
+def test_a_split_that_cannot_be_made_stops_before_anything_runs(tmp_path: Path) -> None:
+    """Classes that do not exist cannot be ignored."""
+    spec = read(tmp_path, SMALL + "search: {method: grid, space: {data.ignore_classes: [[0], [9]]}}\n")
+    with pytest.raises(DataError, match=r"sweep\.yaml:2: search\.space\.data\.ignore_classes\[1\]: 9 is no class"):
+        prepare(spec, tmp_path / "cache")
+
+
+def test_a_loss_cannot_ignore_what_is_no_class(tmp_path: Path) -> None:
+    """The ids of the loss are held against the data."""
+    spec = read(tmp_path, SMALL + "base:\n  loss: {name: dice, ignore_classes: [7]}\n")
+    with pytest.raises(SpecError, match=r"sweep\.yaml:3: base\.loss\.ignore_classes is \[7\]\. Allowed: ids from 0 to 4"):
+        prepare(spec, tmp_path / "cache")
+
+
+def test_an_unknown_import_path_names_its_place(tmp_path: Path) -> None:
+    """A module that is not there is found out with the file."""
+    spec = read(tmp_path, SMALL + "base:\n  loss: {name: 'not_there_at_all:Loss'}\n")
+    with pytest.raises(SpecError, match=r"sweep\.yaml:3: base\.loss\.name is 'not_there_at_all:Loss': .*not_there_at_all"):
+        prepare(spec, tmp_path / "cache")
+
+
+def test_an_unknown_transform_names_its_place(tmp_path: Path) -> None:
+    """Transforms are held against albumentations."""
+    spec = read(
+        tmp_path, SMALL + "search:\n  method: grid\n  space:\n    augmentation:\n      - none\n      - [{name: HorizontalFlap}]\n"
+    )
+    with pytest.raises(SpecError, match=r"sweep\.yaml:7: search\.space\.augmentation\[1\].*HorizontalFlap.*HorizontalFlip"):
+        prepare(spec, tmp_path / "cache")
+
+
+def test_code_in_the_working_directory_is_found_and_hashed(tmp_path: Path) -> None:
+    """A loss beside the sweep is imported; another text of it has another hash. No torch is loaded for it."""
+    read(tmp_path, SMALL + "base: {loss: {name: 'my_losses:Loss'}}\n")
+    code = (
+        "import sys\nfrom pathlib import Path\n"
+        "from orchestrator.preflight import prepare\nfrom orchestrator.spec import load_spec\n"
+        "print(prepare(load_spec(Path('sweep.yaml')), Path('cache')).code['my_losses:Loss'], 'torch' in sys.modules)\n"
+    )
+    found = []
+    for text in (MODULE, MODULE + "# changed\n"):
+        (tmp_path / "my_losses.py").write_text(text)
+        # -P: as an installed command, which does not look into the working directory by itself
+        run = [sys.executable, "-P", "-B", "-c", code]
+        done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=True)
+        found.append(done.stdout.split())
+    assert found[0][0] != found[1][0]
+    assert [is_loaded for _, is_loaded in found] == ["False", "False"]
+
+
+def test_a_real_file_is_read_by_path(tmp_path: Path) -> None:
+    """A .npz of the homework's layout, relative to the file, is prepared."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (12, 32, 32), dtype=np.uint8)
+    masks = np.tile(np.repeat(np.arange(4, dtype=np.uint8), 8), (12, 32, 1))
+    np.savez(tmp_path / "set.npz", training_set=np.stack([images, masks], axis=1))
+    spec = read(tmp_path, "data: {source: set.npz, val_fraction: 0.3}\n")
+    assert prepare(spec, tmp_path / "cache").of(spec.data).num_classes == 4

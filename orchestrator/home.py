@@ -1,0 +1,151 @@
+"""Where everything of this machine lies (``mlruns/``), and who is alive in it: paths, servers, owners."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+from filelock import FileLock, Timeout
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder that holds trials, caches and databases. Nothing is created before it is needed.
+
+    storage: database shared by a team (PostgreSQL), for ledger and search; None: files in ``root``.
+    tracking: MLflow's tracking server; None: SQLite in ``root``.
+    """
+
+    root: Path
+    storage: str | None = None
+    tracking: str | None = None
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Home:
+        """Read ORCHESTRATE_HOME (default: ./mlruns), ORCHESTRATE_STORAGE and MLFLOW_TRACKING_URI."""
+        return cls(
+            root=Path(environment.get("ORCHESTRATE_HOME") or "mlruns").expanduser().absolute(),
+            storage=environment.get("ORCHESTRATE_STORAGE") or None,
+            tracking=environment.get("MLFLOW_TRACKING_URI") or None,
+        )
+
+    @property
+    def trials(self) -> Path:
+        return self.root / "trials"
+
+    @property
+    def data(self) -> Path:
+        """Prepared data sets."""
+        return self.root / "data"
+
+    @property
+    def cache(self) -> Path:
+        """What can be made again, such as unpacked predictions."""
+        return self.root / "cache"
+
+    @property
+    def locks(self) -> Path:
+        return self.root / "locks"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.root / "artifacts"
+
+    @property
+    def ledger_url(self) -> str:
+        return self.storage or f"sqlite:///{self.root / 'ledger.db'}"
+
+    @property
+    def optuna_journal(self) -> Path:
+        return self.root / "optuna.journal"
+
+    @property
+    def optuna_url(self) -> str | None:
+        """Optuna's database where a team shares one; None: the journal."""
+        return self.storage
+
+    @property
+    def mlflow_db(self) -> Path:
+        return self.root / "mlflow.db"
+
+    @property
+    def mlflow_uri(self) -> str:
+        return self.tracking or f"sqlite:///{self.mlflow_db}"
+
+    def trial_folder(self, key: str) -> Path:
+        return self.trials / key
+
+    def become_owner(self) -> Owner:
+        """Enter this home under a name of one's own; others see it as alive until it is closed or its process dies."""
+        return Owner(self.locks)
+
+    def is_dead(self, owner: str) -> bool:
+        """Whether ``owner`` lived on this machine and no longer does. Of other machines only leases tell: False."""
+        host, pid, started_ms = owner.rsplit(":", 2)
+        if host != socket.gethostname():
+            return False
+        path = _lock_path(self.locks, owner)
+        if not path.exists():  # closed, or an owner of another home that shares our database
+            return not _is_running(int(pid), started_s=int(started_ms) / 1000)
+        lock = FileLock(path, thread_local=False)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            return False
+        path.unlink(missing_ok=True)
+        lock.release()
+        return True
+
+
+class Owner:
+    """A dispatcher's name, ``<host>:<pid>:<start in ms>``, and the lock that proves it alive.
+
+    The kernel drops the lock however the process ends.
+    """
+
+    def __init__(self, locks: Path) -> None:
+        locks.mkdir(parents=True, exist_ok=True)
+        self._lock, self.name = _take_new_name(locks)
+
+    def close(self) -> None:
+        """Give the name up."""
+        if self._lock.is_locked:
+            Path(self._lock.lock_file).unlink(missing_ok=True)
+            self._lock.release()
+
+    def __enter__(self) -> Owner:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def _take_new_name(locks: Path) -> tuple[FileLock, str]:
+    """Lock a name that nobody has; two owners of one process may have started in the same millisecond."""
+    while True:
+        name = f"{socket.gethostname()}:{os.getpid()}:{time.time_ns() // 1_000_000}"
+        lock = FileLock(_lock_path(locks, name), thread_local=False)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            time.sleep(0.001)
+            continue
+        return lock, name
+
+
+def _lock_path(locks: Path, owner: str) -> Path:
+    return locks / f"{owner}.lock"
+
+
+def _is_running(pid: int, *, started_s: float) -> bool:
+    """Whether the process that was ``pid`` at ``started_s`` still runs; a younger process has only got its number."""
+    try:
+        return psutil.Process(pid).create_time() <= started_s + 1
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,87 @@
+"""Runs one attempt at a time in this process, in a thread: for debugging, and where no process can be started."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import sys
+import threading
+import traceback
+from pathlib import Path
+
+from orchestrator import worker
+from orchestrator.errors import LaunchError
+from orchestrator.launchers.base import JobExit
+from orchestrator.launchers.slots import HeldSlot, Slot, SlotTable, find_slots
+
+KILLED = -9
+"""As a process ends that is killed."""
+
+
+class Killed(BaseException):
+    """Raised inside an attempt that is to end now; no ``except Exception`` catches it."""
+
+
+class InlineJob:
+    """An attempt in a thread of this process."""
+
+    def __init__(self, folder: Path, held: HeldSlot) -> None:
+        self.folder = folder
+        self._held = held
+        self._wish = threading.Event()
+        self._code = KILLED
+        self._thread = threading.Thread(target=self._work, name=f"trial {folder.name}", daemon=True)
+        self._thread.start()
+
+    def poll(self) -> JobExit | None:
+        if self._thread.is_alive():
+            return None
+        self._held.give_back()
+        return JobExit(self._code)
+
+    def stop(self, *, force: bool = False) -> None:
+        """With ``force`` it ends at the thread's next step in Python, since a thread cannot be killed."""
+        self._wish.set()
+        if force and self._thread.ident is not None and self._thread.is_alive():
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread.ident), ctypes.py_object(Killed))
+
+    def join(self) -> None:
+        self._thread.join()
+        self.poll()
+
+    def _work(self) -> None:
+        try:
+            with contextlib.redirect_stdout(sys.stderr):  # standard output belongs to --json
+                self._code = worker.work(self.folder, self._held.slot, self._wish.is_set)
+        except Killed:
+            self._code = KILLED
+        except Exception:  # what a process would die of, such as a full disk under the trial's own record of its failure
+            traceback.print_exc()
+            self._code = worker.ExitCode.FAILED
+
+
+class InlineLauncher:
+    """Owns one slot with all threads. What an attempt prints goes where this process prints."""
+
+    def __init__(self, slot: Slot | None = None, *, locks: Path | None = None) -> None:
+        self._table = SlotTable((slot or find_slots(1)[0],), locks)
+        self._job: InlineJob | None = None
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        return self._table.slots
+
+    def free_slots(self) -> int:
+        return self._table.count_free()
+
+    def launch(self, folder: Path) -> InlineJob:
+        held = self._table.take()
+        if held is None:
+            raise LaunchError("no slot is free: inline runs one attempt at a time on this machine")
+        self._job = InlineJob(folder, held)
+        return self._job
+
+    def close(self) -> None:
+        if self._job is not None:
+            self._job.stop(force=True)
+            self._job.join()

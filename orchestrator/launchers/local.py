@@ -1,0 +1,129 @@
+"""Runs attempts on this machine: a fresh process each, forked from a server that has everything imported."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.forkserver
+import sys
+import types
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+from orchestrator import worker
+from orchestrator.errors import LaunchError
+from orchestrator.launchers.base import JobExit
+from orchestrator.launchers.slots import HeldSlot, Slot, SlotTable, find_slots
+
+KILLED = JobExit(-9)
+
+FORKSERVER_GONE = 255
+"""What multiprocessing reports of a process whose forkserver has died; the kernel then kills the process."""
+
+
+class LocalJob:
+    """An attempt in a process of its own."""
+
+    def __init__(self, folder: Path, process: ForkServerProcess, held: HeldSlot) -> None:
+        self.folder = folder
+        self._process = process
+        self._held = held
+        self._exit: JobExit | None = None
+
+    def poll(self) -> JobExit | None:
+        if self._exit is None and (code := self._process.exitcode) is not None:
+            self._exit = KILLED if code == FORKSERVER_GONE else JobExit(code)
+            self._process.join()
+            self._held.give_back()
+        return self._exit
+
+    def join(self) -> None:
+        """Wait until the process has ended."""
+        self._process.join()
+        self.poll()
+
+    def stop(self, *, force: bool = False) -> None:
+        # asks the process nothing first: a signal handler may call this in the middle of poll
+        if self._exit is None:
+            self._process.kill() if force else self._process.terminate()
+
+
+class LocalLauncher:
+    """Owns this machine's slots together with the other dispatchers of the same user.
+
+    Used by one thread, which must outlive it: the forkserver dies with the thread that started it. Its imports take
+    seconds and begin at construction, in the background; the first ``launch`` waits for them.
+    """
+
+    def __init__(self, slots: Sequence[Slot] | int | None = None, *, locks: Path | None = None) -> None:
+        found = find_slots(slots) if slots is None or isinstance(slots, int) else slots
+        self._table = SlotTable(found, locks)
+        self._jobs: list[LocalJob] = []
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["orchestrator.preload"])
+        with _hidden_main():
+            multiprocessing.forkserver.ensure_running()
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        return self._table.slots
+
+    def free_slots(self) -> int:
+        return self._table.count_free()
+
+    def launch(self, folder: Path) -> LocalJob:
+        held = self._table.take()
+        if held is None:
+            raise LaunchError(f"no slot is free: all {len(self.slots)} are taken, perhaps by another sweep on this machine")
+        try:
+            process = self._start(folder, held)
+        except BaseException:
+            held.give_back()
+            raise
+        job = LocalJob(folder, process, held)
+        self._jobs = [one for one in self._jobs if one.poll() is None] + [job]
+        return job
+
+    def close(self) -> None:
+        for job in self._jobs:
+            job.stop(force=True)
+        for job in self._jobs:
+            job.join()
+        self._jobs = []
+
+    def _start(self, folder: Path, held: HeldSlot) -> ForkServerProcess:
+        """Fork a worker; a forkserver found dead is started once more."""
+        for is_last in (False, True):
+            process = self._context.Process(target=_work, args=(str(folder), held), name=f"trial {folder.name}")
+            try:
+                with _hidden_main():
+                    process.start()
+            except (OSError, EOFError) as error:
+                if is_last:
+                    raise LaunchError(
+                        f"no worker can be started: {type(error).__name__}: {error}. "
+                        f"See what this prints: {sys.executable} -c 'import torch, orchestrator.worker, trainers.train'"
+                    ) from error
+            else:
+                return process
+        raise AssertionError("unreachable")
+
+
+def _work(folder: str, held: HeldSlot) -> None:
+    """First code of ours in the new process."""
+    sys.exit(worker.run(Path(folder), held.slot))
+
+
+@contextmanager
+def _hidden_main() -> Iterator[None]:
+    """Keep multiprocessing from importing the program's main file again in every worker.
+
+    No worker needs it; it would cost time, and a script without ``if __name__ == "__main__"`` would run again.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main

@@ -1,0 +1,97 @@
+"""What the dispatcher is handed (search, tracker, monitor) and what it hands back (outcomes)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from orchestrator.trial import Event, TrialFolder, TrialResult, TrialSpec, TrialState
+
+if TYPE_CHECKING:
+    from orchestrator.configuration import Configuration
+
+
+class Search(Protocol):
+    """Where configurations come from."""
+
+    def propose(self) -> Configuration | None:
+        """The next configuration; None where there is none now, perhaps until something is told."""
+
+    def tell(self, configuration: Configuration, value: float | None, state: TrialState) -> None:
+        """The mean over the configuration's trials; None with PRUNED or FAILED."""
+
+    def reconcile(self) -> None:
+        """Give up proposals whose dispatcher has died."""
+
+
+class Tracker(Protocol):
+    """Where trials are shown to the team."""
+
+    def mirror(self, sweep: str, folder: TrialFolder, ended: bool) -> None:
+        """Note that a folder has news, or that its attempt has ended. Never blocks, may be repeated."""
+
+    def close(self, timeout_s: float) -> list[TrialFolder]:
+        """Send what is left; returns the folders that are not mirrored yet."""
+
+
+class Monitor(Protocol):
+    """Who watches a sweep run. Called in the dispatcher's thread."""
+
+    def started(self, spec: TrialSpec, attempt: int) -> None: ...
+
+    def epoch(self, spec: TrialSpec, event: Event) -> None: ...
+
+    def ended(self, spec: TrialSpec, state: TrialState, result: TrialResult | None, reason: str | None) -> None: ...
+
+
+class NoMonitor:
+    """Nobody watches."""
+
+    def started(self, spec: TrialSpec, attempt: int) -> None:
+        """Pass over it."""
+
+    def epoch(self, spec: TrialSpec, event: Event) -> None:
+        """Pass over it."""
+
+    def ended(self, spec: TrialSpec, state: TrialState, result: TrialResult | None, reason: str | None) -> None:
+        """Pass over it."""
+
+
+class TrialOutcome(NamedTuple):
+    """What became of a trial. WAITING: not run, or stopped and to be gone on with."""
+
+    spec: TrialSpec
+    state: TrialState
+    result: TrialResult | None
+    attempts: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a sweep; trials in the order in which they were proposed."""
+
+    trials: tuple[TrialOutcome, ...]
+    interrupted: bool
+    wall_s: float
+
+
+class Outcomes:
+    """How each trial of a running sweep stands, in the order in which they were proposed."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[str, TrialOutcome] = {}
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._by_key
+
+    def note(self, spec: TrialSpec, state: TrialState, *, result: TrialResult | None = None, attempts: int | None = None) -> None:
+        """Enter a state; ``attempts`` None leaves their number as it is."""
+        if attempts is None:
+            attempts = self._by_key[spec.key].attempts
+        self._by_key[spec.key] = TrialOutcome(spec, state, result, attempts)
+
+    def has_ended(self, spec: TrialSpec) -> bool:
+        return self._by_key[spec.key].state not in (TrialState.WAITING, TrialState.RUNNING)
+
+    def in_order(self) -> tuple[TrialOutcome, ...]:
+        return tuple(self._by_key.values())

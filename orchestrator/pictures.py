@@ -1,0 +1,59 @@
+"""Draws the picture grid of a trial: image, truth, prediction side by side, one validation image a row."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+GAP = 4
+"""Pixels between two pictures."""
+
+MIN_WIDTH = 192
+"""Smaller pictures are enlarged by a whole factor to at least this width."""
+
+
+def draw_samples(
+    images: NDArray[np.uint8], truths: NDArray[np.uint8], predictions: NDArray[np.uint8], *, num_classes: int
+) -> NDArray[np.uint8]:
+    """Rows of image, truth and prediction.
+
+    images: (K, H, W, C) uint8, C in {1, 3}, RGB; truths: (K, H, W) uint8, 255 void, drawn black; predictions: (K, H, W) uint8.
+
+    Returns: (height, width, 3) uint8, RGB.
+    """
+    palette = make_palette(num_classes)
+    factor = -(-MIN_WIDTH // images.shape[2])
+    rows = []
+    for image, truth, prediction in zip(images, truths, predictions, strict=True):
+        pictures = [np.broadcast_to(image, (*image.shape[:2], 3)), palette[truth], palette[prediction]]
+        large = [picture.repeat(factor, axis=0).repeat(factor, axis=1) for picture in pictures]
+        rows.append(np.concatenate([np.pad(one, ((GAP, GAP), (GAP, GAP), (0, 0)), constant_values=255) for one in large], axis=1))
+    return np.concatenate(rows)
+
+
+def make_palette(num_classes: int) -> NDArray[np.uint8]:
+    """Colours of the masks' values: (256, 3) uint8 RGB; hues spread over the circle, what is no class black."""
+    hsv = np.zeros((1, 256, 3), np.uint8)
+    classes = np.arange(num_classes)
+    hsv[0, :num_classes, 0] = classes * 180 // num_classes  # OpenCV's hues end at 180
+    hsv[0, :num_classes, 1] = 170
+    hsv[0, :num_classes, 2] = np.where(classes % 2, 255, 200)
+    return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0], dtype=np.uint8)
+
+
+def pick_evenly(count: int, wanted: int) -> NDArray[np.int64]:
+    """Up to ``wanted`` indices spread evenly over ``count``."""
+    return np.unique(np.linspace(0, count - 1, min(count, wanted)).astype(np.int64))
+
+
+def write_png(path: Path, picture: NDArray[np.uint8]) -> None:
+    """Write an RGB picture atomically; any path."""
+    is_encoded, encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    assert is_encoded
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.write_bytes(encoded.tobytes())
+    os.replace(scratch, path)

@@ -1,0 +1,45 @@
+"""Imported by the forkserver alone, once: what every worker would otherwise import again. Never touches CUDA."""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing.forkserver
+import os
+import sys
+
+PRELOADED = (
+    "trainers.transforms",  # first, as it keeps albumentations from asking for a newer version
+    "orchestrator.worker",
+    "orchestrator.launchers.local",
+    "orchestrator.process",
+    "orchestrator.pictures",
+    "orchestrator.ensemble.store",
+    "numpy",
+    "cv2",
+    "torch",
+    "torchvision",
+    "segmentation_models_pytorch",
+    "safetensors.torch",
+    "trainers.data",
+    "trainers.models",
+    "trainers.train",
+)
+
+
+def _is_forkserver() -> bool:
+    """Whether this process was started as ``from multiprocessing.forkserver import main; main(...)``."""
+    return getattr(sys.modules["__main__"], "main", None) is multiprocessing.forkserver.main
+
+
+def _prepare_forkserver() -> None:
+    """Leave the terminal's process group, so that Ctrl-C is the dispatcher's alone, and die with the dispatcher."""
+    os.setpgid(0, 0)  # first, so that there is hardly a moment for Ctrl-C to hit
+    from orchestrator.process import die_with_parent
+
+    die_with_parent()
+
+
+if _is_forkserver():
+    _prepare_forkserver()
+    for _name in PRELOADED:
+        importlib.import_module(_name)

@@ -1,0 +1,88 @@
+"""What a worker's process does to itself before it works: environment, log, signals, and dying with its dispatcher."""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from orchestrator.launchers.slots import Slot
+
+PR_SET_PDEATHSIG = 1
+"""prctl(2)."""
+
+DISPATCHER_GONE = 5
+"""Exit code of a worker whose dispatcher has died; nobody is left to read it."""
+
+
+def take_slot(slot: Slot) -> None:
+    """Confine this process to its slot; to be called before the first CUDA call and before libraries start threads."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = slot.visible_devices
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[variable] = str(slot.num_threads)
+
+
+def write_to_log(log: Path) -> None:
+    """Send all that this process prints, C libraries and crashes included, to the end of ``log``."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(line_buffering=True, errors="backslashreplace")
+    faulthandler.enable(file=2)
+
+
+def stop_on_sigterm() -> Callable[[], bool]:
+    """Turn SIGTERM into a wish to stop; returns what tells whether it was uttered.
+
+    SIGINT is ignored: Ctrl-C reaches every process of a terminal, and it is for the dispatcher to decide.
+    """
+    wish = threading.Event()
+    signal.signal(signal.SIGTERM, lambda _number, _frame: wish.set())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return wish.is_set
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the thread that started it dies (Linux)."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+
+
+def die_with_dispatcher() -> None:
+    """End this process and what it forks when the dispatcher dies, however it dies.
+
+    Two ways, each enough alone: the kernel kills a forkserver when its dispatcher dies and a worker when its forkserver
+    does, even where the worker is stuck in C code; and a pipe from the dispatcher closes, wherever there is no prctl.
+    """
+    die_with_parent()
+    os.register_at_fork(after_in_child=die_with_parent)  # loaders of a worker
+    dispatcher = multiprocessing.parent_process()
+    if dispatcher is not None:
+        watch = threading.Thread(target=_end_after, args=(dispatcher.sentinel,), name="watch-dispatcher", daemon=True)
+        watch.start()
+
+
+def offer_to_oom_killer() -> None:
+    """Let the kernel, out of memory, kill this process rather than the dispatcher (Linux)."""
+    score = Path("/proc/self/oom_score_adj")
+    if score.exists():
+        score.write_text("500", encoding="ascii")
+
+
+def _end_after(sentinel: int) -> None:
+    multiprocessing.connection.wait([sentinel])
+    os._exit(DISPATCHER_GONE)

@@ -1,0 +1,238 @@
+"""The child's entry: turns a trial folder into a finished one by trainers.train; sees no server and no database."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from orchestrator import process
+from orchestrator.launchers.slots import Slot
+from orchestrator.trial import Attempt, Event, TrialFolder, TrialResult, TrialSpec, TrialState
+
+if TYPE_CHECKING:  # torch is imported when the slot is taken, not before
+    from trainers.data import SplitData
+    from trainers.train import EpochReport
+    from trainers.train import TrainResult as Trained
+
+NUM_SAMPLES = 6
+"""Validation images drawn into samples.png."""
+
+LIBRARIES = ("torch", "segmentation-models-pytorch", "timm", "albumentations", "numpy", "opencv-python-headless")
+"""Whose versions a result keeps."""
+
+ShouldStop = Callable[[], bool]
+
+
+class ExitCode(IntEnum):
+    """What a worker's exit code means. A negative code is the signal that killed it."""
+
+    COMPLETE = 0
+    FAILED = 1
+    STOPPED = 3
+    LOCKED = 4
+
+
+def run(folder: Path, slot: Slot) -> int:
+    """Work as a process of one's own: bound to its slot and its dispatcher, printing into the folder's log."""
+    should_stop = process.stop_on_sigterm()
+    process.die_with_dispatcher()
+    process.take_slot(slot)
+    process.write_to_log(TrialFolder(folder).log)
+    process.offer_to_oom_killer()
+    return work(folder, slot, should_stop)
+
+
+def work(folder: Path, slot: Slot, should_stop: ShouldStop) -> ExitCode:
+    """Try the trial in ``folder`` once, or go on with it; whatever goes wrong becomes the trial's result.
+
+    should_stop: asked after every epoch; True ends the attempt with a checkpoint.
+    """
+    trial = TrialFolder(folder)
+    lock = FileLock(trial.lock, thread_local=False)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return ExitCode.LOCKED
+    with lock:
+        result = trial.result()
+        if result is None:
+            return _attempt(trial, slot, should_stop)
+        return ExitCode.FAILED if result.state is TrialState.FAILED else ExitCode.COMPLETE
+
+
+def is_worked_on(trial: TrialFolder) -> bool:
+    """Whether a process works in the folder, such as one that has not noticed yet that its dispatcher died."""
+    if not trial.lock.exists():
+        return False
+    lock = FileLock(trial.lock, thread_local=False)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def _attempt(trial: TrialFolder, slot: Slot, should_stop: ShouldStop) -> ExitCode:
+    started = Event(kind="attempt_started", time_s=time.time(), attempt=trial.attempt().number, facts=_machine_facts(slot))
+    trial.append(started)
+    print(f"--- attempt {started.attempt} on {slot.name}, process {os.getpid()}", flush=True)
+    try:
+        if should_stop():
+            return _end_stopped(trial, started.attempt)
+        return _train(trial, slot, should_stop)
+    except Exception as error:  # a failed trial is a result, and the sweep goes on
+        _log_traceback(trial)
+        return _end_failed(trial, started.attempt, error)
+
+
+def _train(trial: TrialFolder, slot: Slot, should_stop: ShouldStop) -> ExitCode:
+    from trainers.data import open_dataset, split_dataset
+    from trainers.train import Continue, train
+
+    spec, attempt = trial.spec(), trial.attempt()
+    data = split_dataset(open_dataset(Path(attempt.data_folder)), spec.data, spec.fold)
+
+    def on_epoch(report: EpochReport) -> Continue:
+        event = Event(
+            kind="epoch",
+            time_s=time.time(),
+            attempt=attempt.number,
+            epoch=report.epoch,
+            metrics=report.metrics,
+            facts={"is_best": report.is_best},
+        )
+        trial.append(event)
+        return Continue.STOP if should_stop() else Continue.YES
+
+    trained = train(
+        spec.train,
+        data,
+        seed=spec.seed,
+        folder=trial.path,
+        num_threads=slot.num_threads,
+        device=slot.device,
+        on_epoch=on_epoch,
+    )
+    if trained.stopped:
+        return _end_stopped(trial, attempt.number)
+    _write_predictions(trial, trained, data)
+    return _end_complete(trial, spec, attempt, trained, scored_fingerprint=data.scored_fingerprint)
+
+
+def _write_predictions(trial: TrialFolder, trained: Trained, data: SplitData) -> None:
+    """Everything that is known of each validation image: confusions, probabilities, some pictures."""
+    import numpy as np
+
+    from orchestrator.ensemble.store import write_predictions
+    from orchestrator.pictures import draw_samples, pick_evenly, write_png
+
+    indices = data.split.val
+    if trained.confusions is not None:
+        scratch = trial.confusions.with_name(f".{trial.confusions.name}.{os.getpid()}")
+        with open(scratch, "wb") as file:
+            np.savez_compressed(
+                file, confusions=trained.confusions.astype(np.int32), ignore_classes=np.array(data.ignore_classes, np.int32)
+            )
+        os.replace(scratch, trial.confusions)
+    if trained.predictions is not None:
+        labels = np.asarray(data.data.masks[indices])
+        write_predictions(
+            trial.path,
+            trained.predictions,
+            labels,
+            ignore_classes=data.ignore_classes,
+            scored_fingerprint=data.scored_fingerprint,
+        )
+        some = pick_evenly(len(indices), NUM_SAMPLES)
+        predicted = trained.predictions[some].argmax(axis=1).astype(np.uint8)
+        images = np.asarray(data.data.images[indices[some]])
+        write_png(trial.samples, draw_samples(images, labels[some], predicted, num_classes=data.data.num_classes))
+
+
+def _end_complete(
+    trial: TrialFolder, spec: TrialSpec, attempt: Attempt, trained: Trained, *, scored_fingerprint: str
+) -> ExitCode:
+    ended_s = time.time()
+    result = TrialResult(
+        key=spec.key,
+        state=TrialState.COMPLETE,
+        metrics=trained.metrics,
+        best_epoch=trained.best_epoch,
+        epochs_run=trained.epochs_run,
+        scored_fingerprint=scored_fingerprint,
+        attempt=attempt.number,
+        started_s=first_start_s(trial, default=ended_s),
+        ended_s=ended_s,
+        facts={**trained.facts, **_library_versions()},
+    )
+    trial.append(Event(kind="attempt_ended", time_s=ended_s, attempt=attempt.number, state=TrialState.COMPLETE))
+    trial.write_result(result)
+    return ExitCode.COMPLETE
+
+
+def _end_stopped(trial: TrialFolder, attempt: int) -> ExitCode:
+    trial.append(Event(kind="attempt_ended", time_s=time.time(), attempt=attempt, state=TrialState.WAITING, reason="stopped"))
+    return ExitCode.STOPPED
+
+
+def _end_failed(trial: TrialFolder, attempt: int, error: Exception) -> ExitCode:
+    first_line = str(error).strip().partition("\n")[0]
+    fail(trial, attempt, f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__)
+    return ExitCode.FAILED
+
+
+def fail(trial: TrialFolder, attempt: int, reason: str) -> TrialResult:
+    """Make ``reason`` the trial's result, with the end of its log."""
+    now = time.time()
+    epochs = [event.epoch for event in trial.events()[0] if event.epoch is not None]
+    result = TrialResult(
+        key=trial.spec().key,
+        state=TrialState.FAILED,
+        epochs_run=max(epochs, default=0),
+        attempt=attempt,
+        started_s=first_start_s(trial, default=now),
+        ended_s=now,
+        reason=reason,
+        log_tail=trial.log_tail(),
+    )
+    trial.append(Event(kind="attempt_ended", time_s=now, attempt=attempt, state=TrialState.FAILED, reason=reason))
+    trial.write_result(result)
+    return result
+
+
+def first_start_s(trial: TrialFolder, *, default: float) -> float:
+    """Unix time at which the first attempt started."""
+    return min((event.time_s for event in trial.events()[0] if event.kind == "attempt_started"), default=default)
+
+
+def _log_traceback(trial: TrialFolder) -> None:
+    """The traceback goes to the log; a process of its own prints there anyway, a thread does not."""
+    with open(trial.log, "a", encoding="utf-8", errors="backslashreplace") as log:
+        traceback.print_exc(file=log)
+
+
+def _machine_facts(slot: Slot) -> dict[str, Any]:
+    return {"host": socket.gethostname(), "pid": os.getpid(), "slot": slot.name, "num_threads": slot.num_threads}
+
+
+def _library_versions() -> dict[str, str]:
+    """Versions as ``version/<library>``; of those that are installed under that name."""
+    versions = {"version/python": platform.python_version(), "platform": sys.platform}
+    for name in LIBRARIES:
+        try:
+            versions[f"version/{name}"] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # OpenCV comes under several names
+    return versions

@@ -1,0 +1,115 @@
+"""The honest figure of an ensemble, and the library entry that everybody can call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from orchestrator.ensemble import select_ensemble
+from orchestrator.errors import EnsembleError
+
+NUM_IMAGES = 30
+
+
+def make_candidates(seed: int, *, signal: float, num_candidates: int = 6) -> tuple[list[np.ndarray], np.ndarray]:
+    """Candidates with independent noise: (N, 3, 8, 8) uint8 each, and labels (N, 8, 8)."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 3, (NUM_IMAGES, 8, 8)).astype(np.uint8)
+    truth = np.stack([labels == c for c in range(3)], axis=1)
+    return [
+        (truth * signal + random.uniform(0, 255 - signal, truth.shape)).astype(np.uint8) for _ in range(num_candidates)
+    ], labels
+
+
+def test_independent_errors_give_a_gain_with_evidence() -> None:
+    """Where models err apart from each other the interval of the gain lies above 0, and the figures are in their order."""
+    result = select_ensemble(*make_candidates(0, signal=80), k=4)
+    assert len(result.members) > 1
+    assert result.gain.low > 0
+    assert result.ci95[0] < result.miou < result.ci95[1]
+    assert sum(result.weights) == pytest.approx(1)
+
+
+def test_pure_noise_gives_no_evidence() -> None:
+    """Candidates that know nothing gain in sample, and the cross-fitted interval holds 0; people are told."""
+    result = select_ensemble(*make_candidates(1, signal=0, num_candidates=12), k=4)
+    assert result.miou_in_sample > result.miou
+    assert not result.gain.has_evidence
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115  rich writes a copy nobody needs
+    console.print(result.render())
+    console.file.close()
+    assert "no evidence of a gain" in console.export_text()
+
+
+def test_order_of_candidates_changes_nothing() -> None:
+    """With keys, the same members, weights and figures come out of any order."""
+    predictions, labels = make_candidates(2, signal=40)
+    keys = [f"k{i}" for i in range(6)]
+    shuffled = [3, 1, 5, 0, 2, 4]
+    first = select_ensemble(predictions, labels, keys=keys)
+    assert select_ensemble([predictions[i] for i in shuffled], labels, keys=[keys[i] for i in shuffled]) == first
+
+
+def test_one_candidate_is_its_own_ensemble() -> None:
+    """With a single candidate the gain is exactly 0."""
+    predictions, labels = make_candidates(3, signal=60, num_candidates=1)
+    result = select_ensemble(predictions, labels)
+    assert (result.members, result.gain.value, result.miou) == (("0",), 0.0, result.miou_in_sample)
+
+
+def test_groups_are_never_split() -> None:
+    """With two groups, each is judged by what was chosen on the other alone."""
+    predictions, labels = make_candidates(4, signal=40)
+    groups = np.arange(NUM_IMAGES) // 15
+    halves = [np.flatnonzero(groups == g) for g in (0, 1)]
+    best = [select_ensemble([p[half] for p in predictions], labels[half], k=1).members[0] for half in halves]
+    joined = [predictions[int(best[1 - g])][halves[g]] for g in (0, 1)]
+    alone = select_ensemble([np.concatenate(joined)], np.concatenate([labels[half] for half in halves]), k=1)
+    assert select_ensemble(predictions, labels, k=1, groups=groups).miou == pytest.approx(alone.miou_in_sample)
+
+
+def test_files_are_read_as_arrays_are(tmp_path: Path) -> None:
+    """Paths of .npy files give what the arrays give."""
+    predictions, labels = make_candidates(5, signal=40)
+    paths = [tmp_path / f"{i}.npy" for i in range(len(predictions))]
+    for path, array in zip(paths, predictions, strict=True):
+        np.save(path, array)
+    assert select_ensemble(paths, labels) == select_ensemble(predictions, labels)
+
+
+def test_the_json_has_the_documented_fields() -> None:
+    """Members, weights, both figures, both intervals, trajectory and run."""
+    document = select_ensemble(*make_candidates(6, signal=40), k=2).to_json()
+    assert list(document) == ["members", "weights", "miou_in_sample", "miou", "ci95", "gain_over_best_single", "gain_ci95",
+                              "trajectory", "run_id"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"k": 0}, "k is 0"),
+        ({"k": 9, "exactly": True}, "only 6 distinct"),
+        ({"keys": ["a"]}, "1 keys for 6"),
+        ({"groups": np.zeros(NUM_IMAGES, np.int64)}, "at least 2"),
+    ],
+)
+def test_impossible_requests_are_refused(options: dict, message: str) -> None:
+    """Each with what was found."""
+    with pytest.raises(EnsembleError, match=message):
+        select_ensemble(*make_candidates(7, signal=40), **options)
+
+
+def test_floats_are_stored_as_the_trainer_stores_them() -> None:
+    """Probabilities as floats give what their uint8 form gives."""
+    predictions, labels = make_candidates(9, signal=40)
+    assert select_ensemble([p.astype(np.float32) / 255 for p in predictions], labels) == select_ensemble(predictions, labels)
+
+
+def test_logits_are_refused() -> None:
+    """Floats outside 0..1 are no probabilities."""
+    predictions, labels = make_candidates(8, signal=40)
+    with pytest.raises(EnsembleError, match="softmax"):
+        select_ensemble([p.astype(np.float32) for p in predictions], labels)

@@ -1,0 +1,138 @@
+"""What every launcher promises to the dispatcher, asked of each of them with a real training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import LaunchError
+from orchestrator.launchers.base import Job, JobExit, Launcher
+from orchestrator.launchers.inline import InlineLauncher
+from orchestrator.launchers.local import LocalLauncher
+from orchestrator.launchers.slots import Slot
+from orchestrator.trial import TrialFolder, TrialState
+from orchestrator.worker import ExitCode
+
+FOR_EVER = 10_000
+"""Epochs of a trial that is to be running when something happens to it."""
+
+
+@pytest.fixture(params=["local", "inline"])
+def launcher(
+    request: pytest.FixtureRequest, local_launcher: LocalLauncher, cpu_slots: tuple[Slot, ...], tmp_path: Path
+) -> Iterator[Launcher]:
+    """Each launcher in turn, idle before and after the test."""
+    launcher: Launcher = local_launcher if request.param == "local" else InlineLauncher(cpu_slots[0], locks=tmp_path / "slots")
+    yield launcher
+    launcher.close()
+
+
+@pytest.fixture
+def num_slots(launcher: Launcher) -> int:
+    """How many the launcher has, none of them taken."""
+    return launcher.free_slots()
+
+
+def wait_for_exit(job: Job, timeout_s: float = 120) -> JobExit:
+    """Poll until the job has ended."""
+    deadline_s = time.monotonic() + timeout_s
+    while (exit := job.poll()) is None:
+        assert time.monotonic() < deadline_s, "the job did not end"
+        time.sleep(0.005)
+    return exit
+
+
+def wait_for_epoch(trial: TrialFolder, job: Job, timeout_s: float = 120) -> None:
+    """Wait until the trial has reported an epoch."""
+    deadline_s = time.monotonic() + timeout_s
+    while not any(event.kind == "epoch" for event in trial.events()[0]):
+        assert job.poll() is None, trial.log_tail()
+        assert time.monotonic() < deadline_s, "the job did not come to its first epoch"
+        time.sleep(0.005)
+
+
+def test_a_trial_is_trained(launcher: Launcher, make_trial: Callable[..., TrialFolder], tmp_path: Path) -> None:
+    """Its result lies in the folder, whatever the folder's name, and the exit stays what it was."""
+    trial = make_trial(tmp_path / "mit leerzeichen, 'ü' und жук %20")
+    job = launcher.launch(trial.path)
+    assert wait_for_exit(job) == JobExit(ExitCode.COMPLETE) == job.poll()
+    result = trial.result()
+    assert result is not None
+    assert (result.state, result.epochs_run) == (TrialState.COMPLETE, 1)
+    job.stop()
+    job.stop(force=True)
+    assert job.poll() == JobExit(ExitCode.COMPLETE)
+
+
+def test_a_slot_belongs_to_one_attempt(
+    launcher: Launcher, num_slots: int, make_trial: Callable[..., TrialFolder], tmp_path: Path
+) -> None:
+    """It is taken from launch to exit; without a free one nothing is launched."""
+    jobs = [launcher.launch(make_trial(tmp_path / str(index), epochs=FOR_EVER).path) for index in range(num_slots)]
+    assert launcher.free_slots() == 0
+    with pytest.raises(LaunchError, match="no slot is free"):
+        launcher.launch(make_trial(tmp_path / "one too many").path)
+    for job in jobs:
+        job.stop(force=True)
+        assert wait_for_exit(job) == JobExit(-9)
+    assert launcher.free_slots() == num_slots
+
+
+def test_a_stopped_attempt_can_be_gone_on_with(
+    launcher: Launcher, make_trial: Callable[..., TrialFolder], tmp_path: Path
+) -> None:
+    """It ends after the running epoch with a checkpoint, and the next attempt begins with the epoch after."""
+    trial = make_trial(tmp_path / "trial", epochs=FOR_EVER)
+    for _ in range(2):
+        job = launcher.launch(trial.path)
+        seen = len(trial.events()[0])
+        while len(trial.events()[0]) < seen + 2:
+            assert job.poll() is None, trial.log_tail()
+            time.sleep(0.005)
+        job.stop()
+        assert wait_for_exit(job) == JobExit(ExitCode.STOPPED)
+        assert trial.result() is None
+        assert (trial.path / "last.pt").exists()
+    epochs = [event.epoch for event in trial.events()[0] if event.kind == "epoch"]
+    assert epochs == list(range(1, len(epochs) + 1))
+
+
+def test_a_failure_is_a_result(launcher: Launcher, make_trial: Callable[..., TrialFolder], tmp_path: Path) -> None:
+    """What cannot be built is named in one line, the traceback is in the log, and the slot is free."""
+    trial = make_trial(tmp_path / "trial", arch_options={"no_such_option": 1})
+    assert wait_for_exit(launcher.launch(trial.path)) == JobExit(ExitCode.FAILED)
+    result = trial.result()
+    assert result is not None
+    assert result.state is TrialState.FAILED
+    assert result.reason is not None
+    assert result.reason.startswith("ConfigError: ")
+    assert "\n" not in result.reason
+    assert "Traceback" in trial.log.read_text()
+    assert result.log_tail is not None
+    assert "ConfigError" in result.log_tail
+
+
+def test_a_folder_in_use_is_left_alone(launcher: Launcher, make_trial: Callable[..., TrialFolder], tmp_path: Path) -> None:
+    """A second attempt at the same folder ends at once and changes nothing."""
+    from filelock import FileLock
+
+    trial = make_trial(tmp_path / "trial")
+    with FileLock(trial.lock):
+        assert wait_for_exit(launcher.launch(trial.path)) == JobExit(ExitCode.LOCKED)
+    assert trial.events()[0] == []
+
+
+def test_close_kills_what_runs(
+    launcher: Launcher, num_slots: int, make_trial: Callable[..., TrialFolder], tmp_path: Path
+) -> None:
+    """Afterwards the job has ended, without a result, and every slot is free."""
+    trial = make_trial(tmp_path / "trial", epochs=FOR_EVER)
+    job = launcher.launch(trial.path)
+    wait_for_epoch(trial, job)
+    launcher.close()
+    assert job.poll() == JobExit(-9)
+    assert trial.result() is None
+    assert launcher.free_slots() == num_slots

@@ -1,0 +1,162 @@
+"""The local launcher: fresh processes that are confined to their slot and that nothing can orphan."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from orchestrator.launchers.base import JobExit
+from orchestrator.launchers.local import LocalLauncher
+from orchestrator.launchers.slots import Slot
+from orchestrator.trial import Event, TrialFolder
+
+DISPATCHER = """
+import sys, time
+from pathlib import Path
+from orchestrator.launchers.local import LocalLauncher
+from orchestrator.launchers.slots import Slot
+
+launcher = LocalLauncher([Slot("cpu-0", "", 1), Slot("cpu-1", "", 1)], locks=Path(sys.argv[1]))
+jobs = [launcher.launch(Path(folder)) for folder in sys.argv[2:]]
+while True:
+    time.sleep(60)
+"""
+
+
+def wait_for_event(trial: TrialFolder, kind: str, timeout_s: float = 120) -> Event:
+    """The first event of its kind."""
+    deadline_s = time.monotonic() + timeout_s
+    while not (found := [event for event in trial.events()[0] if event.kind == kind]):
+        assert time.monotonic() < deadline_s, trial.log_tail()
+        time.sleep(0.01)
+    return found[0]
+
+
+def wait_until(is_so: Callable[[], bool], timeout_s: float) -> bool:
+    """Whether it came to be so in time."""
+    deadline_s = time.monotonic() + timeout_s
+    while not is_so():
+        if time.monotonic() > deadline_s:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def is_gone(process: psutil.Process) -> bool:
+    """Ended, or a zombie that only its parent has to look at."""
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def test_the_dispatcher_imports_nothing_heavy(cpu_slots: tuple[Slot, ...], tmp_path: Path) -> None:
+    """The launcher itself loads no torch; what is preloaded is the forkserver's."""
+    code = "import sys, orchestrator.launchers.local, orchestrator.dispatcher; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "numpy", "cv2", "mlflow", "optuna"} & set(loaded)
+
+
+def test_a_worker_finds_everything_loaded_and_cuda_untouched() -> None:
+    """What a worker needs is preloaded, no server's library with it, and the CUDA runtime has not been started."""
+    code = """if True:
+        import multiprocessing.forkserver, sys
+        main = multiprocessing.forkserver.main  # as in the forkserver, whose code begins so
+        import orchestrator.preload
+        import torch
+        heavy = {"torch", "torchvision", "segmentation_models_pytorch", "albumentations", "trainers.train", "orchestrator.worker"}
+        print(heavy - set(sys.modules), {"mlflow", "optuna"} & set(sys.modules), torch.cuda.is_initialized())
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["set()", "set()", "False"]
+
+
+def test_a_killed_worker_frees_its_slot(
+    local_launcher: LocalLauncher, make_trial: Callable[..., TrialFolder], tmp_path: Path
+) -> None:
+    """Signals that come from outside are told as such; its lock file stays behind and keeps nobody out."""
+    trial = make_trial(tmp_path / "trial", epochs=10_000)
+    for _ in range(2):
+        seen = len(trial.events()[0])
+        job = local_launcher.launch(trial.path)
+        assert wait_until(lambda seen=seen: len(trial.events()[0]) > seen + 1, 120)
+        pid = trial.events()[0][seen].facts["pid"]
+        os.kill(pid, signal.SIGKILL)
+        assert wait_until(lambda job=job: job.poll() is not None, 5)
+        assert job.poll() == JobExit(-9)
+        assert trial.lock.exists()
+        assert local_launcher.free_slots() == 2
+
+
+def test_ctrl_c_is_the_dispatchers(local_launcher: LocalLauncher, make_trial: Callable[..., TrialFolder], tmp_path: Path) -> None:
+    """A worker ignores SIGINT, and stands in no process group that a terminal would send it to."""
+    trial = make_trial(tmp_path / "trial", epochs=10_000)
+    job = local_launcher.launch(trial.path)
+    pid = wait_for_event(trial, "attempt_started").facts["pid"]
+    os.kill(pid, signal.SIGINT)
+    wait_for_event(trial, "epoch")
+    assert job.poll() is None
+    assert os.getpgid(pid) != os.getpgid(0)
+    job.stop(force=True)
+    assert wait_until(lambda: job.poll() is not None, 5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whom", ["dispatcher", "group", "forkserver"])
+def test_no_worker_outlives_its_dispatcher(whom: str, make_trial: Callable[..., TrialFolder], tmp_path: Path) -> None:
+    """After kill -9 of the dispatcher, of its whole process group, or of the forkserver: all workers are gone in 2 s."""
+    trials = [make_trial(tmp_path / str(index), epochs=10_000, seed=index) for index in range(2)]
+    command = [sys.executable, "-c", DISPATCHER, str(tmp_path / "slots"), *(str(trial.path) for trial in trials)]
+    dispatcher = subprocess.Popen(command, start_new_session=True)
+    try:
+        workers = [psutil.Process(wait_for_event(trial, "epoch") and _pid_of(trial)) for trial in trials]
+        forkserver = workers[0].parent()
+        assert forkserver is not None
+        assert forkserver.pid != dispatcher.pid
+        if whom == "group":
+            os.killpg(dispatcher.pid, signal.SIGKILL)
+        else:
+            os.kill(dispatcher.pid if whom == "dispatcher" else forkserver.pid, signal.SIGKILL)
+        assert wait_until(lambda: all(is_gone(worker) for worker in workers), 2)
+        assert wait_until(lambda: is_gone(forkserver), 2)
+    finally:
+        dispatcher.kill()
+        dispatcher.wait()
+
+
+@pytest.mark.slow
+def test_a_dead_forkserver_is_started_again(
+    cpu_slots: tuple[Slot, ...], make_trial: Callable[..., TrialFolder], tmp_path: Path
+) -> None:
+    """Its workers count as killed, and the next launch works."""
+    code = DISPATCHER.replace(
+        "while True:\n    time.sleep(60)",
+        """
+import os, psutil, signal
+[job] = jobs
+while not (job.folder / "last.pt").parent.joinpath("progress.jsonl").exists():
+    time.sleep(0.01)
+os.kill(psutil.Process(job._process.pid).ppid(), signal.SIGKILL)
+while job.poll() is None:
+    time.sleep(0.01)
+print(job.poll().code)
+job = launcher.launch(job.folder)
+while job.poll() is None:
+    time.sleep(0.01)
+print(job.poll().code)
+""",
+    )
+    trial = make_trial(tmp_path / "trial", epochs=2)
+    command = [sys.executable, "-c", code, str(tmp_path / "slots"), str(trial.path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["-9", "0"]
+
+
+def _pid_of(trial: TrialFolder) -> int:
+    pid: int = wait_for_event(trial, "attempt_started").facts["pid"]
+    return pid

@@ -1,0 +1,114 @@
+"""Slots: which there are, and that each has one owner on the whole machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.errors import LaunchError
+from orchestrator.launchers.slots import Gpu, Slot, SlotTable, count_cores, find_gpus, find_slots
+
+LISTING = "0, GPU-aaaa, 81559\n1, GPU-bbbb, 24564\n2, GPU-cccc, [N/A]\n"
+A, B, C = Gpu("GPU-aaaa", 81559), Gpu("GPU-bbbb", 24564), Gpu("GPU-cccc", None)
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        (None, (A, B, C)),
+        ("", ()),
+        ("-1", ()),
+        ("2,0", (C, A)),
+        ("GPU-bb", (B,)),
+        ("MIG-1234", (Gpu("MIG-1234", None),)),
+    ],
+)
+def test_cuda_visible_devices_decides(visible: str | None, expected: tuple[Gpu, ...]) -> None:
+    """By index, by the beginning of a UUID, as parts of a GPU; set to nothing it hides all."""
+    environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    assert find_gpus(environment, list_gpus=lambda: LISTING) == expected
+
+
+def test_a_gpu_that_is_not_there_is_named() -> None:
+    """The message says which GPUs there are."""
+    with pytest.raises(LaunchError, match=r"names '7'\. Found here: 0, 1, 2"):
+        find_gpus({"CUDA_VISIBLE_DEVICES": "7"}, list_gpus=lambda: LISTING)
+
+
+def put_nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Put a program of that name first on the path."""
+    program = folder / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+
+def test_gpus_are_asked_of_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through nvidia-smi, so that this process never touches CUDA; a slot a GPU, the cores divided."""
+    put_nvidia_smi(tmp_path, monkeypatch, f"printf '{LISTING}'".replace("\n", "\\n"))
+    slots = find_slots(environment={})
+    threads = max(1, count_cores() // 3)
+    assert slots[1] == Slot("GPU-bbbb-0", "GPU-bbbb", threads, 24564)
+    assert [slot.device for slot in slots] == ["cuda"] * 3
+
+
+def test_a_broken_driver_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training on the CPU without a word would cost days."""
+    put_nvidia_smi(tmp_path, monkeypatch, "echo Driver/library version mismatch; exit 18")
+    with pytest.raises(LaunchError, match="version mismatch"):
+        find_slots(environment={})
+
+
+@given(num_slots=st.integers(1, 12), num_gpus=st.integers(1, 4))
+def test_gpus_are_dealt_out_evenly(num_slots: int, num_gpus: int) -> None:
+    """So many slots as asked for, each with a name of its own, no GPU with two more than another."""
+    gpus = find_gpus({}, list_gpus=lambda: "".join(f"{index}, GPU-{index}, 100\n" for index in range(num_gpus)))
+    assert len(gpus) == num_gpus
+    listing = {"CUDA_VISIBLE_DEVICES": ",".join(f"MIG-{index}" for index in range(num_gpus))}
+    slots = [slot for slot in _slots_of(listing, num_slots)]
+    shares = [sum(slot.visible_devices == f"MIG-{index}" for slot in slots) for index in range(num_gpus)]
+    assert len({slot.name for slot in slots}) == num_slots
+    assert max(shares) - min(shares) <= 1
+
+
+def _slots_of(environment: dict[str, str], num_slots: int) -> tuple[Slot, ...]:
+    return find_slots(num_slots, environment=environment, list_gpus=lambda: LISTING)
+
+
+def test_the_cpu_is_divided() -> None:
+    """Without a GPU, the slots together have no more threads than there are cores, and each has one."""
+    hidden = {"CUDA_VISIBLE_DEVICES": ""}
+    slots = find_slots(environment=hidden)
+    assert 1 <= len(slots) <= count_cores()
+    assert sum(slot.num_threads for slot in slots) <= count_cores()
+    assert find_slots(100 * count_cores(), environment=hidden)[0].num_threads == 1
+
+
+def test_two_tables_never_share_a_slot(tmp_path: Path, cpu_slots: tuple[Slot, ...]) -> None:
+    """Two dispatchers on one machine see each other's slots as taken."""
+    one, two = SlotTable(cpu_slots, tmp_path), SlotTable(cpu_slots, tmp_path)
+    first, second = one.take(), two.take()
+    assert first is not None
+    assert second is not None
+    assert {first.slot, second.slot} == set(cpu_slots)
+    assert (one.take(), two.take(), one.count_free()) == (None, None, 0)
+    first.give_back()
+    first.give_back()
+    assert two.count_free() == 1
+
+
+def test_a_slot_is_held_until_its_last_holder_lets_go(tmp_path: Path, cpu_slots: tuple[Slot, ...]) -> None:
+    """A worker's copy of the lock keeps the slot after the dispatcher has gone."""
+    table = SlotTable(cpu_slots[:1], tmp_path)
+    held = table.take()
+    assert held is not None
+    assert held._descriptor is not None
+    copy_of_worker = os.dup(held._descriptor)
+    held.give_back()
+    assert table.count_free() == 0
+    os.close(copy_of_worker)
+    assert table.count_free() == 1

@@ -1,0 +1,71 @@
+"""The home: where things lie, and who is alive in it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from orchestrator.home import Home
+
+ENTER_AND_STAY = """
+import sys, time
+from pathlib import Path
+from orchestrator.home import Home
+owner = Home(Path(sys.argv[1])).become_owner()
+print(owner.name, flush=True)
+time.sleep(60)
+"""
+
+
+def test_environment_decides(tmp_path: Path) -> None:
+    """Folder and servers come from the environment; without it everything lies in ./mlruns."""
+    plain = Home.from_environment({})
+    assert plain.root == Path.cwd() / "mlruns"
+    assert plain.ledger_url == f"sqlite:///{plain.root}/ledger.db"
+    assert (plain.optuna_url, plain.mlflow_uri) == (None, f"sqlite:///{plain.root}/mlflow.db")
+    set_up = Home.from_environment(
+        {"ORCHESTRATE_HOME": str(tmp_path), "ORCHESTRATE_STORAGE": "postgresql://db/x", "MLFLOW_TRACKING_URI": "http://server"}
+    )
+    assert (set_up.trials, set_up.ledger_url) == (tmp_path / "trials", "postgresql://db/x")
+    assert (set_up.optuna_url, set_up.mlflow_uri) == ("postgresql://db/x", "http://server")
+
+
+def test_an_owner_lives_until_it_closes(tmp_path: Path) -> None:
+    """Two owners of one process are two; each is dead once closed, and leaves no file."""
+    home = Home(tmp_path)
+    with home.become_owner() as one, home.become_owner() as two:
+        assert one.name != two.name
+        assert not home.is_dead(one.name)
+        one.close()
+        assert not home.is_dead(two.name)
+    assert list(home.locks.iterdir()) == []
+
+
+def test_a_killed_owner_is_dead(tmp_path: Path) -> None:
+    """However a process ends, its claims can be told from those of the living at once."""
+    home = Home(tmp_path)
+    process = subprocess.Popen([sys.executable, "-c", ENTER_AND_STAY, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    name = process.stdout.readline().strip()
+    assert not home.is_dead(name)
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert home.is_dead(name)
+    assert home.is_dead(name)
+
+
+def test_of_another_machine_only_leases_tell(tmp_path: Path) -> None:
+    """An owner elsewhere is never called dead here."""
+    assert not Home(tmp_path).is_dead("another-machine:1:1")
+
+
+def test_an_owner_of_another_home_is_judged_by_its_process(tmp_path: Path) -> None:
+    """Two homes of one machine may share a database; a process number used again is nobody's life."""
+    home, host = Home(tmp_path), socket.gethostname()
+    now_ms = 10**15
+    assert not home.is_dead(f"{host}:{os.getpid()}:{now_ms}")
+    assert home.is_dead(f"{host}:{os.getpid()}:1000")

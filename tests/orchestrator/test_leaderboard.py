@@ -1,0 +1,96 @@
+"""Ranking: intervals, ties, seeds, what cannot be compared and what failed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+from rich.console import Console
+
+from orchestrator.leaderboard import Entry, Leaderboard, rank_trials
+
+
+def make_entry(key: str, accuracy: float, *, fingerprint: str = "fp", configuration: str | None = None) -> Entry:
+    """A finished trial of two classes, about ``accuracy`` of the pixels right on each of 30 images."""
+    random = np.random.default_rng(0)
+    rows = [[accuracy if t == p else 1 - accuracy for p in range(2)] for t in range(2)]
+    confusions = np.stack([[random.multinomial(200, row) for row in rows] for _ in range(30)])
+    return Entry(
+        key=key, name=f"trial {key}", configuration=configuration or key, state="COMPLETE", run_id=f"run-{key}", attempts=1,
+        config={"seed": 0}, metrics={"val/miou": accuracy, "val/iou/void": float("nan")}, scored_fingerprint=fingerprint,
+        confusions=confusions,
+    )  # fmt: skip
+
+
+def show(board: Leaderboard) -> str:
+    """What a person sees."""
+    console = Console(width=160)
+    with console.capture() as captured:
+        console.print(board.render())
+    return captured.get()
+
+
+def test_better_trials_come_first_with_intervals() -> None:
+    """Ranks from 1, each mIoU inside its interval."""
+    board = rank_trials([make_entry("a", 0.6), make_entry("b", 0.9), make_entry("c", 0.7)])
+    assert [(row.rank, row.entry.key) for row in board.rows] == [(1, "b"), (2, "c"), (3, "a")]
+    assert all(row.ci95 is not None and row.ci95[0] < row.miou < row.ci95[1] for row in board.rows)
+
+
+def test_ties_are_those_the_images_cannot_tell_from_the_best() -> None:
+    """An equal is tied with the best, a clearly worse one is not."""
+    board = rank_trials([make_entry("a", 0.9), make_entry("b", 0.9), make_entry("c", 0.6)])
+    assert [(row.entry.key, row.is_tied) for row in board.rows] == [("a", True), ("b", True), ("c", False)]
+    assert "not told apart" in show(board)
+
+
+def test_seeds_of_a_configuration_share_their_mean() -> None:
+    """The mean over trials of one configuration stands on each of them."""
+    board = rank_trials([make_entry("a", 0.6, configuration="x"), make_entry("b", 0.9, configuration="x")])
+    first, second = board.rows
+    assert first.configuration_miou == second.configuration_miou == (first.miou + second.miou) / 2
+    assert first.configuration_trials == 2
+
+
+def test_trials_scored_on_other_images_are_ranked_apart() -> None:
+    """Each block has its own ranks, and the reader is warned."""
+    board = rank_trials([make_entry("a", 0.6), make_entry("b", 0.7), make_entry("c", 0.9, fingerprint="other")])
+    assert [(row.rank, row.entry.key) for row in board.rows] == [(1, "b"), (2, "a"), (1, "c")]
+    assert "cannot be compared" in show(board)
+
+
+def test_failed_trials_are_listed_with_their_reason() -> None:
+    """Not ranked, not lost."""
+    failed = replace(make_entry("a", 0.6), state="FAILED", reason="CUDA out of memory", confusions=None)
+    board = rank_trials([failed, make_entry("b", 0.7)])
+    assert [row.entry.key for row in board.rows] == ["b"]
+    assert "CUDA out of memory" in show(board)
+
+
+def test_json_is_strict_and_complete() -> None:
+    """The documented fields, in order of rank, without NaN."""
+    failed = replace(make_entry("z", 0.6), state="FAILED", reason="no", confusions=None)
+    document = json.loads(json.dumps(rank_trials([make_entry("a", 0.6), failed]).to_json(), allow_nan=False))
+    assert [row["rank"] for row in document] == [1, None]
+    assert {"key", "state", "config", "metrics", "run_id", "attempts", "rank", "miou", "ci95", "configuration"} <= set(
+        document[0]
+    )
+    assert document[1]["reason"] == "no"
+
+
+def test_top_keeps_the_first() -> None:
+    """Of three rows, two."""
+    board = rank_trials([make_entry("a", 0.6), make_entry("b", 0.9), make_entry("c", 0.7)])
+    assert [row.entry.key for row in board.top(2).rows] == ["b", "c"]
+
+
+def test_without_matrices_there_is_a_rank_but_no_interval() -> None:
+    """A trial whose matrices were not kept is ranked by its logged figure."""
+    (row,) = rank_trials([replace(make_entry("a", 0.6), confusions=None)]).rows
+    assert (row.miou, row.ci95) == (0.6, None)
+
+
+def test_an_empty_board_says_what_to_do() -> None:
+    """No table, a hint."""
+    assert "orchestrate sweep" in show(rank_trials([]))

@@ -1,0 +1,154 @@
+"""A real MLflow on SQLite, made once and copied; trial folders as a worker leaves them; a real server."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from orchestrator.tracking.connection import connect
+from orchestrator.tracking.place import Place
+from orchestrator.trial import Attempt, Event, TrialFolder, TrialResult, TrialSpec, TrialState
+from trainers.config import DataConfig, TrainConfig
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's tables take seconds to make: once."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    connect(Place(f"sqlite:///{folder}/mlflow.db", folder / "artifacts", folder / "trials", folder / "locks"))
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def place(empty_database: Path, tmp_path: Path) -> Place:
+    """This test's own home, in a folder with a space in its name."""
+    home = tmp_path / "a home"
+    home.mkdir()
+    shutil.copy(empty_database, home / "mlflow.db")
+    return Place(f"sqlite:///{home}/mlflow.db", home / "artifacts", home / "trials", home / "locks")
+
+
+class Worker:
+    """Writes trial folders as a training process does."""
+
+    def __init__(self, trials: Path) -> None:
+        self.trials = trials
+
+    def start(self, key: str = "k1", *, seed: int = 0, attempt: int = 1, time_s: float = 1000.0) -> TrialFolder:
+        spec = TrialSpec(
+            key=key, configuration="c1", name=f"trial {key}", train=TrainConfig(epochs=3), data=DataConfig(),
+            seed=seed, source_fingerprint="f" * 16,
+        )  # fmt: skip
+        folder = TrialFolder(self.trials / key)
+        folder.create(spec)
+        folder.write_attempt(Attempt(number=attempt, data_folder="/nowhere"))
+        folder.append(Event(kind="attempt_started", time_s=time_s, attempt=attempt, facts={"device": "cpu", "num_threads": 1}))
+        return folder
+
+    def epoch(self, folder: TrialFolder, epoch: int, miou: float, *, attempt: int = 1) -> None:
+        metrics = {"val/miou": miou, "val/iou/rock": miou / 2, "train/loss": 1.0 / epoch}
+        folder.append(Event(kind="epoch", time_s=1000.0 + epoch, attempt=attempt, epoch=epoch, metrics=metrics))
+
+    def finish(
+        self, folder: TrialFolder, *, state: TrialState = TrialState.COMPLETE, best: float = 0.5, epoch: int = 2
+    ) -> TrialResult:
+        folder.best_weights.write_bytes(b"weights")
+        folder.log.write_text("all went well\n")
+        np.savez(folder.confusions, confusions=np.ones((2, 3, 3), np.int32), ignore_classes=np.array([0]))
+        result = TrialResult(
+            key=folder.spec().key, state=state, metrics={"val/miou": best, "val/iou/rock": best / 2}, best_epoch=epoch,
+            epochs_run=3, scored_fingerprint="s" * 16, attempt=1, started_s=1000.0, ended_s=1010.0, facts={"num_parameters": 7},
+            reason=None if state is TrialState.COMPLETE else "RuntimeError: no",
+        )  # fmt: skip
+        folder.write_result(result)
+        return result
+
+    def train(self, key: str = "k1", *, best: float = 0.5) -> tuple[TrialFolder, TrialResult]:
+        folder = self.start(key)
+        for epoch, miou in enumerate((0.2, best, best - 0.1), start=1):
+            self.epoch(folder, epoch, miou)
+        return folder, self.finish(folder, best=best)
+
+
+@pytest.fixture
+def worker(place: Place) -> Worker:
+    """Works in this test's home."""
+    return Worker(place.trials)
+
+
+class Server:
+    """A real ``mlflow server`` on one port, that can be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [
+            sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1",
+            "--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db",
+            "--artifacts-destination", str(self.folder / "artifacts"),
+        ]  # fmt: skip
+        environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        log = open(self.folder / "server.log", "ab")  # noqa: SIM115  the process keeps it
+        self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+        log.close()
+        self._wait_until_up()
+
+    def kill(self) -> None:
+        if self._process is not None:
+            os.killpg(self._process.pid, 9)
+            self._process.wait()
+            self._process = None
+
+    def _wait_until_up(self) -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            try:
+                with urllib.request.urlopen(self.uri + "/health", timeout=5):
+                    return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.2)
+        raise RuntimeError((self.folder / "server.log").read_text()[-2000:])
+
+
+@pytest.fixture
+def server(empty_database: Path, tmp_path: Path) -> Iterator[Server]:
+    """Not started yet."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    shutil.copy(empty_database, folder / "mlflow.db")
+    server = Server(folder)
+    yield server
+    server.kill()
+
+
+Wait = Callable[[Callable[[], bool]], None]
+
+
+@pytest.fixture
+def wait() -> Wait:
+    """Wait until something is so, at most a minute."""
+
+    def until(is_so: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while not is_so():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    return until

@@ -1,0 +1,156 @@
+"""Reading back: rows, files, finished trials; leaderboard and ensemble out of a real MLflow."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+from orchestrator.ensemble.from_runs import best_ensemble
+from orchestrator.ensemble.store import write_predictions
+from orchestrator.errors import EnsembleError, TrackingError
+from orchestrator.leaderboard import load_leaderboard
+from orchestrator.tracking.connection import connect
+from orchestrator.tracking.page import make_url, open_page
+from orchestrator.tracking.place import Place, redact
+from orchestrator.tracking.recording import Recorder
+from orchestrator.tracking.runs import RunReader
+from trainers.metrics import confusion_per_image
+
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1
+
+LABELS = np.random.default_rng(0).integers(0, 3, (12, 8, 8)).astype(np.uint8)
+
+
+def record(place: Place, worker, key: str, *, seed: int, fingerprint: str = "s" * 16, sweep: str = "s") -> None:
+    """A finished trial with predictions, mirrored."""
+    random = np.random.default_rng(seed)
+    truth = np.stack([c == LABELS for c in range(3)], axis=1)
+    predictions = (truth * 60 + random.uniform(0, 190, truth.shape)).astype(np.uint8)
+    folder, _ = worker.train(key)
+    confusions = confusion_per_image(predictions.argmax(axis=1), LABELS, num_classes=3, ignore_classes=(0,))
+    np.savez(folder.confusions, confusions=confusions, ignore_classes=np.array([0]))
+    write_predictions(folder.path, predictions, LABELS, ignore_classes=(0,), scored_fingerprint=fingerprint)
+    Recorder(place).send(sweep, folder, ended=True)
+
+
+@pytest.fixture
+def reader(place: Place, worker) -> RunReader:
+    """Of a place with three finished trials in one sweep."""
+    for number in range(3):
+        record(place, worker, f"k{number}", seed=number)
+    return RunReader(place)
+
+
+def test_rows_tell_what_was_recorded(reader: RunReader) -> None:
+    """Keys, states and metrics of the sweep's runs."""
+    rows = reader.list_runs(["s"])
+    assert {(row.key, row.state, row.metrics["val/miou"]) for row in rows} == {(f"k{i}", "COMPLETE", 0.5) for i in range(3)}
+    assert reader.latest_sweep() == "s"
+
+
+def test_an_unknown_sweep_is_answered_with_the_known(reader: RunReader) -> None:
+    """The message lists what there is."""
+    with pytest.raises(TrackingError, match=r"no sweep nope\. Known: s\."):
+        reader.list_runs(["nope"])
+
+
+def test_finished_trials_are_found_by_their_keys(reader: RunReader, place: Place, worker) -> None:
+    """COMPLETE ones only; from any sweep."""
+    Recorder(place).send("other", worker.start("alive"), ended=False)
+    assert set(reader.find_finished(["k0", "k2", "alive", "never"])) == {"k0", "k2"}
+
+
+def test_files_come_from_the_folder_or_else_from_the_server(reader: RunReader, place: Place, tmp_path: Path) -> None:
+    """On the machine that trained it the trial's own file; elsewhere a copy, the same bytes."""
+    row = next(row for row in reader.list_runs(["s"]) if row.key == "k0")
+    local = reader.fetch(row, "predictions.zst", tmp_path / "cache")
+    assert local == place.trials / "k0" / "predictions.zst"
+    content = local.read_bytes()
+    shutil.rmtree(place.trials / "k0")
+    fetched = reader.fetch(row, "predictions.zst", tmp_path / "cache")
+    assert fetched.is_relative_to(tmp_path / "cache")
+    assert fetched.read_bytes() == content
+    with pytest.raises(TrackingError, match=r"nothing\.bin"):
+        reader.fetch(row, "nothing.bin", tmp_path / "cache")
+
+
+def test_the_leaderboard_ranks_the_runs(reader: RunReader, place: Place, tmp_path: Path) -> None:
+    """From the matrices, be the folders here or not."""
+    board = load_leaderboard(reader, ["s"], cache=tmp_path)
+    assert [row.rank for row in board.rows] == [1, 2, 3]
+    shutil.rmtree(place.trials)
+    assert load_leaderboard(reader, ["s"], cache=tmp_path).to_json() == board.to_json()
+
+
+def test_the_best_ensemble_is_a_run_of_the_sweep(reader: RunReader, place: Place, tmp_path: Path) -> None:
+    """Its members, figures and document are on the page, and asking again adds nothing."""
+    report = best_ensemble(reader, ["s"], cache=tmp_path, k=2)
+    assert set(report.members) <= {"k0", "k1", "k2"}
+    run = MlflowClient(tracking_uri=place.uri).get_run(report.run_id)
+    assert (run.data.tags["kind"], run.info.status, run.data.metrics["val/miou"]) == ("ensemble", "FINISHED", report.miou)
+    document = MlflowClient(tracking_uri=place.uri).download_artifacts(report.run_id, "ensemble.json", str(tmp_path))
+    assert json.loads(Path(document).read_text())["members"] == list(report.members)
+    assert best_ensemble(reader, ["s"], cache=tmp_path, k=2) == report
+    assert len(reader.list_runs(["s"])) == 3
+
+
+def test_what_was_scored_differently_is_never_combined(reader: RunReader, place: Place, worker, tmp_path: Path) -> None:
+    """The message names both fingerprints and who belongs to which."""
+    record(place, worker, "foreign", seed=9, fingerprint="t" * 16)
+    with pytest.raises(EnsembleError, match=r"ssss.*trial k0, trial k1, trial k2; tttt.*trial foreign"):
+        best_ensemble(reader, ["s"], cache=tmp_path)
+
+
+def test_a_sweep_without_finished_trials_is_refused(place: Place, worker, tmp_path: Path) -> None:
+    """Nothing to combine, said so."""
+    Recorder(place).send("s", worker.start(), ended=False)
+    with pytest.raises(EnsembleError, match="none of 1 trials is COMPLETE"):
+        best_ensemble(RunReader(place), ["s"], cache=tmp_path)
+
+
+def test_passwords_are_never_shown(tmp_path: Path) -> None:
+    """Neither in a place's name nor in an error about it."""
+    assert (
+        redact("http://me:secret@host:5000/x and postgresql://a:b@c/d") == "http://me:***@host:5000/x and postgresql://a:***@c/d"
+    )
+    place = Place("http://me:secret@127.0.0.1:9/", tmp_path, tmp_path, tmp_path)
+    with pytest.raises(TrackingError) as caught:
+        RunReader(place).list_runs(["s"])
+    assert "secret" not in str(caught.value)
+    assert "MLFLOW_TRACKING_URI" in str(caught.value)
+
+
+def test_a_file_that_is_no_database_is_told_with_its_name(tmp_path: Path) -> None:
+    """A damaged mlflow.db names itself."""
+    (tmp_path / "mlflow.db").write_text("this is not a database, however long it is" * 100)
+    with pytest.raises(TrackingError, match=r"mlflow\.db.*not a database"):
+        connect(Place(f"sqlite:///{tmp_path}/mlflow.db", tmp_path, tmp_path, tmp_path / "locks"))
+
+
+def test_the_page_is_sorted_by_the_figure_of_merit() -> None:
+    """Every field that the page insists on, val/miou descending."""
+    url = make_url("http://host:5000/", "7")
+    assert url.startswith(
+        "http://host:5000/#/experiments/7/runs?searchFilter=&orderByKey=metrics.%60val%2Fmiou%60&orderByAsc=false"
+    )
+    assert make_url("http://host:5000/", None) == "http://host:5000"
+
+
+@pytest.mark.slow
+def test_the_page_is_served_from_the_local_database(reader: RunReader, place: Place) -> None:
+    """A real server on the loopback shows the latest sweep's runs in the order that the address asks for."""
+    page = open_page(place, browse=False)
+    try:
+        base, _, _ = page.url.partition("/#/")
+        query = json.dumps({"experiment_ids": [reader.experiment_id("s")], "order_by": ["metrics.`val/miou` DESC"]}).encode()
+        request = urllib.request.Request(f"{base}/api/2.0/mlflow/runs/search", query, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            assert len(json.load(answer)["runs"]) == 3
+    finally:
+        page.close()

@@ -1,0 +1,26 @@
+"""Trial folder -> MLflow runs and back: the only package that imports mlflow.
+
+place.py        where the records are
+connection.py   a client for that place
+series.py       events of a trial -> what MLflow shows
+recording.py    one trial folder -> one run, idempotently
+sent.py         what has been sent already
+mirror.py       the queue and the thread between the dispatcher and a server that may be slow or dead
+runs.py         runs -> rows, files and finished trials; ensembles as runs
+page.py         MLflow's page as a leaderboard
+
+Importing ``place``, ``mirror`` or ``page`` does not import mlflow: it costs seconds, which the mirror spends in its thread.
+"""
+
+import os
+
+# Work at import, for once: mlflow reads these while it is imported, so they must be set before whoever imports it through us.
+for _name, _value in {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # standard output belongs to --json
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # its own retries would keep one call for minutes; the mirror retries itself
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}.items():
+    os.environ.setdefault(_name, _value)

@@ -1,0 +1,109 @@
+"""A client that can use the place where the records are, and the few calls that both writing and reading need."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import requests
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities import Experiment, Run
+from mlflow.exceptions import MlflowException
+
+from orchestrator.errors import TrackingError
+from orchestrator.tracking.place import Place, redact
+
+_PAGE = 1000
+
+
+def connect(place: Place) -> MlflowClient:
+    """A client of ``place`` that never touches MLflow's global state; a database gets its tables if it has none.
+
+    Raises:
+        TrackingError: it cannot be reached or used.
+    """
+    logging.getLogger("mlflow.store.db").setLevel(logging.WARNING)  # two lines about new tables, in the middle of a display
+    try:
+        client = MlflowClient(tracking_uri=place.uri, registry_uri=place.uri)
+        if place.is_database:
+            _create_tables(place, client)
+        return client
+    except Exception as error:  # until it is connected, each database's driver raises errors of its own
+        raise _explain(place, error) from error
+
+
+def find_experiment(client: MlflowClient, sweep: str) -> str | None:
+    """The id of the sweep's experiment."""
+    experiment = client.get_experiment_by_name(sweep)
+    return None if experiment is None else str(experiment.experiment_id)
+
+
+def ensure_experiment(client: MlflowClient, place: Place, sweep: str) -> str:
+    """The id of the sweep's experiment, made if need be; one that somebody deleted is brought back."""
+    experiment = client.get_experiment_by_name(sweep)
+    if experiment is None:
+        location = (place.artifacts / sweep).absolute().as_uri() if place.is_database else None
+        try:
+            return str(client.create_experiment(sweep, artifact_location=location, tags={"orchestrate": "sweep"}))
+        except MlflowException:
+            experiment = client.get_experiment_by_name(sweep)  # another dispatcher was faster
+            if experiment is None:
+                raise
+    if experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment.experiment_id)
+    return str(experiment.experiment_id)
+
+
+def all_experiments(client: MlflowClient) -> list[Experiment]:
+    """Every experiment that is not deleted, whoever made it."""
+    token: str | None = None
+    experiments: list[Experiment] = []
+    while True:
+        found = client.search_experiments(max_results=_PAGE, page_token=token)
+        experiments += found
+        if not (token := found.token):
+            return experiments
+
+
+def search_runs(client: MlflowClient, experiments: Sequence[str], query: str) -> list[Run]:
+    """Every run that fits, page by page."""
+    token: str | None = None
+    runs: list[Run] = []
+    while True:
+        found = client.search_runs(list(experiments), query, max_results=_PAGE, page_token=token)
+        runs += found
+        if not (token := found.token):
+            return runs
+
+
+@contextmanager
+def told(place: Place) -> Iterator[None]:
+    """Turn what MLflow (its database's errors included) or the network raises into a TrackingError without passwords."""
+    try:
+        yield
+    except (MlflowException, requests.RequestException, OSError) as error:
+        raise _explain(place, error) from error
+
+
+def _explain(place: Place, error: Exception) -> TrackingError:
+    found = redact(" ".join(str(error).split()))[:600]
+    hint = (
+        "Is the file writable, the disk full, or was it written by another MLflow?"
+        if place.is_database
+        else "Is the server up, is MLFLOW_TRACKING_URI right, are MLFLOW_TRACKING_USERNAME and _PASSWORD set?"
+    )
+    return TrackingError(f"{place}: {type(error).__name__}: {found} {hint}")
+
+
+def _create_tables(place: Place, client: MlflowClient) -> None:
+    """One process at a time: two that create the same tables both fail."""
+    place.locks.mkdir(parents=True, exist_ok=True)
+    name = hashlib.sha256(place.uri.encode()).hexdigest()[:12]
+    if place.uri.startswith("sqlite:///"):
+        Path(place.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(place.locks / f"mlflow-{name}.lock"):
+        client.search_experiments(max_results=1)

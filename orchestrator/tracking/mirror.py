@@ -1,0 +1,176 @@
+"""The dispatcher's tracker: takes note of what has to be mirrored at once, and tells the server in a thread of its own."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import TrackingError
+from orchestrator.tracking.place import Place
+from orchestrator.trial import TrialFolder, TrialResult, TrialSpec
+
+if TYPE_CHECKING:
+    from orchestrator.tracking.recording import Recorder
+
+_log = logging.getLogger(__name__)
+_MAX_BACKOFF_S, _CLOSING_BACKOFF_S = 30.0, 1.0
+
+
+@dataclass
+class _Job:
+    run: Callable[[Recorder], None]
+    folder: TrialFolder | None
+    failures: int = 0
+    not_before_s: float = 0.0
+
+    def postpone(self, limit_s: float) -> None:
+        self.failures += 1
+        self.not_before_s = time.monotonic() + min(0.5 * 2 ** min(self.failures - 1, 10), limit_s)
+
+
+class MlflowTracker:
+    """Mirrors trial folders to MLflow. No method but ``close`` ever waits, whatever the server does.
+
+    The trial folder is the truth, so the queue holds which folders have news, not the news: a slow server makes batches
+    larger and the queue no longer. What fails is kept and tried again with growing pauses; what ``close`` gives back is
+    still in its folder and is sent by the next sweep that meets the trial. Methods may be called by any thread.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._pending: OrderedDict[tuple[str, str], _Job] = OrderedDict()
+        self._current: tuple[tuple[str, str], _Job] | None = None
+        self._run_ids: dict[tuple[str, str], str] = {}
+        self._trouble: str | None = None
+        self._closing = self._stopped = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
+        self._thread.start()
+
+    def mirror(self, sweep: str, folder: TrialFolder, ended: bool) -> None:
+        """The folder has news. ``ended``: no process works in it any more."""
+
+        def run(recorder: Recorder) -> None:
+            run_id = recorder.send(sweep, folder, ended=ended)
+            self._run_ids[sweep, folder.path.name] = run_id
+
+        self._put((sweep, folder.path.name), _Job(run, folder))
+
+    def refer(self, sweep: str, spec: TrialSpec, result: TrialResult) -> None:
+        """The sweep has a trial that was done earlier: show it in its experiment, by a run that refers to the first one."""
+
+        def run(recorder: Recorder) -> None:
+            self._run_ids[sweep, spec.key] = recorder.refer(sweep, spec, result)
+
+        self._put((sweep, spec.key), _Job(run, TrialFolder(self._place.trials / spec.key)))
+
+    def reconcile(self, sweep: str, live_keys: Collection[str]) -> None:
+        """Let no run of the sweep stay RUNNING whose trial nobody works on; what its folder still has to tell is told first."""
+        live = frozenset(live_keys)
+
+        def run(recorder: Recorder) -> None:
+            for key in recorder.find_abandoned(sweep, live):
+                with self._changed:
+                    has_newer = (sweep, key) in self._pending
+                if not has_newer:
+                    self.mirror(sweep, TrialFolder(self._place.trials / key), True)
+
+        self._put((sweep, ""), _Job(run, None))
+
+    def run_id(self, sweep: str, key: str) -> str | None:
+        """The trial's run in the sweep's experiment, once the server has it."""
+        return self._run_ids.get((sweep, key))
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the last attempt to reach the server failed; None while all is well."""
+        return self._trouble
+
+    def close(self, timeout_s: float) -> list[TrialFolder]:
+        """Wait until everything is mirrored, at most ``timeout_s``; returns the folders whose news are not on the server yet."""
+        deadline = time.monotonic() + timeout_s
+        with self._changed:
+            self._closing = True
+            for job in self._pending.values():
+                job.not_before_s = 0.0
+            self._changed.notify_all()
+            while (self._pending or self._current) and (left := deadline - time.monotonic()) > 0 and self._thread.is_alive():
+                self._changed.wait(left)
+            self._stopped = True
+            self._changed.notify_all()
+            jobs = [*self._pending.values(), *([self._current[1]] if self._current else [])]
+            return list({job.folder.path: job.folder for job in jobs if job.folder is not None}.values())
+
+    def _put(self, name: tuple[str, str], job: _Job) -> None:
+        with self._changed:
+            before = self._pending.get(name)
+            if before is not None:  # keeps its place in the queue; the folder tells both news
+                job.failures, job.not_before_s = before.failures, before.not_before_s
+            self._pending[name] = job
+            self._changed.notify_all()
+
+    def _work(self) -> None:
+        recorder: Recorder | None = None
+        while (taken := self._take()) is not None:
+            name, job = taken
+            try:
+                if recorder is None:
+                    recorder = self._connect()
+                job.run(recorder)
+            except TrackingError as error:
+                self._keep(name, job, trouble=str(error), is_server=True)
+            except (
+                Exception
+            ) as error:  # whatever it is, this thread must live: a job that fails is kept, told of, and tried again
+                _log.debug("mirror of %s", name, exc_info=True)
+                self._keep(name, job, trouble=f"{type(error).__name__}: {error}", is_server=False)
+            else:
+                self._done()
+
+    def _connect(self) -> Recorder:
+        from orchestrator.tracking.recording import Recorder  # imports mlflow: two seconds that only this thread waits
+
+        return Recorder(self._place)
+
+    def _take(self) -> tuple[tuple[str, str], _Job] | None:
+        """The next job that is due; None when there will be none."""
+        with self._changed:
+            while not self._stopped:
+                now = time.monotonic()
+                for name, job in self._pending.items():
+                    if job.not_before_s <= now:
+                        del self._pending[name]
+                        self._current = (name, job)
+                        return self._current
+                if self._closing and not self._pending:
+                    return None
+                self._changed.wait(min((job.not_before_s - now for job in self._pending.values()), default=None))
+            return None
+
+    def _keep(self, name: tuple[str, str], job: _Job, *, trouble: str, is_server: bool) -> None:
+        with self._changed:
+            self._current = None
+            job.postpone(_CLOSING_BACKOFF_S if self._closing else _MAX_BACKOFF_S)
+            newer = self._pending.get(name)
+            kept = newer or job
+            kept.failures, kept.not_before_s = job.failures, job.not_before_s
+            self._pending[name] = kept
+            self._pending.move_to_end(name, last=False)
+            if is_server:  # the others would meet the same: nobody overtakes, nobody waits for a time-out each
+                for other in self._pending.values():
+                    other.not_before_s = max(other.not_before_s, kept.not_before_s)
+            if trouble != self._trouble:
+                _log.warning("Not mirrored yet, will be tried again: %s", trouble)
+            self._trouble = trouble
+            self._changed.notify_all()
+
+    def _done(self) -> None:
+        with self._changed:
+            self._current = None
+            self._trouble = None
+            self._changed.notify_all()

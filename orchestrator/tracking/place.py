@@ -1,0 +1,38 @@
+"""Where the records of this machine's trials are kept; knows the addresses and opens nothing."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.home import Home
+
+
+@dataclass(frozen=True)
+class Place:
+    """The tracking server of this machine, and the folders that belong to it."""
+
+    uri: str
+    artifacts: Path
+    """Where runs keep their files if ``uri`` is a database; a server decides for itself."""
+    trials: Path
+    locks: Path
+
+    @classmethod
+    def of(cls, home: Home) -> Place:
+        """What ``home`` says."""
+        return cls(uri=home.mlflow_uri, artifacts=home.artifacts, trials=home.trials, locks=home.locks)
+
+    @property
+    def is_database(self) -> bool:
+        return self.uri.split(":", 1)[0].split("+", 1)[0] in {"sqlite", "postgresql", "mysql", "mssql"}
+
+    def __str__(self) -> str:
+        """The URI as it may be shown: without a password."""
+        return redact(self.uri)
+
+
+def redact(text: str) -> str:
+    """Take the passwords out of every URI in ``text``."""
+    return re.sub(r"(\w+://[^\s/:@]*):[^\s/]*@", r"\1:***@", text)

@@ -1,0 +1,229 @@
+"""One trial folder -> one run: sends what has not been sent yet, finds its run again, takes every time from the folder."""
+
+from __future__ import annotations
+
+import getpass
+import importlib.metadata
+import subprocess
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+
+from orchestrator.tracking.connection import all_experiments, connect, ensure_experiment, find_experiment, search_runs, told
+from orchestrator.tracking.place import Place
+from orchestrator.tracking.sent import Sent, read_sent, write_sent
+from orchestrator.tracking.series import (
+    Point,
+    Progress,
+    continue_series,
+    describe_result,
+    describe_system,
+    describe_trial,
+    headline,
+    make_params,
+)
+from orchestrator.trial import Event, TrialFolder, TrialResult, TrialSpec, TrialState
+
+ARTIFACTS = (
+    "trial.json", "best.safetensors", "predictions.json", "predictions.zst", "predictions.labels.zst",
+    "confusions.npz", "samples.png", "log.txt", "result.json",
+)  # fmt: skip
+
+_STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAILED: "FAILED"}
+_METRICS_A_BATCH, _OTHERS_A_BATCH = 800, 100  # MLflow takes 1000 of all kinds together, 100 params, 100 tags, 1 MB
+_GONE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}  # no such run here; a run that somebody deleted
+
+
+class Recorder:
+    """Writes trial folders into one tracking place. Used by one thread; every method may be repeated without harm."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._client = connect(place)
+        self._identity = _describe_origin()
+
+    def send(self, sweep: str, folder: TrialFolder, *, ended: bool) -> str:
+        """Bring the trial's run up to date and return its id. ``ended``: no process works in the folder any more.
+
+        Raises:
+            TrackingError: the server cannot be used; what was sent so far is remembered.
+            TrialError: the folder is not a trial's.
+        """
+        with told(self._place):
+            sent = read_sent(folder, str(self._place)) or Sent(server=str(self._place), sweep=sweep)
+            try:
+                run_id = self._send(folder, sent, ended=ended)
+            except MlflowException as error:
+                if error.error_code not in _GONE or sent.run_id is None:
+                    raise
+                # The run that mirror.json remembers is gone (deleted by somebody, or another database): tell all of it anew.
+                sent = Sent(server=sent.server, sweep=sweep)
+                run_id = self._send(folder, sent, ended=ended)
+        result = folder.result()
+        if sent.sweep != sweep and result is not None:  # begun by another sweep, in whose experiment its run stays
+            return self.refer(sweep, folder.spec(), result)
+        return run_id
+
+    def refer(self, sweep: str, spec: TrialSpec, result: TrialResult) -> str:
+        """Show a trial that was done before in the sweep's experiment; its files stay with its first run. Returns the run's id.
+
+        Raises:
+            TrackingError: the server cannot be used.
+        """
+        folder = TrialFolder(self._place.trials / spec.key)
+        with told(self._place):
+            experiment = ensure_experiment(self._client, self._place, sweep)
+            own = self._find(experiment, spec.key)
+            first = own or self._find_anywhere(spec.key)
+            is_there = first is not None and first.data.tags.get("state") == result.state  # a tag that is sent after all files
+            if folder.result() is not None and not is_there:
+                # The sweep that trained it ended before its mirror did.
+                sent = read_sent(folder, str(self._place))
+                owner = first.data.tags.get("sweep", sweep) if first else sweep
+                self.send(sent.sweep if sent else owner, folder, ended=True)
+                own, first = self._find(experiment, spec.key), self._find_anywhere(spec.key)
+            if own is not None and own.info.status != "RUNNING":
+                return str(own.info.run_id)
+            return self._refer(experiment, sweep, spec, result, own=own, first=first)
+
+    def _refer(
+        self, experiment: str, sweep: str, spec: TrialSpec, result: TrialResult, *, own: Run | None, first: Run | None
+    ) -> str:
+        """Write the run that refers to ``first``, or go on with ``own``, which a kill left half written."""
+        if own is None:
+            origin = {} if first is None else {"cached_from": str(first.info.run_id)}
+            tags = describe_trial(sweep, spec) | self._identity | origin
+            run_id, known = self._create(experiment, spec, tags=tags, start_s=result.started_s), set[str]()
+        else:
+            run_id, known = str(own.info.run_id), set(own.data.params)
+        params = {name: value for name, value in make_params(spec).items() if name not in known}
+        tags = describe_result(result) | describe_system(result.facts)
+        self._log(run_id, points=headline(result, Progress()), params=params, tags=tags)
+        self._client.set_terminated(run_id, _STATUS[result.state], round(result.ended_s * 1000))
+        return run_id
+
+    def find_abandoned(self, sweep: str, live_keys: Collection[str]) -> list[str]:
+        """Keys of the sweep's RUNNING runs that nobody works on; those without a folder on this machine are closed here."""
+        with told(self._place):
+            experiment = find_experiment(self._client, sweep)
+            running = [] if experiment is None else search_runs(self._client, [experiment], "attributes.status = 'RUNNING'")
+            here: list[str] = []
+            for run in running:
+                key = run.data.tags.get("key", "")
+                if run.data.tags.get("kind") != "trial" or key in live_keys:
+                    continue
+                if (self._place.trials / key / "trial.json").exists():
+                    here.append(key)
+                else:
+                    self._stop(run.info.run_id)
+            return here
+
+    def _send(self, folder: TrialFolder, sent: Sent, *, ended: bool) -> str:
+        spec, result = folder.spec(), folder.result()
+        events, offset = folder.events(sent.offset)
+        run_id = sent.run_id or self._open(sent.sweep, spec, folder)
+        points, progress = continue_series(events, Progress(sent.epoch, sent.best))
+        tags = {} if result else {"state": str(TrialState.WAITING if ended else TrialState.RUNNING)}
+        self._log(run_id, points=points, params={}, tags=_describe_events(events) | tags)
+        sent = sent.model_copy(
+            update={"run_id": run_id, "offset": offset, "epoch": progress.epoch, "best": progress.best, "ended": False}
+        )
+        write_sent(folder, sent)
+        if ended or result:
+            sent = self._send_files(run_id, folder, sent)
+        if result:  # after the files: whoever finds the run COMPLETE finds them all
+            tags = describe_result(result) | describe_system(result.facts)
+            self._log(run_id, points=headline(result, progress), params={}, tags=tags)
+            self._client.set_terminated(run_id, _STATUS[result.state], round(result.ended_s * 1000))
+        elif ended:
+            self._stop(run_id, round(events[-1].time_s * 1000) if events else None)
+        elif not sent.running:
+            self._client.update_run(run_id, "RUNNING")  # a resumed attempt continues its run
+        write_sent(folder, sent.model_copy(update={"ended": result is not None, "running": not (ended or result)}))
+        return run_id
+
+    def _open(self, sweep: str, spec: TrialSpec, folder: TrialFolder) -> str:
+        """The trial's run, made if the server has none yet."""
+        experiment = ensure_experiment(self._client, self._place, sweep)
+        run = self._find(experiment, spec.key)
+        if run is None:
+            events, _ = folder.events()
+            started_s = events[0].time_s if events else (folder.path / "trial.json").stat().st_mtime
+            run_id = self._create(experiment, spec, tags=describe_trial(sweep, spec) | self._identity, start_s=started_s)
+            self._log(run_id, points=[], params=make_params(spec), tags={})
+            return run_id
+        missing = {name: value for name, value in make_params(spec).items() if name not in run.data.params}
+        self._log(run.info.run_id, points=[], params=missing, tags={})  # params cannot change: a path may differ here
+        return str(run.info.run_id)
+
+    def _create(self, experiment: str, spec: TrialSpec, *, tags: Mapping[str, str], start_s: float) -> str:
+        run = self._client.create_run(experiment, start_time=round(start_s * 1000), tags=dict(tags), run_name=spec.name)
+        return str(run.info.run_id)
+
+    def _log(self, run_id: str, *, points: list[Point], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        """In as few batches as MLflow's limits allow."""
+        metrics = [Metric(point.key, point.value, point.time_ms, point.step) for point in points]
+        all_params = [Param(name, value) for name, value in params.items()]
+        all_tags = [RunTag(name, value) for name, value in tags.items()]
+        while metrics or all_params or all_tags:
+            self._client.log_batch(
+                run_id, metrics[:_METRICS_A_BATCH], all_params[:_OTHERS_A_BATCH], all_tags[:_OTHERS_A_BATCH], synchronous=True
+            )
+            metrics = metrics[_METRICS_A_BATCH:]
+            all_params, all_tags = all_params[_OTHERS_A_BATCH:], all_tags[_OTHERS_A_BATCH:]
+
+    def _send_files(self, run_id: str, folder: TrialFolder, sent: Sent) -> Sent:
+        """Upload what changed since it was uploaded last, remembering each file at once."""
+        for name in ARTIFACTS:
+            path = folder.path / name
+            if path.exists() and (mark := _mark(path)) != sent.artifacts.get(name):
+                self._client.log_artifact(run_id, str(path))
+                sent = sent.model_copy(update={"artifacts": sent.artifacts | {name: mark}})
+                write_sent(folder, sent)
+        return sent
+
+    def _stop(self, run_id: str, end_ms: int | None = None) -> None:
+        """Mark a run whose trial waits to be resumed."""
+        self._log(run_id, points=[], params={}, tags={"state": str(TrialState.WAITING)})
+        self._client.set_terminated(run_id, "KILLED", end_ms)
+
+    def _find(self, experiment: str, key: str) -> Run | None:
+        found = search_runs(self._client, [experiment], f"tags.key = '{key}' and tags.kind = 'trial'")
+        return next((run for run in found if run.data.tags.get("deviation", "") == ""), None)
+
+    def _find_anywhere(self, key: str) -> Run | None:
+        """The run that a trial was recorded as first, in whichever sweep."""
+        experiments = [str(found.experiment_id) for found in all_experiments(self._client)]
+        runs = search_runs(self._client, experiments, f"tags.key = '{key}' and tags.kind = 'trial'")
+        return next((run for run in runs if "cached_from" not in run.data.tags), None)
+
+
+def _describe_events(events: list[Event]) -> dict[str, str]:
+    tags: dict[str, str] = {}
+    for event in events:
+        tags |= {"attempt": str(event.attempt)} | describe_system(event.facts)
+    return tags
+
+
+def _mark(path: Path) -> str:
+    found = path.stat()
+    return f"{found.st_size}-{found.st_mtime_ns}"
+
+
+def _describe_origin() -> dict[str, str]:
+    """Tags about who ran it and from which commit of the working directory."""
+    tags = {
+        "orchestrate_version": importlib.metadata.version("orchestrate"),
+        "mlflow.source.name": "orchestrate",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.user": getpass.getuser(),
+    }
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=5
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return tags  # not a repository, or no git: nothing to name
+    return tags | {"mlflow.source.git.commit": commit}

@@ -1,0 +1,168 @@
+"""Runs -> rows for the leaderboard, a trial's files wherever it was trained, finished trials; and ensembles as runs."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Metric, Param, Run
+
+from orchestrator.errors import TrackingError, TrialError
+from orchestrator.tracking.connection import all_experiments, connect, ensure_experiment, find_experiment, search_runs, told
+from orchestrator.tracking.place import Place
+from orchestrator.trial import TrialFolder
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One run: a trial (``key``) or an ensemble."""
+
+    run_id: str
+    sweep: str
+    key: str
+    name: str
+    state: str
+    """A TrialState, as of the last time the mirror spoke."""
+    metrics: dict[str, float]
+    params: dict[str, str]
+    tags: dict[str, str]
+    start_s: float
+
+    @property
+    def files_run_id(self) -> str:
+        """The run that holds the files: a run of a cached trial refers to the first one."""
+        return self.tags.get("cached_from", self.run_id)
+
+
+class RunReader:
+    """Reads runs of one tracking place. Used by one thread."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._client = connect(place)
+
+    def list_runs(self, sweeps: Sequence[str] = ()) -> list[RunRow]:
+        """Current runs of trials, of the sweeps named or of all, in the order of their start.
+
+        Raises:
+            TrackingError: the server cannot be used, or has no such sweep.
+        """
+        with told(self._place):
+            experiments = self._experiments(sweeps)
+            rows = [_row(run) for run in search_runs(self._client, experiments, "tags.kind = 'trial' and tags.current = 'true'")]
+        return sorted(rows, key=lambda row: (row.start_s, row.run_id))
+
+    def latest_sweep(self) -> str | None:
+        """The sweep whose trial started last."""
+        with told(self._place):
+            experiments = self._experiments(())
+            found = self._client.search_runs(
+                experiments, "tags.kind = 'trial'", max_results=1, order_by=["attributes.start_time DESC"]
+            )
+            return found[0].data.tags.get("sweep") if found else None
+
+    def find_finished(self, keys: Iterable[str]) -> dict[str, RunRow]:
+        """The runs under which trials are COMPLETE, on whatever machine and in whatever sweep; keys without one are left out."""
+        with told(self._place):
+            experiments = self._experiments(())
+            found: dict[str, RunRow] = {}
+            for key in keys:
+                query = f"tags.key = '{key}' and tags.state = 'COMPLETE' and tags.kind = 'trial'"
+                rows = [_row(run) for run in search_runs(self._client, experiments, query)]
+                for row in sorted(rows, key=lambda row: "cached_from" in row.tags)[:1]:
+                    found[key] = row
+            return found
+
+    def fetch(self, run: RunRow, name: str, cache: Path) -> Path:
+        """A file of the run's trial: from its folder on this machine if there is one, else from the server, once.
+
+        Raises:
+            TrackingError: neither has it.
+        """
+        local = TrialFolder(self._place.trials / run.key)
+        if (local.path / name).exists() and _is_of(local, run.key):
+            return local.path / name
+        target = cache / run.files_run_id / name
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with told(self._place), tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+                Path(self._client.download_artifacts(run.files_run_id, name, scratch)).replace(target)
+        return target
+
+    def log_ensemble(
+        self, sweep: str, *, name: str, members: Mapping[str, float], metrics: Mapping[str, float], document: Mapping[str, Any]
+    ) -> str:
+        """Record an ensemble as a run of the sweep's experiment, once for the same document; returns the run's id.
+
+        members: key -> weight; document: what ``ensemble.json`` will say.
+        """
+        text = json.dumps(document, indent=1, sort_keys=True)
+        identity = hashlib.sha256(text.encode()).hexdigest()[:16]
+        with told(self._place):
+            experiment = ensure_experiment(self._client, self._place, sweep)
+            known = self._client.search_runs([experiment], f"tags.ensemble = '{identity}' and attributes.status = 'FINISHED'")
+            if known:
+                return str(known[0].info.run_id)
+            tags = {
+                "kind": "ensemble", "ensemble": identity, "sweep": sweep, "state": "COMPLETE", "current": "true",
+                "members": ",".join(members), "mlflow.user": getpass.getuser(),
+            }  # fmt: skip
+            run_id = str(self._client.create_run(experiment, tags=tags, run_name=name).info.run_id)
+            now_ms = round(time.time() * 1000)
+            weights = [Param(f"weight.{key}", f"{weight:.6g}") for key, weight in members.items()]
+            points = [Metric(metric, value, now_ms, 0) for metric, value in metrics.items()]
+            self._client.log_batch(run_id, points, [Param("num_members", str(len(members))), *weights], synchronous=True)
+            self._client.log_text(run_id, text, "ensemble.json")
+            self._client.set_terminated(run_id, "FINISHED")
+            return run_id
+
+    def experiment_id(self, sweep: str) -> str:
+        """The id of the sweep's experiment.
+
+        Raises:
+            TrackingError: there is none.
+        """
+        with told(self._place):
+            return self._experiments([sweep])[0]
+
+    def _experiments(self, sweeps: Sequence[str]) -> list[str]:
+        if not sweeps:
+            return [str(e.experiment_id) for e in all_experiments(self._client)]
+        found = {sweep: find_experiment(self._client, sweep) for sweep in sweeps}
+        missing = [sweep for sweep, experiment in found.items() if experiment is None]
+        if missing:
+            known = sorted(e.name for e in all_experiments(self._client) if e.tags.get("orchestrate") == "sweep")
+            raise TrackingError(
+                f"{self._place}: has no sweep {', '.join(missing)}. Known: {', '.join(known) or 'none yet'}. "
+                "Run `orchestrate sweep FILE` first, or point MLFLOW_TRACKING_URI at the server that has it."
+            )
+        return [experiment for experiment in found.values() if experiment is not None]
+
+
+def _row(run: Run) -> RunRow:
+    tags = run.data.tags
+    return RunRow(
+        run_id=run.info.run_id,
+        sweep=tags.get("sweep", ""),
+        key=tags.get("key", ""),
+        name=run.info.run_name or run.info.run_id,
+        state=tags.get("state", ""),
+        metrics=dict(run.data.metrics),
+        params=dict(run.data.params),
+        tags=dict(tags),
+        start_s=(run.info.start_time or 0) / 1000,
+    )
+
+
+def _is_of(folder: TrialFolder, key: str) -> bool:
+    try:
+        return folder.spec().key == key
+    except TrialError:
+        return False  # another version's folder: the server's copy is read instead

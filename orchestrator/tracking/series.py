@@ -1,0 +1,117 @@
+"""Events and configuration of a trial -> the metrics, params and tags that MLflow shows; knows no server.
+
+MLflow's table shows of every metric the value at the highest step. So what an epoch measured is logged as ``epoch/<name>``,
+while the plain ``<name>`` is what it was at the best epoch so far: ``val/miou`` rises in steps, and its last value, logged once
+more when the trial has ended, is the trial's. Sorting the page by ``val/miou`` is sorting by the figure of merit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.trial import Event, TrialResult, TrialSpec
+
+HEADLINE = "val/miou"
+_MAX_PARAM = 6000
+_MAX_TAG = 1000
+
+
+@dataclass(frozen=True)
+class Point:
+    """One value of one metric; points that are equal in every field count once in MLflow."""
+
+    key: str
+    value: float
+    time_ms: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a trial's series has been told."""
+
+    epoch: int = 0
+    best: float | None = None
+
+
+def continue_series(events: Iterable[Event], before: Progress) -> tuple[list[Point], Progress]:
+    """The points that ``events`` add after ``before``.
+
+    An epoch counts once: what a resumed attempt trains again after its checkpoint is passed over.
+    """
+    points: list[Point] = []
+    epoch, best = before.epoch, before.best
+    for event in events:
+        if event.kind != "epoch" or event.epoch is None or event.epoch <= epoch:
+            continue
+        epoch = event.epoch
+        points += _points(event.metrics, time_s=event.time_s, step=epoch, prefix="epoch/")
+        value = event.metrics.get(HEADLINE, math.nan)
+        if value > (-math.inf if best is None else best):
+            best = value
+            points += _points(event.metrics, time_s=event.time_s, step=epoch)
+    return points, Progress(epoch=epoch, best=best)
+
+
+def headline(result: TrialResult, progress: Progress) -> list[Point]:
+    """The trial's own figures, as the last step of the plain metrics."""
+    return _points(result.metrics, time_s=result.ended_s, step=max(result.epochs_run, progress.epoch))
+
+
+def make_params(spec: TrialSpec) -> dict[str, str]:
+    """The configuration with dotted names, as a sweep file spells them; data with ``data.`` before."""
+    params: dict[str, str] = {}
+    _flatten("", spec.train.model_dump(mode="json"), params)
+    is_synthetic = spec.data.source == "synthetic"
+    _flatten("data.", spec.data.model_dump(mode="json", exclude=None if is_synthetic else {"synthetic"}), params)
+    return params | {"seed": str(spec.seed)}
+
+
+def describe_trial(sweep: str, spec: TrialSpec) -> dict[str, str]:
+    """Tags that never change."""
+    tags = {
+        "kind": "trial",
+        "sweep": sweep,
+        "key": spec.key,
+        "configuration": spec.configuration,
+        "deviation": "",
+        "current": "true",
+        "seed": str(spec.seed),
+        "source_fingerprint": spec.source_fingerprint,
+        "schema_version": str(spec.schema_version),
+    }
+    return tags if spec.fold is None else tags | {"fold": f"{spec.fold.index}/{spec.fold.count}"}
+
+
+def describe_result(result: TrialResult) -> dict[str, str]:
+    """Tags of a trial that has ended."""
+    optional = {"scored_fingerprint": result.scored_fingerprint, "best_epoch": result.best_epoch, "reason": result.reason}
+    tags = {"state": str(result.state), "attempt": str(result.attempt), "epochs_run": str(result.epochs_run)}
+    return tags | {name: str(value)[:_MAX_TAG] for name, value in optional.items() if value is not None}
+
+
+def describe_system(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Facts about the machine and the model, as tags ``system.<name>``."""
+    return {f"system.{name}": _text(value)[:_MAX_TAG] for name, value in facts.items()}
+
+
+def _points(metrics: Mapping[str, float], *, time_s: float, step: int, prefix: str = "") -> list[Point]:
+    """Without what is not finite: MLflow would show 1.8e308 for infinity."""
+    time_ms = round(time_s * 1000)
+    return [Point(prefix + key, float(v), time_ms, step) for key, v in metrics.items() if v is not None and math.isfinite(v)]
+
+
+def _flatten(prefix: str, value: Mapping[str, Any], into: dict[str, str]) -> None:
+    for name, item in value.items():
+        if isinstance(item, dict) and item:
+            _flatten(f"{prefix}{name}.", item, into)
+        else:
+            into[prefix + name] = _text(item)[:_MAX_PARAM]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)

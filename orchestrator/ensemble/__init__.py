@@ -1,0 +1,86 @@
+"""Predictions -> chosen members: ``select_ensemble`` for arrays of one's own; from_runs.py for those of sweeps.
+
+store.py        predictions on disk
+kernel.py       sums of probabilities -> confusion matrices
+selection.py    the search for members
+evaluation.py   what the choice is worth
+from_runs.py    a sweep's runs -> candidates -> the ensemble's run
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from orchestrator.errors import EnsembleError
+
+if TYPE_CHECKING:
+    from orchestrator.ensemble.evaluation import EnsembleReport
+
+
+def select_ensemble(
+    predictions: Sequence[NDArray[Any] | str | Path],
+    labels: ArrayLike,
+    *,
+    k: int = 4,
+    ignore_classes: tuple[int, ...] = (0,),
+    keys: Sequence[str] | None = None,
+    exactly: bool = False,
+    groups: NDArray[np.int64] | None = None,
+) -> EnsembleReport:
+    """Choose up to ``k`` predictions whose mean has the highest mIoU, and tell what such a choice is worth on other images.
+
+    predictions: each (N, C, H, W), uint8 probabilities times 255 or floats in [0, 1], or the path of such a .npy file, which is
+    mapped into memory. labels: (N, H, W) int, classes below C or 255 for void. ignore_classes: classes whose pixels are not
+    scored. keys: what to call the predictions; ties go to the smaller key, or to the earlier prediction where no keys are given.
+    groups: (N,) number of each image's group (a scene, a patient), which cross-fitting never splits. Of the result,
+    ``.members``, ``.weights``, ``.miou_in_sample``, ``.miou`` (cross-fitted), ``.ci95`` and ``.trajectory`` say most.
+
+    Raises:
+        EnsembleError: the arrays do not fit each other, or a file cannot be read.
+    """
+    from orchestrator.ensemble.evaluation import evaluate  # numba takes a second, which nobody pays for the store alone
+    from orchestrator.ensemble.selection import Pool
+
+    names = [str(i) for i in range(len(predictions))] if keys is None else list(keys)
+    if len(names) != len(predictions):
+        raise EnsembleError(f"{len(names)} keys for {len(predictions)} predictions: expected one each.")
+    given = list(zip(names, predictions, strict=True))
+    ordered = given if keys is None else sorted(given, key=lambda pair: pair[0])
+    arrays = [_take(array, name) for name, array in ordered]
+    pool = Pool([name for name, _ in ordered], arrays, _take_labels(labels), tuple(ignore_classes))
+    return evaluate(pool, k=k, exactly=exactly, groups=groups)
+
+
+def _take(source: NDArray[Any] | str | Path, name: str) -> NDArray[np.uint8]:
+    array = _open(source) if isinstance(source, str | Path) else source
+    if array.dtype == np.uint8:
+        return array
+    if not np.issubdtype(array.dtype, np.floating):
+        raise EnsembleError(f"{name}: predictions are {array.dtype}, expected uint8 (times 255) or floats in [0, 1].")
+    low, high = float(array.min(initial=0)), float(array.max(initial=0))
+    if not (low >= 0 and high <= 1):
+        raise EnsembleError(f"{name}: probabilities are {low} to {high}, expected 0 to 1. Apply a softmax first.")
+    from trainers.predict import quantize  # imports torch, which only floats have to wait for
+
+    quantized: NDArray[np.uint8] = quantize(np.asarray(array, dtype=np.float32))
+    return quantized
+
+
+def _open(path: str | Path) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise EnsembleError(f"{path}: cannot be read as .npy: {error}.") from error
+    return array
+
+
+def _take_labels(labels: ArrayLike) -> NDArray[np.uint8]:
+    array = np.asarray(labels)
+    if not np.issubdtype(array.dtype, np.integer) or array.min(initial=0) < 0 or array.max(initial=0) > 255:
+        raise EnsembleError(f"labels are {array.dtype} of {array.min()} to {array.max()}, expected whole numbers 0..255.")
+    return array.astype(np.uint8)

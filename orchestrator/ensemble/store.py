@@ -1,0 +1,145 @@
+"""Predictions of the validation images: written by a worker into the trial folder, read back memory-mapped by selection."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from orchestrator.errors import EnsembleError
+from orchestrator.trial import Record, write_atomically
+
+INFO_FILE = "predictions.json"
+PREDICTIONS_FILE = "predictions.zst"
+LABELS_FILE = "predictions.labels.zst"
+FILES = (INFO_FILE, PREDICTIONS_FILE, LABELS_FILE)
+"""What another machine needs to fetch."""
+
+_LEVEL = 3  # of 261 real tiles, float32 42.8 MB: level 3 makes 3.49 MB in 0.20 s, 9 3.25 MB in 0.69 s, 19 2.99 MB in 11.7 s
+
+
+class PredictionsInfo(Record):
+    """What the stored arrays are and what they belong to; both are C-contiguous uint8."""
+
+    shape: tuple[int, int, int, int]
+    """(V, C, H, W) of the probabilities, 0 where nothing is scored; the labels are (V, H, W)."""
+    dtype: Literal["uint8"] = "uint8"
+    scored_fingerprint: str
+    ignore_classes: tuple[int, ...]
+    predictions_sha256: str
+    """Of the unpacked bytes, as is the next one."""
+    labels_sha256: str
+
+
+def write_predictions(
+    folder: Path,
+    predictions: NDArray[np.uint8],
+    labels: NDArray[np.uint8],
+    *,
+    ignore_classes: tuple[int, ...],
+    scored_fingerprint: str,
+) -> None:
+    """Store probabilities and labels in ``folder``; ``predictions.json`` appears last, so that its presence means all is there.
+
+    predictions: (V, C, H, W) uint8, probability times 255; labels: (V, H, W) uint8, classes or 255 for void. Where nothing is
+    scored (void, an ignored class) zeros are stored: on real tiles that is what takes them from 1/7 of float32 to 1/12.
+
+    Raises:
+        EnsembleError: the shapes or types do not fit each other.
+    """
+    expected = (predictions.shape[0], *predictions.shape[2:])
+    if predictions.ndim != 4 or predictions.dtype != np.uint8 or labels.dtype != np.uint8 or labels.shape != expected:
+        raise EnsembleError(
+            f"{folder}: predictions are {predictions.dtype} {predictions.shape}, labels {labels.dtype} {labels.shape}. "
+            "Expected uint8 (V, C, H, W) and uint8 (V, H, W)."
+        )
+    num_images, num_classes, height, width = predictions.shape
+    is_scored = (labels < num_classes) & ~np.isin(labels, ignore_classes)
+    info = PredictionsInfo(
+        shape=(num_images, num_classes, height, width),
+        scored_fingerprint=scored_fingerprint,
+        ignore_classes=tuple(ignore_classes),
+        predictions_sha256=_pack(np.where(is_scored[:, None], predictions, np.uint8(0)), folder / PREDICTIONS_FILE),
+        labels_sha256=_pack(labels, folder / LABELS_FILE),
+    )
+    write_atomically(folder / INFO_FILE, info.model_dump_json(indent=1))
+
+
+def read_info(folder: Path) -> PredictionsInfo:
+    """What ``folder`` holds.
+
+    Raises:
+        EnsembleError: there are no predictions, or they were written by another version.
+    """
+    path = folder / INFO_FILE
+    try:
+        return PredictionsInfo.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise EnsembleError(f"{path}: not found. The trial has not stored its predictions.") from None
+    except ValidationError as error:
+        raise EnsembleError(f"{path}: damaged, or written by another version: {error}. Fetch or train it again.") from error
+
+
+def read_predictions(folder: Path, cache: Path) -> NDArray[np.uint8]:
+    """Map the probabilities into memory, read-only: (V, C, H, W) uint8.
+
+    They are unpacked once into ``cache`` under the hash of their content, whatever folder they come from; safe for several
+    processes at once.
+
+    Raises:
+        EnsembleError: a file is missing, truncated or altered; the message names it.
+    """
+    info = read_info(folder)
+    return _map(folder / PREDICTIONS_FILE, cache, sha256=info.predictions_sha256, shape=info.shape)
+
+
+def read_labels(folder: Path, cache: Path) -> NDArray[np.uint8]:
+    """Map the labels that the predictions are scored against, read-only: (V, H, W) uint8, 255 for void; as read_predictions."""
+    info = read_info(folder)
+    num_images, _, height, width = info.shape
+    return _map(folder / LABELS_FILE, cache, sha256=info.labels_sha256, shape=(num_images, height, width))
+
+
+def _pack(array: NDArray[np.uint8], path: Path) -> str:
+    raw = np.ascontiguousarray(array).reshape(-1).data
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.write_bytes(zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).compress(raw))
+    os.replace(scratch, path)
+    return hashlib.sha256(raw).hexdigest()
+
+
+def _map(path: Path, cache: Path, *, sha256: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    num_bytes = int(np.prod(shape))
+    unpacked = cache / f"{sha256}.u8"
+    if not unpacked.exists() or unpacked.stat().st_size != num_bytes:
+        _unpack(path, unpacked, sha256=sha256, num_bytes=num_bytes)
+    mapped: NDArray[np.uint8] = np.memmap(unpacked, dtype=np.uint8, mode="r", shape=shape)
+    return mapped
+
+
+def _unpack(path: Path, target: Path, *, sha256: str, num_bytes: int) -> None:
+    try:
+        raw = zstandard.ZstdDecompressor().decompress(path.read_bytes(), max_output_size=num_bytes)
+    except FileNotFoundError:
+        raise EnsembleError(
+            f"{path}: not found, although {INFO_FILE} beside it says it is there. Fetch or train it again."
+        ) from None
+    except zstandard.ZstdError as error:
+        raise EnsembleError(f"{path}: truncated or altered ({error}). Fetch or train it again.") from error
+    if len(raw) != num_bytes or hashlib.sha256(raw).hexdigest() != sha256:
+        raise EnsembleError(
+            f"{path}: holds {len(raw)} bytes that are not those written, expected {num_bytes} with sha256 {sha256[:16]}. "
+            "Altered after training; fetch or train it again."
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    with os.fdopen(handle, "wb") as file:
+        file.write(raw)
+    os.replace(scratch, target)

@@ -1,0 +1,237 @@
+"""Runs -> ranked rows with intervals, ties and the means over seeds; drawn as a table or as JSON."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Group
+from rich.table import Table
+
+from orchestrator.errors import TrackingError
+from orchestrator.stats import compare, compute_miou, estimate_miou
+from orchestrator.trial import TrialSpec, TrialState
+
+if TYPE_CHECKING:
+    from orchestrator.tracking.runs import RunReader, RunRow
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A trial as it comes to the leaderboard."""
+
+    key: str
+    name: str
+    configuration: str
+    state: str
+    run_id: str
+    attempts: int
+    config: dict[str, Any]
+    metrics: dict[str, float]
+    scored_fingerprint: str | None = None
+    confusions: NDArray[np.integer] | None = None
+    """(V, C, C) of the validation images; None: not kept, so there is no interval."""
+    ignore_classes: tuple[int, ...] = ()
+    reason: str | None = None
+
+    @property
+    def miou(self) -> float:
+        """From the matrices, or as it was logged."""
+        if self.confusions is None:
+            return self.metrics.get("val/miou", float("nan"))
+        return compute_miou(self.confusions, self.ignore_classes)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A ranked trial. Ranks count within trials that were scored on the same images and labels; others cannot be compared."""
+
+    entry: Entry
+    rank: int
+    miou: float
+    ci95: tuple[float, float] | None
+    is_tied: bool
+    """The paired interval of its difference to the best holds 0; the best is tied with itself."""
+    configuration_miou: float
+    """Mean over the trials of its configuration, scored alike."""
+    configuration_trials: int
+
+    def to_json(self) -> dict[str, Any]:
+        return _describe(self.entry) | {
+            "rank": self.rank,
+            "miou": self.miou,
+            "ci95": None if self.ci95 is None else list(self.ci95),
+            "tied_with_best": self.is_tied,
+            "configuration_miou": self.configuration_miou,
+            "configuration_trials": self.configuration_trials,
+            "scored_fingerprint": self.entry.scored_fingerprint,
+        }
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Rows from the best on, in blocks of trials that can be compared, largest block first; then what has not been ranked."""
+
+    rows: tuple[Row, ...]
+    others: tuple[Entry, ...]
+
+    def top(self, num_rows: int) -> Leaderboard:
+        """Only the first rows of each block."""
+        return replace(self, rows=tuple(row for row in self.rows if row.rank <= num_rows))
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The document of ``leaderboard --json``: ranked rows in order, then the others with rank null."""
+        unranked = {"rank": None, "miou": None, "ci95": None}
+        return [row.to_json() for row in self.rows] + [_describe(e) | unranked | {"reason": e.reason} for e in self.others]
+
+    def render(self) -> Group:
+        """What ``leaderboard`` prints for people."""
+        blocks: dict[str | None, list[Row]] = defaultdict(list)
+        for row in self.rows:
+            blocks[row.entry.scored_fingerprint].append(row)
+        parts: list[Any] = [_draw_block(fingerprint, rows, is_only=len(blocks) == 1) for fingerprint, rows in blocks.items()]
+        if len(blocks) > 1:
+            parts.append("These tables cannot be compared: they were scored on other images, labels or classes.")
+        if self.others:
+            parts.append(_draw_others(self.others))
+        return Group(*(parts or ["No trials yet. Run `orchestrate sweep FILE` first."]))
+
+
+def rank_trials(entries: Iterable[Entry]) -> Leaderboard:
+    """Rank what is COMPLETE; everything else is listed below with its reason."""
+    blocks: dict[str | None, list[Entry]] = defaultdict(list)
+    others: list[Entry] = []
+    for entry in entries:
+        if entry.state in {TrialState.COMPLETE, TrialState.CACHED} and np.isfinite(entry.miou):
+            blocks[entry.scored_fingerprint].append(entry)
+        else:
+            others.append(entry)
+    ordered = sorted(blocks.values(), key=lambda block: (-len(block), str(block[0].scored_fingerprint)))
+    return Leaderboard(tuple(row for block in ordered for row in _rank_block(block)), tuple(others))
+
+
+def load_leaderboard(reader: RunReader, sweeps: Sequence[str], *, cache: Path) -> Leaderboard:
+    """Rank the trials of ``sweeps``, or of all; matrices come from the trial folders or, once, from the server.
+
+    Raises:
+        TrackingError: the runs cannot be read, or a file is damaged.
+    """
+    by_key: dict[str, RunRow] = {}
+    for run in sorted(reader.list_runs(sweeps), key=lambda run: "cached_from" in run.tags):
+        by_key.setdefault(run.key, run)  # a trial that several sweeps share counts once
+    return rank_trials(_load_entry(reader, run, cache) for run in by_key.values())
+
+
+def _rank_block(block: list[Entry]) -> list[Row]:
+    best_first = sorted(block, key=lambda entry: (-entry.miou, entry.key))
+    seeds: dict[str, list[float]] = defaultdict(list)
+    for entry in best_first:
+        seeds[entry.configuration].append(entry.miou)
+    return [
+        Row(
+            entry=entry,
+            rank=rank,
+            miou=entry.miou,
+            ci95=_interval(entry),
+            is_tied=_is_tied(best_first[0], entry),
+            configuration_miou=fmean(seeds[entry.configuration]),
+            configuration_trials=len(seeds[entry.configuration]),
+        )
+        for rank, entry in enumerate(best_first, start=1)
+    ]
+
+
+def _interval(entry: Entry) -> tuple[float, float] | None:
+    if entry.confusions is None:
+        return None
+    estimate = estimate_miou(entry.confusions, entry.ignore_classes)
+    return estimate.low, estimate.high
+
+
+def _is_tied(best: Entry, entry: Entry) -> bool:
+    if best is entry:
+        return True
+    if best.confusions is None or entry.confusions is None:
+        return best.miou == entry.miou
+    return not compare(best.confusions, entry.confusions, best.ignore_classes).has_evidence
+
+
+def _load_entry(reader: RunReader, run: RunRow, cache: Path) -> Entry:
+    spec = TrialSpec.model_validate_json(reader.fetch(run, "trial.json", cache / "files").read_bytes())
+    entry = Entry(
+        key=run.key,
+        name=run.name,
+        configuration=run.tags.get("configuration", ""),
+        state=run.state,
+        run_id=run.run_id,
+        attempts=int(run.tags.get("attempt", "1")),
+        config=describe_config(spec),
+        metrics={name: value for name, value in run.metrics.items() if not name.startswith("epoch/")},
+        scored_fingerprint=run.tags.get("scored_fingerprint"),
+        reason=run.tags.get("reason"),
+    )
+    if run.state != TrialState.COMPLETE:
+        return entry
+    path = reader.fetch(run, "confusions.npz", cache / "files")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            ignored = tuple(int(c) for c in file["ignore_classes"])
+            return replace(entry, confusions=file["confusions"], ignore_classes=ignored)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise TrackingError(f"{path}: damaged ({error}). Remove it, so that it is fetched or trained again.") from error
+
+
+def describe_config(spec: TrialSpec) -> dict[str, Any]:
+    """A trial's configuration as JSON documents show it: the training, its data, seed and fold."""
+    return json.loads(spec.model_dump_json(include={"train", "data", "seed", "fold"}))  # type: ignore[no-any-return]  # an object
+
+
+def _describe(entry: Entry) -> dict[str, Any]:
+    """The fields that every trial's JSON has."""
+    return {
+        "key": entry.key,
+        "state": entry.state,
+        "config": entry.config,
+        "metrics": {name: value for name, value in entry.metrics.items() if np.isfinite(value)},
+        "run_id": entry.run_id,
+        "attempts": entry.attempts,
+        "name": entry.name,
+        "configuration": entry.configuration,
+    }
+
+
+def _draw_block(fingerprint: str | None, rows: Sequence[Row], *, is_only: bool) -> Table:
+    table = Table(title="Leaderboard" if is_only else f"Scored on {fingerprint or 'unknown images'}")
+    for title, justify in (
+        ("", "right"),
+        ("trial", "left"),
+        ("mIoU", "right"),
+        ("95 % interval", "left"),
+        ("mean over seeds", "right"),
+    ):
+        table.add_column(title, justify=justify, overflow="fold")  # type: ignore[arg-type]  # rich wants literals
+    for row in rows:
+        interval = "" if row.ci95 is None else f"{row.ci95[0]:.3f} to {row.ci95[1]:.3f}"
+        mean = f"{row.configuration_miou:.4f} of {row.configuration_trials}" if row.configuration_trials > 1 else ""
+        rank = f"{row.rank}{'=' if row.is_tied and row.rank > 1 else ''}"
+        table.add_row(rank, row.entry.name, f"{row.miou:.4f}", interval, mean)
+    if any(row.is_tied for row in rows[1:]):
+        table.caption = "= not told apart from the best by these images"
+    return table
+
+
+def _draw_others(others: Sequence[Entry]) -> Table:
+    table = Table(title="Not ranked")
+    for title in ("trial", "state", "reason"):
+        table.add_column(title, overflow="fold")
+    for entry in others:
+        table.add_row(entry.name, entry.state, entry.reason or "")
+    return table

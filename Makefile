@@ -1,0 +1,51 @@
+# make demo   set everything up, run the demonstration sweep, its leaderboard and its ensemble
+# make test   set everything up, run linters and tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help setup demo test lint test-fast bench clean
+
+help:
+	@sed -n '1,/^PYTHON/{s/^# //p}' Makefile
+	@echo "make lint   ruff and mypy    make test-fast   without the slow tests    make bench   benchmarks/    make clean   remove .venv"
+
+setup: $(VENV)/.ready
+
+# .ready is written last: an installation that was interrupted is done again.
+$(VENV)/.ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) -V 2>&1). Name another: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 2; }
+	@echo "Setting up $(VENV): torch, segmentation-models-pytorch, optuna, mlflow (about 5 GB, once) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode -e '.[dev]'
+	@touch $@
+
+demo: setup
+	$(BIN)/orchestrate sweep sweeps/demo.yaml
+	$(BIN)/orchestrate leaderboard demo
+	$(BIN)/orchestrate best-ensemble demo --k 4
+	@echo
+	@echo "Where to look next:"
+	@echo "  $(BIN)/orchestrate ui                            MLflow's page, sorted by val/miou, with pictures of every trial"
+	@echo "  $(BIN)/orchestrate sweep sweeps/demo.yaml        again: nothing is trained twice"
+	@echo "  $(BIN)/orchestrate sweep sweeps/losses.yaml --set data.source=YOUR.npz --plan"
+	@echo "  sweeps/demo.yaml                                 the file that was run; copy it and change it"
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest
+
+test-fast: setup
+	$(BIN)/pytest -m "not slow"
+
+bench: setup
+	$(BIN)/python benchmarks/plain_sweep.py
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,173 @@
+"""The commands: reads options, calls the room that does the work, prints; imports heavy modules only inside them.
+
+Standard output is for results (and for the one JSON document of ``--json``), standard error for logs and progress.
+Exit codes: 0 done, 1 some trials failed, 2 bad input or refused, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+import typer
+
+from orchestrator.errors import OrchestrateError
+
+if TYPE_CHECKING:
+    from orchestrator.tracking.runs import RunReader
+
+app = typer.Typer(
+    name="orchestrate",
+    help="Sweeps of segmentation experiments on every GPU there is, one leaderboard, and the best ensemble out of them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class LauncherName(StrEnum):
+    """Where attempts run."""
+
+    local = "local"
+    inline = "inline"
+
+
+Sweeps = Annotated[list[str] | None, typer.Argument(metavar="SWEEP", help="Names of sweeps; default: the latest.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output and nothing else there.")]
+
+
+@app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The sweep file, YAML.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="a.b=c", help="Change one field of the file; may be repeated.")
+    ] = None,
+    plan_only: Annotated[bool, typer.Option("--plan", help="Show the plan and stop before anything runs.")] = False,
+    launcher: Annotated[
+        LauncherName, typer.Option(help="local: a process an attempt. inline: in this process.")
+    ] = LauncherName.local,
+    slots: Annotated[int | None, typer.Option(min=1, help="Trials at once; default: one a GPU, else one a core.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Plan a sweep, show the plan, and run what is not done yet."""
+    from orchestrator.sweep import plan_sweep, run_sweep
+
+    if plan_only:
+        _print(plan_sweep(file, overrides=overrides or []), as_json=as_json)
+        return
+    report = run_sweep(file, overrides=overrides or [], launcher=launcher.value, slots=slots)
+    _print(report, as_json=as_json)
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def leaderboard(
+    sweeps: Sweeps = None,
+    top: Annotated[int | None, typer.Option(min=1, help="Only the first N.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rank trials, with intervals, and show which differences are real."""
+    from orchestrator.home import Home
+    from orchestrator.leaderboard import load_leaderboard
+    from orchestrator.tracking.place import Place
+    from orchestrator.tracking.runs import RunReader
+
+    home = Home.from_environment()
+    reader = RunReader(Place.of(home))
+    ranking = load_leaderboard(reader, _or_latest(sweeps, reader), cache=home.cache)
+    _print(ranking if top is None else ranking.top(top), as_json=as_json)
+
+
+@app.command()
+def best_ensemble(
+    sweeps: Sweeps = None,
+    k: Annotated[int, typer.Option("--k", min=1, help="How many members at most.")] = 4,
+    exactly: Annotated[bool, typer.Option("--exactly", help="Exactly k members, even where fewer are better.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Choose the trials whose mean prediction is best, and say how much of the gain is real."""
+    from orchestrator.ensemble.from_runs import best_ensemble as choose
+    from orchestrator.home import Home
+    from orchestrator.tracking.place import Place
+    from orchestrator.tracking.runs import RunReader
+
+    home = Home.from_environment()
+    reader = RunReader(Place.of(home))
+    _print(choose(reader, _or_latest(sweeps, reader), k=k, exactly=exactly, cache=home.cache), as_json=as_json)
+
+
+@app.command()
+def retry(sweeps: Annotated[list[str], typer.Argument(metavar="SWEEP", help="Names of sweeps.")]) -> None:
+    """Let failed trials be tried again by the next `orchestrate sweep`."""
+    from orchestrator.home import Home
+    from orchestrator.ledger import Ledger
+
+    ledger = Ledger(Home.from_environment().ledger_url)
+    for name in sweeps:
+        reset = ledger.reset_failed(ledger.members(name))
+        print(f"{name}: {len(reset)} failed trials will be tried again" if reset else f"{name}: no failed trials")
+
+
+@app.command()
+def ui(
+    name: Annotated[str | None, typer.Argument(metavar="SWEEP", help="Name of a sweep; default: the latest.")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
+) -> None:
+    """Show MLflow's page, sorted by val/miou, until Ctrl-C."""
+    from orchestrator.home import Home
+    from orchestrator.tracking.page import open_page
+    from orchestrator.tracking.place import Place
+
+    page = open_page(Place.of(Home.from_environment()), name, port=port)
+    try:
+        print(f"{page.url}\nCtrl-C ends it." if page.process else page.url, flush=True)
+        page.wait()
+    finally:
+        page.close()
+
+
+def _or_latest(sweeps: list[str] | None, reader: RunReader) -> list[str]:
+    """The sweeps named, or the one that ran last."""
+    if sweeps:
+        return sweeps
+    latest = reader.latest_sweep()
+    return [latest] if latest else []
+
+
+class Report(Protocol):
+    """What a command prints."""
+
+    def to_json(self) -> Any:
+        """For machines."""
+
+    def render(self) -> Any:
+        """For people, as rich draws it."""
+
+
+def _print(report: Report, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(report.to_json(), indent=1, allow_nan=False))
+        return
+    from rich.console import Console
+
+    Console().print(report.render())
+
+
+def main() -> None:
+    """Run a command; what a person can mend is one message and exit code 2, never a traceback."""
+    try:
+        app()
+    except OrchestrateError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""The walls of the house: who may import whom."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+MODULES = sorted(path.relative_to(ROOT) for package in ("orchestrator", "trainers") for path in (ROOT / package).rglob("*.py"))
+
+
+def imports_of(module: Path) -> Iterator[str]:
+    """Every module that ``module`` imports anywhere, also inside functions, by full name."""
+    for node in ast.walk(ast.parse((ROOT / module).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: relative import; write the full name"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def importers_of(package: str) -> set[str]:
+    """Modules that import ``package`` or something inside it."""
+    return {
+        module.as_posix()
+        for module in MODULES
+        if any(name == package or name.startswith(package + ".") for name in imports_of(module))
+    }
+
+
+def test_trainers_know_nothing_of_the_orchestrator() -> None:
+    """A person can use trainers by itself."""
+    assert not {module for module in importers_of("orchestrator") if module.startswith("trainers/")}
+
+
+@pytest.mark.parametrize(
+    ("system", "rooms"),
+    [
+        ("optuna", {"orchestrator/search/"}),
+        ("mlflow", {"orchestrator/tracking/"}),
+        ("sqlalchemy", {"orchestrator/ledger.py", "orchestrator/tracking/connection.py"}),  # the latter for its errors alone
+        ("ray", {"orchestrator/launchers/ray.py"}),
+        ("numba", {"orchestrator/ensemble/kernel.py"}),
+        ("albumentations", {"trainers/transforms.py", "orchestrator/preload.py"}),
+        ("segmentation_models_pytorch", {"trainers/models.py", "orchestrator/preload.py"}),
+    ],
+)
+def test_one_outside_system_one_module(system: str, rooms: set[str]) -> None:
+    """Only the module named after it imports an outside system."""
+    strangers = {module for module in importers_of(system) if not any(module.startswith(room) for room in rooms)}
+    assert not strangers
+
+
+def test_orchestrator_sees_the_trainers_only_where_it_may() -> None:
+    """trainers.config anywhere; data and checks in preflight, training in the worker, the figure of merit in stats."""
+    allowed = {
+        "orchestrator/preflight.py": ("trainers.data", "trainers.augment", "trainers.imports", "trainers.errors"),
+        "orchestrator/worker.py": ("trainers.",),
+        "orchestrator/preload.py": ("trainers.",),
+        "orchestrator/stats.py": ("trainers.metrics",),
+        "orchestrator/ensemble/__init__.py": ("trainers.predict.quantize",),  # floats of a user's own become what is stored
+    }
+    for module in MODULES:
+        if module.parts[0] != "orchestrator":
+            continue
+        for name in imports_of(module):
+            if name.startswith("trainers.") and not name.startswith("trainers.config"):
+                assert name.startswith(allowed.get(module.as_posix(), ("nothing",))), f"{module} imports {name}"
+
+
+def test_the_dispatcher_is_handed_its_parts() -> None:
+    """The dispatcher builds no search, launcher or tracker."""
+    forbidden = ("orchestrator.search", "orchestrator.tracking", "orchestrator.launchers.local", "orchestrator.launchers.inline")
+    assert not [name for name in imports_of(Path("orchestrator/dispatcher.py")) if name.startswith(forbidden)]
+
+
+def test_a_launcher_knows_its_seam_only() -> None:
+    """A launcher imports launchers/, trial, worker, errors and home of ours, nothing else."""
+    known = ("orchestrator.launchers", "orchestrator.trial", "orchestrator.errors", "orchestrator.worker", "orchestrator.home")
+    for module in MODULES:
+        if module.parts[:2] == ("orchestrator", "launchers"):
+            ours = [name for name in imports_of(module) if name.startswith(("orchestrator", "trainers"))]
+            assert all(name.startswith(known) for name in ours), f"{module}: {ours}"
+
+
+def test_help_loads_nothing_heavy() -> None:
+    """`orchestrate --help` needs no torch, optuna, mlflow, pandas or ray."""
+    code = (
+        "import sys\nfrom orchestrator.cli import main\nsys.argv = ['orchestrate', '--help']\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print('LOADED', sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = done.stdout[done.stdout.index("LOADED") :]
+    assert "sweep" in done.stdout
+    for heavy in ("torch", "optuna", "mlflow", "ray", "pandas", "numpy", "numba", "sqlalchemy", "albumentations", "pydantic"):
+        assert f"'{heavy}'" not in loaded

@@ -38,6 +38,12 @@ class Plan:
     trials: tuple[PlannedTrial, ...]
     open_ended: bool
 
+    @property
+    def has_work(self) -> bool:
+        """Whether anything may have to be trained; FAILED and PRUNED trials stay as they are."""
+        done = (TrialState.CACHED, TrialState.FAILED, TrialState.PRUNED)
+        return self.open_ended or any(trial.state not in done for trial in self.trials)
+
     def count(self) -> Counter[TrialState]:
         """State -> number of trials."""
         return Counter(trial.state for trial in self.trials)

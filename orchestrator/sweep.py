@@ -18,6 +18,7 @@ from orchestrator.configuration import Configuration, Facts
 from orchestrator.dispatcher import Dispatcher
 from orchestrator.home import Home
 from orchestrator.launchers import LAUNCHERS
+from orchestrator.launchers.base import Launcher, NothingToLaunch
 from orchestrator.leaderboard import describe_config
 from orchestrator.ledger import Ledger
 from orchestrator.parts import Outcome, TrialOutcome
@@ -127,20 +128,30 @@ def run_sweep(file: Path, *, overrides: Sequence[str], launcher: str, slots: int
     console.print(f"reading {file}", highlight=False, soft_wrap=True)
     spec = load_spec(file, overrides)
     home = Home.from_environment()
-    # first, because workers import torch in the background while data and plan are looked at
-    workers = LAUNCHERS[launcher](slots or spec.resources.slots, spec.resources.threads_per_slot)
+    ledger = Ledger(home.ledger_url)
+    is_new = not ledger.members(spec.name)
+
+    def build() -> Launcher:
+        return LAUNCHERS[launcher](slots or spec.resources.slots, spec.resources.threads_per_slot)
+
+    # of a new sweep first, because workers import torch in the background while data and plan are looked at
+    workers = build() if is_new else None
     try:
         facts = prepare(spec, home.data)
-        ledger = Ledger(home.ledger_url)
         plan = _look_up(spec, facts, home, ledger)
         console.print(summarize_plan(spec, plan), highlight=False, soft_wrap=True)
+        if workers is None:
+            workers = build() if plan.has_work else NothingToLaunch()
         with home.become_owner() as owner:
             return _run(spec, plan, home=home, ledger=ledger, owner=owner.name, launcher=workers, console=console)
     finally:
-        workers.close()
+        if workers is not None:
+            workers.close()
 
 
-def _run(spec: SweepSpec, plan: Plan, *, home: Home, ledger: Ledger, owner: str, launcher: Any, console: Console) -> SweepReport:
+def _run(
+    spec: SweepSpec, plan: Plan, *, home: Home, ledger: Ledger, owner: str, launcher: Launcher, console: Console
+) -> SweepReport:
     from orchestrator.search import build_search  # optuna and its database take a second: after the first sign of life
     from orchestrator.tracking.mirror import MlflowTracker
     from orchestrator.tracking.place import Place
@@ -183,7 +194,7 @@ def _look_up(spec: SweepSpec, facts: Facts, home: Home, ledger: Ledger) -> Plan:
     for trial in specs:
         if states.get(trial.key) is not TrialState.COMPLETE and _is_complete(TrialFolder(home.trial_folder(trial.key))):
             states[trial.key] = TrialState.COMPLETE
-    missing = [trial for trial in specs if states.get(trial.key, TrialState.WAITING) is TrialState.WAITING]
+    missing = [trial for trial in specs if not _is_complete(TrialFolder(home.trial_folder(trial.key)))]
     if home.tracking and missing:
         from orchestrator.tracking.adopt import adopt_finished
 

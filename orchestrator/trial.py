@@ -48,7 +48,8 @@ class TrialState(StrEnum):
 class Record(BaseModel):
     """A file of the trial folder."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    # a metric may be NaN (no true and no predicted pixel): as null the line could not be read back
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), ser_json_inf_nan="constants")
     schema_version: Literal[1] = SCHEMA_VERSION
 
 
@@ -161,8 +162,8 @@ class TrialFolder:
         return self.path / "samples.png"
 
     @property
-    def best_weights(self) -> Path:
-        return self.path / "best.safetensors"
+    def checkpoint(self) -> Path:
+        return self.path / "last.pt"
 
     def create(self, spec: TrialSpec) -> None:
         """Make the folder, or check that the existing one is of the same trial."""

@@ -179,6 +179,7 @@ def _end_complete(
     )
     trial.append(Event(kind="attempt_ended", time_s=ended_s, attempt=attempt.number, state=TrialState.COMPLETE))
     trial.write_result(result)
+    trial.checkpoint.unlink(missing_ok=True)  # not before: a kill in between would cost the whole training
     return ExitCode.COMPLETE
 
 

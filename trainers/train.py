@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from trainers.augment import build_augmentation
 from trainers.batches import TrainBatches, sample_seed
-from trainers.checkpoint import LAST, Progress, Trained, load_last, save_best, save_last
+from trainers.checkpoint import Progress, Trained, load_last, save_best, save_last
 from trainers.config import TRAINER_VERSION, EarlyStoppingConfig, TrainConfig
 from trainers.data import SplitData
 from trainers.device import Device, choose_device, limited_threads, num_loaders
@@ -81,7 +81,8 @@ def train(
 
     All randomness comes from (seed, epoch, picture). On the CPU, with equal threads and precision, equal calls give equal bits,
     interrupted or not; on a GPU they give nearly equal results, as some of its sums have no fixed order. Writes last.pt (at most
-    every ``checkpoint_interval_s``, when stopped and after the last epoch; removed at the end) and best.safetensors.
+    every ``checkpoint_interval_s``, when stopped and after the last epoch) and best.safetensors. Who has put the result in
+    safety may remove last.pt; until then another call does no more than to evaluate again.
 
     Raises:
         ConfigError: the configuration cannot be built here.
@@ -148,9 +149,7 @@ class _Training:
                 return self._result(stopped=True, confusions=None, predictions=None)
         if predictions is None or self.progress.best_epoch != self.progress.epochs_run:
             confusions, predictions = self._evaluate_best()
-        result = self._result(stopped=False, confusions=confusions, predictions=predictions)
-        (self.folder / LAST).unlink(missing_ok=True)
-        return result
+        return self._result(stopped=False, confusions=confusions, predictions=predictions)
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the training part; returns train/loss, lr (of the last step), images_per_s, epoch_s."""

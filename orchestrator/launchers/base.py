@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from orchestrator.errors import LaunchError
+
 
 @dataclass(frozen=True)
 class JobExit:
@@ -44,3 +46,16 @@ class Launcher(Protocol):
 
     def close(self) -> None:
         """Kill what still runs and give every slot back."""
+
+
+class NothingToLaunch:
+    """Stands in where everything is done already: takes no slot from others and starts no process."""
+
+    def free_slots(self) -> int:
+        return 1
+
+    def launch(self, folder: Path) -> Job:
+        raise LaunchError(f"{folder}: everything was done when the plan was made, and now it is not. Run the sweep again.")
+
+    def close(self) -> None:
+        """Nothing runs."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.cli import main
 from orchestrator.errors import SpecError
 from orchestrator.spec import load_spec
 
@@ -147,6 +148,28 @@ def test_a_broken_sweep_file_says_where_and_what(broken: Broken, tmp_path: Path)
     if not broken.options:
         assert message.startswith(f"{path}:{broken.line}: " if broken.line else f"{path}: ")
     assert [piece for piece in broken.pieces if piece not in message] == []
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.name)
+def test_the_command_refuses_it_with_exit_code_2(
+    broken: Broken, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`orchestrate sweep` says the same on standard error, starts nothing, and exits with 2."""
+    path = tmp_path / f"{broken.name}.yaml"
+    path.write_text(broken.text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    options = [argument for option in broken.options for argument in ("--set", option)]
+    monkeypatch.setattr("sys.argv", ["orchestrate", "sweep", str(path), "--plan", *options])
+
+    with pytest.raises(SystemExit) as exited:
+        main()
+
+    said = capsys.readouterr()
+    assert exited.value.code == 2
+    assert said.out == ""
+    assert said.err.startswith("error: ")
+    assert [piece for piece in broken.pieces if piece not in said.err] == []
+    assert not (tmp_path / "mlruns" / "trials").exists()
 
 
 def test_a_file_that_is_not_utf8_names_the_line(tmp_path: Path) -> None:

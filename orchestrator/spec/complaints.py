@@ -89,7 +89,7 @@ def _is_false_alarm(details: ErrorDetails) -> bool:
 
 
 def _explain(wrong: Sequence[ErrorDetails], model: type[BaseModel], raw: Any, place: Place) -> list[Complaint]:
-    traced = [(_trace(raw, details), details) for details in wrong]
+    traced = [(_to_name(raw, _trace(raw, details), details), details) for details in wrong]
     merged: dict[Place, list[ErrorDetails]] = {}
     for inner, details in traced:
         merged.setdefault(inner, []).append(details)
@@ -122,6 +122,14 @@ def _trace(raw: Any, details: ErrorDetails) -> Place:
             place, raw = (*place, key), raw[key]
         elif i == len(details["loc"]) - 1 and details["type"] == "missing":
             place = (*place, part)
+    return place
+
+
+def _to_name(raw: Any, place: Place, details: ErrorDetails) -> Place:
+    """A validator that sees an object as a whole complains of its ``name`` by beginning with it."""
+    value = _look_up(raw, place)
+    if details["type"] == "value_error" and isinstance(value, dict) and isinstance(name := value.get("name"), str):
+        return (*place, "name") if str(details["ctx"]["error"]).startswith(repr(name)) else place
     return place
 
 
@@ -188,13 +196,10 @@ def _describe(model: type[BaseModel], raw: Any, place: Place, several: Sequence[
 
 def _describe_value_error(message: str, value: Any) -> str:
     """Our own validators' messages: they begin with the value that they found, or go on from the place."""
-    field = ""
-    if isinstance(value, dict) and isinstance(name := value.get("name"), str) and message.startswith(repr(name)):
-        field, value = ".name", name
     start = f"{value!r} is not "
     stop = "" if message.endswith((".", "?")) else "."
     if isinstance(value, str) and message.startswith(start):
-        return f"{field} is {value!r}, not {message.removeprefix(start)}{stop}"
+        return f" is {value!r}, not {message.removeprefix(start)}{stop}"
     return f"{': ' if message.startswith(('a ', '[')) else ' '}{message}{stop}"
 
 

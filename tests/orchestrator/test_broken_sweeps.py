@@ -129,6 +129,13 @@ BROKEN = [
     Broken(
         "bad_override", "name: a\n", None, ("--set base.epochs=no: base.epochs is 'no'", "a whole number"), ("base.epochs=no",)
     ),
+    Broken(
+        "bad_name_in_override",
+        "base: {epochs: 2}\n",
+        None,
+        ("--set base.loss.name=focall: base.loss.name is 'focall'", "Did you mean 'focal'?"),
+        ("base.loss.name=focall",),
+    ),
     Broken("no_override", "name: a\n", None, ("--set base.epochs", "a.b=value"), ("base.epochs",)),
 ]
 """A CLI test writes each ``text`` to a file, passes ``options`` as --set, and expects exit code 2 and the pieces."""

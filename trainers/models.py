@@ -1,4 +1,4 @@
-"""Architecture and encoder by name -> a network that takes pictures of any size; the only module that imports smp."""
+"""Architecture and encoder by name -> a network that takes pictures of any size."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from trainers.config import TrainConfig, check_known, is_import_path
 from trainers.errors import ConfigError
 from trainers.imports import import_object
 from trainers.names import ENCODER_PREFIXES
+from trainers.upsample import cheapen_upsampling
 
 STRIDE = 32
 """What the deepest features of every encoder are smaller by; sides of the input are padded to a multiple of it."""
@@ -47,6 +48,7 @@ def build_model(config: TrainConfig, *, in_channels: int, num_classes: int) -> n
             _check_weights(config.encoder, config.encoder_weights)
         options = {**config.arch_options, "encoder_name": config.encoder, "encoder_weights": config.encoder_weights}
     network = _build(config, build, {**options, "in_channels": in_channels, "classes": num_classes})
+    cheapen_upsampling(network)
     return AnySize(network, stride=STRIDES.get(config.arch, STRIDE))
 
 

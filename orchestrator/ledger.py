@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ import sqlalchemy as sa
 from filelock import FileLock
 from sqlalchemy.dialects import postgresql, sqlite
 
-from orchestrator.errors import OrchestrateError
+from orchestrator.errors import TrackingError
+from orchestrator.secrets import redact
 from orchestrator.trial import TrialState
 
 LEDGER_VERSION = 1
@@ -82,14 +83,18 @@ class Ledger:
     """Gives every trial to at most one owner at a time; a finished trial is never given again.
 
     Any number of processes may use one database. A claim lasts for ``lease_s`` and is to be renewed well before.
-    COMPLETE holds for everybody, PRUNED within its sweep, FAILED until ``reset_failed``.
+    COMPLETE holds for everybody until ``forget``, PRUNED within its sweep, FAILED until ``reset_failed``.
+
+    Raises:
+        TrackingError: the database cannot be opened.
     """
 
     def __init__(self, url: str, *, clock: Callable[[], float] = time.time, lease_s: float = 60.0) -> None:
         self.lease_s = lease_s
         self._clock = clock
-        self._engine = _connect(url)
-        self._create_tables()
+        with _telling(url):
+            self._engine = _connect(url)
+            self._create_tables()
 
     def close(self) -> None:
         self._engine.dispose()
@@ -207,6 +212,13 @@ class Ledger:
                 reset += connection.execute(again.returning(_trials.c.key)).scalars()
         return sorted(reset)
 
+    def forget(self, key: str) -> bool:
+        """Set a COMPLETE trial whose result is lost back to WAITING; False where it is not COMPLETE (any more)."""
+        complete = sa.and_(_trials.c.key == key, _trials.c.state == TrialState.COMPLETE)
+        with self._engine.begin() as connection:
+            again = sa.update(_trials).where(complete).values(state=TrialState.WAITING, owner=None, reason=None)
+            return connection.execute(again).rowcount == 1
+
     def _end(self, key: str, owner: str, state: TrialState, values: Mapping[str, Any]) -> bool:
         end = sa.update(_trials).where(_trials.c.key == key, *_is_held_by(owner))
         with self._engine.begin() as connection:
@@ -225,8 +237,8 @@ class Ledger:
             connection.execute(self._insert(_meta), [{"version": LEDGER_VERSION}])
             found = connection.execute(sa.select(sa.func.max(_meta.c.version))).scalar_one()
         if found != LEDGER_VERSION:
-            raise OrchestrateError(
-                f"{self._engine.url}: was written by ledger version {found}, expected {LEDGER_VERSION}. "
+            raise TrackingError(
+                f"{redact(str(self._engine.url))}: was written by ledger version {found}, expected {LEDGER_VERSION}. "
                 "Use the orchestrate that wrote it, or move it away: finished trials are found again in their folders."
             )
 
@@ -254,16 +266,41 @@ def _as_seen(state: TrialState, *, is_pruned_here: bool) -> TrialState:
 
 def _connect(url: str) -> sa.Engine:
     parsed = sa.make_url(url)
-    if parsed.get_backend_name() not in DATABASES:
-        raise OrchestrateError(f"ledger: {parsed.get_backend_name()!r} is no known database. Known: {', '.join(DATABASES)}.")
-    if parsed.get_backend_name() != "sqlite":
+    kind = parsed.get_backend_name()
+    if kind not in DATABASES:
+        raise TrackingError(f"ledger: {kind!r} is no known database. Known: {', '.join(DATABASES)}. See ORCHESTRATE_STORAGE.")
+    if kind != "sqlite":
+        if "@" in f"{parsed.host}{parsed.database}":  # the driver would print the rest of the password as a host
+            raise ValueError("there is a second @; within a password write @ as %40 and / as %2F")
         return sa.create_engine(parsed, pool_pre_ping=True)
     if not parsed.database:
-        raise OrchestrateError(f"ledger: {url!r} names no file; a ledger in memory cannot be shared. Write sqlite:///FILE.")
+        raise TrackingError(f"ledger: {url!r} names no file; a ledger in memory cannot be shared. Write sqlite:///FILE.")
     Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S})
     sa.event.listen(engine, "connect", _set_up_sqlite)
     return engine
+
+
+@contextmanager
+def _telling(url: str) -> Iterator[None]:
+    """Turn what SQLAlchemy, the driver or the disk raise while the ledger is opened into an error for people."""
+    try:
+        yield
+    except ImportError as error:
+        found, hint = str(error), "Install the driver: pip install 'orchestrate[postgres]'."
+        raise TrackingError(_say_unusable(url, found, hint)) from error
+    except (ValueError, sa.exc.ArgumentError) as error:
+        hint = "Write postgresql://USER:PASSWORD@HOST:PORT/DATABASE."
+        raise TrackingError(_say_unusable(url, str(error), hint)) from error
+    except (sa.exc.SQLAlchemyError, OSError) as error:
+        found = str(getattr(error, "orig", None) or error)
+        hint = "Is the server up, and is the address right?" if "postgres" in url else "Can the file be written?"
+        raise TrackingError(_say_unusable(url, found, hint)) from error
+
+
+def _say_unusable(url: str, found: str, hint: str) -> str:
+    first_line = (found.strip().splitlines() or ["no reason given"])[0]
+    return redact(f"{url}: the ledger cannot be opened: {first_line.rstrip('.')}. {hint} See ORCHESTRATE_STORAGE.")
 
 
 def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:

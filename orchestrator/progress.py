@@ -8,6 +8,7 @@ from types import TracebackType
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -62,14 +63,14 @@ class SweepProgress:
 
     def note(self, text: str) -> None:
         """Print a line above the table."""
-        self._console.print(text)
+        self._say(escape(text))
 
     def started(self, spec: TrialSpec, attempt: int) -> None:
         self._running[spec.key] = Running(spec, attempt)
         self._bar.update(self._task, note="")
         again = f", attempt {attempt}" if attempt > 1 else ""
         if not self._console.is_terminal:
-            self._console.print(f"  started  {spec.name} (seed {spec.seed}{again})", highlight=False)
+            self._say(f" started  {_title(spec)}{again}")
 
     def epoch(self, spec: TrialSpec, event: Event) -> None:
         row = self._running.get(spec.key)
@@ -81,25 +82,24 @@ class SweepProgress:
             row.printed_s = now
             epoch, miou = f"{row.epoch}/{spec.train.epochs}", _number(row.metrics.get("val/miou"))
             speed = f"{row.metrics.get('images_per_s', 0):.0f} images/s"
-            self._console.print(f"  running  {spec.name}: epoch {epoch}, val/miou {miou}, {speed}", highlight=False)
+            self._say(f" running  {_title(spec)}  epoch {epoch}, val/miou {miou}, {speed}")
 
     def ended(self, spec: TrialSpec, state: TrialState, result: TrialResult | None, reason: str | None) -> None:
         row = self._running.pop(spec.key, None)
         if state is TrialState.WAITING:
-            self._console.print(f"[yellow]stopped[/]  {spec.name} (seed {spec.seed}); the next run goes on from its checkpoint")
+            self._say(f"[yellow] stopped[/]  {_title(spec)}  {escape(reason or '')}")
             return
         self._bar.advance(self._task)
         miou = result.metrics.get("val/miou") if result else None
         took = f"  {time.monotonic() - row.started_s:.0f} s" if row else ""
-        why = f"  {reason}" if reason else ""
-        self._console.print(
-            f"[{STATE_COLORS[state]}]{state.lower():>8}[/]  {spec.name} (seed {spec.seed})  val/miou {_number(miou)}{took}{why}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        color, why = STATE_COLORS[state], f"  {escape(reason)}" if reason else ""
+        self._say(f"[{color}]{state.lower():>8}[/]  {_title(spec)}  val/miou {_number(miou)}{took}{why}")
         if miou is not None and (self._best is None or miou > self._best[0]):
             self._best = (miou, spec.name)
-            self._bar.update(self._task, note=f"best {miou:.4f} {spec.name}")
+            self._bar.update(self._task, note=f"best {miou:.4f} {escape(spec.name)}")
+
+    def _say(self, markup: str) -> None:
+        self._console.print(markup, highlight=False, soft_wrap=True)
 
     def _render(self) -> Group:
         table = Table(box=None, padding=(0, 2), header_style="dim")
@@ -107,7 +107,7 @@ class SweepProgress:
             table.add_column(column, justify="left" if column == "running" else "right")
         for row in self._running.values():
             table.add_row(
-                row.spec.name,
+                escape(row.spec.name),
                 str(row.spec.seed),
                 f"{row.epoch}/{row.spec.train.epochs}",
                 _number(row.metrics.get("val/miou")),
@@ -115,6 +115,11 @@ class SweepProgress:
                 f"{row.metrics['images_per_s']:.0f}" if "images_per_s" in row.metrics else "-",
             )
         return Group(self._bar, table) if self._running else Group(self._bar)
+
+
+def _title(spec: TrialSpec) -> str:
+    """A trial's name as markup; the seed where the name does not say it."""
+    return escape(spec.name if f"seed {spec.seed}" in spec.name else f"{spec.name} seed {spec.seed}")
 
 
 def _number(value: float | None) -> str:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 import signal
+import sys
 import types
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from orchestrator.configuration import Configuration, Facts
 from orchestrator.dispatcher import Dispatcher
+from orchestrator.errors import TrackingError
 from orchestrator.home import Home
 from orchestrator.launchers import LAUNCHERS
 from orchestrator.launchers.base import Launcher, NothingToLaunch
@@ -26,10 +30,15 @@ from orchestrator.plan import Plan, PlannedTrial, make_plan, round_of, trials_of
 from orchestrator.preflight import prepare
 from orchestrator.progress import STATE_COLORS, SweepProgress
 from orchestrator.spec import SweepSpec, load_spec
+from orchestrator.tracking.mirror import MlflowTracker
+from orchestrator.tracking.place import Place
 from orchestrator.trial import TrialFolder, TrialSpec, TrialState
 
 MIRROR_TIMEOUT_S = 120.0
 """How long the end of a sweep waits for the tracking server."""
+
+INTERRUPTED_TIMEOUT_S = 10.0
+"""The same, after Ctrl-C."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,7 @@ class SweepReport:
                 "Why trials failed: see above, or log.txt in their folders. `orchestrate retry` lets them be tried again."
             )
         lines.append(f"Ranking: orchestrate leaderboard {self.sweep}    Ensemble: orchestrate best-ensemble {self.sweep} --k 4")
-        return Group(*lines)
+        return Group(*(Text(line) for line in lines))
 
 
 @dataclass(frozen=True)
@@ -110,8 +119,8 @@ def plan_sweep(file: Path, *, overrides: Sequence[str]) -> PlanReport:
     """
     spec = load_spec(file, overrides)
     home = Home.from_environment()
-    facts = prepare(spec, home.data)
-    return PlanReport(spec, _look_up(spec, facts, home, Ledger(home.ledger_url)))
+    facts = _prepare(spec, home)
+    return PlanReport(spec, _look_up(spec, facts, home, Ledger(home.ledger_url), Console(stderr=True)))
 
 
 def run_sweep(file: Path, *, overrides: Sequence[str], launcher: str, slots: int | None) -> SweepReport:
@@ -125,7 +134,7 @@ def run_sweep(file: Path, *, overrides: Sequence[str], launcher: str, slots: int
         LaunchError: no worker can be started.
     """
     console = Console(stderr=True)
-    console.print(f"reading {file}", highlight=False, soft_wrap=True)
+    console.print(f"reading {file}", highlight=False, markup=False, soft_wrap=True)
     spec = load_spec(file, overrides)
     home = Home.from_environment()
     ledger = Ledger(home.ledger_url)
@@ -137,9 +146,9 @@ def run_sweep(file: Path, *, overrides: Sequence[str], launcher: str, slots: int
     # of a new sweep first, because workers import torch in the background while data and plan are looked at
     workers = build() if is_new else None
     try:
-        facts = prepare(spec, home.data)
-        plan = _look_up(spec, facts, home, ledger)
-        console.print(summarize_plan(spec, plan), highlight=False, soft_wrap=True)
+        facts = _prepare(spec, home)
+        plan = _look_up(spec, facts, home, ledger, console)
+        console.print(summarize_plan(spec, plan), highlight=False, markup=False, soft_wrap=True)
         if workers is None:
             workers = build() if plan.has_work else NothingToLaunch()
         with home.become_owner() as owner:
@@ -152,9 +161,7 @@ def run_sweep(file: Path, *, overrides: Sequence[str], launcher: str, slots: int
 def _run(
     spec: SweepSpec, plan: Plan, *, home: Home, ledger: Ledger, owner: str, launcher: Launcher, console: Console
 ) -> SweepReport:
-    from orchestrator.search import build_search  # optuna and its database take a second: after the first sign of life
-    from orchestrator.tracking.mirror import MlflowTracker
-    from orchestrator.tracking.place import Place
+    from orchestrator.search import build_search  # optuna takes a second: after the first sign of life
 
     tracker = MlflowTracker(Place.of(home))
     tracker.reconcile(spec.name, _live_keys(ledger, spec.name))
@@ -181,7 +188,12 @@ def _run(
     return SweepReport(spec.name, outcome.wall_s, described, outcome.interrupted, search.stopped_because)
 
 
-def _look_up(spec: SweepSpec, facts: Facts, home: Home, ledger: Ledger) -> Plan:
+def _prepare(spec: SweepSpec, home: Home) -> Facts:
+    with redirect_stdout(sys.stderr):  # the user's own code is imported, and may print
+        return prepare(spec, home.data)
+
+
+def _look_up(spec: SweepSpec, facts: Facts, home: Home, ledger: Ledger, console: Console) -> Plan:
     """The plan, with where each trial stands: by the ledger, by its folder, or by another machine's run in MLflow."""
     known: tuple[Configuration, ...] = ()
     if spec.is_open_ended:
@@ -196,10 +208,19 @@ def _look_up(spec: SweepSpec, facts: Facts, home: Home, ledger: Ledger) -> Plan:
             states[trial.key] = TrialState.COMPLETE
     missing = [trial for trial in specs if not _is_complete(TrialFolder(home.trial_folder(trial.key)))]
     if home.tracking and missing:
-        from orchestrator.tracking.adopt import adopt_finished
-
-        states |= dict.fromkeys(adopt_finished(home, missing), TrialState.COMPLETE)
+        states |= dict.fromkeys(_adopt(home, missing, console), TrialState.COMPLETE)
     return make_plan(spec, facts, states, known=known)
+
+
+def _adopt(home: Home, specs: Sequence[TrialSpec], console: Console) -> list[str]:
+    """Take over what other machines have finished; a server that cannot be reached stops no sweep."""
+    from orchestrator.tracking.adopt import adopt_finished
+
+    try:
+        return adopt_finished(home, specs)
+    except TrackingError as error:
+        console.print(f"[yellow]planned from this machine alone[/]: {escape(str(error))}", soft_wrap=True)
+        return []
 
 
 def _is_complete(folder: TrialFolder) -> bool:
@@ -223,7 +244,7 @@ def _plan_row(trial: PlannedTrial) -> tuple[str, ...]:
     train, state = trial.spec.train, trial.state
     shown = "new" if state is TrialState.WAITING else state.lower()
     color = STATE_COLORS.get(state, "default")
-    return trial.spec.name, str(train.epochs), str(trial.spec.seed), trial.spec.key, f"[{color}]{shown}[/]"
+    return escape(trial.spec.name), str(train.epochs), str(trial.spec.seed), trial.spec.key, f"[{color}]{shown}[/]"
 
 
 def _live_keys(ledger: Ledger, sweep: str) -> list[str]:
@@ -252,13 +273,18 @@ def _stopping(dispatcher: Dispatcher, progress: SweepProgress) -> Iterator[None]
             signal.signal(number, handler)
 
 
-def _mirror_rest(tracker: Any, sweep: str, outcome: Outcome, home: Home, console: Console) -> None:
+def _mirror_rest(tracker: MlflowTracker, sweep: str, outcome: Outcome, home: Home, console: Console) -> None:
     """Wait for the tracking server, within reason: what it lacks is in the trial folders and is sent by the next sweep."""
-    late = tracker.close(10.0 if outcome.interrupted else MIRROR_TIMEOUT_S)
+    console.print("sending what is left to MLflow; Ctrl-C leaves it to the next run")
+    try:
+        late = tracker.close(INTERRUPTED_TIMEOUT_S if outcome.interrupted else MIRROR_TIMEOUT_S)
+    except KeyboardInterrupt:
+        late = tracker.close(0.0)
     if late:
+        trouble = escape(tracker.trouble or "the server is slow")
         console.print(
-            f"[yellow]{len(late)} trials of {sweep} are not in MLflow yet[/]: {tracker.trouble or 'the server is slow'}. "
-            f"Nothing is lost: they are in {home.trials} and are sent when the sweep is run again.",
+            f"[yellow]{len(late)} trials of {escape(sweep)} are not in MLflow yet[/]: {trouble}. "
+            f"Nothing is lost: they are in {escape(str(home.trials))} and are sent when the sweep is run again.",
             soft_wrap=True,
         )
 

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from orchestrator.errors import OrchestrateError
+from orchestrator.errors import OrchestrateError, TrackingError
 from orchestrator.ledger import Ledger
 from orchestrator.trial import TrialState
 
@@ -172,6 +172,34 @@ def test_an_unfit_database_is_refused(url: str) -> None:
         Ledger(url)
 
 
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("postgresql://me:s3cret@127.0.0.1:1/db", r"No module named|refused"),  # without, and with, the driver
+        ("postgresql+nosuchdriver://me:s3cret@host/db", "nosuchdriver"),
+        ("postgresql://me:s3cret@host:port/db", "'port'"),
+        ("postgresql://me:x@s3cret@host/db", "%40"),
+        ("postgresql://me:x@y/s3cret@host/db", "%40"),
+        ("s3cret", "parse"),
+        ("sqlite:////proc/nowhere/ledger.db", "nowhere"),
+    ],
+)
+def test_a_database_that_cannot_be_opened_is_told(url: str, found: str) -> None:
+    """What was found and what to do, and never the password."""
+    with pytest.raises(TrackingError, match=rf"cannot be opened: .*({found}).*ORCHESTRATE_STORAGE") as caught:
+        Ledger(url)
+    assert "s3cret" not in str(caught.value) or "://" not in url
+
+
+def test_a_forgotten_result_is_made_again(ledger: Ledger) -> None:
+    """Only what is COMPLETE is set back, once, and then it is claimed as the next attempt."""
+    ledger.claim("a", "s", "me")
+    assert not ledger.forget("a")
+    ledger.finish("a", "me", TrialState.COMPLETE)
+    assert [ledger.forget("a"), ledger.forget("a")] == [True, False]
+    assert ledger.claim("a", "t", "you") == 2
+
+
 def test_odd_paths(tmp_path: Path) -> None:
     """Spaces, percent signs and letters of other scripts are ordinary."""
     ledger = Ledger(f"sqlite:///{tmp_path}/a b/50 %/жук/ledger.db")
@@ -323,6 +351,11 @@ class LedgerHistories(RuleBasedStateMachine):
     def retry(self, key: str) -> None:
         assert self.ledger.reset_failed([key]) == ([key] if key in self.failed else [])
         self.failed.discard(key)
+
+    @rule(key=st.sampled_from(KEYS))
+    def forget(self, key: str) -> None:
+        assert self.ledger.forget(key) == (key in self.complete)
+        self.complete.discard(key)
 
     @precondition(lambda self: bool(self.held))
     @rule(seconds=st.sampled_from([1, 30, 61]))

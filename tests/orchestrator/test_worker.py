@@ -112,7 +112,7 @@ def test_an_interrupted_trial_ends_as_if_it_had_not_been(
         np.testing.assert_array_equal(expected["confusions"], found["confusions"])
     from safetensors.numpy import load_file
 
-    expected_weights, found_weights = load_file(trained.best_weights), load_file(trial.best_weights)
+    expected_weights, found_weights = (load_file(folder.path / "best.safetensors") for folder in (trained, trial))
     assert expected_weights.keys() == found_weights.keys()
     for name, weights in expected_weights.items():
         np.testing.assert_array_equal(weights, found_weights[name])

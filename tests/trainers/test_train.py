@@ -164,10 +164,25 @@ def test_stop_after_the_last_epoch_is_resumable(tmp_path: Path, make_config: Con
     assert result.predictions is not None
 
 
-def test_finished_training_leaves_its_weights_only(tmp_path: Path, make_config: Config, make_data: Make) -> None:
-    """The checkpoint to go on from is gone, and no scratch file is left."""
+def test_finished_training_leaves_no_scratch_file(tmp_path: Path, make_config: Config, make_data: Make) -> None:
+    """Weights and checkpoint are there, whole; the checkpoint stays until the result is in safety."""
     run(make_config(epochs=1), make_data(), tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["best.safetensors"]
+    assert {p.name for p in tmp_path.iterdir()} == {"best.safetensors", "last.pt"}
+
+
+def test_finished_training_is_only_evaluated_again(tmp_path: Path, make_config: Config, make_data: Make) -> None:
+    """A call after the end trains no epoch and gives the same result."""
+    first = run(make_config(), make_data(), tmp_path)
+    reports: list[EpochReport] = []
+
+    def listen(report: EpochReport) -> Continue:
+        reports.append(report)
+        return Continue.YES
+
+    second = run(make_config(), make_data(), tmp_path, on_epoch=listen)
+    assert reports == []
+    assert np.array_equal(first.predictions, second.predictions)
+    assert first.metrics == second.metrics
 
 
 def test_damaged_checkpoint_starts_anew(

@@ -73,6 +73,7 @@ def make_split(data: DataSet, config: DataConfig, fold: Fold | None) -> Split:
         raise DataError(f"{data.source}: data.split_lists fix one split, so folds would all be alike. Remove one of the two.")
     if data.split is not None:
         split = data.split
+        _check_leak(data, split)
     else:
         groups = _order_groups(data, _scored(counts, config.ignore_classes), config.split_seed)
         val = _fold_part(data, groups, fold) if fold else _fraction_part(data, groups, config.val_fraction)
@@ -167,6 +168,20 @@ def _complement(num_images: int, val: Indices) -> Split:
     is_train = np.ones(num_images, bool)
     is_train[val] = False
     return Split(np.flatnonzero(is_train), val)
+
+
+def _check_leak(data: DataSet, split: Split) -> None:
+    """Check that lists of a user's own keep identical and nearly identical pictures on one side."""
+    ids = data.groups if data.groups is not None else group_pictures(data.images)
+    shared = np.intersect1d(ids[split.train], ids[split.val])
+    if len(shared):
+        pairs = [
+            " and ".join(data.names[side[ids[side] == group][0]] for side in (split.train, split.val)) for group in shared[:3]
+        ]
+        raise DataError(
+            f"{data.source}: data.split_lists put {len(shared)} groups of identical or nearly identical pictures on both sides, "
+            f"such as {'; '.join(pairs)}. Validation would leak: move each group to one side."
+        )
 
 
 def _check_sides(data: DataSet, split: Split, counts: Indices, config: DataConfig) -> None:

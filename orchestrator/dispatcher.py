@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.attempts import Attempts, Running, Timer
 from orchestrator.errors import DataError, LaunchError, TrialError
-from orchestrator.exits import Ending, judge_exit, reclaim_orphans
+from orchestrator.exits import RESULT_LOST, TAKEN_OVER, Ending, OthersResults, find_unentered, judge_exit, reclaim_orphans
 from orchestrator.home import Home
 from orchestrator.launchers.base import Launcher
 from orchestrator.ledger import Ledger, LedgerRow
@@ -43,7 +43,8 @@ class Dispatcher:
     ``run`` may be called once; ``request_stop`` from a signal handler or from another thread at any time.
     trials_of: a configuration's trials in the order in which they are to run. round_of: trials of a lower round go first, even
     where that means to propose further configurations before a proposed one is finished.
-    data_folder_of: where a trial's prepared data lies on this machine.
+    data_folder_of: where a trial's prepared data lies on this machine. find_result: the result of a trial that is complete and
+    has none in its folder here, from wherever else it is kept; called in the dispatcher's thread, may raise TrackingError.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Dispatcher:
         trials_of: Callable[[Configuration], Sequence[TrialSpec]],
         data_folder_of: Callable[[TrialSpec], Path],
         round_of: Callable[[TrialSpec], int] = lambda _: 0,
+        find_result: Callable[[TrialSpec], TrialResult | None] | None = None,
         monitor: Monitor | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
@@ -77,6 +79,7 @@ class Dispatcher:
         self._clock = clock
         self._sleep = sleep
         self._attempts = Attempts(sweep=sweep, owner=owner, ledger=ledger, tracker=tracker, monitor=self._monitor, clock=clock)
+        self._others = OthersResults(self._folder_of, find_result, clock)
         self._outcomes = Outcomes()
         self._proposals = Proposals()
         self._queue: deque[TrialSpec] = deque()
@@ -118,14 +121,11 @@ class Dispatcher:
     def _fill(self) -> bool:
         """Start trials while slots are free; True if anything was begun or settled."""
         has_news = False
-        while self._num_stops == 0 and self._has_work() and self._launcher.free_slots() > 0:
+        while self._num_stops == 0 and (self._queue or self._may_propose) and self._launcher.free_slots() > 0:
             has_news = True
             if not (self._propose() if self._is_proposal_next() else self._start(self._queue.popleft())):
                 break
         return has_news
-
-    def _has_work(self) -> bool:
-        return bool(self._queue) or self._may_propose
 
     def _is_proposal_next(self) -> bool:
         """Whether a trial that is not known yet may have to go before the first of the queue."""
@@ -152,8 +152,20 @@ class Dispatcher:
     def _take_in(self, spec: TrialSpec, row: LedgerRow) -> None:
         self._outcomes.note(spec, TrialState.WAITING, attempts=row.attempt)
         if row.state in ENDED:
-            self._settle(spec, _found(row, self._read_result(spec)))
+            self._settle_others(spec, row, is_found_done=True)
         else:
+            bisect.insort_right(self._queue, spec, key=self._round_of)
+
+    def _settle_others(self, spec: TrialSpec, row: LedgerRow, *, is_found_done: bool) -> None:
+        """Settle a trial that has ended without us; where a complete one's result is left nowhere, have it run again."""
+        ending = self._others.read(spec, row)
+        if ending is not None:
+            self._settle(spec, ending.found_done() if is_found_done else ending)
+        elif self._others.may_come(spec):
+            self._elsewhere[spec.key] = spec
+        else:
+            self._ledger.forget(spec.key)
+            self._wait(spec, RESULT_LOST)
             bisect.insort_right(self._queue, spec, key=self._round_of)
 
     def _start(self, spec: TrialSpec) -> bool:
@@ -179,10 +191,8 @@ class Dispatcher:
 
     def _launch(self, spec: TrialSpec, folder: TrialFolder, attempt: int) -> None:
         folder.create(spec)
-        result = self._unknown_result(folder, spec)
-        if result is not None:
-            state = TrialState.CACHED if result.state is TrialState.COMPLETE else result.state
-            self._finish(spec, Ending(state, result, result.reason))
+        if (ending := find_unentered(self._ledger, folder, spec.key)) is not None:
+            self._finish(spec, ending)
             return
         folder.discard_result()
         folder.write_attempt(Attempt(number=attempt, data_folder=str(self._data_folder_of(spec))))
@@ -193,13 +203,6 @@ class Dispatcher:
         self._monitor.started(spec, attempt)
         if self._num_stops:  # requested while it was being launched
             job.stop(force=self._num_stops > 1)
-
-    def _unknown_result(self, folder: TrialFolder, spec: TrialSpec) -> TrialResult | None:
-        """A result in the folder that the ledger does not know: its dispatcher died before it could enter it."""
-        result = folder.result()
-        if result is None or result.state is TrialState.COMPLETE:
-            return result
-        return result if result.attempt > self._ledger.states([spec.key])[spec.key].settled_attempt else None
 
     def _is_hopeless(self) -> bool:
         """Whether launches keep failing though slots are free; where none is, another sweep was just quicker."""
@@ -228,7 +231,7 @@ class Dispatcher:
 
     def _settle(self, spec: TrialSpec, ending: Ending) -> None:
         """Tell everybody how a trial ended, whoever ran it."""
-        self._outcomes.note(spec, ending.state, result=ending.result)
+        self._outcomes.note(spec, ending.state, result=ending.result, reason=ending.reason)
         self._mirror_end(spec, ending)
         self._monitor.ended(spec, ending.state, ending.result, ending.reason)
         value = ending.result.metrics.get(OBJECTIVE) if ending.result else None
@@ -238,9 +241,8 @@ class Dispatcher:
     def _release(self, spec: TrialSpec, ending: Ending) -> None:
         """Give a trial back that can be gone on with: by us, by whoever works on it, or after a stop by the next run."""
         self._ledger.release(spec.key, self._owner)
-        self._outcomes.note(spec, TrialState.WAITING)
         self._mirror_end(spec, ending)
-        self._monitor.ended(spec, TrialState.WAITING, None, ending.reason)
+        self._wait(spec, ending.reason)
         if ending.is_elsewhere:
             self._elsewhere[spec.key] = spec
         elif self._num_stops == 0:
@@ -248,9 +250,13 @@ class Dispatcher:
 
     def _give_up(self, running: Running) -> None:
         """Leave a trial to the owner that took our expired claim."""
-        self._outcomes.note(running.spec, TrialState.WAITING)
-        self._monitor.ended(running.spec, TrialState.WAITING, None, "another dispatcher has taken it over")
+        self._wait(running.spec, TAKEN_OVER)
         self._elsewhere[running.spec.key] = running.spec
+
+    def _wait(self, spec: TrialSpec, reason: str | None) -> None:
+        """Show that a trial is not done, and why."""
+        self._outcomes.note(spec, TrialState.WAITING, reason=reason)
+        self._monitor.ended(spec, TrialState.WAITING, None, reason)
 
     def _tell(self, ready: Iterable[Proposal]) -> None:
         for proposal in ready:
@@ -266,7 +272,7 @@ class Dispatcher:
         for key, row in changed.items():
             spec = self._elsewhere.pop(key)
             if row.state in ENDED:
-                self._settle(spec, Ending(row.state, self._read_result(spec), row.reason))
+                self._settle_others(spec, row, is_found_done=False)
             else:
                 bisect.insort_right(self._queue, spec, key=self._round_of)
         return bool(changed)
@@ -288,17 +294,6 @@ class Dispatcher:
     def _folder_of(self, spec: TrialSpec) -> TrialFolder:
         return TrialFolder(self._home.trial_folder(spec.key))
 
-    def _read_result(self, spec: TrialSpec) -> TrialResult | None:
-        """A finished trial's result, where it was trained on this machine."""
-        return self._folder_of(spec).result()
-
     def _mirror_end(self, spec: TrialSpec, ending: Ending) -> None:
-        """Mirror what lies in a folder of this machine; a trial that failed before it had one has only its reason."""
-        has_record = ending.result is not None or ending.state is TrialState.WAITING
-        if has_record and not ending.is_elsewhere:
+        if ending.has_record:
             self._tracker.mirror(self._sweep, self._folder_of(spec), ended=True)
-
-
-def _found(row: LedgerRow, result: TrialResult | None) -> Ending:
-    """The ending of a trial that had ended before this sweep came to it."""
-    return Ending(TrialState.CACHED if row.state is TrialState.COMPLETE else row.state, result, row.reason)

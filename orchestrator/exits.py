@@ -1,31 +1,55 @@
-"""How an attempt ended: the worker's exit code and the trial folder, read together by the dispatcher."""
+"""How a trial ended, for the dispatcher: an attempt of its own by exit code and folder, others' by the ledger and the result."""
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
-from orchestrator.errors import TrialError
+from orchestrator.errors import TrackingError, TrialError
 from orchestrator.home import Home
 from orchestrator.launchers.base import JobExit
-from orchestrator.ledger import Ledger
-from orchestrator.trial import Event, TrialFolder, TrialResult, TrialState
+from orchestrator.ledger import Ledger, LedgerRow
+from orchestrator.trial import Event, TrialFolder, TrialResult, TrialSpec, TrialState
 from orchestrator.worker import ExitCode, fail
+
+RESULT_GRACE_S = 120.0
+"""A trial that another machine has just finished is in the ledger before its result has been sent."""
+
+ASK_S = 10.0
+"""Between two questions for the same missing result; each may go over the network."""
+
+RESULT_LOST = "it was complete, but its result is on no disk here and nowhere else: it is run again"
+
+TAKEN_OVER = "another dispatcher has taken it over"
+
+RESUMABLE = "the next attempt goes on from its checkpoint"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Ending:
-    """state: COMPLETE, PRUNED, FAILED, or WAITING where the trial can be gone on with.
+    """state: COMPLETE, CACHED, PRUNED, FAILED, or WAITING where the trial can be gone on with.
 
-    is_elsewhere: another process works in the folder.
+    is_elsewhere: another process works in the folder, or it lies on another machine.
     """
 
     state: TrialState
     result: TrialResult | None = None
     reason: str | None = None
     is_elsewhere: bool = False
+
+    def found_done(self) -> Ending:
+        """The same, of a trial that was done before this sweep came to it."""
+        return replace(self, state=TrialState.CACHED) if self.state is TrialState.COMPLETE else self
+
+    @property
+    def has_record(self) -> bool:
+        """Whether there is something to mirror in a folder of this machine; a trial that failed early has only its reason."""
+        return not self.is_elsewhere and (self.result is not None or self.state is TrialState.WAITING)
 
 
 def judge_exit(folder: TrialFolder, attempt: int, exit: JobExit, *, was_stopped: bool) -> Ending:
@@ -42,12 +66,21 @@ def judge_exit(folder: TrialFolder, attempt: int, exit: JobExit, *, was_stopped:
     if result is not None:
         return Ending(result.state, result, result.reason)
     if exit.code == ExitCode.STOPPED:
-        return Ending(TrialState.WAITING, reason="stopped")
+        return Ending(TrialState.WAITING, reason=f"stopped; {RESUMABLE}")
     if exit.code < 0 and was_stopped:
         end_abandoned(folder, attempt, "killed on request")
-        return Ending(TrialState.WAITING, reason="killed on request")
+        return Ending(TrialState.WAITING, reason=f"killed on request; {RESUMABLE}")
     result = fail(folder, attempt, describe_exit(exit))
     return Ending(TrialState.FAILED, result, result.reason)
+
+
+def find_unentered(ledger: Ledger, folder: TrialFolder, key: str) -> Ending | None:
+    """The end that lies in the folder and that the ledger does not know: its dispatcher died before it could enter it."""
+    result = folder.result()
+    if result is None:
+        return None
+    is_news = result.state is TrialState.COMPLETE or result.attempt > ledger.states([key])[key].settled_attempt
+    return Ending(result.state, result, result.reason).found_done() if is_news else None
 
 
 def describe_exit(exit: JobExit) -> str:
@@ -80,3 +113,55 @@ def reclaim_orphans(ledger: Ledger, home: Home) -> Iterator[tuple[str, TrialFold
         if row.sweep is not None and (folder.path / "trial.json").exists() and folder.result() is None:
             end_abandoned(folder, row.attempt, "its dispatcher died")
             yield row.sweep, folder
+
+
+class OthersResults:
+    """Endings of trials that had ended before the dispatcher came to them.
+
+    folder_of: a trial's folder on this machine. find_result: asked for the result of a complete trial that has none there, such
+    as one of another machine; None, or a TrackingError, where it cannot give it now.
+    """
+
+    def __init__(
+        self,
+        folder_of: Callable[[TrialSpec], TrialFolder],
+        find_result: Callable[[TrialSpec], TrialResult | None] | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self._folder_of = folder_of
+        self._find_result = find_result
+        self._clock = clock
+        self._missing_since_s: dict[str, float] = {}
+        self._asked_s: dict[str, float] = {}
+
+    def read(self, spec: TrialSpec, row: LedgerRow) -> Ending | None:
+        """How a trial ended that has ended by the ledger; None where it is COMPLETE and its result is not to be had now."""
+        result = self._folder_of(spec).result()
+        if row.state is not TrialState.COMPLETE:
+            return Ending(row.state, result, row.reason)
+        if _is_complete(result):
+            return Ending(TrialState.COMPLETE, result)
+        if (found := self._ask(spec)) is None:  # what failed here another machine may have completed
+            self._missing_since_s.setdefault(spec.key, self._clock())
+            return None
+        return Ending(TrialState.COMPLETE, found, is_elsewhere=not _is_complete(self._folder_of(spec).result()))
+
+    def may_come(self, spec: TrialSpec) -> bool:
+        """Whether a result that ``read`` did not find may be on its way yet."""
+        return self._find_result is not None and self._clock() < self._missing_since_s[spec.key] + RESULT_GRACE_S
+
+    def _ask(self, spec: TrialSpec) -> TrialResult | None:
+        now_s = self._clock()
+        if self._find_result is None or now_s < self._asked_s.get(spec.key, -ASK_S) + ASK_S:
+            return None
+        self._asked_s[spec.key] = now_s
+        try:
+            result = self._find_result(spec)
+        except TrackingError as error:
+            _log.warning("%s: its result cannot be asked for: %s", spec.name, error)
+            return None
+        return result if _is_complete(result) else None
+
+
+def _is_complete(result: TrialResult | None) -> bool:
+    return result is not None and result.state is TrialState.COMPLETE

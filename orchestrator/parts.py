@@ -41,7 +41,8 @@ class Monitor(Protocol):
 
     def epoch(self, spec: TrialSpec, event: Event) -> None: ...
 
-    def ended(self, spec: TrialSpec, state: TrialState, result: TrialResult | None, reason: str | None) -> None: ...
+    def ended(self, spec: TrialSpec, state: TrialState, result: TrialResult | None, reason: str | None) -> None:
+        """How a trial ended; WAITING: it is to be run (again) by us or by others, and ``reason`` says why."""
 
 
 class NoMonitor:
@@ -64,6 +65,8 @@ class TrialOutcome(NamedTuple):
     state: TrialState
     result: TrialResult | None
     attempts: int
+    reason: str | None = None
+    """Why it failed, was pruned or waits, in one line."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +87,19 @@ class Outcomes:
     def __contains__(self, key: object) -> bool:
         return key in self._by_key
 
-    def note(self, spec: TrialSpec, state: TrialState, *, result: TrialResult | None = None, attempts: int | None = None) -> None:
+    def note(
+        self,
+        spec: TrialSpec,
+        state: TrialState,
+        *,
+        result: TrialResult | None = None,
+        attempts: int | None = None,
+        reason: str | None = None,
+    ) -> None:
         """Enter a state; ``attempts`` None leaves their number as it is."""
         if attempts is None:
             attempts = self._by_key[spec.key].attempts
-        self._by_key[spec.key] = TrialOutcome(spec, state, result, attempts)
+        self._by_key[spec.key] = TrialOutcome(spec, state, result, attempts, reason)
 
     def has_ended(self, spec: TrialSpec) -> bool:
         return self._by_key[spec.key].state not in (TrialState.WAITING, TrialState.RUNNING)

@@ -57,6 +57,6 @@ class Proposals:
             if any(ended is state for ended, _ in ends):
                 return None, state
         values: Sequence[float] = [value for _, value in ends if value is not None]
-        if len(values) < len(ends):  # complete in the ledger, but its result is on no disk here
+        if len(values) < len(ends):  # complete, but without this metric
             return None, TrialState.FAILED
         return sum(values) / len(values), TrialState.COMPLETE

@@ -50,7 +50,7 @@ class _CheapBlock(smp_unet.UnetDecoderBlock):  # type: ignore[misc]  # smp publi
             return plain
         convolution, *norm_and_activation = self.conv1
         joined = upsample_and_convolve(feature_map, convolution.weight[:, :channels])
-        if skip_connection is not None:
+        if skip_connection is not None and skip_connection.shape[1] > 0:  # some encoders have nothing at full size
             joined = joined + F.conv2d(skip_connection, convolution.weight[:, channels:], padding=1)
         if convolution.bias is not None:
             joined = joined + convolution.bias[:, None, None]

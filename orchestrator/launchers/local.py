@@ -50,7 +50,7 @@ class LocalJob:
 
 
 class LocalLauncher:
-    """Owns this machine's slots together with the other dispatchers of the same user.
+    """Owns this machine's slots together with the other dispatchers on it.
 
     Used by one thread, which must outlive it: the forkserver dies with the thread that started it. Its imports take
     seconds and begin at construction, in the background; the first ``launch`` waits for them.

@@ -1,12 +1,13 @@
-"""Slots: the shares of this machine's GPUs, or of its CPU, that attempts own one at a time, across all processes of a user."""
+"""Slots: the shares of this machine's GPUs, or of its CPU, that attempts own one at a time, across all its users."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import reduction
 from pathlib import Path
@@ -18,6 +19,12 @@ from orchestrator.errors import LaunchError
 
 WORKER_MEMORY_GB = 1.5
 """Host memory that a worker on the CPU is counted with; so that many cores and little memory do not swap."""
+
+SLOTS_FOLDER = "ORCHESTRATE_SLOTS"
+"""Environment variable: the folder of lock files, the same for all who share this machine's GPUs; default: below /tmp."""
+
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""What a container may use, as ``<microseconds or max> <period in microseconds>``."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +73,38 @@ def find_slots(
     num_slots = num_slots or len(gpus) or min(num_cores, _fitting_in_memory())
     num_threads = num_threads or max(1, num_cores // num_slots)
     if not gpus:
-        return tuple(Slot(f"cpu-{index}", "", num_threads) for index in range(num_slots))
+        return tuple(Slot(name, "", num_threads) for name in _name_cpu_slots(num_slots))
     dealt = [(gpus[index % len(gpus)], index // len(gpus)) for index in range(num_slots)]
     return tuple(Slot(f"{gpu.uuid}-{share}", gpu.uuid, num_threads, gpu.memory_mb) for gpu, share in dealt)
 
 
-def count_cores() -> int:
-    """Physical cores that this process may run on."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
+def count_cores(quota: Path = CPU_QUOTA) -> int:
+    """Physical cores that this process may use: by the machine, its affinity, and a container's quota, rounded down."""
+    allowed = len(_allowed_cpus())
+    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed, _read_quota(quota) or allowed))
+
+
+def _allowed_cpus() -> list[int]:
+    """Numbers of the CPUs that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def _read_quota(file: Path) -> int | None:
+    """CPUs that a container may use, at least 1; None where nothing limits it."""
+    try:
+        allowed_us, period_us = file.read_text().split()
+    except OSError:  # no container, or the first version of cgroups
+        return None
+    return None if allowed_us == "max" else max(1, int(allowed_us) // int(period_us))
+
+
+def _name_cpu_slots(num_slots: int) -> list[str]:
+    """Names by the CPUs that a process may use, so that jobs that a scheduler has put on different CPUs do not meet."""
+    cpus = _allowed_cpus()
+    shares = [f"-{index // len(cpus)}" if index >= len(cpus) else "" for index in range(num_slots)]
+    return [f"cpu-{cpus[index % len(cpus)]}{share}" for index, share in enumerate(shares)]
 
 
 def find_gpus(environment: Mapping[str, str] = os.environ, *, list_gpus: Callable[[], str] | None = None) -> tuple[Gpu, ...]:
@@ -146,13 +176,25 @@ def _receive(slot: Slot, sent: Any) -> HeldSlot:  # what a descriptor is sent as
     return HeldSlot(slot, sent.detach())
 
 
+def slots_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where lock files lie. TMPDIR, which a scheduler may set for each job, has no say in it."""
+    if chosen := environment.get(SLOTS_FOLDER):
+        return Path(chosen).expanduser()
+    return (Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())) / "orchestrate-slots"
+
+
 class SlotTable:
-    """Which of some slots are free, told by lock files that all dispatchers of a user on this machine share."""
+    """Which of some slots are free, told by lock files that all dispatchers on this machine share, whoever runs them.
+
+    Raises:
+        LaunchError: the lock files cannot be made or opened.
+    """
 
     def __init__(self, slots: Sequence[Slot], folder: Path | None = None) -> None:
         self.slots = tuple(slots)
-        self._folder = folder or Path(tempfile.gettempdir()) / f"orchestrate-slots-{os.getuid()}"
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder = folder or slots_folder()
+        with _telling(self._folder):
+            _make_shared(self._folder)
 
     def count_free(self) -> int:
         """How many could be taken now."""
@@ -168,10 +210,50 @@ class SlotTable:
 
     def _try(self, slot: Slot) -> HeldSlot | None:
         # filelock unlocks for everybody when one holder lets go; here the worker must keep what the dispatcher drops
-        descriptor = os.open(self._folder / f"{slot.name.replace('/', '_')}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with _telling(self._folder):
+            descriptor = _open_shared(self._folder / f"{slot.name.replace('/', '_')}.lock")
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
             return None
         return HeldSlot(slot, descriptor)
+
+
+def _make_shared(folder: Path) -> None:
+    """Make a folder in which everybody may create files; one that exists keeps its mode."""
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # another dispatcher was quicker
+            folder.mkdir()
+            folder.chmod(0o1777)  # past the umask
+
+
+def _open_shared(path: Path) -> int:
+    """Open a lock file, which may be another user's, or create it for everybody; returns its descriptor."""
+    flags = os.O_CLOEXEC | os.O_NOFOLLOW  # in a folder of everybody, a link may lead anywhere
+    while True:
+        # O_CREAT comes last: the kernel may refuse it for another user's file in a sticky folder
+        for access in (os.O_RDWR, os.O_RDONLY):
+            try:
+                return os.open(path, access | flags)
+            except PermissionError:
+                if access == os.O_RDONLY:
+                    raise
+            except FileNotFoundError:
+                break
+        with contextlib.suppress(FileExistsError):  # created by another dispatcher meanwhile
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | flags, 0o666)
+            os.fchmod(descriptor, 0o666)  # past the umask
+            return descriptor
+
+
+@contextlib.contextmanager
+def _telling(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise LaunchError(
+            f"{folder}: the lock files of this machine's slots cannot be used: {error}. Make the folder writable for everybody "
+            f"(chmod 1777), or set {SLOTS_FOLDER} to another, the same for all who share this machine."
+        ) from error

@@ -206,11 +206,17 @@ class Study:
             self._add(configuration, dimensions, state=ended, value=value)  # found done, or tried again with success
 
     def give_back(self) -> None:
-        """End the running trials of dead owners, so that their configurations are proposed again."""
-        trials = self._study.get_trials(deepcopy=False, states=(OptunaState.RUNNING,))
-        for trial in trials:
-            if _is_left_behind(trial, self._is_dead):
-                self._study.tell(trial.number, state=OptunaState.FAIL, skip_if_finished=True)
+        """End the running trials of dead owners, so that their configurations are proposed again.
+
+        In all studies of this sweep: nobody else would ever look into those of its earlier spaces and seeds.
+        """
+        for summary in optuna.get_all_study_summaries(self._storage):
+            if summary.user_attrs.get("sweep") != self._marks["sweep"]:
+                continue
+            study = optuna.load_study(study_name=summary.study_name, storage=self._storage)
+            for trial in study.get_trials(deepcopy=False, states=(OptunaState.RUNNING,)):
+                if _is_left_behind(trial, self._is_dead):
+                    study.tell(trial.number, state=OptunaState.FAIL, skip_if_finished=True)
 
     def of_earlier_spaces(self) -> Iterator[StudyTrial]:
         """Complete trials of this sweep's other studies whose values are means over the same rounds."""

@@ -94,10 +94,10 @@ def by_rate(configuration: Configuration) -> float:
 
 
 def trials_in(storage: Path | str) -> list[optuna.trial.FrozenTrial]:
-    """All trials of the only study."""
+    """All trials of all studies."""
     opened = open_storage(storage)
-    (name,) = optuna.get_all_study_names(opened)
-    return optuna.load_study(study_name=name, storage=opened).get_trials()
+    names = optuna.get_all_study_names(opened)
+    return [trial for name in names for trial in optuna.load_study(study_name=name, storage=opened).get_trials()]
 
 
 # ------------------------------------------------------------------------------------- fixed plans
@@ -293,6 +293,17 @@ def test_what_a_dead_owner_left_is_proposed_again_first(tmp_path: Path, storage:
     assert [c.id for c in done[:2]] == [finished.id, left.id]
     assert len({c.id for c in done}) == 4
     assert [t.state.name for t in trials_in(storage)].count("RUNNING") == 0
+
+
+def test_what_a_dead_owner_left_in_an_earlier_space_is_ended(tmp_path: Path, storage: Path | str) -> None:
+    """After an edit of the seeds another study is in use; the sweep's earlier one is reconciled all the same, another sweep's not."""
+    before = read(tmp_path, LR.format(method="tpe", trials=4))
+    build(before, storage, owner="dead").propose()
+    build(before.model_copy(update={"name": "another"}), storage, owner="dead").propose()
+
+    after = read(tmp_path, LR.format(method="tpe", trials=4) + "seeds: [0, 1]\n")
+    build(after, storage, is_dead=lambda owner: owner == "dead").reconcile()
+    assert sorted(t.state.name for t in trials_in(storage)) == ["FAIL", "RUNNING"]
 
 
 def test_what_the_living_run_is_left_alone(tmp_path: Path, storage: Path | str) -> None:

@@ -48,7 +48,9 @@ def test_it_equals_interpolation_and_convolution(
 def test_a_unet_gives_the_same_logits_and_gradients(options: dict[str, object]) -> None:
     """A whole U-Net computes the same, with biases, and with attention, whose blocks are left alone."""
     torch.manual_seed(0)
-    theirs = smp.Unet("resnet18", encoder_weights=None, in_channels=1, classes=3, decoder_channels=(48, 32, 16, 16, 16), **options)
+    theirs = smp.Unet(
+        "resnet18", encoder_weights=None, in_channels=1, classes=3, decoder_channels=(48, 32, 16, 16, 16), **options
+    )
     ours = copy.deepcopy(theirs)
     cheapen_upsampling(ours)
     pictures = torch.randn(8, 1, 64, 96)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import LaunchError
-from orchestrator.launchers.slots import Gpu, Slot, SlotTable, count_cores, find_gpus, find_slots
+from orchestrator.launchers.slots import Gpu, Slot, SlotTable, count_cores, find_gpus, find_slots, slots_folder
 
 LISTING = "0, GPU-aaaa, 81559\n1, GPU-bbbb, 24564\n2, GPU-cccc, [N/A]\n"
 A, B, C = Gpu("GPU-aaaa", 81559), Gpu("GPU-bbbb", 24564), Gpu("GPU-cccc", None)
@@ -112,3 +113,83 @@ def test_a_slot_is_held_until_its_last_holder_lets_go(tmp_path: Path, cpu_slots:
     assert table.count_free() == 0
     os.close(copy_of_worker)
     assert table.count_free() == 1
+
+
+def test_the_folder_of_locks_does_not_depend_on_the_user_or_the_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A scheduler's TMPDIR changes nothing; ORCHESTRATE_SLOTS decides where it is set."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert slots_folder({"TMPDIR": str(tmp_path)}) == Path("/tmp/orchestrate-slots")
+    assert slots_folder({"ORCHESTRATE_SLOTS": str(tmp_path)}) == tmp_path
+
+
+def test_locks_are_made_for_everybody(tmp_path: Path, cpu_slots: tuple[Slot, ...]) -> None:
+    """Whatever the umask: the folder as /tmp is, its files open to all."""
+    before = os.umask(0o077)
+    try:
+        table = SlotTable(cpu_slots, tmp_path / "a" / "slots")
+        held = table.take()
+    finally:
+        os.umask(before)
+    assert held is not None
+    held.give_back()
+    assert (tmp_path / "a" / "slots").stat().st_mode & 0o7777 == 0o1777
+    assert (tmp_path / "a" / "slots" / "cpu-0.lock").stat().st_mode & 0o777 == 0o666
+
+
+def lock_as(uid: int, folder: Path, slots: tuple[Slot, ...]) -> int:
+    """How many slots another user finds free: the exit code of a process of theirs."""
+    pid = os.fork()
+    if pid == 0:
+        code = 99
+        try:
+            os.setgid(uid)
+            os.setuid(uid)
+            code = SlotTable(slots, folder).count_free()
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("mode", [0o666, 0o644])
+def test_two_users_never_share_a_slot(cpu_slots: tuple[Slot, ...], mode: int) -> None:
+    """Another user sees our slot as taken, also where our file may only be read, and takes what is free."""
+    with tempfile.TemporaryDirectory() as parent:  # below tmp_path nobody else may look
+        os.chmod(parent, 0o755)
+        folder = Path(parent) / "slots"
+        table = SlotTable(cpu_slots, folder)
+        held = table.take()
+        assert held is not None
+        (folder / "cpu-0.lock").chmod(mode)
+        assert lock_as(65534, folder, cpu_slots) == 1
+        held.give_back()
+        assert lock_as(65534, folder, cpu_slots) == 2
+        assert table.count_free() == 2
+
+
+def test_a_folder_that_cannot_be_used_is_told(tmp_path: Path, cpu_slots: tuple[Slot, ...]) -> None:
+    """The message says which, and how to choose another."""
+    (tmp_path / "file").touch()
+    with pytest.raises(LaunchError, match=r"file/slots: .*ORCHESTRATE_SLOTS"):
+        SlotTable(cpu_slots, tmp_path / "file" / "slots")
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("100000 100000", 1), ("50000 100000", 1), ("max 100000", None), (None, None)])
+def test_a_containers_quota_counts(tmp_path: Path, quota: str | None, cores: int | None) -> None:
+    """As many cores as it may use; without a quota, as many as there are."""
+    file = tmp_path / "cpu.max"
+    if quota is not None:
+        file.write_text(f"{quota}\n")
+    assert count_cores(file) == (cores or count_cores(tmp_path / "nothing"))
+
+
+def test_slots_are_named_by_the_cpus() -> None:
+    """Two jobs on different CPUs of one machine do not wait for each other; with more slots than CPUs, names still differ."""
+    cpus = sorted(os.sched_getaffinity(0))
+    hidden = {"CUDA_VISIBLE_DEVICES": ""}
+    os.sched_setaffinity(0, cpus[-1:])
+    try:
+        names = [slot.name for slot in find_slots(2, environment=hidden)]
+    finally:
+        os.sched_setaffinity(0, cpus)
+    assert names == [f"cpu-{cpus[-1]}", f"cpu-{cpus[-1]}-1"]

@@ -39,12 +39,14 @@ lint: setup
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 test-fast: setup
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n auto --dist loadfile -m "not slow"
 
 bench: setup
+	$(BIN)/python benchmarks/upsample.py
+	$(BIN)/python benchmarks/dispatcher.py
 	$(BIN)/python benchmarks/plain_sweep.py
 
 clean:

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.errors import TrackingError
@@ -165,7 +167,6 @@ def _is_tied(best: Entry, entry: Entry) -> bool:
 
 
 def _load_entry(reader: RunReader, run: RunRow, cache: Path) -> Entry:
-    spec = TrialSpec.model_validate_json(reader.fetch(run, "trial.json", cache / "files").read_bytes())
     entry = Entry(
         key=run.key,
         name=run.name,
@@ -173,10 +174,10 @@ def _load_entry(reader: RunReader, run: RunRow, cache: Path) -> Entry:
         state=run.state,
         run_id=run.run_id,
         attempts=int(run.tags.get("attempt", "1")),
-        config=describe_config(spec),
+        config=_load_config(reader, run, cache),
         metrics={name: value for name, value in run.metrics.items() if not name.startswith("epoch/")},
         scored_fingerprint=run.tags.get("scored_fingerprint"),
-        reason=run.tags.get("reason"),
+        reason=run.tags.get("reason") or None,
     )
     if run.state != TrialState.COMPLETE:
         return entry
@@ -187,6 +188,22 @@ def _load_entry(reader: RunReader, run: RunRow, cache: Path) -> Entry:
             return replace(entry, confusions=file["confusions"], ignore_classes=ignored)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise TrackingError(f"{path}: damaged ({error}). Remove it, so that it is fetched or trained again.") from error
+
+
+def _load_config(reader: RunReader, run: RunRow, cache: Path) -> dict[str, Any]:
+    """The trial's configuration; of a trial that has not ended the run's params will do, with dotted names."""
+    is_complete = run.state == TrialState.COMPLETE
+    path = (
+        reader.fetch(run, "trial.json", cache / "files") if is_complete else reader.find_file(run, "trial.json", cache / "files")
+    )
+    if path is None:
+        return dict(run.params)
+    try:
+        return describe_config(TrialSpec.model_validate_json(path.read_bytes()))
+    except ValidationError as error:
+        if not is_complete:
+            return dict(run.params)
+        raise TrackingError(f"{path}: cannot be read by this version: {error}") from error
 
 
 def describe_config(spec: TrialSpec) -> dict[str, Any]:
@@ -209,7 +226,7 @@ def _describe(entry: Entry) -> dict[str, Any]:
 
 
 def _draw_block(fingerprint: str | None, rows: Sequence[Row], *, is_only: bool) -> Table:
-    table = Table(title="Leaderboard" if is_only else f"Scored on {fingerprint or 'unknown images'}")
+    table = Table(title="Leaderboard" if is_only else f"Scored on {escape(fingerprint or 'unknown images')}")
     for title, justify in (
         ("", "right"),
         ("trial", "left"),
@@ -222,7 +239,7 @@ def _draw_block(fingerprint: str | None, rows: Sequence[Row], *, is_only: bool) 
         interval = "" if row.ci95 is None else f"{row.ci95[0]:.3f} to {row.ci95[1]:.3f}"
         mean = f"{row.configuration_miou:.4f} of {row.configuration_trials}" if row.configuration_trials > 1 else ""
         rank = f"{row.rank}{'=' if row.is_tied and row.rank > 1 else ''}"
-        table.add_row(rank, row.entry.name, f"{row.miou:.4f}", interval, mean)
+        table.add_row(rank, escape(row.entry.name), f"{row.miou:.4f}", interval, mean)
     if any(row.is_tied for row in rows[1:]):
         table.caption = "= not told apart from the best by these images"
     return table
@@ -233,5 +250,5 @@ def _draw_others(others: Sequence[Entry]) -> Table:
     for title in ("trial", "state", "reason"):
         table.add_column(title, overflow="fold")
     for entry in others:
-        table.add_row(entry.name, entry.state, entry.reason or "")
+        table.add_row(escape(entry.name), escape(entry.state), escape(entry.reason or ""))
     return table

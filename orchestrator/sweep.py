@@ -32,7 +32,7 @@ from orchestrator.progress import STATE_COLORS, SweepProgress
 from orchestrator.spec import SweepSpec, load_spec
 from orchestrator.tracking.mirror import MlflowTracker
 from orchestrator.tracking.place import Place
-from orchestrator.trial import TrialFolder, TrialSpec, TrialState
+from orchestrator.trial import TrialFolder, TrialResult, TrialSpec, TrialState
 
 MIRROR_TIMEOUT_S = 120.0
 """How long the end of a sweep waits for the tracking server."""
@@ -179,6 +179,7 @@ def _run(
             trials_of=lambda configuration: trials_of(configuration, spec, plan.facts),
             data_folder_of=lambda trial: plan.facts.of(trial.data).folder,
             round_of=lambda trial: round_of(trial, spec, plan),
+            find_result=(lambda trial: _find_elsewhere(home, trial)) if home.tracking else None,
             monitor=progress,
         )
         with _stopping(dispatcher, progress):
@@ -203,12 +204,13 @@ def _look_up(spec: SweepSpec, facts: Facts, home: Home, ledger: Ledger, console:
     plan = make_plan(spec, facts, {}, known=known)
     specs = [trial.spec for trial in plan.trials]
     states = {key: row.state for key, row in ledger.states([trial.key for trial in specs], spec.name).items()}
+    missing = {trial.key: trial for trial in specs if _find_here(home, trial) is None}
+    found = set(_adopt(home, list(missing.values()), console)) if home.tracking and missing else set()
     for trial in specs:
-        if states.get(trial.key) is not TrialState.COMPLETE and _is_complete(TrialFolder(home.trial_folder(trial.key))):
+        if trial.key not in missing or trial.key in found:
             states[trial.key] = TrialState.COMPLETE
-    missing = [trial for trial in specs if not _is_complete(TrialFolder(home.trial_folder(trial.key)))]
-    if home.tracking and missing:
-        states |= dict.fromkeys(_adopt(home, missing, console), TrialState.COMPLETE)
+        elif states.get(trial.key) is TrialState.COMPLETE:  # whose result is nowhere to be had
+            states[trial.key] = TrialState.WAITING
     return make_plan(spec, facts, states, known=known)
 
 
@@ -223,9 +225,17 @@ def _adopt(home: Home, specs: Sequence[TrialSpec], console: Console) -> list[str
         return []
 
 
-def _is_complete(folder: TrialFolder) -> bool:
-    result = folder.result()
-    return result is not None and result.state is TrialState.COMPLETE
+def _find_here(home: Home, spec: TrialSpec) -> TrialResult | None:
+    """A finished trial's result in its folder on this machine."""
+    result = TrialFolder(home.trial_folder(spec.key)).result()
+    return result if result is not None and result.state is TrialState.COMPLETE else None
+
+
+def _find_elsewhere(home: Home, spec: TrialSpec) -> TrialResult | None:
+    """The result of a trial that another machine has finished, by way of the tracking server."""
+    from orchestrator.tracking.adopt import adopt_finished
+
+    return _find_here(home, spec) if adopt_finished(home, [spec]) else None
 
 
 def summarize_plan(spec: SweepSpec, plan: Plan) -> str:
@@ -301,5 +311,5 @@ def _describe(trial: TrialOutcome, *, run_id: str | None) -> dict[str, Any]:
         "metrics": {name: value for name, value in metrics.items() if math.isfinite(value)},
         "run_id": run_id,
         "attempts": trial.attempts,
-        "reason": trial.result.reason if trial.result else None,
+        "reason": trial.reason,
     }

@@ -154,6 +154,7 @@ def _write_predictions(trial: TrialFolder, trained: Trained, data: SplitData) ->
             labels,
             ignore_classes=data.ignore_classes,
             scored_fingerprint=data.scored_fingerprint,
+            groups=None if data.data.groups is None else data.data.groups[indices],
         )
         some = pick_evenly(len(indices), NUM_SAMPLES)
         predicted = trained.predictions[some].argmax(axis=1).astype(np.uint8)

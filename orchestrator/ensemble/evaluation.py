@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.ensemble.selection import Pool, check_size
@@ -75,7 +76,7 @@ class EnsembleReport:
         table.add_column("alone, in sample", justify="right")
         for i, (key, weight) in enumerate(zip(self.members, self.weights, strict=True)):
             name = self.names[i] if self.names else ""
-            table.add_row(key, name, f"{weight:.3f}", f"{self.members_in_sample[i]:.4f}")
+            table.add_row(escape(key), escape(name), f"{weight:.3f}", f"{self.members_in_sample[i]:.4f}")
         return Group(table, *self._sentences())
 
     def _sentences(self) -> list[str]:
@@ -86,7 +87,7 @@ class EnsembleReport:
             f"mIoU, cross-fitted: {self.miou:.4f} (95 % interval {low:.4f} to {high:.4f})",
             f"Gain over the best single trial: {gain}: {self._verdict()}.",
             f"In sample: {self.miou_in_sample:.4f}, optimistic: the members were chosen on these images; best single trial "
-            f"{self.best_single_in_sample:.4f} ({self.best_single}); greedy with 1, 2, ... members: {steps}.",
+            f"{self.best_single_in_sample:.4f} ({escape(self.best_single)}); greedy with 1, 2, ... members: {steps}.",
         ]
 
     def _verdict(self) -> str:

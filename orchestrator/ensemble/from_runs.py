@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from orchestrator.ensemble.evaluation import EnsembleReport, evaluate
 from orchestrator.ensemble.selection import Pool, check_size
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 def best_ensemble(reader: RunReader, sweeps: Sequence[str], *, cache: Path, k: int = 4, exactly: bool = False) -> EnsembleReport:
     """Choose up to ``k`` of the finished trials of ``sweeps`` and log the ensemble in the first one's experiment.
 
+    Without ``sweeps`` all are searched, and it is logged in that of the trial that started last.
+
     cache: folder for files from the server and unpacked predictions.
 
     Raises:
@@ -32,7 +35,7 @@ def best_ensemble(reader: RunReader, sweeps: Sequence[str], *, cache: Path, k: i
     rows = choose_candidates(reader.list_runs(sweeps), sweeps)
     folders = [_fetch(reader, row, cache) for row in rows]
     pool = load_pool([row.key for row in rows], folders, cache / "predictions", names=[row.name for row in rows])
-    report = evaluate(pool, k=k, exactly=exactly)
+    report = evaluate(pool, k=k, exactly=exactly, groups=read_groups(folders))
     names = {row.key: row.name for row in rows}
     report = replace(report, names=tuple(names[key] for key in report.members))
     metrics = {
@@ -43,9 +46,9 @@ def best_ensemble(reader: RunReader, sweeps: Sequence[str], *, cache: Path, k: i
     document = {name: value for name, value in report.to_json().items() if name != "run_id"}
     members = dict(zip(report.members, report.weights, strict=True))
     name = f"ensemble of {len(members)}"
-    return replace(
-        report, run_id=reader.log_ensemble(rows[0].sweep, name=name, members=members, metrics=metrics, document=document)
-    )
+    sweep = sweeps[0] if sweeps else max(rows, key=lambda row: row.start_s).sweep
+    run_id = reader.log_ensemble(sweep, name=name, members=members, metrics=metrics, document=document)
+    return replace(report, run_id=run_id)
 
 
 def choose_candidates(runs: Sequence[RunRow], sweeps: Sequence[str]) -> list[RunRow]:
@@ -81,6 +84,13 @@ def load_pool(keys: Sequence[str], folders: Sequence[Path], cache: Path, *, name
     predictions = [read_predictions(folder, cache) for folder in folders]
     labels = np.asarray(read_labels(folders[0], cache))
     return Pool(keys, predictions, labels, infos[0].ignore_classes)
+
+
+def read_groups(folders: Sequence[Path]) -> NDArray[np.int64] | None:
+    """The group of each validation image, (V,), as the first of these folders that knows it says; they share the images."""
+    known = (info.groups for folder in folders if (info := read_info(folder)).groups is not None)
+    groups = next(known, None)
+    return None if groups is None else np.array(groups, np.int64)
 
 
 def _refuse_mixed(infos: Sequence[PredictionsInfo], names: Sequence[str]) -> None:

@@ -36,6 +36,8 @@ class PredictionsInfo(Record):
     predictions_sha256: str
     """Of the unpacked bytes, as is the next one."""
     labels_sha256: str
+    groups: tuple[int, ...] | None = None
+    """(V,) number of each image's group; None where nobody said."""
 
 
 def write_predictions(
@@ -45,11 +47,13 @@ def write_predictions(
     *,
     ignore_classes: tuple[int, ...],
     scored_fingerprint: str,
+    groups: NDArray[np.int64] | None = None,
 ) -> None:
     """Store probabilities and labels in ``folder``; ``predictions.json`` appears last, so that its presence means all is there.
 
     predictions: (V, C, H, W) uint8, probability times 255; labels: (V, H, W) uint8, classes or 255 for void. Where nothing is
     scored (void, an ignored class) zeros are stored: on real tiles that is what takes them from 1/7 of float32 to 1/12.
+    groups: (V,) int64, equal for images that belong together (a scene, near duplicates), which cross-fitting must not split.
 
     Raises:
         EnsembleError: the shapes or types do not fit each other.
@@ -60,6 +64,8 @@ def write_predictions(
             f"{folder}: predictions are {predictions.dtype} {predictions.shape}, labels {labels.dtype} {labels.shape}. "
             "Expected uint8 (V, C, H, W) and uint8 (V, H, W)."
         )
+    if groups is not None and groups.shape != predictions.shape[:1]:
+        raise EnsembleError(f"{folder}: groups are {groups.shape}, expected one of each image: {predictions.shape[:1]}.")
     num_images, num_classes, height, width = predictions.shape
     is_scored = (labels < num_classes) & ~np.isin(labels, ignore_classes)
     info = PredictionsInfo(
@@ -68,6 +74,7 @@ def write_predictions(
         ignore_classes=tuple(ignore_classes),
         predictions_sha256=_pack(np.where(is_scored[:, None], predictions, np.uint8(0)), folder / PREDICTIONS_FILE),
         labels_sha256=_pack(labels, folder / LABELS_FILE),
+        groups=None if groups is None else tuple(int(group) for group in groups),
     )
     write_atomically(folder / INFO_FILE, info.model_dump_json(indent=1))
 

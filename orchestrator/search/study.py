@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import logging
 import math
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from optuna.trial import TrialState as OptunaState
 from orchestrator.configuration import Configuration
 from orchestrator.errors import TrackingError
 from orchestrator.search.sampling import Dimension
+from orchestrator.secrets import redact
 from orchestrator.trial import TrialState
 
 NO_OWNER_S = 60.0
@@ -71,8 +71,7 @@ def open_storage(location: Path | str) -> BaseStorage:
 
 def _say_unusable(location: str, error: Exception) -> str:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
-    message = f"{location}: the search's storage cannot be opened: {reason}. See ORCHESTRATE_STORAGE."
-    return re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", message)
+    return redact(f"{location}: the search's storage cannot be opened: {reason}. See ORCHESTRATE_STORAGE.")
 
 
 def _log_through_logging() -> None:

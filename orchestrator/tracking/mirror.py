@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import TrackingError
-from orchestrator.tracking.place import Place
-from orchestrator.trial import TrialFolder, TrialResult, TrialSpec
+from orchestrator.tracking.place import Place, RefusedError
+from orchestrator.trial import TrialFolder
 
 if TYPE_CHECKING:
     from orchestrator.tracking.recording import Recorder
@@ -27,6 +27,10 @@ class _Job:
     folder: TrialFolder | None
     failures: int = 0
     not_before_s: float = 0.0
+    trouble: str | None = None
+    """Why it failed, where that is its own fault and not the server's."""
+    is_refused: bool = False
+    """The server will not take it as it is: nobody waits for that to change."""
 
     def postpone(self, limit_s: float) -> None:
         self.failures += 1
@@ -61,14 +65,6 @@ class MlflowTracker:
 
         self._put((sweep, folder.path.name), _Job(run, folder))
 
-    def refer(self, sweep: str, spec: TrialSpec, result: TrialResult) -> None:
-        """The sweep has a trial that was done earlier: show it in its experiment, by a run that refers to the first one."""
-
-        def run(recorder: Recorder) -> None:
-            self._run_ids[sweep, spec.key] = recorder.refer(sweep, spec, result)
-
-        self._put((sweep, spec.key), _Job(run, TrialFolder(self._place.trials / spec.key)))
-
     def reconcile(self, sweep: str, live_keys: Collection[str]) -> None:
         """Let no run of the sweep stay RUNNING whose trial nobody works on; what its folder still has to tell is told first."""
         live = frozenset(live_keys)
@@ -88,8 +84,9 @@ class MlflowTracker:
 
     @property
     def trouble(self) -> str | None:
-        """Why the last attempt to reach the server failed; None while all is well."""
-        return self._trouble
+        """Why the last attempt to reach the server failed, or what the server refused; None while all is well."""
+        with self._changed:
+            return self._trouble or next((job.trouble for job in self._pending.values() if job.trouble), None)
 
     def close(self, timeout_s: float) -> list[TrialFolder]:
         """Wait until everything is mirrored, at most ``timeout_s``; returns the folders whose news are not on the server yet."""
@@ -97,20 +94,24 @@ class MlflowTracker:
         with self._changed:
             self._closing = True
             for job in self._pending.values():
-                job.not_before_s = 0.0
+                job.not_before_s, job.is_refused = 0.0, False
             self._changed.notify_all()
-            while (self._pending or self._current) and (left := deadline - time.monotonic()) > 0 and self._thread.is_alive():
+            while self._may_get_on() and (left := deadline - time.monotonic()) > 0 and self._thread.is_alive():
                 self._changed.wait(left)
             self._stopped = True
             self._changed.notify_all()
             jobs = [*self._pending.values(), *([self._current[1]] if self._current else [])]
             return list({job.folder.path: job.folder for job in jobs if job.folder is not None}.values())
 
+    def _may_get_on(self) -> bool:
+        return self._current is not None or any(not job.is_refused for job in self._pending.values())
+
     def _put(self, name: tuple[str, str], job: _Job) -> None:
         with self._changed:
             before = self._pending.get(name)
             if before is not None:  # keeps its place in the queue; the folder tells both news
                 job.failures, job.not_before_s = before.failures, before.not_before_s
+                job.trouble = before.trouble
             self._pending[name] = job
             self._changed.notify_all()
 
@@ -122,6 +123,8 @@ class MlflowTracker:
                 if recorder is None:
                     recorder = self._connect()
                 job.run(recorder)
+            except RefusedError as error:
+                self._keep(name, job, trouble=str(error), is_server=False, is_refused=True)
             except TrackingError as error:
                 self._keep(name, job, trouble=str(error), is_server=True)
             except (
@@ -152,7 +155,7 @@ class MlflowTracker:
                 self._changed.wait(min((job.not_before_s - now for job in self._pending.values()), default=None))
             return None
 
-    def _keep(self, name: tuple[str, str], job: _Job, *, trouble: str, is_server: bool) -> None:
+    def _keep(self, name: tuple[str, str], job: _Job, *, trouble: str, is_server: bool, is_refused: bool = False) -> None:
         with self._changed:
             self._current = None
             job.postpone(_CLOSING_BACKOFF_S if self._closing else _MAX_BACKOFF_S)
@@ -161,12 +164,15 @@ class MlflowTracker:
             kept.failures, kept.not_before_s = job.failures, job.not_before_s
             self._pending[name] = kept
             self._pending.move_to_end(name, last=False)
+            kept.is_refused = is_refused and newer is None
+            if trouble not in (self._trouble, job.trouble):
+                _log.warning("Not mirrored yet, will be tried again: %s", trouble)
             if is_server:  # the others would meet the same: nobody overtakes, nobody waits for a time-out each
                 for other in self._pending.values():
                     other.not_before_s = max(other.not_before_s, kept.not_before_s)
-            if trouble != self._trouble:
-                _log.warning("Not mirrored yet, will be tried again: %s", trouble)
-            self._trouble = trouble
+                self._trouble = trouble
+            else:
+                kept.trouble = trouble
             self._changed.notify_all()
 
     def _done(self) -> None:

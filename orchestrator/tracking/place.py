@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.errors import TrackingError
 from orchestrator.home import Home
+from orchestrator.secrets import redact
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,5 @@ class Place:
         return redact(self.uri)
 
 
-def redact(text: str) -> str:
-    """Take the passwords out of every URI in ``text``."""
-    return re.sub(r"(\w+://[^\s/:@]*):[^\s/]*@", r"\1:***@", text)
+class RefusedError(TrackingError):
+    """The server is well and refuses this one request; what else there is to send it may take."""

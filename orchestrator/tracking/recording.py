@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import importlib.metadata
 import subprocess
+import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -33,6 +34,7 @@ ARTIFACTS = (
 
 _STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAILED: "FAILED"}
 _METRICS_A_BATCH, _OTHERS_A_BATCH = 800, 100  # MLflow takes 1000 of all kinds together, 100 params, 100 tags, 1 MB
+_ABANDONED_ENSEMBLE_S = 600  # logging one takes seconds
 _GONE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}  # no such run here; a run that somebody deleted
 
 
@@ -47,24 +49,22 @@ class Recorder:
     def send(self, sweep: str, folder: TrialFolder, *, ended: bool) -> str:
         """Bring the trial's run up to date and return its id. ``ended``: no process works in the folder any more.
 
+        A finished trial of which this folder has sent nothing, while there is a run of it, was trained elsewhere or before:
+        it is referred to.
+
         Raises:
             TrackingError: the server cannot be used; what was sent so far is remembered.
             TrialError: the folder is not a trial's.
         """
         with told(self._place):
-            sent = read_sent(folder, str(self._place)) or Sent(server=str(self._place), sweep=sweep)
-            try:
-                run_id = self._send(folder, sent, ended=ended)
-            except MlflowException as error:
-                if error.error_code not in _GONE or sent.run_id is None:
-                    raise
-                # The run that mirror.json remembers is gone (deleted by somebody, or another database): tell all of it anew.
-                sent = Sent(server=sent.server, sweep=sweep)
-                run_id = self._send(folder, sent, ended=ended)
-        result = folder.result()
-        if sent.sweep != sweep and result is not None:  # begun by another sweep, in whose experiment its run stays
-            return self.refer(sweep, folder.spec(), result)
-        return run_id
+            result, sent = folder.result(), read_sent(folder, str(self._place))
+            if sent is None and result is not None and self._find_anywhere(folder.spec().key, result) is not None:
+                return self.refer(sweep, folder.spec(), result)
+            run_id, owner = self._send_own(sweep, folder, ended=ended)
+            result = folder.result()
+            if owner != sweep and result is not None:  # begun by another sweep, in whose experiment its run stays
+                return self.refer(sweep, folder.spec(), result)
+            return run_id
 
     def refer(self, sweep: str, spec: TrialSpec, result: TrialResult) -> str:
         """Show a trial that was done before in the sweep's experiment; its files stay with its first run. Returns the run's id.
@@ -75,29 +75,27 @@ class Recorder:
         folder = TrialFolder(self._place.trials / spec.key)
         with told(self._place):
             experiment = ensure_experiment(self._client, self._place, sweep)
-            own = self._find(experiment, spec.key)
-            first = own or self._find_anywhere(spec.key)
-            is_there = first is not None and first.data.tags.get("state") == result.state  # a tag that is sent after all files
-            if folder.result() is not None and not is_there:
+            own, first = self._find(experiment, spec.key), self._find_anywhere(spec.key, result)
+            if folder.result() is not None and not _tells(first, result):
                 # The sweep that trained it ended before its mirror did.
-                sent = read_sent(folder, str(self._place))
-                owner = first.data.tags.get("sweep", sweep) if first else sweep
-                self.send(sent.sweep if sent else owner, folder, ended=True)
-                own, first = self._find(experiment, spec.key), self._find_anywhere(spec.key)
-            if own is not None and own.info.status != "RUNNING":
+                self._send_own(first.data.tags.get("sweep", sweep) if first else sweep, folder, ended=True)
+                own, first = self._find(experiment, spec.key), self._find_anywhere(spec.key, result)
+            if own is not None and _tells(own, result):
                 return str(own.info.run_id)
             return self._refer(experiment, sweep, spec, result, own=own, first=first)
 
     def _refer(
         self, experiment: str, sweep: str, spec: TrialSpec, result: TrialResult, *, own: Run | None, first: Run | None
     ) -> str:
-        """Write the run that refers to ``first``, or go on with ``own``, which a kill left half written."""
+        """Write the run that refers to ``first``, or go on with ``own``, half written at a kill or ended elsewhere."""
+        origin = {} if first is None else {"cached_from": str(first.info.run_id)}
         if own is None:
-            origin = {} if first is None else {"cached_from": str(first.info.run_id)}
             tags = describe_trial(sweep, spec) | self._identity | origin
             run_id, known = self._create(experiment, spec, tags=tags, start_s=result.started_s), set[str]()
         else:
             run_id, known = str(own.info.run_id), set(own.data.params)
+            if first is not None and first.info.run_id != run_id:
+                self._log(run_id, points=[], params={}, tags=origin)
         params = {name: value for name, value in make_params(spec).items() if name not in known}
         tags = describe_result(result) | describe_system(result.facts)
         self._log(run_id, points=headline(result, Progress()), params=params, tags=tags)
@@ -105,13 +103,18 @@ class Recorder:
         return run_id
 
     def find_abandoned(self, sweep: str, live_keys: Collection[str]) -> list[str]:
-        """Keys of the sweep's RUNNING runs that nobody works on; those without a folder on this machine are closed here."""
+        """Keys of the sweep's RUNNING runs that nobody works on; those without a folder on this machine are closed here.
+
+        So are ensembles whose process was killed while it logged them.
+        """
         with told(self._place):
             experiment = find_experiment(self._client, sweep)
             running = [] if experiment is None else search_runs(self._client, [experiment], "attributes.status = 'RUNNING'")
             here: list[str] = []
             for run in running:
                 key = run.data.tags.get("key", "")
+                if run.data.tags.get("kind") == "ensemble":
+                    self._end_ensemble(run)
                 if run.data.tags.get("kind") != "trial" or key in live_keys:
                     continue
                 if (self._place.trials / key / "trial.json").exists():
@@ -120,12 +123,26 @@ class Recorder:
                     self._stop(run.info.run_id)
             return here
 
+    def _send_own(self, sweep: str, folder: TrialFolder, *, ended: bool) -> tuple[str, str]:
+        """Bring the folder's own run up to date: its id, and the sweep that it belongs to, which is ``sweep`` if it is new."""
+        sent = read_sent(folder, str(self._place)) or Sent(server=str(self._place), sweep=sweep)
+        try:
+            return self._send(folder, sent, ended=ended), sent.sweep
+        except MlflowException as error:
+            if error.error_code not in _GONE or sent.run_id is None:
+                raise
+        # The run that mirror.json remembers is gone (deleted by somebody, or another database): tell all of it anew.
+        sent = Sent(server=sent.server, sweep=sweep)
+        return self._send(folder, sent, ended=ended), sweep
+
     def _send(self, folder: TrialFolder, sent: Sent, *, ended: bool) -> str:
         spec, result = folder.spec(), folder.result()
         events, offset = folder.events(sent.offset)
         run_id = sent.run_id or self._open(sent.sweep, spec, folder)
+        if sent.run_id is None:  # at once: whoever looks on from another machine wants to know what is trained
+            sent = self._send_files(run_id, folder, sent.model_copy(update={"run_id": run_id}), names=("trial.json",))
         points, progress = continue_series(events, Progress(sent.epoch, sent.best))
-        tags = {} if result else {"state": str(TrialState.WAITING if ended else TrialState.RUNNING)}
+        tags = {} if result else {"state": str(TrialState.WAITING if ended else TrialState.RUNNING), "reason": ""}
         self._log(run_id, points=points, params={}, tags=_describe_events(events) | tags)
         sent = sent.model_copy(
             update={"run_id": run_id, "offset": offset, "epoch": progress.epoch, "best": progress.best, "ended": False}
@@ -174,9 +191,9 @@ class Recorder:
             metrics = metrics[_METRICS_A_BATCH:]
             all_params, all_tags = all_params[_OTHERS_A_BATCH:], all_tags[_OTHERS_A_BATCH:]
 
-    def _send_files(self, run_id: str, folder: TrialFolder, sent: Sent) -> Sent:
+    def _send_files(self, run_id: str, folder: TrialFolder, sent: Sent, *, names: Collection[str] = ARTIFACTS) -> Sent:
         """Upload what changed since it was uploaded last, remembering each file at once."""
-        for name in ARTIFACTS:
+        for name in names:
             path = folder.path / name
             if path.exists() and (mark := _mark(path)) != sent.artifacts.get(name):
                 self._client.log_artifact(run_id, str(path))
@@ -189,15 +206,29 @@ class Recorder:
         self._log(run_id, points=[], params={}, tags={"state": str(TrialState.WAITING)})
         self._client.set_terminated(run_id, "KILLED", end_ms)
 
+    def _end_ensemble(self, run: Run) -> None:
+        if time.time() - (run.info.start_time or 0) / 1000 > _ABANDONED_ENSEMBLE_S:
+            self._log(run.info.run_id, points=[], params={}, tags={"state": str(TrialState.FAILED), "current": "false"})
+            self._client.set_terminated(run.info.run_id, "KILLED")
+
     def _find(self, experiment: str, key: str) -> Run | None:
         found = search_runs(self._client, [experiment], f"tags.key = '{key}' and tags.kind = 'trial'")
         return next((run for run in found if run.data.tags.get("deviation", "") == ""), None)
 
-    def _find_anywhere(self, key: str) -> Run | None:
-        """The run that a trial was recorded as first, in whichever sweep."""
+    def _find_anywhere(self, key: str, result: TrialResult) -> Run | None:
+        """The run that a trial was recorded as first, in whichever sweep; of several the one that ended with ``result``."""
         experiments = [str(found.experiment_id) for found in all_experiments(self._client)]
         runs = search_runs(self._client, experiments, f"tags.key = '{key}' and tags.kind = 'trial'")
-        return next((run for run in runs if "cached_from" not in run.data.tags), None)
+        firsts = [run for run in runs if "cached_from" not in run.data.tags]
+        return next((run for run in firsts if _tells(run, result)), firsts[0] if firsts else None)
+
+
+def _tells(run: Run | None, result: TrialResult) -> bool:
+    """Whether all that the trial left is on the server: the state is the last that is sent."""
+    if run is None:
+        return False
+    tags = run.data.tags
+    return tags.get("state") == result.state and tags.get("attempt") == str(result.attempt)
 
 
 def _describe_events(events: list[Event]) -> dict[str, str]:

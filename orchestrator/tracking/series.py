@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from orchestrator.trial import Event, TrialResult, TrialSpec
 HEADLINE = "val/miou"
 _MAX_PARAM = 6000
 _MAX_TAG = 1000
+_MAX_NAME = 250
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ def make_params(spec: TrialSpec) -> dict[str, str]:
     _flatten("", spec.train.model_dump(mode="json"), params)
     is_synthetic = spec.data.source == "synthetic"
     _flatten("data.", spec.data.model_dump(mode="json", exclude=None if is_synthetic else {"synthetic"}), params)
-    return params | {"seed": str(spec.seed)}
+    params["seed"] = str(spec.seed)
+    return dict(zip(legalize(params), params.values(), strict=True))
 
 
 def describe_trial(sweep: str, spec: TrialSpec) -> dict[str, str]:
@@ -88,8 +91,8 @@ def describe_trial(sweep: str, spec: TrialSpec) -> dict[str, str]:
 
 
 def describe_result(result: TrialResult) -> dict[str, str]:
-    """Tags of a trial that has ended."""
-    optional = {"scored_fingerprint": result.scored_fingerprint, "best_epoch": result.best_epoch, "reason": result.reason}
+    """Tags of a trial that has ended; a success takes the reason of an earlier failure away."""
+    optional = {"scored_fingerprint": result.scored_fingerprint, "best_epoch": result.best_epoch, "reason": result.reason or ""}
     tags = {"state": str(result.state), "attempt": str(result.attempt), "epochs_run": str(result.epochs_run)}
     return tags | {name: str(value)[:_MAX_TAG] for name, value in optional.items() if value is not None}
 
@@ -102,7 +105,32 @@ def describe_system(facts: Mapping[str, Any]) -> dict[str, str]:
 def _points(metrics: Mapping[str, float], *, time_s: float, step: int, prefix: str = "") -> list[Point]:
     """Without what is not finite: MLflow would show 1.8e308 for infinity."""
     time_ms = round(time_s * 1000)
-    return [Point(prefix + key, float(v), time_ms, step) for key, v in metrics.items() if v is not None and math.isfinite(v)]
+    names = legalize(prefix + key for key in metrics)
+    named = zip(names, metrics.values(), strict=True)
+    return [Point(name, float(v), time_ms, step) for name, v in named if v is not None and math.isfinite(v)]
+
+
+def legalize(names: Iterable[str]) -> list[str]:
+    """Spell names, each given once, so that MLflow takes them; different names stay different, and legal ones as they are.
+
+    A class may be called ``rock (big)``: allowed are letters, digits, space and ``_-.:/``, in paths without empty parts.
+    """
+    given = list(names)
+    spelled = {name: _spell(name) for name in given}
+    taken = {name for name in given if spelled[name] == name}
+    for name in given:
+        if spelled[name] == name:
+            continue
+        stem, number = spelled[name], 2
+        while spelled[name] in taken:
+            spelled[name], number = f"{stem[: _MAX_NAME - 8]} {number}", number + 1
+        taken.add(spelled[name])
+    return [spelled[name] for name in given]
+
+
+def _spell(name: str) -> str:
+    parts = re.sub(r"[^/\w.\- :]", "_", name)[:_MAX_NAME].split("/")
+    return "/".join("_" if part in {"", ".", ".."} else part for part in parts)
 
 
 def _flatten(prefix: str, value: Mapping[str, Any], into: dict[str, str]) -> None:

@@ -541,7 +541,7 @@ def test_a_result_of_another_machine_is_found(bench: Bench, here: TrialState | N
 
 
 def test_a_result_that_is_lost_is_made_again(bench: Bench) -> None:
-    """After its folder was deleted, a complete trial is run again, with a word to the monitor; never is the search told FAILED."""
+    """After its folder was deleted, a complete trial is run again and the monitor told so; the search never hears FAILED."""
     bench.run(points("a"), ScriptedLauncher(complete))
     shutil.rmtree(bench.folder("a").path)
     launcher, search = ScriptedLauncher(complete), ListSearch(points("a"))

@@ -94,3 +94,10 @@ def test_without_matrices_there_is_a_rank_but_no_interval() -> None:
 def test_an_empty_board_says_what_to_do() -> None:
     """No table, a hint."""
     assert "orchestrate sweep" in show(rank_trials([]))
+
+
+def test_brackets_are_shown_as_they_are() -> None:
+    """Names and reasons are no markup, be they like [red] or like a stray [/closing] tag."""
+    failed = replace(make_entry("a", 0.6), name="x [red]", state="FAILED", reason="bad [/tag] in [0, 1]", confusions=None)
+    shown = show(rank_trials([failed, replace(make_entry("b", 0.7), name="lr [/low]")]))
+    assert all(text in shown for text in ("x [red]", "bad [/tag] in [0, 1]", "lr [/low]"))

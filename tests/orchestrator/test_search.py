@@ -296,7 +296,7 @@ def test_what_a_dead_owner_left_is_proposed_again_first(tmp_path: Path, storage:
 
 
 def test_what_a_dead_owner_left_in_an_earlier_space_is_ended(tmp_path: Path, storage: Path | str) -> None:
-    """After an edit of the seeds another study is in use; the sweep's earlier one is reconciled all the same, another sweep's not."""
+    """After an edit of the seeds another study is in use; the sweep's earlier one is reconciled too, another sweep's not."""
     before = read(tmp_path, LR.format(method="tpe", trials=4))
     build(before, storage, owner="dead").propose()
     build(before.model_copy(update={"name": "another"}), storage, owner="dead").propose()
@@ -414,9 +414,12 @@ def _work(folder: Path, owner: str) -> None:
     run(search, lambda c: c.train.epochs / 10)
 
 
-def test_processes_side_by_side_leave_one_consistent_study(tmp_path: Path, journal: Path) -> None:
+def test_processes_side_by_side_leave_one_consistent_study(
+    tmp_path: Path, journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two processes on one search: every proposal is told, and the budget holds but for what was under way."""
     spec = read(tmp_path, "search: {method: random, space: {epochs: {low: 1, high: 500}}}\nbudget: {trials: 20}\n")
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])  # by which a fresh process finds this module
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=_work, args=(tmp_path, f"owner{i}")) for i in range(2)]
     for worker in workers:

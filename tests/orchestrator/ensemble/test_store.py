@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from orchestrator.ensemble.from_runs import read_groups
 from orchestrator.ensemble.store import read_info, read_labels, read_predictions, write_predictions
 from orchestrator.errors import EnsembleError
 
@@ -107,3 +108,18 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     predictions, labels = make_arrays()
     with pytest.raises(EnsembleError, match="Expected uint8"):
         write_predictions(tmp_path, predictions, labels[:, 1:], ignore_classes=(), scored_fingerprint="fp")
+
+
+def test_groups_come_back(folder: Path, tmp_path: Path) -> None:
+    """The first folder that knows the groups tells them; older ones without are still read."""
+    grouped = tmp_path / "grouped"
+    grouped.mkdir()
+    write_predictions(grouped, *make_arrays(), ignore_classes=(0,), scored_fingerprint="fp", groups=np.array([4, 4, 9], np.int64))
+    assert read_groups([folder]) is None
+    assert np.array_equal(read_groups([folder, grouped]), [4, 4, 9])
+
+
+def test_groups_of_other_images_are_refused(tmp_path: Path) -> None:
+    """One number of each image."""
+    with pytest.raises(EnsembleError, match="groups are"):
+        write_predictions(tmp_path, *make_arrays(), ignore_classes=(), scored_fingerprint="fp", groups=np.zeros(4, np.int64))

@@ -10,7 +10,7 @@ from mlflow.entities import Run
 
 from orchestrator.tracking.mirror import MlflowTracker
 from orchestrator.tracking.place import Place
-from orchestrator.trial import TrialFolder, TrialState
+from orchestrator.trial import Event, TrialFolder, TrialState
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1
 
@@ -147,29 +147,47 @@ def test_reconcile_leaves_no_run_running(place, worker) -> None:
 
 def test_another_sweep_refers_to_a_trial_done_before(place, worker) -> None:
     """A cached trial is a run in the second sweep's experiment, once, that names the run with the files."""
-    folder, result = worker.train()
+    folder, _ = worker.train()
     mirror(place, folder)
-    tracker = MlflowTracker(place)
     for _ in range(2):
-        tracker.refer("second", folder.spec(), result)
-        tracker.refer("s", folder.spec(), result)
-        assert tracker.close(60) == []
-        tracker = MlflowTracker(place)
-    tracker.close(60)
+        mirror(place, folder, sweep="second")
+        mirror(place, folder)
     (first,), (second,) = runs_of(place), runs_of(place, "second")
     assert second.data.tags["cached_from"] == first.info.run_id
     assert (second.info.status, second.data.metrics["val/miou"]) == ("FINISHED", 0.5)
     assert "cached_from" not in first.data.tags
 
 
-def test_referring_to_a_trial_repairs_its_mirror(place, worker) -> None:
+def test_a_folder_that_sent_nothing_refers_to_the_run_there_is(place, worker) -> None:
+    """A finished trial without mirror.json, as it is adopted from another machine, is no first-hand run of another sweep."""
+    folder, _ = worker.train()
+    mirror(place, folder)
+    (folder.path / "mirror.json").unlink()
+    mirror(place, folder, sweep="second")
+    (first,), (second,) = runs_of(place), runs_of(place, "second")
+    assert (second.data.tags["cached_from"], second.data.tags["state"]) == (first.info.run_id, "COMPLETE")
+
+
+def test_a_lost_mirror_file_loses_no_news(place, worker) -> None:
+    """A trial that ended while nobody mirrored, and whose mirror.json is gone, goes on with its run."""
+    folder = worker.start()
+    mirror(place, folder, ended=False)
+    worker.epoch(folder, 1, 0.5)
+    worker.finish(folder)
+    (folder.path / "mirror.json").unlink()
+    mirror(place, folder)
+    (run,) = runs_of(place)
+    assert (run.info.status, run.data.tags["state"], run.data.metrics["epoch/val/miou"]) == ("FINISHED", "COMPLETE", 0.5)
+
+
+def test_a_sweep_that_finds_a_trial_done_repairs_its_mirror(place, worker) -> None:
     """A trial that ended while nobody mirrored is sent in full by the next sweep that finds it done."""
     folder = worker.start()
     mirror(place, folder, ended=False)
     worker.epoch(folder, 1, 0.5)
-    result = worker.finish(folder)
+    worker.finish(folder)
     tracker = MlflowTracker(place)
-    tracker.refer("s", folder.spec(), result)
+    tracker.mirror("s", folder, True)
     assert tracker.close(60) == []
     (run,) = runs_of(place)
     assert (run.info.status, run.data.tags["state"]) == ("FINISHED", "COMPLETE")
@@ -178,17 +196,88 @@ def test_referring_to_a_trial_repairs_its_mirror(place, worker) -> None:
 
 def test_a_reference_left_half_written_is_finished(place, worker) -> None:
     """A kill between creating and filling the referring run leaves nothing RUNNING once the sweep is run again."""
-    folder, result = worker.train()
+    folder, _ = worker.train()
     mirror(place, folder)
     client = MlflowClient(tracking_uri=place.uri)
     tags = {"kind": "trial", "sweep": "second", "key": "k1", "cached_from": runs_of(place)[0].info.run_id}
     client.create_run(client.create_experiment("second"), tags=tags)
     tracker = MlflowTracker(place)
     tracker.reconcile("second", set())
-    tracker.refer("second", folder.spec(), result)
     assert tracker.close(60) == []
     (run,) = runs_of(place, "second")
     assert (run.info.status, run.data.tags["state"], run.data.metrics["val/miou"]) == ("FINISHED", "COMPLETE", 0.5)
+
+
+def test_a_success_takes_the_reason_of_a_failure_away(place, worker) -> None:
+    """Failed, then tried again: the run says nothing of the failure any more, neither while it runs nor when it is done."""
+    folder = worker.start()
+    worker.finish(folder, state=TrialState.FAILED)
+    mirror(place, folder)
+    folder.discard_result()
+    worker.start(attempt=2, time_s=2000.0)
+    mirror(place, folder, ended=False)
+    assert [run.data.tags["reason"] for run in runs_of(place)] == [""]
+    worker.finish(folder)
+    mirror(place, folder)
+    (run,) = runs_of(place)
+    assert (run.info.status, run.data.tags["state"], run.data.tags["reason"]) == ("FINISHED", "COMPLETE", "")
+
+
+def test_what_a_trial_is_can_be_read_while_it_runs(place, worker) -> None:
+    """trial.json is on the server from the start."""
+    mirror(place, worker.start(), ended=False)
+    (run,) = runs_of(place)
+    assert [file.path for file in MlflowClient(tracking_uri=place.uri).list_artifacts(run.info.run_id)] == ["trial.json"]
+
+
+def test_names_that_mlflow_refuses_are_spelled_otherwise(place, worker) -> None:
+    """Classes may have any name; each keeps its own series, and legal names stay."""
+    folder = worker.start()
+    metrics = {
+        "val/iou/rock (big)": 0.1,
+        "val/iou/a&b": 0.2,
+        "val/iou/a,b": 0.3,
+        "val/iou/a_b": 0.4,
+        "val/iou/": 0.5,
+        "val/iou/..": 0.6,
+    }
+    folder.append(Event(kind="epoch", time_s=1001.0, attempt=1, epoch=1, metrics=metrics | {"val/miou": 0.7}))
+    mirror(place, folder, ended=False)
+    (run,) = runs_of(place)
+    assert {name: value for name, value in run.data.metrics.items() if not name.startswith("epoch/")} == {
+        "val/iou/rock _big_": 0.1, "val/iou/a_b 2": 0.2, "val/iou/a_b 3": 0.3, "val/iou/a_b": 0.4, "val/iou/_": 0.5,
+        "val/iou/_ 2": 0.6, "val/miou": 0.7,
+    }  # fmt: skip
+
+
+def test_a_trial_that_the_server_refuses_does_not_hold_up_the_others(place, worker) -> None:
+    """What MLflow will not take (a time before 1970) is given back by close, at once; the rest is mirrored."""
+    refused = worker.start("refused")
+    refused.append(Event(kind="epoch", time_s=-5.0, attempt=1, epoch=1, metrics={"val/miou": 0.5}))
+    folders = [worker.train(f"k{i}")[0] for i in range(3)]
+    tracker = MlflowTracker(place)
+    tracker.mirror("s", refused, True)
+    for folder in folders:
+        tracker.mirror("s", folder, True)
+    started = time.monotonic()
+    assert [left.path for left in tracker.close(60)] == [refused.path]
+    assert time.monotonic() - started < 30
+    assert "timestamp" in str(tracker.trouble)
+    assert {run.info.run_name for run in runs_of(place) if run.info.status == "FINISHED"} == {"trial k0", "trial k1", "trial k2"}
+
+
+def test_reconcile_ends_ensembles_left_half_logged(place) -> None:
+    """One whose process was killed long ago is ended; one that is being logged is left alone."""
+    client = MlflowClient(tracking_uri=place.uri)
+    experiment = client.create_experiment("s")
+    for name, age_s in (("old", 3600), ("new", 0)):
+        start_ms = round((time.time() - age_s) * 1000)
+        client.create_run(experiment, start_time=start_ms, run_name=name, tags={"kind": "ensemble", "state": "COMPLETE"})
+    tracker = MlflowTracker(place)
+    tracker.reconcile("s", set())
+    assert tracker.close(60) == []
+    found = {run.info.run_name: (run.info.status, run.data.tags["state"]) for run in runs_of(place)}
+    assert found == {"old": ("KILLED", "FAILED"), "new": ("RUNNING", "COMPLETE")}
 
 
 def test_a_run_deleted_by_somebody_is_told_anew(place, worker) -> None:

@@ -17,7 +17,7 @@ from orchestrator.errors import EnsembleError, TrackingError
 from orchestrator.leaderboard import load_leaderboard
 from orchestrator.tracking.connection import connect
 from orchestrator.tracking.page import make_url, open_page
-from orchestrator.tracking.place import Place, redact
+from orchestrator.tracking.place import Place
 from orchestrator.tracking.recording import Recorder
 from orchestrator.tracking.runs import RunReader
 from trainers.metrics import confusion_per_image
@@ -27,7 +27,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:D
 LABELS = np.random.default_rng(0).integers(0, 3, (12, 8, 8)).astype(np.uint8)
 
 
-def record(place: Place, worker, key: str, *, seed: int, fingerprint: str = "s" * 16, sweep: str = "s") -> None:
+def record(
+    place: Place, worker, key: str, *, seed: int, fingerprint: str = "s" * 16, sweep: str = "s", groups: np.ndarray | None = None
+) -> None:
     """A finished trial with predictions, mirrored."""
     random = np.random.default_rng(seed)
     truth = np.stack([c == LABELS for c in range(3)], axis=1)
@@ -35,7 +37,7 @@ def record(place: Place, worker, key: str, *, seed: int, fingerprint: str = "s" 
     folder, _ = worker.train(key)
     confusions = confusion_per_image(predictions.argmax(axis=1), LABELS, num_classes=3, ignore_classes=(0,))
     np.savez(folder.confusions, confusions=confusions, ignore_classes=np.array([0]))
-    write_predictions(folder.path, predictions, LABELS, ignore_classes=(0,), scored_fingerprint=fingerprint)
+    write_predictions(folder.path, predictions, LABELS, ignore_classes=(0,), scored_fingerprint=fingerprint, groups=groups)
     Recorder(place).send(sweep, folder, ended=True)
 
 
@@ -88,6 +90,50 @@ def test_the_leaderboard_ranks_the_runs(reader: RunReader, place: Place, tmp_pat
     assert load_leaderboard(reader, ["s"], cache=tmp_path).to_json() == board.to_json()
 
 
+def test_the_leaderboard_shows_what_runs_elsewhere(reader: RunReader, place: Place, worker, tmp_path: Path) -> None:
+    """An unfinished trial without a folder here, even one whose run has no files, is listed as it stands."""
+    Recorder(place).send("s", worker.start("away"), ended=False)
+    client = MlflowClient(tracking_uri=place.uri)
+    bare = {"kind": "trial", "current": "true", "key": "bare", "state": "RUNNING", "sweep": "s"}
+    client.log_param(client.create_run(reader.experiment_id("s"), tags=bare).info.run_id, "seed", "7")
+    shutil.rmtree(place.trials / "away")
+    others = {entry.key: entry.config for entry in load_leaderboard(reader, ["s"], cache=tmp_path).others}
+    assert others["away"]["train"]["epochs"] == 3
+    assert others["bare"] == {"seed": "7"}
+
+
+def test_a_finished_trial_without_its_files_is_told(reader: RunReader, place: Place, tmp_path: Path) -> None:
+    """The message names run and file."""
+    shutil.rmtree(place.trials)
+    shutil.rmtree(place.artifacts)
+    with pytest.raises(TrackingError, match=r"trial k0.*has no file trial\.json"):
+        load_leaderboard(reader, ["s"], cache=tmp_path)
+
+
+def test_an_ensemble_belongs_to_the_first_sweep_named(reader: RunReader, place: Place, worker, tmp_path: Path) -> None:
+    """Whatever the members' keys are; without a name, to the sweep of the trial that started last."""
+    record(place, worker, "a-first-key", seed=5, sweep="other")
+
+    def experiment_of(sweeps: list[str]) -> str:
+        report = best_ensemble(reader, sweeps, cache=tmp_path, k=2)
+        return str(MlflowClient(tracking_uri=place.uri).get_run(report.run_id).info.experiment_id)
+
+    assert experiment_of(["s", "other"]) == reader.experiment_id("s")
+    later = worker.start("later", time_s=5000.0)
+    worker.finish(later)
+    for name in ("predictions.json", "predictions.zst", "predictions.labels.zst", "confusions.npz"):
+        shutil.copy(place.trials / "k0" / name, later.path / name)
+    Recorder(place).send("s", later, ended=True)
+    assert experiment_of([]) == reader.experiment_id("s")
+
+
+def test_the_best_ensemble_never_splits_groups(place: Place, worker, tmp_path: Path) -> None:
+    """Groups stored with the predictions reach cross-fitting: with a single one there is nothing to leave out."""
+    record(place, worker, "k0", seed=0, groups=np.zeros(12, np.int64))
+    with pytest.raises(EnsembleError, match="1 group of validation images"):
+        best_ensemble(RunReader(place), ["s"], cache=tmp_path)
+
+
 def test_the_best_ensemble_is_a_run_of_the_sweep(reader: RunReader, place: Place, tmp_path: Path) -> None:
     """Its members, figures and document are on the page, and asking again adds nothing."""
     report = best_ensemble(reader, ["s"], cache=tmp_path, k=2)
@@ -116,9 +162,6 @@ def test_a_sweep_without_finished_trials_is_refused(place: Place, worker, tmp_pa
 
 def test_passwords_are_never_shown(tmp_path: Path) -> None:
     """Neither in a place's name nor in an error about it."""
-    assert (
-        redact("http://me:secret@host:5000/x and postgresql://a:b@c/d") == "http://me:***@host:5000/x and postgresql://a:***@c/d"
-    )
     place = Place("http://me:secret@127.0.0.1:9/", tmp_path, tmp_path, tmp_path)
     with pytest.raises(TrackingError) as caught:
         RunReader(place).list_runs(["s"])

@@ -1,0 +1,84 @@
+"""Adopting: what another machine has finished is entered into this machine's folders, whole or not at all."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+
+import pytest
+from filelock import FileLock
+from mlflow import MlflowClient
+
+from orchestrator.home import Home
+from orchestrator.tracking.adopt import adopt_finished
+from orchestrator.tracking.place import Place
+from orchestrator.tracking.recording import Recorder
+from orchestrator.trial import TrialFolder, TrialState
+
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1
+
+
+@pytest.fixture
+def away(place: Place, worker) -> TrialFolder:
+    """A trial that another machine has finished and mirrored."""
+    folder, _ = worker.train()
+    Recorder(place).send("s", folder, ended=True)
+    moved = folder.path.with_name("away")
+    folder.path.rename(moved)
+    return TrialFolder(moved)
+
+
+@pytest.fixture
+def home(place: Place) -> Home:
+    """This machine, with the same server."""
+    return Home(place.trials.parent)
+
+
+def states(place: Place, sweep: str) -> list[tuple[str, bool]]:
+    """State of each of the sweep's runs, and whether it refers to another."""
+    client = MlflowClient(tracking_uri=place.uri)
+    experiment = client.get_experiment_by_name(sweep)
+    runs = client.search_runs([experiment.experiment_id])
+    return [(run.data.tags["state"], "cached_from" in run.data.tags) for run in runs]
+
+
+def test_a_finished_trial_is_adopted_and_referred_to(home: Home, place: Place, away: TrialFolder) -> None:
+    """Its result is here, and the sweep that needed it shows a run that names the first one."""
+    assert adopt_finished(home, [away.spec()]) == ["k1"]
+    here = TrialFolder(place.trials / "k1")
+    assert here.result() == away.result()
+    Recorder(place).send("second", here, ended=True)
+    assert states(place, "second") == [("COMPLETE", True)]
+
+
+def test_an_own_failure_gives_way(home: Home, place: Place, away: TrialFolder, worker) -> None:
+    """The result comes from the server, and nothing of the failed attempt is taken for the adopted trial's."""
+    failed = worker.start()
+    worker.finish(failed, state=TrialState.FAILED)
+    Recorder(place).send("second", failed, ended=True)
+    assert adopt_finished(home, [away.spec()]) == ["k1"]
+    assert failed.result() == away.result()
+    assert failed.confusions.read_bytes() == away.confusions.read_bytes()
+    assert not (failed.path / "best.safetensors").exists()
+    Recorder(place).send("second", failed, ended=True)
+    Recorder(place).send("s", failed, ended=True)
+    assert (states(place, "s"), states(place, "second")) == ([("COMPLETE", False)], [("COMPLETE", True)])
+
+
+def test_a_trial_without_its_files_is_left_to_be_trained(
+    home: Home, place: Place, away: TrialFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others are adopted, and a warning names it."""
+    shutil.rmtree(place.artifacts)
+    with caplog.at_level(logging.WARNING):
+        assert adopt_finished(home, [away.spec()]) == []
+    assert "trial k1 is COMPLETE" in caplog.text
+    assert not (place.trials / "k1").exists()
+
+
+def test_a_folder_that_somebody_works_in_is_left_alone(home: Home, away: TrialFolder, worker) -> None:
+    """A worker that still trains the trial keeps its files."""
+    folder = worker.start()
+    with FileLock(folder.lock):
+        assert adopt_finished(home, [away.spec()]) == []
+    assert folder.result() is None

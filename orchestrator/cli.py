@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 some trials failed, 2 bad input or refused, 130 interrupte
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -122,6 +123,7 @@ def ui(
     from orchestrator.tracking.page import open_page
     from orchestrator.tracking.place import Place
 
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))  # so that the server ends with us
     page = open_page(Place.of(Home.from_environment()), name, port=port)
     try:
         print(f"{page.url}\nCtrl-C ends it." if page.process else page.url, flush=True)

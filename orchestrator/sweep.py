@@ -37,8 +37,8 @@ from orchestrator.trial import TrialFolder, TrialResult, TrialSpec, TrialState
 MIRROR_TIMEOUT_S = 120.0
 """How long the end of a sweep waits for the tracking server."""
 
-INTERRUPTED_TIMEOUT_S = 10.0
-"""The same, after Ctrl-C."""
+SHORT_TIMEOUT_S = 10.0
+"""The same, after Ctrl-C, or when the server has not answered the last time either."""
 
 
 @dataclass(frozen=True)
@@ -287,7 +287,7 @@ def _mirror_rest(tracker: MlflowTracker, sweep: str, outcome: Outcome, home: Hom
     """Wait for the tracking server, within reason: what it lacks is in the trial folders and is sent by the next sweep."""
     console.print("sending what is left to MLflow; Ctrl-C leaves it to the next run")
     try:
-        late = tracker.close(INTERRUPTED_TIMEOUT_S if outcome.interrupted else MIRROR_TIMEOUT_S)
+        late = tracker.close(SHORT_TIMEOUT_S if outcome.interrupted or tracker.trouble else MIRROR_TIMEOUT_S)
     except KeyboardInterrupt:
         late = tracker.close(0.0)
     if late:

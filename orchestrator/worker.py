@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from orchestrator import process
 from orchestrator.launchers.slots import Slot
 from orchestrator.trial import Attempt, Event, TrialFolder, TrialResult, TrialSpec, TrialState
+from trainers.config import VOID
 
 if TYPE_CHECKING:  # torch is imported when the slot is taken, not before
     from trainers.data import SplitData
@@ -159,7 +160,8 @@ def _write_predictions(trial: TrialFolder, trained: Trained, data: SplitData) ->
         some = pick_evenly(len(indices), NUM_SAMPLES)
         predicted = trained.predictions[some].argmax(axis=1).astype(np.uint8)
         images = np.asarray(data.data.images[indices[some]])
-        write_png(trial.samples, draw_samples(images, labels[some], predicted, num_classes=data.data.num_classes))
+        scored = np.where(np.isin(labels[some], data.ignore_classes), VOID, labels[some])
+        write_png(trial.samples, draw_samples(images, scored, predicted, num_classes=data.data.num_classes))
 
 
 def _end_complete(

@@ -58,8 +58,12 @@ class Recorder:
         """
         with told(self._place):
             result, sent = folder.result(), read_sent(folder, str(self._place))
-            if sent is None and result is not None and self._find_anywhere(folder.spec().key, result) is not None:
-                return self.refer(sweep, folder.spec(), result)
+            if sent is None and result is not None:
+                first = self._find_anywhere(folder.spec().key, result)
+                if first is not None and not _is_ahead(first, result):
+                    return self.refer(sweep, folder.spec(), result)
+                if first is not None and first.data.tags.get("sweep") == sweep:
+                    return str(first.info.run_id)
             run_id, owner = self._send_own(sweep, folder, ended=ended)
             result = folder.result()
             if owner != sweep and result is not None:  # begun by another sweep, in whose experiment its run stays
@@ -78,7 +82,8 @@ class Recorder:
             own, first = self._find(experiment, spec.key), self._find_anywhere(spec.key, result)
             if folder.result() is not None and not _tells(first, result):
                 # The sweep that trained it ended before its mirror did.
-                self._send_own(first.data.tags.get("sweep", sweep) if first else sweep, folder, ended=True)
+                owner = first.data.tags.get("sweep", sweep) if first and not _is_ahead(first, result) else sweep
+                self._send_own(owner, folder, ended=True)
                 own, first = self._find(experiment, spec.key), self._find_anywhere(spec.key, result)
             if own is not None and _tells(own, result):
                 return str(own.info.run_id)
@@ -229,6 +234,11 @@ def _tells(run: Run | None, result: TrialResult) -> bool:
         return False
     tags = run.data.tags
     return tags.get("state") == result.state and tags.get("attempt") == str(result.attempt)
+
+
+def _is_ahead(run: Run, result: TrialResult) -> bool:
+    """Whether another machine has done what failed here: its success stands."""
+    return run.data.tags.get("state") == TrialState.COMPLETE and result.state is not TrialState.COMPLETE
 
 
 def _describe_events(events: list[Event]) -> dict[str, str]:

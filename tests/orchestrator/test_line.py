@@ -86,7 +86,7 @@ def test_a_sweep_survives_the_death_of_its_whole_group(tmp_path: Path) -> None:
     assert all(trial["attempts"] <= 2 for trial in trials)
     assert all(0 <= trial["metrics"]["val/miou"] <= 1 and trial["run_id"] for trial in trials)
     assert _query(tmp_path / "mlruns/mlflow.db", "select status, count(*) from runs group by status") == [("FINISHED", 4)]
-    assert _query(tmp_path / "mlruns/ledger.db", "select distinct state from trials") == [("COMPLETE",)]
+    assert _query(tmp_path / "mlruns/ledger.db", "select distinct state from ledger_trials") == [("COMPLETE",)]
     for trial in trials:
         lines = (tmp_path / "mlruns/trials" / trial["key"] / "progress.jsonl").read_text().splitlines()
         assert Counter(json.loads(line).get("state") for line in lines)["COMPLETE"] == 1
@@ -162,5 +162,5 @@ def test_ctrl_c_lets_the_running_epoch_end_and_keeps_it(tmp_path: Path) -> None:
     assert "WAITING" in {trial["state"] for trial in json.loads(stdout)["trials"]}
     checkpoints = list(tmp_path.glob("mlruns/trials/*/last.pt"))
     assert checkpoints
-    assert _query(tmp_path / "mlruns/ledger.db", "select distinct state from trials") == [("WAITING",)]
+    assert _query(tmp_path / "mlruns/ledger.db", "select distinct state from ledger_trials") == [("WAITING",)]
     assert ("RUNNING",) not in _query(tmp_path / "mlruns/mlflow.db", "select distinct status from runs")

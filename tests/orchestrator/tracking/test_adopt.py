@@ -82,3 +82,11 @@ def test_a_folder_that_somebody_works_in_is_left_alone(home: Home, away: TrialFo
     with FileLock(folder.lock):
         assert adopt_finished(home, [away.spec()]) == []
     assert folder.result() is None
+
+
+def test_a_failure_here_never_undoes_a_success_elsewhere(place: Place, away: TrialFolder, worker) -> None:
+    """In the same sweep the finished run stays as it is."""
+    failed = worker.start()
+    worker.finish(failed, state=TrialState.FAILED)
+    Recorder(place).send("s", failed, ended=True)
+    assert states(place, "s") == [("COMPLETE", False)]

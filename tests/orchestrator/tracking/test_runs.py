@@ -106,7 +106,7 @@ def test_a_finished_trial_without_its_files_is_told(reader: RunReader, place: Pl
     """The message names run and file."""
     shutil.rmtree(place.trials)
     shutil.rmtree(place.artifacts)
-    with pytest.raises(TrackingError, match=r"trial k0.*has no file trial\.json"):
+    with pytest.raises(TrackingError, match=r"trial k\d.*has no file trial\.json"):
         load_leaderboard(reader, ["s"], cache=tmp_path)
 
 

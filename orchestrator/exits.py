@@ -137,10 +137,10 @@ class OthersResults:
     def read(self, spec: TrialSpec, row: LedgerRow) -> Ending | None:
         """How a trial ended that has ended by the ledger; None where it is COMPLETE and its result is not to be had now."""
         result = self._folder_of(spec).result()
+        if _is_complete(result):  # also where it failed here, and was then taken over from another machine
+            return Ending(TrialState.COMPLETE, result)
         if row.state is not TrialState.COMPLETE:
             return Ending(row.state, result, row.reason)
-        if _is_complete(result):
-            return Ending(TrialState.COMPLETE, result)
         if (found := self._ask(spec)) is None:  # what failed here another machine may have completed
             self._missing_since_s.setdefault(spec.key, self._clock())
             return None

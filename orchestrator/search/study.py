@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -215,7 +216,7 @@ class Study:
             study = optuna.load_study(study_name=summary.study_name, storage=self._storage)
             for trial in study.get_trials(deepcopy=False, states=(OptunaState.RUNNING,)):
                 if _is_left_behind(trial, self._is_dead):
-                    study.tell(trial.number, state=OptunaState.FAIL, skip_if_finished=True)
+                    _tell_unless_ended(study, trial.number, None, state=OptunaState.FAIL)
 
     def of_earlier_spaces(self) -> Iterator[StudyTrial]:
         """Complete trials of this sweep's other studies whose values are means over the same rounds."""
@@ -258,7 +259,13 @@ class Study:
             except optuna.exceptions.UpdateFinishedTrialError:
                 return  # another dispatcher has told it
         told = value if ended is OptunaState.COMPLETE else None
-        self._study.tell(known.number, told, state=ended, skip_if_finished=True)
+        _tell_unless_ended(self._study, known.number, told, state=ended)
+
+
+def _tell_unless_ended(study: optuna.Study, number: int, value: float | None, *, state: OptunaState) -> None:
+    """Another dispatcher may tell the same at the same moment; Optuna looks first and writes later."""
+    with suppress(optuna.exceptions.UpdateFinishedTrialError):
+        study.tell(number, value, state=state, skip_if_finished=True)
 
 
 def _describe(configuration: Configuration) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pydantic import Field, ValidationError
 
-from orchestrator.tracking.place import Place
 from orchestrator.trial import Record, TrialFolder, write_atomically
 
 
@@ -40,9 +39,3 @@ def read_sent(folder: TrialFolder, server: str) -> Sent | None:
 def write_sent(folder: TrialFolder, sent: Sent) -> None:
     """Remember it in the folder."""
     write_atomically(folder.path / "mirror.json", sent.model_dump_json(indent=1))
-
-
-def is_mirrored(folder: TrialFolder, place: Place) -> bool:
-    """Whether all that an ended trial left is on the server."""
-    sent = read_sent(folder, str(place))
-    return sent is not None and sent.ended

@@ -46,6 +46,7 @@ test-fast: setup
 
 bench: setup
 	$(BIN)/python benchmarks/upsample.py
+	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/dispatcher.py
 	$(BIN)/python benchmarks/plain_sweep.py
 

@@ -46,7 +46,6 @@ test-fast: setup
 
 bench: setup
 	$(BIN)/python benchmarks/upsample.py
-	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/dispatcher.py
 	$(BIN)/python benchmarks/plain_sweep.py
 

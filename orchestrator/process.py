@@ -7,7 +7,6 @@ import faulthandler
 import multiprocessing
 import multiprocessing.connection
 import os
-import platform
 import signal
 import sys
 import threading
@@ -19,27 +18,8 @@ from orchestrator.launchers.slots import Slot
 PR_SET_PDEATHSIG = 1
 """prctl(2)."""
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
-"""mallopt(3)."""
-
-HEAP_STEP_BYTES = 256 << 20
-"""By how much the heap grows at a time."""
-
 DISPATCHER_GONE = 5
 """Exit code of a worker whose dispatcher has died; nobody is left to read it."""
-
-
-def keep_memory() -> None:
-    """Let tensors take memory that this process has used before, in huge pages (Linux with glibc); before torch is imported.
-
-    By default every large tensor is mapped anew, and a training step on the CPU then waits for tens of thousands of page faults:
-    without them it is a third faster (benchmarks/memory.py). What a process forks inherits it.
-    """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch looks at it when it first allocates
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, HEAP_STEP_BYTES)):
-            libc.mallopt(option, value)
 
 
 def take_slot(slot: Slot) -> None:

@@ -9,6 +9,8 @@ They run in turn, as often as asked for.
 The plain side is `plain_script.py` beside this file: one process, float32, Optuna's GridSampler, a DataLoader with two workers.
 
 Figures:
+2026-11-22, AMD EPYC with AVX2 and without bf16, 2 cores, mars_train.npz, one run: ours 242.1 s (33.8 images/s), plain 422.0 s
+(19.4 images/s), ratio 1.74.
 """
 
 from __future__ import annotations

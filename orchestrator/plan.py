@@ -29,7 +29,7 @@ class Plan:
 
     trials: all configurations with the first seed, then all with the next, so that a sweep that is cut short has seen every
     configuration once; folds of one seed together. configurations: in the order of the file.
-    is_open_ended: configurations beyond these will be proposed as results come in.
+    open_ended: configurations beyond these will be proposed as results come in.
     """
 
     sweep: str

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 
 from trainers.names import ARCHITECTURES, ENCODER_PREFIXES, ENCODERS
 
-TRAINER_VERSION = 1
+TRAINER_VERSION = 2
 """Part of every trial's key; raised by hand whenever the same configuration would give another result."""
 
 VOID = 255

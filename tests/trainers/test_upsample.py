@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import segmentation_models_pytorch as smp
@@ -10,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
-from trainers.upsample import cheapen_upsampling, upsample_and_convolve
+from trainers.upsample import cheapen_upsampling, upsample_and_convolve, upsample_and_convolve_by_matmul
 
 
+@pytest.mark.parametrize("double", [upsample_and_convolve, upsample_and_convolve_by_matmul])
 @settings(max_examples=25, deadline=None)
 @given(
     images=st.integers(1, 3),
@@ -24,14 +27,14 @@ from trainers.upsample import cheapen_upsampling, upsample_and_convolve
     seed=st.integers(0, 1000),
 )
 def test_it_equals_interpolation_and_convolution(
-    images: int, channels: int, filters: int, height: int, width: int, seed: int
+    double: Callable[[Tensor, Tensor], Tensor], images: int, channels: int, filters: int, height: int, width: int, seed: int
 ) -> None:
     """Values and both gradients are those of the two operations that it replaces, borders included."""
     random = torch.Generator().manual_seed(seed)
     features = torch.randn(images, channels, height, width, dtype=torch.float64, generator=random, requires_grad=True)
     weight = torch.randn(filters, channels, 3, 3, dtype=torch.float64, generator=random, requires_grad=True)
 
-    found = upsample_and_convolve(features, weight)
+    found = double(features, weight)
     expected = F.conv2d(F.interpolate(features, scale_factor=2, mode="nearest"), weight, padding=1)
 
     torch.testing.assert_close(found, expected)

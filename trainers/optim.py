@@ -76,7 +76,11 @@ def lr_share(config: ScheduleConfig, step: int, *, num_steps: int) -> float:
     """
     if config.name == "constant":
         return 1.0
-    num_rising = round(config.warmup_fraction * num_steps) if config.name == "one_cycle" else 0
+    num_rising = (
+        round((0.25 if config.warmup_fraction is None else config.warmup_fraction) * num_steps)
+        if config.name == "one_cycle"
+        else 0
+    )
     if step < num_rising:
         return START + (1 - START) * _ease(step / num_rising)
     num_falling = num_steps - num_rising

@@ -1,0 +1,79 @@
+"""What a training is, as frozen pydantic models; the one place where a default lives. Imports no torch.
+
+base.py    what every part is made of
+data.py    DataConfig: source, size, split
+loss.py    the losses
+train.py   TrainConfig: everything else
+"""
+
+from trainers.config.base import TRAINER_VERSION, VOID, Config, check_known, check_size, is_import_path
+from trainers.config.data import DataConfig, Fold, SplitLists, SyntheticConfig
+from trainers.config.loss import (
+    LOSSES,
+    BoundaryLoss,
+    CrossEntropyLoss,
+    CustomLoss,
+    DiceLoss,
+    FocalLoss,
+    JaccardLoss,
+    Loss,
+    LossConfig,
+    LossTerm,
+    LovaszLoss,
+    SingleLoss,
+    SumLoss,
+    TverskyLoss,
+    WeightedCrossEntropyLoss,
+    losses_of,
+)
+from trainers.config.train import (
+    AUGMENTATIONS,
+    Augmentation,
+    EarlyStoppingConfig,
+    EmaConfig,
+    OptimizerConfig,
+    RepeatConfig,
+    SamplingConfig,
+    ScheduleConfig,
+    TrainConfig,
+    TransformConfig,
+)
+
+__all__ = [
+    "AUGMENTATIONS",
+    "LOSSES",
+    "TRAINER_VERSION",
+    "VOID",
+    "Augmentation",
+    "BoundaryLoss",
+    "Config",
+    "CrossEntropyLoss",
+    "CustomLoss",
+    "DataConfig",
+    "DiceLoss",
+    "EarlyStoppingConfig",
+    "EmaConfig",
+    "FocalLoss",
+    "Fold",
+    "JaccardLoss",
+    "Loss",
+    "LossConfig",
+    "LossTerm",
+    "LovaszLoss",
+    "OptimizerConfig",
+    "RepeatConfig",
+    "SamplingConfig",
+    "ScheduleConfig",
+    "SingleLoss",
+    "SplitLists",
+    "SumLoss",
+    "SyntheticConfig",
+    "TrainConfig",
+    "TransformConfig",
+    "TverskyLoss",
+    "WeightedCrossEntropyLoss",
+    "check_known",
+    "check_size",
+    "is_import_path",
+    "losses_of",
+]

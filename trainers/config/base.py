@@ -1,0 +1,43 @@
+"""What every part of the configuration is made of: frozen models, and checks whose messages name what is known."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from pydantic import BaseModel, ConfigDict
+
+TRAINER_VERSION = 2
+"""Part of every trial's key; raised by hand whenever the same configuration would give another result."""
+
+VOID = 255
+"""The mask value of pixels that are never trained on and never scored (padding, unlabelled)."""
+
+
+class Config(BaseModel):
+    """Immutable; refuses fields that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+def check_known(name: str, known: Iterable[str], what: str) -> str:
+    """Return ``name`` if it is known; otherwise raise ValueError naming the nearest known one."""
+    names = list(known)
+    if name in names:
+        return name
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    listed = ", ".join(names) if len(names) <= 24 else f"{', '.join(names[:20])}, ... ({len(names)} in all)"
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"{name!r} is not a known {what}. Known: {listed}.{hint}")
+
+
+def check_size(size: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Return ``size`` if both sides are positive; otherwise raise ValueError."""
+    if size is not None and min(size) < 1:
+        raise ValueError(f"{list(size)} is not a size: [height, width] in pixels, both positive")
+    return size
+
+
+def is_import_path(name: str) -> bool:
+    """Whether ``name`` names something of the user's own, as ``package.module:attribute``."""
+    return ":" in name

@@ -1,0 +1,154 @@
+"""The losses by name, each with its own options, and sums of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+
+from trainers.config.base import Config, check_known, is_import_path
+
+
+class LossConfig(Config):
+    """Fields that every loss has."""
+
+    ignore_classes: tuple[int, ...] | None = None
+    """Overrides ``data.ignore_classes`` for the loss alone; [] trains on every class."""
+
+
+class FocalLoss(LossConfig):
+    """Focal loss. Source: Lin et al. 2017, Focal Loss for Dense Object Detection, eq. 4."""
+
+    name: Literal["focal"]
+    gamma: float = Field(default=2.0, ge=0)
+
+
+class CrossEntropyLoss(LossConfig):
+    """Cross entropy, every pixel alike."""
+
+    name: Literal["cross_entropy"]
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+
+
+class WeightedCrossEntropyLoss(LossConfig):
+    """Cross entropy weighted by the inverse pixel frequency of the training part's classes."""
+
+    name: Literal["weighted_cross_entropy"]
+
+
+class DiceLoss(LossConfig):
+    """1 - soft Dice, averaged over the classes trained on. Source: Milletari et al. 2016, V-Net."""
+
+    name: Literal["dice"]
+
+
+class JaccardLoss(LossConfig):
+    """1 - soft intersection over union, averaged over the classes trained on."""
+
+    name: Literal["jaccard"]
+
+
+class TverskyLoss(LossConfig):
+    """1 - soft Tversky index. Source: Salehi et al. 2017, Tversky Loss Function, eq. 2."""
+
+    name: Literal["tversky"]
+    alpha: float = Field(default=0.3, ge=0)
+    """Weight of pixels wrongly given to a class."""
+    beta: float = Field(default=0.7, ge=0)
+    """Weight of its pixels that were missed; alpha = beta = 0.5 is dice."""
+
+    @model_validator(mode="after")
+    def _weighs_something(self) -> Self:
+        if self.alpha + self.beta == 0:
+            raise ValueError("has alpha 0 and beta 0, so that no error counts. Allowed: at least one above 0")
+        return self
+
+
+class LovaszLoss(LossConfig):
+    """Convex extension of the Jaccard index. Source: Berman et al. 2018, The Lovasz-Softmax Loss."""
+
+    name: Literal["lovasz"]
+
+
+class BoundaryLoss(LossConfig):
+    """Probability times signed distance to the true boundary. Source: Kervadec et al. 2019, Boundary Loss, eq. 5.
+
+    Its authors use it in a sum with a loss over regions; alone it is what the report's row 21 names.
+    """
+
+    name: Literal["boundary"]
+
+
+class CustomLoss(LossConfig):
+    """A loss of the user's own: ``package.module:callable``, called with ``options`` to build it."""
+
+    name: str
+    options: dict[str, Any] = {}
+
+
+LOSSES = (
+    "focal", "cross_entropy", "weighted_cross_entropy", "dice", "jaccard", "tversky", "lovasz", "boundary", "sum",
+)  # fmt: skip
+
+
+def _check_loss_name(value: Any) -> Any:
+    """Answer a missing or unknown name with the known ones, before the union chooses by it."""
+    if isinstance(value, dict):
+        name = value.get("name")
+        if not isinstance(name, str):
+            raise ValueError(f"a loss needs a 'name'. Known: {', '.join(LOSSES)}, or package.module:attribute")
+        if not is_import_path(name):
+            check_known(name, LOSSES, "loss")
+    elif not isinstance(value, LossConfig):
+        raise ValueError(f"{value!r} is not a loss; write it as {{name: focal, gamma: 2}}. Known: {', '.join(LOSSES)}")
+    return value
+
+
+def _check_term_name(value: Any) -> Any:
+    if isinstance(value, dict) and value.get("name") == "sum":
+        raise ValueError("'sum' is not allowed inside a sum. Write its terms beside the others")
+    return _check_loss_name(value)
+
+
+def _loss_tag(value: Any) -> str:
+    name: str = value["name"] if isinstance(value, dict) else value.name
+    return "custom" if is_import_path(name) else name
+
+
+SingleLoss = (
+    Annotated[FocalLoss, Tag("focal")]
+    | Annotated[CrossEntropyLoss, Tag("cross_entropy")]
+    | Annotated[WeightedCrossEntropyLoss, Tag("weighted_cross_entropy")]
+    | Annotated[DiceLoss, Tag("dice")]
+    | Annotated[JaccardLoss, Tag("jaccard")]
+    | Annotated[TverskyLoss, Tag("tversky")]
+    | Annotated[LovaszLoss, Tag("lovasz")]
+    | Annotated[BoundaryLoss, Tag("boundary")]
+    | Annotated[CustomLoss, Tag("custom")]
+)
+
+
+class LossTerm(Config):
+    """One loss of a sum."""
+
+    weight: float = Field(default=1.0, gt=0)
+    loss: Annotated[SingleLoss, Discriminator(_loss_tag), BeforeValidator(_check_term_name)]
+
+
+class SumLoss(LossConfig):
+    """Losses added up by their weights; ``ignore_classes`` holds for the terms that have none of their own."""
+
+    name: Literal["sum"]
+    terms: tuple[LossTerm, ...] = Field(min_length=2)
+
+
+Loss = Annotated[
+    SingleLoss | Annotated[SumLoss, Tag("sum")],
+    Discriminator(_loss_tag),
+    BeforeValidator(_check_loss_name),
+]
+
+
+def losses_of(loss: Loss) -> tuple[LossConfig, ...]:
+    """The loss itself, or the terms of a sum."""
+    return tuple(term.loss for term in loss.terms) if isinstance(loss, SumLoss) else (loss,)

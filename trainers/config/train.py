@@ -1,0 +1,136 @@
+"""One training: network, loss, optimisation, augmentation, sampling."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, field_validator
+
+from trainers.config.base import Config, check_known, check_size, is_import_path
+from trainers.config.loss import FocalLoss, Loss
+from trainers.names import ARCHITECTURES, ENCODER_PREFIXES, ENCODERS
+
+
+class OptimizerConfig(Config):
+    """``lr`` is the peak learning rate; ``weight_decay`` None takes the optimizer's own default in its library."""
+
+    name: Literal["adamw", "adam", "sgd", "lion"] = "adamw"
+    """lion: Chen et al. 2023, Symbolic Discovery of Optimization Algorithms; wants a rate 3 to 10 times below AdamW's."""
+    lr: float = Field(default=2e-3, gt=0)
+    weight_decay: float | None = Field(default=None, ge=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """sgd: share of the last step that goes on; the others have moments of their own."""
+
+
+class ScheduleConfig(Config):
+    """How the learning rate moves: per step (one_cycle, cosine) or on val/miou (plateau)."""
+
+    name: Literal["constant", "cosine", "plateau", "one_cycle"] = "one_cycle"
+    warmup_fraction: float | None = Field(default=None, ge=0, lt=1)
+    """Share of the steps that rise to ``lr``. None: a quarter for one_cycle, none for the others."""
+    factor: float = Field(default=0.5, gt=0, lt=1)
+    """plateau: what the rate is multiplied with."""
+    patience: int = Field(default=5, ge=0)
+    """plateau: epochs without improvement before the rate falls."""
+
+
+class EarlyStoppingConfig(Config):
+    """Stop when val/miou has not risen by more than ``min_delta`` for ``patience`` epochs."""
+
+    patience: int = Field(default=10, ge=1)
+    min_delta: float = Field(default=0.0, ge=0)
+
+
+class TransformConfig(Config):
+    """One transform of albumentations by its own name, or ``package.module:attribute``, with its arguments."""
+
+    name: str
+    options: dict[str, Any] = {}
+
+
+AUGMENTATIONS = ("none", "flip", "flip_brightness", "mixed")
+
+Augmentation = str | tuple[TransformConfig, ...]
+
+
+def _check_augmentation(value: Augmentation) -> Augmentation:
+    return check_known(value, AUGMENTATIONS, "augmentation") if isinstance(value, str) else value
+
+
+class RepeatConfig(Config):
+    """Training pictures that are seen ``factor`` times an epoch."""
+
+    classes: tuple[int, ...] | Literal["rarest", "all"] = "rarest"
+    """Which pictures: those that hold one of these classes, the scored class that the fewest hold, or all of them."""
+    factor: int = Field(default=2, ge=2)
+    augmentation: Annotated[Augmentation, AfterValidator(_check_augmentation)] | None = None
+    """Of the copies; the first one, and None, take the training's."""
+
+    @field_validator("classes")
+    @classmethod
+    def _names_some(cls, classes: tuple[int, ...] | str) -> tuple[int, ...] | str:
+        if isinstance(classes, tuple) and not classes:
+            raise ValueError("[] names no class. Allowed: ids of classes, rarest, or all")
+        return tuple(sorted(set(classes))) if isinstance(classes, tuple) else classes
+
+
+class SamplingConfig(Config):
+    """Which training pictures an epoch shows, and how often. Validation is split off before and never touched."""
+
+    repeat: tuple[RepeatConfig, ...] = ()
+    """Applied in turn, each to what those before it left: copies are copied again."""
+    weight_power: float = Field(default=0.0, ge=0)
+    """Above 0: as many pictures an epoch as there are, drawn with replacement, each with a probability that grows with the
+    rarity of its rarest scored class to this power; 0.5 is the usual one. Source: Gupta et al. 2019, LVIS, section 4.1."""
+
+
+class EmaConfig(Config):
+    """Validate and keep the exponential moving average of the weights instead of the weights themselves."""
+
+    decay: float = Field(default=0.999, gt=0, lt=1)
+    """What is reached after some hundred steps; it starts lower."""
+
+
+class TrainConfig(Config):
+    """One training, without its seed, its fold and its data."""
+
+    arch: str = "Unet"
+    """An architecture of segmentation_models_pytorch by its own name, or ``package.module:callable``."""
+    arch_options: dict[str, Any] = {}
+    encoder: str = "mobilenet_v2"
+    """An encoder of segmentation_models_pytorch by its own name; ``tu-NAME`` takes timm's."""
+    encoder_weights: str | None = None
+    """None: random initial weights. A name (``imagenet``) needs network access."""
+    loss: Loss = FocalLoss(name="focal")
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    epochs: int = Field(default=30, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    augmentation: Annotated[Augmentation, AfterValidator(_check_augmentation)] = "none"
+    """``none``, ``flip``, ``flip_brightness``, ``mixed``, or a list of transforms applied in turn."""
+    sampling: SamplingConfig = SamplingConfig()
+    input_size: tuple[int, int] | None = None
+    """(height, width) that the network sees: training pairs are brought to it, logits back to the full size for scoring."""
+    clip_grad_norm: float | None = Field(default=None, gt=0)
+    """Largest Euclidean norm of all gradients together."""
+    ema: EmaConfig | None = None
+    test_time_flips: Literal["none", "horizontal", "both"] = "none"
+    """Probabilities are the mean over the picture and its mirror images: left to right, or all four."""
+    early_stopping: EarlyStoppingConfig | None = None
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """auto: bf16 autocast where the device is faster with it."""
+
+    @field_validator("arch")
+    @classmethod
+    def _known_arch(cls, arch: str) -> str:
+        return arch if is_import_path(arch) else check_known(arch, ARCHITECTURES, "architecture")
+
+    @field_validator("encoder")
+    @classmethod
+    def _known_encoder(cls, encoder: str) -> str:
+        return encoder if encoder.startswith(ENCODER_PREFIXES) else check_known(encoder, ENCODERS, "encoder")
+
+    @field_validator("input_size")
+    @classmethod
+    def _positive_size(cls, size: tuple[int, int] | None) -> tuple[int, int] | None:
+        return check_size(size)

@@ -20,6 +20,24 @@ NAMED: dict[str, tuple[TransformConfig, ...]] = {
         TransformConfig(name="HorizontalFlip", options={"p": 0.5}),
         TransformConfig(name="RandomBrightnessContrast", options={"p": 0.5}),
     ),
+    # What a rover's camera may see of the same ground: mirrored, nearer or tilted a little, in another light, less sharp.
+    "mixed": (
+        TransformConfig(name="HorizontalFlip", options={"p": 0.5}),
+        TransformConfig(
+            name="Affine",
+            options={
+                "scale": [0.8, 1.25],
+                "translate_percent": [-0.1, 0.1],
+                "rotate": [-10, 10],
+                "border_mode": 4,
+                "p": 0.6,
+            },
+        ),
+        TransformConfig(name="RandomBrightnessContrast", options={"p": 0.5}),
+        TransformConfig(name="RandomGamma", options={"gamma_limit": [70, 140], "p": 0.3}),
+        TransformConfig(name="GaussNoise", options={"std_range": [0.01, 0.05], "p": 0.3}),
+        TransformConfig(name="GaussianBlur", options={"blur_limit": [3, 5], "p": 0.2}),
+    ),
 }
 
 

@@ -3,34 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from trainers.augment import Augmentation
+from trainers.augment import Augmentation, build_augmentation
+from trainers.config import TrainConfig
 from trainers.data import SplitData
+from trainers.sampling import Samples, count_occurrences, list_samples
 
-Request = tuple[int, NDArray[np.int64]]
-"""An epoch and the indices of one batch."""
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Request:
+    """One batch: (B,) pictures, how often each was asked for before in this epoch, and which augmentation it gets."""
+
+    epoch: int
+    indices: Indices
+    occurrences: Indices
+    augmentations: Indices
 
 
 class TrainBatches:
     """Batches of the training part; a batch is (images (B, H, W, C) uint8, masks (B, H, W) uint8).
 
-    Every picture is seen once an epoch: a last batch of one, which batch norm over 1x1 features cannot take, joins the one
-    before. With ``num_loaders`` processes the result is the same as without.
+    H and W are ``input_size`` where there is one. Every sample is seen once an epoch, or drawn by its weight. A last batch of
+    one, which batch norm over 1x1 features cannot take, joins the one before. With ``num_loaders`` processes the result is the
+    same as without.
+
+    Raises:
+        ConfigError: sampling names a class that does not exist, or an augmentation cannot be built.
     """
 
-    def __init__(
-        self, data: SplitData, augmentation: Augmentation | None, *, batch_size: int, seed: int, num_loaders: int
-    ) -> None:
-        self._requests = _Requests(np.asarray(data.split.train), batch_size, seed)
+    def __init__(self, data: SplitData, config: TrainConfig, *, seed: int, num_loaders: int) -> None:
+        samples = list_samples(data, config.sampling)
+        self.num_samples = len(samples.indices)
+        self._requests = _Requests(samples, config.batch_size, seed)
         self._loader: DataLoader[Any] = DataLoader(
-            _Pictures(data, augmentation, seed),
+            _Pictures(data, config, seed),
             sampler=self._requests,
             batch_size=None,  # a request is a whole batch: one copy out of the memory map instead of one a picture
             num_workers=num_loaders,
@@ -51,34 +68,64 @@ class TrainBatches:
 class _Requests:
     """What the loader is asked for, batch by batch, in the current epoch."""
 
-    def __init__(self, indices: NDArray[np.int64], batch_size: int, seed: int) -> None:
-        self._indices = indices
+    def __init__(self, samples: Samples, batch_size: int, seed: int) -> None:
+        self._samples = samples
         self._batch_size = batch_size
         self._seed = seed
         self.epoch = 1
 
     def __len__(self) -> int:
-        return len(split_batches(self._indices, self._batch_size))
+        return len(split_batches(self._samples.indices, self._batch_size))
 
-    def __iter__(self) -> Iterator[Request]:
-        order = np.random.default_rng([self._seed, self.epoch]).permutation(self._indices)
-        return ((self.epoch, batch) for batch in split_batches(order, self._batch_size))
+    def __iter__(self) -> Iterator[_Request]:
+        order = self._samples.draw(np.random.default_rng([self._seed, self.epoch]))
+        indices, augmentations = self._samples.indices[order], self._samples.augmentations[order]
+        occurrences = count_occurrences(indices)
+        for batch in split_batches(np.arange(len(order)), self._batch_size):
+            yield _Request(self.epoch, indices[batch], occurrences[batch], augmentations[batch])
 
 
 class _Pictures(Dataset[tuple[Tensor, Tensor]]):
-    def __init__(self, data: SplitData, augmentation: Augmentation | None, seed: int) -> None:
+    def __init__(self, data: SplitData, config: TrainConfig, seed: int) -> None:
         self._images = data.data.images
         self._masks = data.data.masks
-        self._augmentation = augmentation
+        self._size = config.input_size
+        self._augmentations = _build_augmentations(config)
         self._seed = seed
 
-    def __getitem__(self, request: Request) -> tuple[Tensor, Tensor]:
-        epoch, indices = request
-        images, masks = self._images[indices], self._masks[indices]
-        if self._augmentation is not None:
-            for i, index in enumerate(indices):
-                images[i], masks[i] = self._augmentation(images[i], masks[i], sample_seed(self._seed, epoch, int(index)))
+    def __getitem__(self, request: _Request) -> tuple[Tensor, Tensor]:
+        images, masks = self._images[request.indices], self._masks[request.indices]
+        if self._size is not None:
+            images, masks = _resize(images, masks, self._size)
+        for i, (index, occurrence, number) in enumerate(
+            zip(request.indices.tolist(), request.occurrences.tolist(), request.augmentations.tolist(), strict=True)
+        ):
+            augmentation = self._augmentations[number]
+            if augmentation is not None:
+                again = (occurrence,) if occurrence else ()
+                seed = sample_seed(self._seed, request.epoch, index, *again)
+                images[i], masks[i] = augmentation(images[i], masks[i], seed)
         return torch.from_numpy(images), torch.from_numpy(masks)
+
+
+def _build_augmentations(config: TrainConfig) -> list[Augmentation | None]:
+    """The training's own, then that of each repetition; None where pictures stay as they are."""
+    named = [config.augmentation, *(repeat.augmentation or "none" for repeat in config.sampling.repeat)]
+    return [None if augmentation == "none" else build_augmentation(augmentation) for augmentation in named]
+
+
+def _resize(
+    images: NDArray[np.uint8], masks: NDArray[np.uint8], size: tuple[int, int]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Bring (B, H, W, C) and (B, H, W) to ``size`` (height, width): areas are averaged, labels are picked."""
+    height, width = size
+    method = cv2.INTER_AREA if height * width < masks[0].size else cv2.INTER_LINEAR
+    small = np.empty((len(images), height, width, images.shape[-1]), np.uint8)
+    labels = np.empty((len(masks), height, width), np.uint8)
+    for i, (image, mask) in enumerate(zip(images, masks, strict=True)):
+        small[i] = cv2.resize(image, (width, height), interpolation=method).reshape(height, width, -1)
+        labels[i] = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    return small, labels
 
 
 def split_batches(order: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
 from trainers.errors import TrainerError
@@ -19,7 +20,7 @@ from trainers.optim import Schedule
 from trainers.predict import BEST
 
 LAST = "last.pt"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Of both files."""
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,15 @@ class Trained:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     schedule: Schedule
+    average: ModelEmaV3 | None = None
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The model that is validated and kept: the average of the weights where there is one."""
+        if self.average is None:
+            return self.model
+        averaged: nn.Module = self.average.module
+        return averaged
 
 
 def save_last(folder: Path, trained: Trained, progress: Progress, *, identity: dict[str, Any]) -> None:
@@ -56,6 +66,7 @@ def save_last(folder: Path, trained: Trained, progress: Progress, *, identity: d
         "model": trained.model.state_dict(),
         "optimizer": trained.optimizer.state_dict(),
         "schedule": trained.schedule.state_dict(),
+        "average": None if trained.average is None else trained.average.module.state_dict(),
     }
     _replace(folder / LAST, lambda path: torch.save(state, path))
 
@@ -85,6 +96,8 @@ def load_last(folder: Path, trained: Trained, *, identity: dict[str, Any]) -> Pr
     trained.model.load_state_dict(state["model"])
     trained.optimizer.load_state_dict(state["optimizer"])
     trained.schedule.load_state_dict(state["schedule"])
+    if trained.average is not None:
+        trained.average.module.load_state_dict(state["average"])
     return progress
 
 

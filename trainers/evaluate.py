@@ -10,16 +10,16 @@ from trainers.data import SplitData
 from trainers.device import Device
 from trainers.errors import DataError
 from trainers.metrics import class_iou, confusion_per_image, mean_iou
-from trainers.predict import predict_batch, quantize
+from trainers.predict import Flips, predict_batch, quantize
 
 
 def evaluate(
-    model: nn.Module, data: SplitData, *, device: Device, batch_size: int, keep_predictions: bool
+    model: nn.Module, data: SplitData, *, device: Device, batch_size: int, keep_predictions: bool, flips: Flips = "none"
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8] | None]:
     """Predict every validation image, batch after batch.
 
     Returns confusions (V, C, C) and, on request, predictions (V, C, H, W): quantized probabilities, of which the confusions then
-    are the argmax's; without them they are the same. The model must be on the device.
+    are the argmax's; without them they are the same. flips: as in ``predict_batch``. The model must be on the device.
     """
     model.eval()
     images, masks, num_classes = data.data.images, data.data.masks, data.data.num_classes
@@ -28,7 +28,7 @@ def evaluate(
     predictions = np.empty((len(indices), num_classes, *masks.shape[1:]), dtype=np.uint8) if keep_predictions else None
     for start in range(0, len(indices), batch_size):
         part = slice(start, start + batch_size)
-        probabilities = predict_batch(model, images[indices[part]], device)
+        probabilities = predict_batch(model, images[indices[part]], device, flips=flips)
         if predictions is None:
             labels = probabilities.argmax(dim=1).cpu().numpy()
         else:

@@ -49,7 +49,8 @@ def build_model(config: TrainConfig, *, in_channels: int, num_classes: int) -> n
         options = {**config.arch_options, "encoder_name": config.encoder, "encoder_weights": config.encoder_weights}
     network = _build(config, build, {**options, "in_channels": in_channels, "classes": num_classes})
     cheapen_upsampling(network)
-    return AnySize(network, stride=STRIDES.get(config.arch, STRIDE))
+    model = AnySize(network, stride=STRIDES.get(config.arch, STRIDE))
+    return model if config.input_size is None else AtSize(model, config.input_size)
 
 
 class AnySize(nn.Module):
@@ -69,6 +70,27 @@ class AnySize(nn.Module):
             pictures = F.pad(pictures, (0, right, 0, bottom), mode=mode)
         logits: Tensor = self.network(pictures)
         return logits[..., :height, :width]
+
+
+class AtSize(nn.Module):
+    """Shows ``network`` pictures of ``size`` (height, width) and brings its logits back to theirs, when it evaluates.
+
+    In training the pairs are of that size already, labels too.
+    """
+
+    def __init__(self, network: nn.Module, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.network = network
+        self.size = size
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        if self.training:
+            in_training: Tensor = self.network(pictures)
+            return in_training
+        full = pictures.shape[-2:]
+        is_smaller = self.size[0] * self.size[1] < full.numel()
+        resized = F.interpolate(pictures, self.size, mode="area" if is_smaller else "bilinear")
+        return F.interpolate(self.network(resized), full, mode="bilinear")
 
 
 def _build(config: TrainConfig, build: Callable[..., Any], options: dict[str, Any]) -> nn.Module:

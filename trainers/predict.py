@@ -20,6 +20,14 @@ from trainers.models import build_model
 
 BEST = "best.safetensors"
 
+Flips = Literal["none", "horizontal", "both"]
+FLIPPED_AXES: dict[Flips, tuple[tuple[int, ...], ...]] = {
+    "none": ((),),
+    "horizontal": ((), (-1,)),
+    "both": ((), (-1,), (-2,), (-2, -1)),
+}
+"""Of (B, C, H, W) pictures."""
+
 
 def to_input(images: Tensor, device: torch.device) -> Tensor:
     """(N, H, W, C) uint8 -> (N, C, H, W) float32 in [0, 1] on ``device``, channels last in memory; divides by 255 there."""
@@ -34,25 +42,36 @@ def predict_probabilities(
     batch_size: int,
     device: str | None = None,
     precision: Literal["auto", "float32", "bf16"] = "auto",
+    flips: Flips = "none",
 ) -> Iterator[NDArray[np.float32]]:
     """Yield probabilities (B, C, H, W) float32, batch after batch, of images (N, H, W, C) uint8 (an array or memory map).
 
-    device, precision: as in ``choose_device``. The model is moved to the device and put into evaluation mode.
+    device, precision: as in ``choose_device``; flips: as in ``predict_batch``. The model is moved to the device and put into
+    evaluation mode.
     """
     chosen = choose_device(device, precision)
     model.to(chosen.torch).eval()
     for start in range(0, len(images), batch_size):
-        yield predict_batch(model, images[start : start + batch_size], chosen).cpu().numpy()
+        yield predict_batch(model, images[start : start + batch_size], chosen, flips=flips).cpu().numpy()
 
 
-def predict_batch(model: nn.Module, images: NDArray[np.uint8], device: Device) -> Tensor:
-    """Probabilities (B, C, H, W) float32, on the device, of (B, H, W, C) uint8 images; the model must be there and evaluate."""
+def predict_batch(model: nn.Module, images: NDArray[np.uint8], device: Device, *, flips: Flips = "none") -> Tensor:
+    """Probabilities (B, C, H, W) float32, on the device, of (B, H, W, C) uint8 images; the model must be there and evaluate.
+
+    flips: the mean over the picture and its mirror images: left to right (horizontal), or that, upside down, and both.
+    """
     batch = torch.from_numpy(np.array(images))  # a memory map cannot be shared with a tensor
     with torch.inference_mode():
-        with device.autocast():
-            logits = model(to_input(batch, device.torch))
-        probabilities: Tensor = logits.float().softmax(dim=1)
-        return probabilities.contiguous()
+        pictures = to_input(batch, device.torch)
+        seen = [_predict_flipped(model, pictures, device, axes) for axes in FLIPPED_AXES[flips]]
+        return torch.stack(seen).mean(dim=0) if len(seen) > 1 else seen[0]
+
+
+def _predict_flipped(model: nn.Module, pictures: Tensor, device: Device, axes: tuple[int, ...]) -> Tensor:
+    with device.autocast():
+        logits = model(pictures.flip(axes) if axes else pictures)
+    probabilities: Tensor = logits.float().softmax(dim=1)
+    return (probabilities.flip(axes) if axes else probabilities).contiguous()
 
 
 def quantize(probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trainers.augment import build_augmentation
+from trainers.average import build_average
 from trainers.batches import TrainBatches, sample_seed
 from trainers.checkpoint import Progress, Trained, load_last, save_best, save_last
 from trainers.config import TRAINER_VERSION, EarlyStoppingConfig, TrainConfig
@@ -30,6 +30,12 @@ from trainers.optim import build_optimizer, build_schedule
 from trainers.predict import load_weights, predict_batch, read_metadata, to_input
 
 _log = logging.getLogger(__name__)
+
+KEPT_BYTES = 2**29
+"""Predictions up to this size are kept in memory from epoch to epoch."""
+
+Evaluated = tuple[NDArray[np.int64], NDArray[np.uint8] | None]
+"""Confusions and predictions, as evaluate gives them."""
 
 
 @dataclass(frozen=True)
@@ -118,12 +124,10 @@ class _Training:
         counts = _count_classes(data)
         loss = build_loss(config.loss, num_classes=classes, ignore_classes=data.ignore_classes, class_counts=counts)
         self.loss: nn.Module = loss.to(device.torch)
-        augmentation = None if config.augmentation == "none" else build_augmentation(config.augmentation)
-        loaders = num_loaders(device, num_threads)
-        self.batches = TrainBatches(data, augmentation, batch_size=config.batch_size, seed=seed, num_loaders=loaders)
+        self.batches = TrainBatches(data, config, seed=seed, num_loaders=num_loaders(device, num_threads))
         optimizer = build_optimizer(config.optimizer, self.model)
         schedule = build_schedule(config.schedule, optimizer, num_steps=config.epochs * len(self.batches))
-        self.trained = Trained(self.model, optimizer, schedule)
+        self.trained = Trained(self.model, optimizer, schedule, build_average(config.ema, self.model))
         self.identity = {
             "config": config.model_dump(mode="json", exclude_defaults=True),  # as in a trial's key: a new field changes nothing
             "seed": seed,
@@ -135,24 +139,25 @@ class _Training:
 
     def run(self, checkpoint_interval_s: float, on_epoch: Callable[[EpochReport], Continue]) -> TrainResult:
         saved_s = time.monotonic()
-        predictions: NDArray[np.uint8] | None = None  # of the last epoch run here, where it is known to be the last
-        confusions: NDArray[np.int64] | None = None
+        best: Evaluated | None = None  # of the best epoch, where it was run here and is small enough to be kept
         while not self._is_done():
             epoch = self.progress.epochs_run + 1
             metrics = self._train_epoch(epoch)
-            confusions, predictions = self._evaluate(keep_predictions=epoch == self.config.epochs)
-            metrics.update(score(confusions, self.data))
+            evaluated = self._evaluate(keep_predictions=self.keeps_predictions)
+            metrics.update(score(evaluated[0], self.data))
             self.trained.schedule.after_epoch(metrics["val/miou"])
             is_best = self._record(epoch, metrics)
+            if is_best:
+                best = evaluated
             stop = on_epoch(EpochReport(epoch=epoch, metrics=dict(metrics), is_best=is_best)) is Continue.STOP
             if stop or self._is_done() or time.monotonic() - saved_s >= checkpoint_interval_s:
                 save_last(self.folder, self.trained, self.progress, identity=self.identity)
                 saved_s = time.monotonic()
             if stop:
                 return self._result(stopped=True, confusions=None, predictions=None)
-        if predictions is None or self.progress.best_epoch != self.progress.epochs_run:
-            confusions, predictions = self._evaluate_best()
-        return self._result(stopped=False, confusions=confusions, predictions=predictions)
+        if best is None or best[1] is None:
+            best = self._evaluate_best()
+        return self._result(stopped=False, confusions=best[0], predictions=best[1])
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the training part; returns train/loss, lr (of the last step), images_per_s, epoch_s."""
@@ -160,13 +165,17 @@ class _Training:
         torch.manual_seed(sample_seed(self.seed, epoch))  # dropout
         self.model.train()
         trained, losses, num_images, lr = self.trained, [], 0, self.trained.schedule.lr
-        for images, masks in self.batches.epoch(epoch):
+        for step, (images, masks) in enumerate(self.batches.epoch(epoch), start=1 + (epoch - 1) * len(self.batches)):
             with self.device.autocast():
                 logits = self._forward(to_input(images, self.device.torch))
             loss = self.loss(logits, masks.to(self.device.torch, non_blocking=True))
             loss.backward()
+            if self.config.clip_grad_norm is not None:
+                nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm)
             trained.optimizer.step()
             trained.optimizer.zero_grad()
+            if trained.average is not None:
+                trained.average.update(self.model, step=step)
             lr = trained.schedule.lr
             trained.schedule.after_step()
             losses.append(loss.detach() * len(images))
@@ -206,14 +215,26 @@ class _Training:
             raise
         return logits
 
-    def _evaluate(self, *, keep_predictions: bool) -> tuple[NDArray[np.int64], NDArray[np.uint8] | None]:
-        size = self.config.batch_size
-        return evaluate(self.model, self.data, device=self.device, batch_size=size, keep_predictions=keep_predictions)
+    @property
+    def keeps_predictions(self) -> bool:
+        """Whether each epoch's predictions are kept until a better one's are there; larger ones are made again at the end."""
+        masks = self.data.data.masks
+        return len(self.data.split.val) * self.data.data.num_classes * math.prod(masks.shape[1:]) <= KEPT_BYTES
 
-    def _evaluate_best(self) -> tuple[NDArray[np.int64], NDArray[np.uint8] | None]:
+    def _evaluate(self, *, keep_predictions: bool) -> Evaluated:
+        return evaluate(
+            self.trained.evaluated,
+            self.data,
+            device=self.device,
+            batch_size=self.config.batch_size,
+            keep_predictions=keep_predictions,
+            flips=self.config.test_time_flips,
+        )
+
+    def _evaluate_best(self) -> Evaluated:
         """Evaluate best.safetensors, which says itself which epoch it holds."""
         stored = read_metadata(self.folder)
-        load_weights(self.model, self.folder)
+        load_weights(self.trained.evaluated, self.folder)
         confusions, predictions = self._evaluate(keep_predictions=True)
         if stored["epoch"] != self.progress.best_epoch:
             # Killed after a better epoch than the checkpoint knew, and then, on a GPU, not reached again: its weights are kept.
@@ -233,7 +254,7 @@ class _Training:
         if is_best:
             self.progress.best_epoch, self.progress.best_metrics = epoch, metrics
             facts = {**self.facts_of_model, "epoch": epoch, "metrics": metrics, "normalisation": "divide by 255"}
-            save_best(self.folder, self.model, facts)
+            save_best(self.folder, self.trained.evaluated, facts)
         return is_best
 
     def _is_done(self) -> bool:
@@ -251,6 +272,7 @@ class _Training:
             "num_threads": self.num_threads,
             "peak_memory_mb": self.device.peak_memory_mb(),
             "num_train": len(self.data.split.train),
+            "num_samples": self.batches.num_samples,
             "num_val": len(self.data.split.val),
         }
         return TrainResult(

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 from torch import Tensor
 
-from trainers.augment import build_augmentation
 from trainers.batches import TrainBatches, sample_seed, split_batches
+from trainers.config import TrainConfig
 from trainers.data import SplitData
 
 Make = Callable[..., SplitData]
@@ -18,9 +19,10 @@ def collect(batches: TrainBatches, epoch: int) -> list[tuple[Tensor, Tensor]]:
     return list(batches.epoch(epoch))
 
 
-def make_batches(data: SplitData, *, seed: int = 0, size: int = 4, num_loaders: int = 0) -> TrainBatches:
-    """Batches with augmentation, so that every source of chance is in them."""
-    return TrainBatches(data, build_augmentation("flip_brightness"), batch_size=size, seed=seed, num_loaders=num_loaders)
+def make_batches(data: SplitData, *, seed: int = 0, num_loaders: int = 0, **fields: Any) -> TrainBatches:
+    """Batches of four, with augmentation unless told otherwise, so that every source of chance is in them."""
+    config = TrainConfig.model_validate({"batch_size": 4, "augmentation": "flip_brightness", **fields})
+    return TrainBatches(data, config, seed=seed, num_loaders=num_loaders)
 
 
 def is_same(first: list[tuple[Tensor, Tensor]], second: list[tuple[Tensor, Tensor]]) -> bool:
@@ -42,7 +44,7 @@ def test_no_last_batch_of_one(count: int, size: int, sizes: list[int]) -> None:
 def test_every_picture_is_seen_once_an_epoch(make_data: Make) -> None:
     """Without augmentation the epoch's masks are the training part's, in another order."""
     data = make_data(num_train=9)
-    batches = TrainBatches(data, None, batch_size=4, seed=0, num_loaders=0)
+    batches = make_batches(data, augmentation="none")
     seen = sorted(mask.numpy().tobytes() for _, masks in collect(batches, 1) for mask in masks)
     assert seen == sorted(data.data.masks[i].tobytes() for i in data.split.train)
     assert len(batches) == 2

@@ -1,0 +1,126 @@
+"""Sampling configuration -> the samples of an epoch: which training pictures, how often, augmented how; read by batches.py."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainers.config import RepeatConfig, SamplingConfig
+from trainers.data import SplitData
+from trainers.errors import ConfigError
+
+Indices = NDArray[np.int64]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What an epoch is made of.
+
+    indices: (S,) pictures, some of them several times; augmentations: (S,) 0 for the training's own, i for that of the i-th
+    repetition, from 1; probabilities: (S,) of being drawn, or None where each sample is seen once.
+    """
+
+    indices: Indices
+    augmentations: Indices
+    probabilities: NDArray[np.float64] | None
+
+    def draw(self, rng: np.random.Generator) -> Indices:
+        """(S,) positions in the samples, in the order in which an epoch shows them."""
+        count = len(self.indices)
+        if self.probabilities is None:
+            return rng.permutation(count)
+        return rng.choice(count, size=count, p=self.probabilities)
+
+
+def list_samples(data: SplitData, config: SamplingConfig) -> Samples:
+    """Repeat and weigh the pictures of the training part; the validation part is not looked at.
+
+    Raises:
+        ConfigError: a class does not exist.
+    """
+    indices = np.asarray(data.split.train)
+    samples = Samples(indices, np.zeros_like(indices), None)
+    if not config.repeat and not config.weight_power:
+        return samples
+    holds = _find_classes(data)
+    for number, repeat in enumerate(config.repeat, start=1):
+        samples = _repeat(samples, repeat, number, chosen=_choose(data, repeat, holds))
+    if config.weight_power:
+        weight = np.zeros(len(data.data.images))
+        weight[indices] = _weigh(holds[indices][:, _scored(data)], config.weight_power)
+        drawn = weight[samples.indices]
+        samples = Samples(samples.indices, samples.augmentations, drawn / drawn.sum())
+    return samples
+
+
+def count_occurrences(indices: Indices) -> Indices:
+    """For each entry of (S,), how often the same one stands before it."""
+    order = np.argsort(indices, kind="stable")
+    in_order = indices[order]
+    starts = np.flatnonzero(np.diff(in_order, prepend=-1))
+    counted = np.arange(len(indices)) - np.repeat(starts, np.diff(np.append(starts, len(indices))))
+    occurrences = np.empty(len(indices), np.int64)
+    occurrences[order] = counted
+    return occurrences
+
+
+def _find_classes(data: SplitData) -> NDArray[np.bool_]:
+    """(N, C): which classes each training picture holds; False throughout for all others."""
+    holds = np.zeros((len(data.data.images), data.data.num_classes), np.bool_)
+    for index in data.split.train:
+        holds[index] = np.bincount(data.data.masks[index].ravel(), minlength=256)[: data.data.num_classes] > 0
+    return holds
+
+
+def _scored(data: SplitData) -> list[int]:
+    return [number for number in range(data.data.num_classes) if number not in data.ignore_classes]
+
+
+def _choose(data: SplitData, repeat: RepeatConfig, holds: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(N,): which pictures a repetition means."""
+    if repeat.classes == "all":
+        return np.ones(len(holds), np.bool_)
+    if repeat.classes == "rarest":
+        return np.asarray(holds[:, _find_rarest(holds, _scored(data))])
+    classes = list(repeat.classes)
+    unknown = [number for number in classes if not 0 <= number < data.data.num_classes]
+    if unknown:
+        listed = ", ".join(f"{number} ({name})" for number, name in enumerate(data.data.class_names))
+        raise ConfigError(f"sampling.repeat: {unknown} is no class. Known: {listed}, or rarest, or all")
+    chosen = np.asarray(holds[:, classes].any(axis=1))
+    if not chosen.any():
+        _log.warning("sampling.repeat: none of %d training pictures holds a class of %s", len(data.split.train), classes)
+    return chosen
+
+
+def _find_rarest(holds: NDArray[np.bool_], scored: list[int]) -> int:
+    """The scored class, of those that occur, that the fewest pictures hold."""
+    counts = holds[:, scored].sum(axis=0)
+    return scored[int(np.argmin(np.where(counts > 0, counts, len(holds) + 1)))]
+
+
+def _repeat(samples: Samples, repeat: RepeatConfig, number: int, *, chosen: NDArray[np.bool_]) -> Samples:
+    again = chosen[samples.indices]
+    copies = np.tile(samples.indices[again], repeat.factor - 1)
+    kept = np.tile(samples.augmentations[again], repeat.factor - 1)
+    augmentations = kept if repeat.augmentation is None else np.full_like(kept, number)
+    return Samples(
+        np.concatenate([samples.indices, copies]), np.concatenate([samples.augmentations, augmentations]), samples.probabilities
+    )
+
+
+def _weigh(holds: NDArray[np.bool_], power: float) -> NDArray[np.float64]:
+    """(T,) weights from (T, C): the largest rarity (one over the share of pictures with it) of a picture's classes.
+
+    A picture without any scored class weighs as much as one whose classes are in every picture.
+    """
+    share = holds.mean(axis=0)
+    rarity = np.ones(holds.shape[1])
+    np.divide(1.0, share, out=rarity, where=share > 0)
+    weights: NDArray[np.float64] = np.where(holds, rarity**power, 1.0).max(axis=1, initial=1.0)
+    return weights

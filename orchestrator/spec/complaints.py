@@ -180,18 +180,25 @@ def _describe(model: type[BaseModel], raw: Any, place: Place, several: Sequence[
         return " is missing." + (f" Allowed: {', '.join(map(str, names))}." if names else "")
     if kind in ALLOWED:
         allowed = dict.fromkeys(ALLOWED[d["type"]] for d in several if d["type"] in ALLOWED)
-        return f" is {found}. Allowed: {' or '.join(allowed)}{_fields(model, raw, place)}."
+        known = [name for d in several if d["type"] == "literal_error" for name in _expected(d)]
+        hint = _hint(str(_look_up(raw, place)), known)
+        return f" is {found}. Allowed: {' or '.join([*known, *allowed])}{_fields(model, raw, place)}.{hint}"
     if kind in LIMITS:
         words, bound = LIMITS[kind]
         return f" is {found}. Allowed: {words} {details['ctx'][bound]:g}."
     if kind == "literal_error":
-        known = re.findall(r"'([^']*)'", details["ctx"]["expected"])
+        known = _expected(details)
         return f" is {found}. Known: {', '.join(known)}.{_hint(str(_look_up(raw, place)), known)}"
     if kind == "too_short":
         return f" has {details['ctx']['actual_length']} entries. Allowed: at least {details['ctx']['min_length']}."
     if kind == "value_error":
         return _describe_value_error(str(details["ctx"]["error"]), _look_up(raw, place))
     return f" is {found}: {details['msg']}."
+
+
+def _expected(details: ErrorDetails) -> list[str]:
+    """The texts that a literal allows."""
+    return re.findall(r"'([^']*)'", details["ctx"]["expected"])
 
 
 def _describe_value_error(message: str, value: Any) -> str:

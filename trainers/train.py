@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from trainers.average import build_average
 from trainers.batches import TrainBatches, sample_seed
@@ -22,12 +21,13 @@ from trainers.checkpoint import Progress, Trained, load_last, save_best, save_la
 from trainers.config import TRAINER_VERSION, EarlyStoppingConfig, TrainConfig
 from trainers.data import SplitData
 from trainers.device import Device, choose_device, limited_threads, num_loaders
-from trainers.errors import ConfigError, DivergedError
+from trainers.errors import ConfigError
 from trainers.evaluate import check_scored, evaluate, score
 from trainers.losses import build_loss
 from trainers.models import build_model
 from trainers.optim import build_optimizer, build_schedule
-from trainers.predict import load_weights, predict_batch, read_metadata, to_input
+from trainers.predict import load_weights, predict_batch, read_metadata
+from trainers.steps import Steps
 
 _log = logging.getLogger(__name__)
 
@@ -75,6 +75,10 @@ def _go_on(report: EpochReport) -> Continue:
     return Continue.YES
 
 
+def _do_nothing() -> None:
+    return None
+
+
 def train(
     config: TrainConfig,
     data: SplitData,
@@ -84,13 +88,16 @@ def train(
     num_threads: int | None = None,
     device: str | None = None,
     checkpoint_interval_s: float = 15.0,
+    accumulate: int = 1,
     on_epoch: Callable[[EpochReport], Continue] = _go_on,
+    on_step: Callable[[], None] = _do_nothing,
 ) -> TrainResult:
     """Train, or go on from ``folder``/last.pt, and evaluate the best epoch's weights on the validation part.
 
     All randomness comes from (seed, epoch, picture). On the CPU, with equal threads and precision, equal calls give equal bits,
     interrupted or not; on a GPU they give nearly equal results, as some of its sums have no fixed order. Writes last.pt (at most
-    every ``checkpoint_interval_s``, when stopped and after the last epoch) and best.safetensors. Who has put the result in
+    every ``checkpoint_interval_s``, when stopped and after the last epoch) and best.safetensors. accumulate: parts into which a
+    batch is cut where the device's memory does not hold it; on_step: called after each optimizer step. Who has put the result in
     safety may remove last.pt; until then another call does no more than to evaluate again.
 
     Raises:
@@ -102,7 +109,16 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     chosen = choose_device(device, config.precision)
     with limited_threads(num_threads) as threads, torch.random.fork_rng(devices=[chosen.torch] if chosen.is_cuda else []):
-        training = _Training(config, data, seed=seed, folder=folder, device=chosen, num_threads=threads)
+        training = _Training(
+            config,
+            data,
+            seed=seed,
+            folder=folder,
+            device=chosen,
+            num_threads=threads,
+            accumulate=accumulate,
+            on_step=on_step,
+        )
         return training.run(checkpoint_interval_s, on_epoch)
 
 
@@ -110,7 +126,16 @@ class _Training:
     """One training on one device: what stays the same from epoch to epoch, and how far it has come."""
 
     def __init__(
-        self, config: TrainConfig, data: SplitData, *, seed: int, folder: Path, device: Device, num_threads: int
+        self,
+        config: TrainConfig,
+        data: SplitData,
+        *,
+        seed: int,
+        folder: Path,
+        device: Device,
+        num_threads: int,
+        accumulate: int,
+        on_step: Callable[[], None],
     ) -> None:
         torch.manual_seed(seed)
         self.config, self.data, self.seed, self.folder, self.device = config, data, seed, folder, device
@@ -123,11 +148,11 @@ class _Training:
         self._check_takes(data.data.images[data.split.train[:1]])
         counts = _count_classes(data)
         loss = build_loss(config.loss, num_classes=classes, ignore_classes=data.ignore_classes, class_counts=counts)
-        self.loss: nn.Module = loss.to(device.torch)
         self.batches = TrainBatches(data, config, seed=seed, num_loaders=num_loaders(device, num_threads))
         optimizer = build_optimizer(config.optimizer, self.model)
         schedule = build_schedule(config.schedule, optimizer, num_steps=config.epochs * len(self.batches))
         self.trained = Trained(self.model, optimizer, schedule, build_average(config.ema, self.model))
+        self.steps = Steps(self.trained, loss.to(device.torch), config, device=device, accumulate=accumulate, on_step=on_step)
         self.identity = {
             "config": config.model_dump(mode="json", exclude_defaults=True),  # as in a trial's key: a new field changes nothing
             "seed": seed,
@@ -160,35 +185,9 @@ class _Training:
         return self._result(stopped=False, confusions=best[0], predictions=best[1])
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
-        """One pass over the training part; returns train/loss, lr (of the last step), images_per_s, epoch_s."""
-        started_s = time.perf_counter()
+        """One pass over the training part."""
         torch.manual_seed(sample_seed(self.seed, epoch))  # dropout
-        self.model.train()
-        trained, losses, num_images, lr = self.trained, [], 0, self.trained.schedule.lr
-        for step, (images, masks) in enumerate(self.batches.epoch(epoch), start=1 + (epoch - 1) * len(self.batches)):
-            with self.device.autocast():
-                logits = self._forward(to_input(images, self.device.torch))
-            loss = self.loss(logits, masks.to(self.device.torch, non_blocking=True))
-            loss.backward()
-            if self.config.clip_grad_norm is not None:
-                nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm)
-            trained.optimizer.step()
-            trained.optimizer.zero_grad()
-            if trained.average is not None:
-                trained.average.update(self.model, step=step)
-            lr = trained.schedule.lr
-            trained.schedule.after_step()
-            losses.append(loss.detach() * len(images))
-            num_images += len(images)
-        values = torch.stack(losses).tolist()  # read at the end: a look at each step would make a GPU wait
-        _check_finite(values, epoch)
-        epoch_s = time.perf_counter() - started_s
-        return {
-            "train/loss": sum(values) / num_images,
-            "lr": lr,
-            "images_per_s": num_images / epoch_s,
-            "epoch_s": epoch_s,
-        }
+        return self.steps.run(self.batches.epoch(epoch), epoch=epoch, first_step=1 + (epoch - 1) * len(self.batches))
 
     def _check_takes(self, images: NDArray[np.uint8]) -> None:
         """Raise ConfigError where the network cannot take pictures of this size, or gives something else than their classes."""
@@ -202,18 +201,6 @@ class _Training:
             raise ConfigError(f"arch {self.config.arch!r} cannot take pictures of {size}: {error}") from error
         if found != expected:
             raise ConfigError(f"arch {self.config.arch!r} gave logits of shape {found}; they must be {expected}")
-
-    def _forward(self, pictures: Tensor) -> Tensor:
-        try:
-            logits: Tensor = self.model(pictures)
-        except ValueError as error:
-            if len(pictures) == 1 and "more than 1 value per channel" in str(error):
-                raise ConfigError(
-                    f"batch_size: {self.config.arch} normalises over a batch of features of one pixel and needs batches of at "
-                    "least 2 pictures; found 1"
-                ) from error
-            raise
-        return logits
 
     @property
     def keeps_predictions(self) -> bool:
@@ -295,14 +282,6 @@ def is_stale(config: EarlyStoppingConfig | None, progress: Progress) -> bool:
         risen = metrics["val/miou"] > best + config.min_delta
         best, waited = (metrics["val/miou"], 0) if risen else (best, waited + 1)
     return waited >= config.patience
-
-
-def _check_finite(losses: Sequence[float], epoch: int) -> None:
-    for step, value in enumerate(losses, start=1):
-        if not math.isfinite(value):
-            raise DivergedError(
-                f"epoch {epoch}, step {step} of {len(losses)}: the loss is {value}. Lower optimizer.lr, or set precision: float32"
-            )
 
 
 def _count_classes(data: SplitData) -> NDArray[np.int64]:

@@ -47,7 +47,10 @@ def test_trainers_know_nothing_of_the_orchestrator() -> None:
         ("ray", {"orchestrator/launchers/ray.py"}),
         ("numba", {"orchestrator/ensemble/kernel.py"}),
         ("albumentations", {"trainers/transforms.py", "orchestrator/preload.py"}),
-        ("segmentation_models_pytorch", {"trainers/models.py", "trainers/upsample.py", "orchestrator/preload.py"}),
+        (
+            "segmentation_models_pytorch",
+            {"trainers/models.py", "trainers/upsample.py", "trainers/losses.py", "orchestrator/preload.py"},
+        ),
     ],
 )
 def test_one_outside_system_one_module(system: str, rooms: set[str]) -> None:

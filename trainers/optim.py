@@ -1,88 +1,115 @@
-"""Optimizer and schedule configuration -> torch's optimizer and the learning rate of each step."""
+"""Optimizer and schedule configuration -> the optimizer and the learning rate of each step."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, assert_never
 
 import torch
+from timm.optim.lion import Lion
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from trainers.config import OptimizerConfig, ScheduleConfig
 
-OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
-
 START = 1 / 25
-"""one_cycle: the first rate, as a share of the peak."""
+"""The first rate of a warm-up, as a share of the peak."""
 END = 1e-3
 """one_cycle, cosine: the last rate, as a share of the peak."""
 
 
 def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """Build the optimizer over the model's trainable parameters, in torch's fused form.
+    """Build the optimizer over the model's trainable parameters: torch's in their fused form, Lion is timm's.
 
-    Fused, one step of Unet/mobilenet_v2 takes 14 to 23 ms instead of 46 to 51 on one AVX2 core.
+    Fused, one step of Unet/mobilenet_v2 takes 14 to 23 ms instead of 46 to 51 on one AVX2 core. timm's Lion has no such form.
     """
-    options: dict[str, Any] = {} if config.weight_decay is None else {"weight_decay": config.weight_decay}
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer: torch.optim.Optimizer = OPTIMIZERS[config.name](parameters, lr=config.lr, fused=True, **options)
-    return optimizer
+    options: dict[str, Any] = {"lr": config.lr}
+    if config.weight_decay is not None:
+        options["weight_decay"] = config.weight_decay
+    match config.name:
+        case "adamw":
+            return torch.optim.AdamW(parameters, fused=True, **options)
+        case "adam":
+            return torch.optim.Adam(parameters, fused=True, **options)
+        case "sgd":
+            return torch.optim.SGD(parameters, momentum=config.momentum, fused=True, **options)
+        case "lion":
+            return Lion(parameters, **options)
+        case _:
+            assert_never(config.name)
 
 
 class Schedule:
-    """Moves the optimizer's learning rate: after each step, or after each epoch by what validation says."""
+    """Moves the optimizer's learning rate: after each step, and with plateau, once warm, after each epoch by its val/miou.
 
-    def __init__(self, scheduler: LambdaLR | ReduceLROnPlateau, optimizer: torch.optim.Optimizer) -> None:
-        self._scheduler = scheduler
+    Its state together with the optimizer's, which holds the rate, is all that a resumed training needs.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, steps: LambdaLR, *, num_rising: int, plateau: ReduceLROnPlateau | None
+    ) -> None:
         self._optimizer = optimizer
+        self._steps = steps
+        self._num_rising = num_rising
+        self._plateau = plateau
 
     @property
     def lr(self) -> float:
         return float(self._optimizer.param_groups[0]["lr"])
 
     def after_step(self) -> None:
-        if isinstance(self._scheduler, LambdaLR):
-            self._scheduler.step()
+        if self._plateau is None or self._is_rising:  # a step sets the rate anew and would undo what the plateau took off
+            self._steps.step()
 
     def after_epoch(self, val_miou: float) -> None:
-        if isinstance(self._scheduler, ReduceLROnPlateau):
-            self._scheduler.step(val_miou)
+        if self._plateau is not None and not self._is_rising:
+            self._plateau.step(val_miou)
 
     def state_dict(self) -> dict[str, Any]:
-        return self._scheduler.state_dict()
+        return {"steps": self._steps.state_dict(), "plateau": None if self._plateau is None else self._plateau.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._scheduler.load_state_dict(state)
+        self._steps.load_state_dict(state["steps"])
+        if self._plateau is not None:
+            self._plateau.load_state_dict(state["plateau"])
+
+    @property
+    def _is_rising(self) -> bool:
+        return self._steps.last_epoch < self._num_rising  # torch calls it an epoch; here it counts steps
 
 
 def build_schedule(config: ScheduleConfig, optimizer: torch.optim.Optimizer, *, num_steps: int) -> Schedule:
     """Build the schedule; ``num_steps`` is the number of optimizer steps of the whole training."""
-    if config.name == "plateau":
-        plateau = ReduceLROnPlateau(optimizer, mode="max", factor=config.factor, patience=config.patience, threshold=0.0)
-        return Schedule(plateau, optimizer)
 
     def share(step: int) -> float:
         return lr_share(config, step, num_steps=num_steps)
 
-    return Schedule(LambdaLR(optimizer, share), optimizer)
+    plateau = None
+    if config.name == "plateau":
+        plateau = ReduceLROnPlateau(optimizer, mode="max", factor=config.factor, patience=config.patience, threshold=0.0)
+    num_rising = count_rising_steps(config, num_steps)
+    return Schedule(optimizer, LambdaLR(optimizer, share), num_rising=num_rising, plateau=plateau)
+
+
+def count_rising_steps(config: ScheduleConfig, num_steps: int) -> int:
+    """Number of steps of the warm-up, out of ``num_steps``."""
+    default = 0.25 if config.name == "one_cycle" else 0.0
+    return round((default if config.warmup_fraction is None else config.warmup_fraction) * num_steps)
 
 
 def lr_share(config: ScheduleConfig, step: int, *, num_steps: int) -> float:
-    """Learning rate of ``step`` (from 0) as a share of the configured one, in (0, 1].
+    """Learning rate of ``step`` (from 0) as a share of the configured one, in (0, 1], before any plateau.
 
+    Every schedule rises from START during its warm-up; one_cycle is a cosine that has one by default.
     Source: Loshchilov and Hutter 2017, SGDR, eq. 5 (cosine); Smith and Topin 2018, Super-Convergence (one_cycle; rise and fall
     are cosines and Adam's betas stay as they are).
     """
-    if config.name == "constant":
-        return 1.0
-    num_rising = (
-        round((0.25 if config.warmup_fraction is None else config.warmup_fraction) * num_steps)
-        if config.name == "one_cycle"
-        else 0
-    )
+    num_rising = count_rising_steps(config, num_steps)
     if step < num_rising:
         return START + (1 - START) * _ease(step / num_rising)
+    if config.name in ("constant", "plateau"):
+        return 1.0
     num_falling = num_steps - num_rising
     return 1 - (1 - END) * _ease(min(1.0, (step - num_rising) / max(1, num_falling)))
 

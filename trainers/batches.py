@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from trainers.augment import Augmentation, build_augmentation
 from trainers.config import TrainConfig
 from trainers.data import SplitData
+from trainers.data.checks import resize_image, resize_mask
 from trainers.sampling import Samples, count_occurrences, list_samples
 
 Indices = NDArray[np.int64]
@@ -96,7 +96,8 @@ class _Pictures(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, request: _Request) -> tuple[Tensor, Tensor]:
         images, masks = self._images[request.indices], self._masks[request.indices]
         if self._size is not None:
-            images, masks = _resize(images, masks, self._size)
+            images = np.stack([resize_image(image, self._size) for image in images])
+            masks = np.stack([resize_mask(mask, self._size) for mask in masks])
         for i, (index, occurrence, number) in enumerate(
             zip(request.indices.tolist(), request.occurrences.tolist(), request.augmentations.tolist(), strict=True)
         ):
@@ -112,20 +113,6 @@ def _build_augmentations(config: TrainConfig) -> list[Augmentation | None]:
     """The training's own, then that of each repetition; None where pictures stay as they are."""
     named = [config.augmentation, *(repeat.augmentation or "none" for repeat in config.sampling.repeat)]
     return [None if augmentation == "none" else build_augmentation(augmentation) for augmentation in named]
-
-
-def _resize(
-    images: NDArray[np.uint8], masks: NDArray[np.uint8], size: tuple[int, int]
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Bring (B, H, W, C) and (B, H, W) to ``size`` (height, width): areas are averaged, labels are picked."""
-    height, width = size
-    method = cv2.INTER_AREA if height * width < masks[0].size else cv2.INTER_LINEAR
-    small = np.empty((len(images), height, width, images.shape[-1]), np.uint8)
-    labels = np.empty((len(masks), height, width), np.uint8)
-    for i, (image, mask) in enumerate(zip(images, masks, strict=True)):
-        small[i] = cv2.resize(image, (width, height), interpolation=method).reshape(height, width, -1)
-        labels[i] = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-    return small, labels
 
 
 def split_batches(order: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:

@@ -39,7 +39,7 @@ def standardise(picture: Picture, config: DataConfig, num_channels: int) -> tupl
     """
     mask = _map_ids(picture, config)
     image, mask = _fit(picture, mask, config)
-    return _recolor(image, num_channels), mask
+    return recolor(image, num_channels), mask
 
 
 def count_labels(masks: NDArray[np.uint8], num_classes: int) -> NDArray[np.int64]:
@@ -118,11 +118,11 @@ def resolve_split(named: NamedSplit, names: Sequence[str]) -> tuple[NDArray[np.i
     unknown = [name for name in listed if name not in position]
     if unknown:
         hint = _suggest(unknown[0], names)
-        raise DataError(f"{named.place}: {len(unknown)} of {len(listed)} stems have no picture: {_some(unknown)}.{hint}")
+        raise DataError(f"{named.place}: {len(unknown)} of {len(listed)} stems have no picture: {list_some(unknown)}.{hint}")
     twice = sorted(name for name, number in Counter(listed).items() if number > 1)
     if twice:
         raise DataError(
-            f"{named.place}: {len(twice)} stem(s) listed twice: {_some(twice)}. Each picture stands on one side, once."
+            f"{named.place}: {len(twice)} stem(s) listed twice: {list_some(twice)}. Each picture stands on one side, once."
         )
     train, val = (np.array(sorted(position[name] for name in side), np.int64) for side in (named.train, named.val))
     return train, val
@@ -143,6 +143,20 @@ def check_exists(source: str) -> Path:
     raise DataError(f"{path}: not found. Allowed: synthetic, a .npz file, or a folder with images/ and masks/.{hint}")
 
 
+def resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """(H, W) or (H, W, C) uint8 -> the same of ``size`` (height, width): areas are averaged where it shrinks."""
+    height, width = size
+    method = cv2.INTER_AREA if height * width < image.shape[0] * image.shape[1] else cv2.INTER_LINEAR
+    resized = np.asarray(cv2.resize(image, (width, height), interpolation=method), np.uint8)
+    return resized.reshape(height, width, *image.shape[2:])  # OpenCV drops a single channel
+
+
+def resize_mask(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """(H, W) uint8 -> the same of ``size`` (height, width): labels are picked, never mixed."""
+    height, width = size
+    return np.asarray(cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
+
+
 def _map_ids(picture: Picture, config: DataConfig) -> NDArray[np.uint8]:
     """Return labels (H, W): classes below the declared number, or void."""
     ids = (
@@ -157,7 +171,7 @@ def _map_ids(picture: Picture, config: DataConfig) -> NDArray[np.uint8]:
     unknown = [number for number in ids.tolist() if number not in config.id_map]
     if unknown:
         raise DataError(
-            f"{picture.place}: ids {_some(unknown)} are not in data.id_map. Known: {_some(sorted(config.id_map))}. "
+            f"{picture.place}: ids {list_some(unknown)} are not in data.id_map. Known: {list_some(sorted(config.id_map))}. "
             f"Map them to a class, or to {VOID} for void."
         )
     return _look_up(picture.mask, ids, config.id_map)
@@ -166,7 +180,7 @@ def _map_ids(picture: Picture, config: DataConfig) -> NDArray[np.uint8]:
 def _check_ids(picture: Picture, wrong: Sequence[int], limit: int) -> None:
     if wrong:
         raise DataError(
-            f"{picture.place}: unknown label ids {_some(wrong)}. Allowed: 0 to {limit - 1} and {VOID} (void). "
+            f"{picture.place}: unknown label ids {list_some(wrong)}. Allowed: 0 to {limit - 1} and {VOID} (void). "
             "Raise data.num_classes, or say with data.id_map what they mean."
         )
 
@@ -183,9 +197,7 @@ def _fit(picture: Picture, mask: NDArray[np.uint8], config: DataConfig) -> tuple
         return image, mask
     height, width = config.size
     if config.fit == "resize":
-        method = cv2.INTER_AREA if height * width < mask.size else cv2.INTER_LINEAR
-        image = np.asarray(cv2.resize(image, (width, height), interpolation=method), np.uint8)
-        return image, np.asarray(cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
+        return resize_image(image, config.size), resize_mask(mask, config.size)
     below, right = height - found[0], width - found[1]
     if below < 0 or right < 0:
         raise DataError(
@@ -196,7 +208,7 @@ def _fit(picture: Picture, mask: NDArray[np.uint8], config: DataConfig) -> tuple
     return np.pad(image, (*rim, *((0, 0),) * (image.ndim - 2))), np.pad(mask, rim, constant_values=VOID)
 
 
-def _recolor(image: NDArray[np.uint8], num_channels: int) -> NDArray[np.uint8]:
+def recolor(image: NDArray[np.uint8], num_channels: int) -> NDArray[np.uint8]:
     """Return (H, W, num_channels)."""
     if num_channels == 1:
         gray = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
@@ -204,7 +216,8 @@ def _recolor(image: NDArray[np.uint8], num_channels: int) -> NDArray[np.uint8]:
     return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
 
 
-def _some(items: Sequence[object]) -> str:
+def list_some(items: Sequence[object]) -> str:
+    """Write the first few items, and how many there are."""
     return ", ".join(map(str, items[:5])) + (f", ... ({len(items)} in all)" if len(items) > 5 else "")
 
 

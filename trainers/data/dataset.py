@@ -1,4 +1,7 @@
-"""From a configured source to checked tiles: in memory, or prepared once in a cache and memory-mapped by every trial."""
+"""From a configured source to checked tiles: in memory, or prepared once in a cache and memory-mapped by every trial.
+
+What `data.clean` removes is gone before anything is grouped or split; positions are always those in the source.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,16 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trainers.config import VOID, DataConfig
-from trainers.data import checks
+from trainers.data import checks, cleaning
 from trainers.data.duplicates import group_pictures
 from trainers.data.folder import FolderSource
 from trainers.data.npz import NpzSource
+from trainers.data.outliers import DETECTOR_VERSION, find_outliers
 from trainers.data.picture import Source
 from trainers.data.synthetic import SyntheticSource
 from trainers.errors import DataError
 
-_SCHEMA_VERSION: Literal[1] = 1
+_SCHEMA_VERSION: Literal[2] = 2
 _CARD = "dataset.json"
 
 Allocate = Callable[[str, tuple[int, ...]], NDArray[np.uint8]]
@@ -46,7 +50,7 @@ class DataSet:
 
     images: (N, H, W, C) uint8, C 1 or 3; masks: (N, H, W) uint8, below num_classes or VOID; fingerprint: of the source's content,
     16 hexadecimal digits; source: for messages; split: where lists fix it; groups: (N,) int64, equal for pictures that must not
-    be parted, None where nobody has looked.
+    be parted, None where nobody has looked; removed: ascending positions in the source of the pictures that were cleaned away.
     """
 
     images: NDArray[np.uint8]
@@ -58,13 +62,19 @@ class DataSet:
     source: str
     split: Split | None = None
     groups: NDArray[np.int64] | None = None
+    removed: tuple[int, ...] = ()
+
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        """Where in the source each picture stands: (N,), ascending."""
+        return np.delete(np.arange(len(self.names) + len(self.removed)), self.removed)
 
 
 class _Card(BaseModel):
     """dataset.json of a prepared folder: everything but the arrays."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    schema_version: Literal[1] = _SCHEMA_VERSION
+    schema_version: Literal[2] = _SCHEMA_VERSION
     names: tuple[str, ...]
     num_classes: int
     class_names: tuple[str, ...]
@@ -72,6 +82,7 @@ class _Card(BaseModel):
     source: str
     train: tuple[int, ...] | None
     val: tuple[int, ...] | None
+    removed: tuple[int, ...]
 
 
 def load_dataset(config: DataConfig) -> DataSet:
@@ -81,7 +92,12 @@ def load_dataset(config: DataConfig) -> DataSet:
         DataError: the source cannot be used; the message names the file, what was found and what is allowed.
     """
     source = _open_source(config)
-    data = _assemble(source, config, source.fingerprint(), lambda _, shape: np.empty(shape, np.uint8))
+    fingerprint = source.fingerprint()
+    if config.clean == "auto":
+        removed = _find_outliers(load_dataset(config.model_copy(update={"clean": None})))
+    else:
+        removed = cleaning.read_positions(config.clean, fingerprint)
+    data = _assemble(source, config, fingerprint, removed=removed, allocate=lambda _, shape: np.empty(shape, np.uint8))
     checks.check_ignored(config.ignore_classes, data.class_names)
     return data
 
@@ -98,11 +114,13 @@ def prepare_dataset(config: DataConfig, cache: Path) -> Path:
     source = _open_source(config)
     cache.mkdir(parents=True, exist_ok=True)
     fingerprint = _recall_fingerprint(source, cache)
-    folder = cache / f"{fingerprint}-{_hash_options(config)}"
+    listed = None if config.clean == "auto" else cleaning.read_positions(config.clean, fingerprint)
+    folder = cache / f"{fingerprint}-{_hash_options(config, listed)}"
     if not (folder / _CARD).exists():
         with FileLock(cache / f".{folder.name}.lock"):
             if not (folder / _CARD).exists():
-                _write(source, config, fingerprint, folder)
+                removed = _prepare_outliers(config, cache) if listed is None else listed
+                _write(source, config, fingerprint, removed=removed, folder=folder)
     checks.check_ignored(config.ignore_classes, open_dataset(folder).class_names)
     return folder
 
@@ -130,7 +148,16 @@ def open_dataset(folder: Path) -> DataSet:
     if card.train is not None and card.val is not None:
         split = Split(np.array(card.train, np.int64), np.array(card.val, np.int64))
     return DataSet(
-        images, masks, card.names, card.num_classes, card.class_names, card.fingerprint, card.source, split=split, groups=groups
+        images,
+        masks,
+        card.names,
+        card.num_classes,
+        card.class_names,
+        card.fingerprint,
+        card.source,
+        split=split,
+        groups=groups,
+        removed=card.removed,
     )
 
 
@@ -151,16 +178,30 @@ def _open_source(config: DataConfig) -> Source:
     raise DataError(f"{path}: is a file of type {path.suffix or 'none'!r}. Allowed: synthetic, a .npz file, or a folder.")
 
 
-def _assemble(source: Source, config: DataConfig, fingerprint: str, allocate: Allocate) -> DataSet:
-    """Read every picture, check it and bring it to one form."""
+def _prepare_outliers(config: DataConfig, cache: Path) -> tuple[int, ...]:
+    """Positions of the outliers, found in the uncleaned set, which is prepared for that."""
+    return _find_outliers(open_dataset(prepare_dataset(config.model_copy(update={"clean": None}), cache)))
+
+
+def _find_outliers(data: DataSet) -> tuple[int, ...]:
+    assert data.groups is not None
+    return tuple(outlier.index for outlier in find_outliers(data.images, data.masks, data.groups))
+
+
+def _assemble(source: Source, config: DataConfig, fingerprint: str, *, removed: tuple[int, ...], allocate: Allocate) -> DataSet:
+    """Read every picture but those to be removed, check it and bring it to one form."""
     names = source.names()
+    cleaning.check_positions(removed, len(names), source.place)
+    kept = np.delete(np.arange(len(names)), removed)
     num_channels = {"auto": 0, "gray": 1, "rgb": 3}[config.color] or source.num_channels()
     images = masks = None
     largest, first_place = -1, ""
-    for index, picture in enumerate(source.pictures()):
+    dropped = set(removed)
+    pictures = (picture for position, picture in enumerate(source.pictures()) if position not in dropped)
+    for index, picture in enumerate(pictures):
         image, mask = checks.standardise(picture, config, num_channels)
         if images is None or masks is None:
-            images, masks = allocate("images", (len(names), *image.shape)), allocate("masks", (len(names), *mask.shape))
+            images, masks = allocate("images", (len(kept), *image.shape)), allocate("masks", (len(kept), *mask.shape))
             first_place = picture.place
         elif mask.shape != masks.shape[1:]:
             raise DataError(
@@ -170,33 +211,51 @@ def _assemble(source: Source, config: DataConfig, fingerprint: str, allocate: Al
         images[index], masks[index] = image, mask
         largest = max(largest, int(np.max(mask, where=mask != VOID, initial=0)) if (mask != VOID).any() else -1)
     assert images is not None
-    assert masks is not None  # a source is never empty
+    assert masks is not None  # a source is never empty, nor is what cleaning leaves
     num_classes = checks.choose_num_classes(config, source.place, largest_label=largest, known=source.class_names)
     class_names = checks.choose_class_names(config, num_classes, source.class_names)
+    return DataSet(
+        images,
+        masks,
+        tuple(names[position] for position in kept),
+        num_classes,
+        class_names,
+        fingerprint,
+        source.place,
+        split=_keep_split(source, names, kept),
+        groups=group_pictures(images),
+        removed=removed,
+    )
+
+
+def _keep_split(source: Source, names: tuple[str, ...], kept: NDArray[np.int64]) -> Split | None:
+    """The split of the source's lists, as indices into what is kept."""
     named = source.split()
-    split = Split(*checks.resolve_split(named, names)) if named else None
-    groups = group_pictures(images)
-    return DataSet(images, masks, names, num_classes, class_names, fingerprint, source.place, split=split, groups=groups)
+    if named is None:
+        return None
+    sides = checks.resolve_split(named, names)
+    train, val = (np.searchsorted(kept, np.intersect1d(side, kept)) for side in sides)
+    return Split(train, val)
 
 
-def _write(source: Source, config: DataConfig, fingerprint: str, folder: Path) -> None:
+def _write(source: Source, config: DataConfig, fingerprint: str, *, removed: tuple[int, ...], folder: Path) -> None:
     """Write the prepared folder beside its place and move it there whole. The caller holds the folder's lock."""
     scratch = folder.with_name(f".{folder.name}.partial")
     for remains in (scratch, folder):  # of a preparation that was killed
         shutil.rmtree(remains, ignore_errors=True)
     scratch.mkdir()
     try:
-        _fill(source, config, fingerprint, scratch)
+        _fill(source, config, fingerprint, removed=removed, scratch=scratch)
         os.replace(scratch, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _fill(source: Source, config: DataConfig, fingerprint: str, scratch: Path) -> None:
+def _fill(source: Source, config: DataConfig, fingerprint: str, *, removed: tuple[int, ...], scratch: Path) -> None:
     def allocate(name: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         return np.lib.format.open_memmap(scratch / f"{name}.npy", mode="w+", dtype=np.uint8, shape=shape)
 
-    data = _assemble(source, config, fingerprint, allocate)
+    data = _assemble(source, config, fingerprint, removed=removed, allocate=allocate)
     np.save(scratch / "groups.npy", np.asarray(data.groups), allow_pickle=False)
     card = _Card(
         names=data.names,
@@ -206,6 +265,7 @@ def _fill(source: Source, config: DataConfig, fingerprint: str, scratch: Path) -
         source=data.source,
         train=tuple(data.split.train.tolist()) if data.split else None,
         val=tuple(data.split.val.tolist()) if data.split else None,
+        removed=data.removed,
     )
     (scratch / _CARD).write_text(card.model_dump_json(indent=1), encoding="utf-8")
 
@@ -226,10 +286,14 @@ def _recall_fingerprint(source: Source, cache: Path) -> str:
     return fingerprint
 
 
-def _hash_options(config: DataConfig) -> str:
-    """Hash what changes the prepared folder beside the content of the source: 8 hexadecimal digits."""
+def _hash_options(config: DataConfig, removed: tuple[int, ...] | None) -> str:
+    """Hash what changes the prepared folder beside the content of the source: 8 hexadecimal digits.
+
+    removed: positions; None: those that this version's detector finds.
+    """
     options = config.model_dump(
         mode="json", include={"num_classes", "class_names", "id_map", "size", "fit", "color", "split_lists"}
     )
+    options["removed"] = {"detector": DETECTOR_VERSION} if removed is None else removed
     canonical = json.dumps([_SCHEMA_VERSION, options], sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:8]

@@ -1,4 +1,4 @@
-"""Groups identical and nearly identical pictures, so that split.py never puts them on both sides."""
+"""Groups identical and nearly identical pictures, so that split.py never puts them on both sides; outliers.py asks it too."""
 
 from __future__ import annotations
 
@@ -18,6 +18,12 @@ _DETAIL_CORRELATION = 0.4
 """Median over blocks of the correlation of fine detail: differing ground gives about 0, whatever large shapes (horizon, the
 robot's own arm, a pasted object) two pictures share."""
 
+_COPIED_SHARE = 0.4
+"""Of the blocks of a grid, equal pixel by pixel: a copy, whatever was pasted over the rest. The robot's own arm, photographed
+twice, is never equal in all pixels of a block."""
+_GRID = (8, 16)
+"""Rows and columns of that grid."""
+
 _THUMBNAIL = (16, 8)
 _BLOCKS = (8, 4)
 _MAX_DETAIL_SIDE = 128
@@ -27,10 +33,13 @@ _CHUNK = 1024
 def group_pictures(images: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Return a group id (N,) for images (N, H, W, C): pictures with equal ids must stay together.
 
-    A group is what pairs of nearly identical pictures connect; its id is the smallest index in it.
+    A group is what pairs of nearly identical pictures connect; its id is the smallest index in it. A copy with something pasted
+    over it belongs to its original.
     """
     parent = np.arange(len(images), dtype=np.int64)
     _unite_identical(images, parent)
+    for one, other in find_copies(images):
+        unite(parent, int(one), int(other))
     coarse, detail, energy = _describe(images)
     for start in range(0, len(images), _CHUNK):
         correlation = coarse[start : start + _CHUNK] @ coarse[start:].T
@@ -39,15 +48,54 @@ def group_pictures(images: NDArray[np.uint8]) -> NDArray[np.int64]:
             left, right = first[part : part + _CHUNK] + start, second[part : part + _CHUNK] + start
             same = _correlate_blocks(detail, energy, left, right) > _DETAIL_CORRELATION
             for one, other in zip(left[same], right[same], strict=True):
-                _unite(parent, int(one), int(other))
-    return np.array([_find(parent, index) for index in range(len(parent))], np.int64)
+                unite(parent, int(one), int(other))
+    return np.array([find_root(parent, index) for index in range(len(parent))], np.int64)
 
 
 def _unite_identical(images: NDArray[np.uint8], parent: NDArray[np.int64]) -> None:
     first_seen: dict[bytes, int] = {}
     for index, image in enumerate(images):
         digest = hashlib.sha256(np.ascontiguousarray(image).data).digest()
-        _unite(parent, first_seen.setdefault(digest, index), index)
+        unite(parent, first_seen.setdefault(digest, index), index)
+
+
+def find_copies(images: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return pairs (P, 2), the smaller index first, of images (N, H, W, C) that agree in every pixel of a large part.
+
+    Of many copies of one picture, some pairs may be left out; those returned connect them all. Flat blocks count for nothing.
+    """
+    digests = _hash_blocks(images)
+    if digests is None:
+        return np.empty((0, 2), np.int64)
+    block, picture, digest = (array.ravel() for array in (*np.indices(digests.shape)[::-1], digests))
+    textured = np.flatnonzero(digest)
+    order = textured[np.lexsort((picture[textured], digest[textured], block[textured]))]
+    is_new = np.diff(digest[order], prepend=0) != 0
+    is_new |= np.diff(block[order], prepend=-1) != 0
+    first = np.maximum.accumulate(np.where(is_new, np.arange(len(order)), 0))
+    again = np.flatnonzero(~is_new)
+    found = picture[order]
+    left = np.concatenate([found[first[again]], found[again - 1][again - 1 > first[again]]])
+    right = np.concatenate([found[again], found[again][again - 1 > first[again]]])
+    codes, counts = np.unique(left * len(images) + right, return_counts=True)
+    pairs = codes[counts >= _COPIED_SHARE * digests.shape[1]]
+    return np.stack([pairs // len(images), pairs % len(images)], axis=1)
+
+
+def _hash_blocks(images: NDArray[np.uint8]) -> NDArray[np.uint64] | None:
+    """Return a hash of each block of the grid (N, 128), 0 where the block is flat; None where pictures are too small for it."""
+    rows, columns = _GRID
+    height, width = images.shape[1] // rows, images.shape[2] // columns
+    if min(height, width) < 2:
+        return None
+    weights = np.random.default_rng(0).integers(1, 2**63, height * width * images.shape[3], dtype=np.uint64)
+    digests = np.empty((len(images), rows * columns), np.uint64)
+    for index, image in enumerate(images):
+        cut = image[: rows * height, : columns * width].reshape(rows, height, columns, width, -1)
+        blocks = cut.swapaxes(1, 2).reshape(rows * columns, -1)
+        hashed = (blocks * weights).sum(axis=1, dtype=np.uint64)
+        digests[index] = np.where(blocks.max(axis=1) > blocks.min(axis=1), np.maximum(hashed, 1), 0)
+    return digests
 
 
 def _describe(images: NDArray[np.uint8]) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -77,13 +125,15 @@ def _correlate_blocks(detail: FloatArray, energy: FloatArray, left: NDArray[np.i
     return np.asarray(np.median(correlation, axis=1), np.float32)
 
 
-def _find(parent: NDArray[np.int64], index: int) -> int:
+def find_root(parent: NDArray[np.int64], index: int) -> int:
+    """Return the smallest index of the set that holds ``index``; parent: (N,), at first every index its own."""
     while parent[index] != index:
         parent[index] = parent[parent[index]]  # halves the path for the next search
         index = int(parent[index])
     return index
 
 
-def _unite(parent: NDArray[np.int64], one: int, other: int) -> None:
-    first, second = sorted((_find(parent, one), _find(parent, other)))
+def unite(parent: NDArray[np.int64], one: int, other: int) -> None:
+    """Make one set of those that hold ``one`` and ``other``."""
+    first, second = sorted((find_root(parent, one), find_root(parent, other)))
     parent[second] = first

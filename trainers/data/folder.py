@@ -18,12 +18,12 @@ from trainers.config import SplitLists
 from trainers.data.picture import NamedSplit, Picture
 from trainers.errors import DataError
 
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 _MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 _LOSSY_SUFFIXES = (".jpg", ".jpeg")
 _IMAGE_MODES = ("L", "RGB", "RGBA", "P")
 _MASK_MODES = ("1", "L", "P", "I", "I;16")
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 """What Pillow raises, by format, for a file that is not whole."""
 
 
@@ -35,8 +35,8 @@ class FolderSource:
     def __init__(self, path: Path, split_lists: SplitLists | None) -> None:
         self._path = path
         self._lists = (path / split_lists.train, path / split_lists.val) if split_lists else ()
-        images = _find_files(path / "images", _IMAGE_SUFFIXES)
-        masks = _find_files(path / "masks", _MASK_SUFFIXES)
+        images = find_files(path / "images", IMAGE_SUFFIXES)
+        masks = find_files(path / "masks", _MASK_SUFFIXES)
         _check_pairs(path, images, masks)
         self._pairs = {stem: (images[stem], masks[stem]) for stem in sorted(images)}
         for file in self._lists:
@@ -71,7 +71,7 @@ class FolderSource:
 
     def pictures(self) -> Iterator[Picture]:
         for image_file, mask_file in self._pairs.values():
-            image, mask = _read_image(image_file), _read_mask(mask_file)
+            image, mask = read_image(image_file), _read_mask(mask_file)
             if image.shape[:2] != mask.shape:
                 raise DataError(
                     f"{mask_file}: {_size(mask)} (height x width), but {image_file} is {_size(image)}. "
@@ -89,7 +89,7 @@ class FolderSource:
         return [file for pair in self._pairs.values() for file in pair] + list(self._lists)
 
 
-def _find_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+def find_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     """Return the picture files of a folder by stem. Hidden files and files of other kinds are passed over."""
     if not folder.is_dir():
         beside = ", ".join(sorted(entry.name for entry in folder.parent.iterdir())[:8]) or "nothing"
@@ -132,19 +132,19 @@ def _read_mode(file: Path) -> str:
     try:
         with Image.open(file) as image:
             return image.mode
-    except _BROKEN as error:
-        raise DataError(_say_broken(file, error)) from error
+    except BROKEN as error:
+        raise DataError(say_broken(file, error)) from error
 
 
-def _read_image(file: Path) -> NDArray[np.uint8]:
+def read_image(file: Path) -> NDArray[np.uint8]:
     """Return (H, W) or (H, W, 3) uint8; an alpha channel is left out."""
     try:
         with Image.open(file) as image:
             image.load()
             mode = image.mode
             picture = image if mode in ("L", "RGB") else image.convert("RGB")
-    except _BROKEN as error:
-        raise DataError(_say_broken(file, error)) from error
+    except BROKEN as error:
+        raise DataError(say_broken(file, error)) from error
     if mode not in _IMAGE_MODES:
         raise DataError(f"{file}: image of mode {mode!r}. Allowed: 8 bits a channel, gray or RGB ({', '.join(_IMAGE_MODES)}).")
     return np.asarray(picture, np.uint8)
@@ -157,8 +157,8 @@ def _read_mask(file: Path) -> NDArray[np.integer[Any]]:
             image.load()
             mode, kind = image.mode, image.format
             mask = np.array(image)
-    except _BROKEN as error:
-        raise DataError(_say_broken(file, error)) from error
+    except BROKEN as error:
+        raise DataError(say_broken(file, error)) from error
     if kind == "JPEG":
         raise DataError(_say_lossy(file))
     if mode not in _MASK_MODES:
@@ -185,7 +185,8 @@ def _say_lossy(file: Path) -> str:
     return f"{file}: mask is a JPEG, whose compression changes labels. Allowed: {', '.join(_MASK_SUFFIXES)}."
 
 
-def _say_broken(file: Path, error: Exception) -> str:
+def say_broken(file: Path, error: Exception) -> str:
+    """What to tell of a picture file that cannot be decoded."""
     return (
         f"{file}: cannot be read as a picture, {file.stat().st_size} bytes: {error}. Mend or remove it together with its partner."
     )

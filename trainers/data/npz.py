@@ -61,7 +61,7 @@ class NpzSource:
             raise DataError(f"{found}. {_ALLOWED}.")
         if 0 in array.shape:
             raise DataError(f"{found}: it holds no pictures. {_ALLOWED}, N, H and W at least 1.")
-        return _to_uint8(array, found)
+        return to_uint8(array, found)
 
 
 def _read_array(path: Path) -> NDArray[np.generic]:
@@ -91,7 +91,7 @@ def _choose_array(archive: np.lib.npyio.NpzFile, path: Path) -> NDArray[np.gener
     return array
 
 
-def _to_uint8(array: NDArray[np.generic], found: str) -> NDArray[np.uint8]:
+def to_uint8(array: NDArray[np.generic], found: str) -> NDArray[np.uint8]:
     """Return the array as uint8 if nothing is lost by that."""
     if array.dtype == np.uint8:
         return np.asarray(array, np.uint8)

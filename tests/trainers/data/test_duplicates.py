@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from trainers.config import SyntheticConfig
-from trainers.data.duplicates import group_pictures
+from trainers.data.duplicates import find_copies, group_pictures
 from trainers.data.synthetic import make_synthetic
 
 
@@ -48,6 +48,31 @@ def test_pasted_object_does_not_join_pictures(pictures: np.ndarray) -> None:
     pasted = pictures.copy()
     pasted[:, 8:60, 40:90] = 240
     assert len(np.unique(group_pictures(pasted))) >= 55
+
+
+@pytest.mark.parametrize("gray", [0, 128, 255])
+def test_a_copy_that_was_pasted_over_joins_its_original(pictures: np.ndarray, gray: int) -> None:
+    """Whatever was pasted over a quarter of a copy, it must not be parted from its original."""
+    pasted = pictures.copy()
+    pasted[:, 16:, 20:65] = gray
+    groups = group_pictures(np.concatenate([pictures, pasted]))
+    assert (groups[:60] == groups[60:]).all()
+
+
+def test_copies_are_found_exactly(pictures: np.ndarray) -> None:
+    """Pairs of a picture and its copies, the smaller index first, and no others."""
+    copies = np.concatenate([pictures, pictures[[3, 3, 10]]])
+    copies[61, :20, :50] = 0
+    pairs = {tuple(pair) for pair in find_copies(copies).tolist()}
+    assert {(3, 60), (10, 62)} <= pairs <= {(3, 60), (3, 61), (60, 61), (10, 62)}
+    assert len(pairs) >= 3
+
+
+def test_flat_pictures_are_no_copies() -> None:
+    """What is equally black or white all over shows nothing that could have been copied."""
+    flat = np.zeros((4, 64, 128, 1), np.uint8)
+    flat[2:] = 255
+    assert len(find_copies(flat)) == 0
 
 
 def test_colour_pictures(pictures: np.ndarray) -> None:

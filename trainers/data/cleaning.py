@@ -1,0 +1,77 @@
+"""Which pictures `data.clean` removes: positions, or the outliers that a file of `data check` lists; `auto` is dataset.py's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from trainers.data.checks import list_some
+from trainers.errors import DataError
+
+_MIN_KEPT = 2
+"""One picture to train on, one to validate."""
+
+_WRITE_AGAIN = "Write it again: data check SOURCE --json, with the same options"
+
+
+class _Listed(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True)
+    index: int = Field(ge=0)
+
+
+class _Check(BaseModel):
+    """What counts of a file that `data check` wrote; the rest is for people."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+    schema_version: Literal[1]
+    fingerprint: str
+    outliers: tuple[_Listed, ...]
+
+
+def read_positions(clean: tuple[int, ...] | str | None, fingerprint: str) -> tuple[int, ...]:
+    """Return the positions in the source that ``clean`` names, ascending.
+
+    clean: positions, the path of a .json file, or None; not ``auto``. fingerprint: of the source, which the file must name.
+
+    Raises:
+        DataError: the file cannot be read, or belongs to another source.
+    """
+    if not isinstance(clean, str):
+        return tuple(sorted(set(clean or ())))
+    path = Path(clean).expanduser()
+    try:
+        check = _Check.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"data.clean: {path}: cannot be read: {error.strerror or error}. {_WRITE_AGAIN}.") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise DataError(f"data.clean: {path}: {place}: {first['msg']}. {_WRITE_AGAIN}.") from error
+    if check.fingerprint != fingerprint:
+        raise DataError(
+            f"data.clean: {path}: was written for a source of fingerprint {check.fingerprint}, this one has {fingerprint}: its "
+            f"positions would be those of other pictures. {_WRITE_AGAIN}."
+        )
+    return tuple(sorted({outlier.index for outlier in check.outliers}))
+
+
+def check_positions(positions: Sequence[int], num_images: int, place: str) -> None:
+    """Check that the positions exist and that enough is left.
+
+    Raises:
+        DataError: one does not exist, or hardly a picture is left.
+    """
+    wrong = [position for position in positions if not 0 <= position < num_images]
+    if wrong:
+        raise DataError(
+            f"data.clean: {list_some(wrong)}: no such position in {place}, which holds {num_images} pictures. "
+            f"Allowed: 0 to {num_images - 1}."
+        )
+    if num_images - len(positions) < _MIN_KEPT:
+        raise DataError(
+            f"data.clean: removes {len(positions)} of the {num_images} pictures of {place}. Leave at least {_MIN_KEPT}: one to "
+            "train on, one to validate."
+        )

@@ -1,0 +1,92 @@
+"""Finds masks that stand, the same or nearly, on differing pictures; for outliers.py."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainers.data.duplicates import find_root, unite
+
+_MIN_CORNERS = 10
+"""Fewer have masks that repeat by themselves: one class within a frame, a straight horizon. Measured on pictures from a rover:
+such have 0 to 4, nine in ten others more than 7, the median 100."""
+_MAX_DIFFERENCE = 0.05
+"""Differing pixels per pixel of border between labels; what is nearly the same mask. One row up or down, and all of a horizon
+has moved."""
+_NUM_SAMPLES = 256
+_MAX_SAMPLED = 0.1
+"""Of the sampled pixels outside the main class may differ in masks that are looked at whole."""
+_MIN_SAMPLES = 8
+"""Pixels outside the main class, of the sampled ones, that a mask needs to be compared with others by them."""
+
+
+@dataclass(frozen=True)
+class RepeatedMask:
+    """Pictures of two groups or more that share an intricate mask.
+
+    members: (K,) ascending indices; identical: (K,) equal where the masks are the same in every pixel.
+    """
+
+    members: NDArray[np.int64]
+    identical: NDArray[np.int64]
+
+
+def find_repeated_masks(masks: NDArray[np.uint8], groups: NDArray[np.int64]) -> list[RepeatedMask]:
+    """Return what repeats, the same or nearly, in the order of the first picture.
+
+    masks: (N, H, W) uint8; groups: (N,), equal for pictures that are nearly identical, whose masks may well be.
+    """
+    identical = np.arange(len(masks), dtype=np.int64)
+    first_seen: dict[bytes, int] = {}
+    for index in np.flatnonzero(count_corners(masks) >= _MIN_CORNERS):
+        digest = hashlib.sha256(np.ascontiguousarray(masks[index]).data).digest()
+        identical[index] = first_seen.setdefault(digest, int(index))
+    parent = identical.copy()
+    for one, other in _find_similar(masks, np.array(sorted(first_seen.values()), np.int64)):
+        unite(parent, one, other)
+    roots = np.array([find_root(parent, index) for index in range(len(parent))], np.int64)
+    repeated = np.flatnonzero(np.bincount(roots, minlength=len(masks)) > 1)
+    sets = [np.flatnonzero(roots == root) for root in repeated]
+    return [RepeatedMask(members, identical[members]) for members in sets if len(np.unique(groups[members])) > 1]
+
+
+def count_corners(masks: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Count for masks (N, H, W) the places (N,) where a border between labels is neither straight up nor straight across."""
+    counts = np.empty(len(masks), np.int64)
+    for index, mask in enumerate(masks):
+        upper, lower = mask[:-1], mask[1:]
+        is_row = (upper[:, :-1] == upper[:, 1:]) & (lower[:, :-1] == lower[:, 1:])
+        is_column = (upper[:, :-1] == lower[:, :-1]) & (upper[:, 1:] == lower[:, 1:])
+        counts[index] = (~(is_row | is_column)).sum()
+    return counts
+
+
+def _find_similar(masks: NDArray[np.uint8], distinct: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Return pairs of nearly equal masks among ``distinct``: first by some pixels of a grid, then by all."""
+    if len(distinct) < 2:
+        return []
+    flat = masks.reshape(len(masks), -1)
+    places = np.unique(np.linspace(0, flat.shape[1] - 1, _NUM_SAMPLES).astype(np.int64))
+    samples = flat[distinct][:, places]
+    main = np.array([np.bincount(sample, minlength=256).argmax() for sample in samples], np.uint8)
+    is_minor = samples != main[:, None]
+    num_minor = is_minor.sum(axis=1)
+    pairs = []
+    for index in np.flatnonzero(num_minor >= _MIN_SAMPLES):
+        later = np.flatnonzero((main[index + 1 :] == main[index]) & (np.abs(num_minor[index + 1 :] - num_minor[index]) <= 32))
+        later += index + 1
+        differing = (samples[later] != samples[index]).sum(axis=1)
+        either = (is_minor[later] | is_minor[index]).sum(axis=1)
+        for other in later[differing <= _MAX_SAMPLED * either + 1]:
+            one, two = int(distinct[index]), int(distinct[other])
+            if np.count_nonzero(flat[one] != flat[two]) <= _MAX_DIFFERENCE * _measure_border(masks[one]):
+                pairs.append((one, two))
+    return pairs
+
+
+def _measure_border(mask: NDArray[np.uint8]) -> int:
+    """Number of neighbours, above or to the left, with another label."""
+    return int(np.count_nonzero(mask[1:] != mask[:-1]) + np.count_nonzero(mask[:, 1:] != mask[:, :-1]))

@@ -1,0 +1,147 @@
+"""Pictures without masks, to predict on: a .npz or a folder, read part by part and brought to the channels of a model."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from trainers.data.checks import recolor
+from trainers.data.folder import BROKEN, IMAGE_SUFFIXES, find_files, read_image, say_broken
+from trainers.data.npz import KEY, to_uint8
+from trainers.errors import DataError
+
+TEST_KEY = "test_set"
+_ALLOWED = (
+    f"Allowed: {TEST_KEY!r} or the only array, shape (N, H, W) or (N, H, W, 1 or 3), or {KEY!r}, (N, 2, H, W), whose [:, 0] "
+    "are the images; whole numbers from 0 to 255"
+)
+
+Size = tuple[int, int]
+"""(height, width)."""
+
+
+class Unlabelled(Protocol):
+    """Pictures in a fixed order."""
+
+    place: str
+    names: tuple[str, ...]
+    """What the file of each one's mask is called, without suffix."""
+    ids: tuple[str, ...]
+    """What a table calls each one."""
+    sizes: tuple[Size, ...]
+
+    def read(self, positions: Sequence[int], num_channels: int) -> NDArray[np.uint8]:
+        """Pictures of one size, (B, H, W, num_channels) uint8.
+
+        Raises:
+            DataError: one cannot be read.
+        """
+
+
+class NpzPictures:
+    """The images of one array of a .npz file, read as a whole; ids are positions."""
+
+    def __init__(self, path: Path) -> None:
+        self.place = str(path)
+        self._images = _read_images(path)
+        self.ids = tuple(map(str, range(len(self._images))))
+        self.names = tuple(f"{index:05d}" for index in range(len(self._images)))
+        height, width = self._images.shape[1:3]
+        self.sizes: tuple[Size, ...] = ((height, width),) * len(self._images)
+
+    def read(self, positions: Sequence[int], num_channels: int) -> NDArray[np.uint8]:
+        images: NDArray[np.uint8] = self._images[np.asarray(positions)]
+        if images.shape[3] == num_channels:
+            return images
+        return np.stack([recolor(image[..., 0] if image.shape[2] == 1 else image, num_channels) for image in images])
+
+
+class FolderPictures:
+    """Pictures of a folder, or of its ``images/``, in the order of their stems, read when needed; sizes are read at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.place = str(path)
+        inner = path / "images"
+        files = find_files(inner if inner.is_dir() else path, IMAGE_SUFFIXES)
+        self.names = self.ids = tuple(sorted(files))
+        self._files = [files[name] for name in self.names]
+        self.sizes = tuple(_read_size(file) for file in self._files)
+
+    def read(self, positions: Sequence[int], num_channels: int) -> NDArray[np.uint8]:
+        return np.stack([recolor(read_image(self._files[i]), num_channels) for i in positions])
+
+
+def open_unlabelled(source: Path) -> Unlabelled:
+    """Pictures of a .npz file or of a folder of PNG, JPEG, TIFF or BMP.
+
+    Raises:
+        DataError: there are none; the message says what was found and what is allowed.
+    """
+    if source.is_dir():
+        return FolderPictures(source)
+    if not source.exists():
+        beside = ", ".join(sorted(entry.name for entry in source.parent.iterdir())[:8]) if source.parent.is_dir() else ""
+        raise DataError(f"{source}: not found; {source.parent} holds {beside or 'nothing'}. Allowed: a .npz file, or a folder.")
+    if source.suffix.lower() != ".npz":
+        raise DataError(
+            f"{source}: is a file of type {source.suffix or 'none'!r}. Allowed: a .npz file, or a folder of pictures."
+        )
+    return NpzPictures(source)
+
+
+def split_by_size(sizes: Sequence[Size], batch_size: Callable[[Size], int]) -> Iterator[list[int]]:
+    """Positions of pictures that are read together: of one size, at most ``batch_size`` of it, each position once.
+
+    Pictures that are all of one size keep their order.
+    """
+    by_size: dict[Size, list[int]] = {}
+    for position, size in enumerate(sizes):
+        by_size.setdefault(size, []).append(position)
+    for size, positions in by_size.items():
+        step = batch_size(size)
+        yield from (positions[start : start + step] for start in range(0, len(positions), step))
+
+
+def _read_size(file: Path) -> Size:
+    try:
+        with Image.open(file) as image:
+            return image.height, image.width
+    except BROKEN as error:
+        raise DataError(say_broken(file, error)) from error
+
+
+def _read_images(path: Path) -> NDArray[np.uint8]:
+    """(N, H, W, C), C 1 or 3; never unpickles."""
+    try:
+        with open(path, "rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError(f"{path}: is a single array, not a .npz archive. {_ALLOWED}.")
+            with archive:
+                name = _choose_key(archive.files, path)
+                array: NDArray[np.generic] = archive[name]
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as .npz, {path.stat().st_size} bytes: {error}. {_ALLOWED}.") from error
+    found = f"{path}: {name!r} has shape {array.shape} and type {array.dtype}"
+    if name == KEY and array.ndim == 4 and array.shape[1] == 2:
+        array = array[:, 0]
+    images = array[..., np.newaxis] if array.ndim == 3 else array
+    if images.ndim != 4 or 0 in images.shape or images.shape[3] not in (1, 3):
+        raise DataError(f"{found}. {_ALLOWED}.")
+    return to_uint8(images, found)
+
+
+def _choose_key(names: Sequence[str], path: Path) -> str:
+    for name in (TEST_KEY, KEY):
+        if name in names:
+            return name
+    if len(names) != 1:
+        raise DataError(f"{path}: holds {', '.join(map(repr, names)) or 'nothing'}. {_ALLOWED}.")
+    return names[0]

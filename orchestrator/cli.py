@@ -28,6 +28,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+data_app = typer.Typer(name="data", help="Look at a data set before training on it.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app)
 
 
 class LauncherName(StrEnum):
@@ -37,8 +39,27 @@ class LauncherName(StrEnum):
     inline = "inline"
 
 
+class Flips(StrEnum):
+    """Mirror images that a prediction is the mean over."""
+
+    none = "none"
+    horizontal = "horizontal"
+    both = "both"
+
+
 Sweeps = Annotated[list[str] | None, typer.Argument(metavar="SWEEP", help="Names of sweeps; default: the latest.")]
+ModelName = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN_OR_ENSEMBLE",
+        help="A run's id, a trial's key or its beginning, a checkpoint's path, or a sweep for the ensemble chosen of it last.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output and nothing else there.")]
+Source = Annotated[str, typer.Argument(metavar="SOURCE", help="synthetic, a .npz, or a folder with images/ and masks/.")]
+DataOptions = Annotated[
+    list[str] | None, typer.Option("--set", metavar="data.a=b", help="How it is read, as in a sweep file; may be repeated.")
+]
 
 
 @app.command()
@@ -102,6 +123,54 @@ def best_ensemble(
 
 
 @app.command()
+def predict(
+    model: ModelName,
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="A .npz, or a folder of pictures.")],
+    out: Annotated[Path, typer.Option(help="FILE.npz, FILE.csv (a row a picture), or a folder for PNG masks.")],
+    tta: Annotated[Flips | None, typer.Option(help="Mean over mirror images; default: as validated.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures at once; default: as validated.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the first GPU, else the CPU.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Predict the masks of pictures by a run, an ensemble or a checkpoint."""
+    from orchestrator.home import Home
+    from orchestrator.predict.command import predict as predict_pictures
+
+    home, flips = Home.from_environment(), None if tta is None else tta.value
+    report = predict_pictures(model, source, out=out, home=home, flips=flips, batch_size=batch_size, device=device)  # type: ignore[arg-type]  # mypy takes an enum's values for any str
+    _print(report, as_json=as_json)
+
+
+@app.command()
+def export(
+    model: ModelName,
+    out: Annotated[Path | None, typer.Option(help="Save it as this folder instead of logging it to the run.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Log a run, an ensemble or a checkpoint as an MLflow model that can be loaded and served."""
+    from orchestrator.home import Home
+    from orchestrator.predict.export import export as export_model
+
+    _print(export_model(model, home=Home.from_environment(), out=out), as_json=as_json)
+
+
+@app.command()
+def report(
+    name: Annotated[str | None, typer.Argument(metavar="SWEEP", help="Name of a sweep; default: the latest.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write one HTML file instead of printing.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print a sweep's table: a line a row or configuration over its seeds, ensembles in their place, published figures beside."""
+    from orchestrator.home import Home
+    from orchestrator.report.command import make_report
+    from orchestrator.tracking.place import Place
+    from orchestrator.tracking.runs import RunReader
+
+    home = Home.from_environment()
+    _print(make_report(RunReader(Place.of(home)), name, out=out, cache=home.cache), as_json=as_json)
+
+
+@app.command()
 def retry(sweeps: Annotated[list[str], typer.Argument(metavar="SWEEP", help="Names of sweeps.")]) -> None:
     """Let failed trials be tried again by the next `orchestrate sweep`."""
     from orchestrator.home import Home
@@ -111,6 +180,54 @@ def retry(sweeps: Annotated[list[str], typer.Argument(metavar="SWEEP", help="Nam
     for name in sweeps:
         reset = ledger.reset_failed(ledger.members(name))
         print(f"{name}: {len(reset)} failed trials will be tried again" if reset else f"{name}: no failed trials")
+
+
+@data_app.command()
+def check(
+    source: Source,
+    overrides: DataOptions = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="SHEET.png|.html", help="Contact sheet; default: NAME-check.png here, none with --json."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find outliers, duplicates, imbalance and odd pictures; `data.clean` reads the JSON."""
+    from orchestrator.data.check import check_data
+
+    default = None if as_json else Path(f"{Path(source).stem}-check.png")
+    _print(check_data(source, overrides or [], out=out or default), as_json=as_json)
+
+
+@data_app.command()
+def show(
+    source: Source,
+    positions: Annotated[list[int], typer.Argument(metavar="INDEX...", help="Positions in the source, from 0.")],
+    overrides: DataOptions = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Default: NAME-INDEX.png here.")] = None,
+) -> None:
+    """Draw picture, mask and overlay side by side."""
+    from orchestrator.data.show import show_data
+
+    target = out or Path(f"{Path(source).stem}-{positions[0]}.png")
+    show_data(source, positions, overrides or [], out=target)
+    print(target)
+
+
+@data_app.command()
+def make(
+    out: Annotated[Path, typer.Argument(metavar="FILE.npz")],
+    num_images: Annotated[int | None, typer.Option(help="Tiles.")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Other tiles of the same kind.")] = None,
+    outlier_fraction: Annotated[float | None, typer.Option(help="Share of tiles that are tampered with.")] = None,
+) -> None:
+    """Write the synthetic set as a .npz with training_set (N, 2, H, W); defaults as of data.synthetic."""
+    from orchestrator.data.make import make_data
+
+    given = {"num_images": num_images, "height": height, "width": width, "seed": seed, "outlier_fraction": outlier_fraction}
+    print(make_data(out, {name: value for name, value in given.items() if value is not None}))
 
 
 @app.command()
@@ -156,7 +273,8 @@ def _print(report: Report, *, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    Console().print(report.render())
+    rendered = report.render()
+    Console().print(rendered, soft_wrap=isinstance(rendered, str))  # a sentence may hold an address, which a break would spoil
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ class DataFacts:
     """What is known of a data set before anything runs.
 
     fingerprint: of the source. folder: the prepared set on this machine, as trainers.data.open_dataset reads it.
+    num_images: after cleaning. removed: positions in the source of what was cleaned away.
     """
 
     fingerprint: str
@@ -37,6 +38,7 @@ class DataFacts:
     num_channels: int
     num_classes: int
     class_names: tuple[str, ...]
+    removed: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,13 +89,15 @@ def resolve(spec: SweepSpec, choice: Params | Row, facts: Facts) -> Configuratio
         BuildError: the values do not fit.
     """
     candidate = _build(spec, choice)
+    found = facts.of(candidate.data)
     key = make_key(
         candidate.train,
         candidate.data,
         seed=None,
         fold=None,
-        source_fingerprint=facts.of(candidate.data).fingerprint,
+        source_fingerprint=found.fingerprint,
         code=facts.code_of(candidate.train),
+        removed=found.removed,
     )
     seed = choice.seed if isinstance(choice, Row) else None
     label = f"row {choice.id}" if isinstance(choice, Row) else _label(candidate)
@@ -162,6 +166,8 @@ def _label(candidate: Candidate) -> str:
 
 def _label_value(path: str, value: Any) -> str:
     name = path.rpartition(".")[2]
+    if path == "data.clean" and value is not None:
+        return f"clean={Path(value).stem if isinstance(value, str) else len(value)}"
     if isinstance(value, str):
         return Path(value).stem if path == "data.source" else value.rpartition(":")[2]
     if isinstance(value, dict):

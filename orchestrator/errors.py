@@ -6,7 +6,8 @@ OrchestrateError
 ├── LaunchError      no worker can be started
 ├── TrialError       a trial's folder is not what it should be
 ├── TrackingError    the tracking server cannot be used
-└── EnsembleError    these predictions cannot be combined
+├── EnsembleError    these predictions cannot be combined
+└── PredictError     a model, the pictures or the place for the masks cannot be used
 """
 
 
@@ -36,3 +37,7 @@ class TrackingError(OrchestrateError):
 
 class EnsembleError(OrchestrateError):
     """Predictions that cannot be combined: another split, other labels, a damaged file."""
+
+
+class PredictError(OrchestrateError):
+    """What to predict with, on or into cannot be used; nothing was written."""

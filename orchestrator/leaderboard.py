@@ -20,6 +20,7 @@ from rich.table import Table
 
 from orchestrator.errors import TrackingError
 from orchestrator.stats import compare, compute_miou, estimate_miou
+from orchestrator.tracking.labels import REPORTED, ROW
 from orchestrator.trial import TrialSpec, TrialState
 
 if TYPE_CHECKING:
@@ -43,6 +44,10 @@ class Entry:
     """(V, C, C) of the validation images; None: not kept, so there is no interval."""
     ignore_classes: tuple[int, ...] = ()
     reason: str | None = None
+    seed: int | None = None
+    row: str | None = None
+    """Its row in the sweep's table, and the figure published for that."""
+    reported: float | None = None
 
     @property
     def miou(self) -> float:
@@ -121,7 +126,16 @@ def rank_trials(entries: Iterable[Entry]) -> Leaderboard:
 
 
 def load_leaderboard(reader: RunReader, sweeps: Sequence[str], *, cache: Path) -> Leaderboard:
-    """Rank the trials of ``sweeps``, or of all; matrices come from the trial folders or, once, from the server.
+    """Rank the trials of ``sweeps``, or of all.
+
+    Raises:
+        TrackingError: the runs cannot be read, or a file is damaged.
+    """
+    return rank_trials(load_entries(reader, sweeps, cache=cache))
+
+
+def load_entries(reader: RunReader, sweeps: Sequence[str], *, cache: Path) -> list[Entry]:
+    """The trials of ``sweeps``, or of all, each once; matrices come from the trial folders or, once, from the server.
 
     Raises:
         TrackingError: the runs cannot be read, or a file is damaged.
@@ -129,7 +143,7 @@ def load_leaderboard(reader: RunReader, sweeps: Sequence[str], *, cache: Path) -
     by_key: dict[str, RunRow] = {}
     for run in sorted(reader.list_runs(sweeps), key=lambda run: "cached_from" in run.tags):
         by_key.setdefault(run.key, run)  # a trial that several sweeps share counts once
-    return rank_trials(_load_entry(reader, run, cache) for run in by_key.values())
+    return [_load_entry(reader, run, cache) for run in by_key.values()]
 
 
 def _rank_block(block: list[Entry]) -> list[Row]:
@@ -178,14 +192,26 @@ def _load_entry(reader: RunReader, run: RunRow, cache: Path) -> Entry:
         metrics={name: value for name, value in run.metrics.items() if not name.startswith("epoch/")},
         scored_fingerprint=run.tags.get("scored_fingerprint"),
         reason=run.tags.get("reason") or None,
+        seed=int(run.tags["seed"]) if "seed" in run.tags else None,
+        row=run.tags.get(ROW),
+        reported=float(run.tags[REPORTED]) if REPORTED in run.tags else None,
     )
     if run.state != TrialState.COMPLETE:
         return entry
+    confusions, ignored = load_confusions(reader, run, cache=cache)
+    return replace(entry, confusions=confusions, ignore_classes=ignored)
+
+
+def load_confusions(reader: RunReader, run: RunRow, *, cache: Path) -> tuple[NDArray[np.integer], tuple[int, ...]]:
+    """The confusion matrices (V, C, C) of a run's validation images, and the classes that are not scored.
+
+    Raises:
+        TrackingError: they cannot be fetched, or are damaged.
+    """
     path = reader.fetch(run, "confusions.npz", cache / "files")
     try:
         with np.load(path, allow_pickle=False) as file:
-            ignored = tuple(int(c) for c in file["ignore_classes"])
-            return replace(entry, confusions=file["confusions"], ignore_classes=ignored)
+            return file["confusions"], tuple(int(c) for c in file["ignore_classes"])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise TrackingError(f"{path}: damaged ({error}). Remove it, so that it is fetched or trained again.") from error
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.configuration import Configuration, Facts, list_choices, resolve
 from orchestrator.errors import SpecError
-from orchestrator.spec.model import SweepSpec
+from orchestrator.spec.model import FixedEnsemble, RowId, SweepSpec
 from orchestrator.trial import TrialSpec, TrialState, make_key
 from trainers.config import Fold
 
@@ -24,11 +24,31 @@ class PlannedTrial:
 
 
 @dataclass(frozen=True)
+class PlannedEnsemble:
+    """A fixed ensemble of the file, with the trials that it is the mean of.
+
+    seed: that of its members, where the sweep has several; a row with a seed of its own keeps it. missing: rows without a trial
+    in the plan, because the budget ends before them. is_folded: members are parts of folds, whose predictions nobody joins yet.
+    class_names: of the data that the first member is scored on.
+    """
+
+    id: RowId
+    title: str
+    reported: float | None
+    rows: tuple[RowId, ...]
+    members: tuple[PlannedTrial, ...]
+    missing: tuple[RowId, ...] = ()
+    seed: int | None = None
+    is_folded: bool = False
+    class_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a sweep comes to.
 
     trials: all configurations with the first seed, then all with the next, so that a sweep that is cut short has seen every
-    configuration once; folds of one seed together. configurations: in the order of the file.
+    configuration once; folds of one seed together. configurations, ensembles: in the order of the file.
     open_ended: configurations beyond these will be proposed as results come in.
     """
 
@@ -37,6 +57,7 @@ class Plan:
     configurations: tuple[Configuration, ...]
     trials: tuple[PlannedTrial, ...]
     open_ended: bool
+    ensembles: tuple[PlannedEnsemble, ...] = ()
 
     @property
     def has_work(self) -> bool:
@@ -59,7 +80,7 @@ def make_plan(spec: SweepSpec, facts: Facts, states: Mapping[str, TrialState], *
         SpecError: two entries of the file come to the same training on this data.
     """
     listed = [*known] if spec.is_open_ended else [resolve(spec, choice, facts) for choice in list_choices(spec)]
-    configurations = _cut(_with_distinct_labels(listed), spec)
+    configurations = _cut(_with_distinct_labels(_with_titles(listed, spec)), spec)
     planned = [
         PlannedTrial(trial, configuration, _planned_state(states.get(trial.key)))
         for configuration in configurations
@@ -67,7 +88,8 @@ def make_plan(spec: SweepSpec, facts: Facts, states: Mapping[str, TrialState], *
     ]
     _check_distinct(planned)
     planned.sort(key=lambda trial: _position(trial.spec.seed, spec))  # stable: within a round, the order of the file
-    return Plan(spec.name, facts, tuple(configurations), tuple(planned), spec.is_open_ended)
+    ensembles = tuple(_plan_ensembles(spec, planned, facts))
+    return Plan(spec.name, facts, tuple(configurations), tuple(planned), spec.is_open_ended, ensembles)
 
 
 def trials_of(configuration: Configuration, spec: SweepSpec, facts: Facts) -> list[TrialSpec]:
@@ -77,7 +99,7 @@ def trials_of(configuration: Configuration, spec: SweepSpec, facts: Facts) -> li
 
 
 def _make_trial(configuration: Configuration, spec: SweepSpec, facts: Facts, *, seed: int, fold: Fold | None) -> TrialSpec:
-    fingerprint = facts.of(configuration.data).fingerprint
+    found = facts.of(configuration.data)
     code = facts.code_of(configuration.train)
     train, data = configuration.train, configuration.data
     name = configuration.label
@@ -86,16 +108,59 @@ def _make_trial(configuration: Configuration, spec: SweepSpec, facts: Facts, *, 
     if fold:
         name += f" fold {fold.index + 1}/{fold.count}"
     return TrialSpec(
-        key=make_key(train, data, seed=seed, fold=fold, source_fingerprint=fingerprint, code=code),
+        key=make_key(train, data, seed=seed, fold=fold, source_fingerprint=found.fingerprint, code=code, removed=found.removed),
         configuration=configuration.id,
         name=name,
         train=train,
         data=data,
         seed=seed,
         fold=fold,
-        source_fingerprint=fingerprint,
+        source_fingerprint=found.fingerprint,
         code=code,
     )
+
+
+def _plan_ensembles(spec: SweepSpec, planned: Sequence[PlannedTrial], facts: Facts) -> Iterator[PlannedEnsemble]:
+    """Each fixed ensemble: once where all its rows have seeds of their own or the sweep has one, else once for each seed."""
+    by_row: dict[str, list[PlannedTrial]] = defaultdict(list)
+    for trial in planned:
+        by_row[row_of(trial.configuration) or ""].append(trial)
+    own_seed = {str(row.id): row.seed for row in spec.rows}
+    for ensemble in spec.ensembles:
+        has_seeds = len(spec.seeds) > 1 and any(own_seed[str(row)] is None for row in ensemble.members)
+        for seed in spec.seeds if has_seeds else spec.seeds[:1]:
+            chosen = [
+                [t for t in by_row[str(row)] if own_seed[str(row)] is not None or t.spec.seed == seed] for row in ensemble.members
+            ]
+            yield _plan_ensemble(ensemble, chosen, facts, seed=seed if has_seeds else None)
+
+
+def _plan_ensemble(
+    ensemble: FixedEnsemble, chosen: Sequence[Sequence[PlannedTrial]], facts: Facts, *, seed: int | None
+) -> PlannedEnsemble:
+    members = tuple(trial for trials in chosen for trial in trials)
+    return PlannedEnsemble(
+        id=ensemble.id,
+        title=ensemble.title if seed is None else f"{ensemble.title} seed {seed}",
+        reported=ensemble.reported,
+        rows=ensemble.members,
+        members=members,
+        missing=tuple(row for row, trials in zip(ensemble.members, chosen, strict=True) if not trials),
+        seed=seed,
+        is_folded=any(trial.spec.fold is not None for trial in members),
+        class_names=facts.of(members[0].spec.data).class_names if members else (),
+    )
+
+
+def row_of(configuration: Configuration) -> str | None:
+    """The id of the row that a configuration is; None where it comes from a search."""
+    return str(configuration.params["row"]) if "row" in configuration.params else None
+
+
+def _with_titles(configurations: Iterable[Configuration], spec: SweepSpec) -> list[Configuration]:
+    """Rows under their labels, where the file gives them."""
+    titles = {str(row.id): row.title for row in spec.rows}
+    return [c if (row := row_of(c)) is None else dataclasses.replace(c, label=titles[row]) for c in configurations]
 
 
 def _cut(configurations: Sequence[Configuration], spec: SweepSpec) -> list[Configuration]:

@@ -105,6 +105,7 @@ def _prepare_data(spec: SweepSpec, found: Iterable[Candidate], cache: Path) -> d
             num_channels=data.images.shape[3],
             num_classes=data.num_classes,
             class_names=data.class_names,
+            removed=data.removed,
         )
     return facts
 

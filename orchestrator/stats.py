@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.metrics import mean_iou
+from trainers.metrics import class_iou, mean_iou
 
 NUM_REPLICATES = 2000
 _LEVEL = 95.0
@@ -46,6 +47,11 @@ def compute_miou(confusions: NDArray[np.integer], ignore_classes: tuple[int, ...
     return float(mean_iou(confusions.sum(axis=0, dtype=np.int64), ignore_classes))
 
 
+def compute_class_iou(confusions: NDArray[np.integer], ignore_classes: tuple[int, ...]) -> NDArray[np.float64]:
+    """IoU of each class, (C,), of the matrix summed over all images, (V, C, C); NaN for a class without a score."""
+    return class_iou(confusions.sum(axis=0, dtype=np.int64), ignore_classes)
+
+
 def resample(confusions: NDArray[np.integer], ignore_classes: tuple[int, ...], *, seed: int = 0) -> NDArray[np.float64]:
     """Draw the figure of merit of NUM_REPLICATES bootstrap samples of the images: (R,).
 
@@ -60,9 +66,24 @@ def resample(confusions: NDArray[np.integer], ignore_classes: tuple[int, ...], *
     return values
 
 
+def resample_mean(several: Sequence[NDArray[np.integer]], ignore_classes: tuple[int, ...]) -> NDArray[np.float64]:
+    """Draw the mean figure of merit of several results, each (V, C, C) of the same images, from paired samples: (R,)."""
+    values: NDArray[np.float64] = np.mean([resample(confusions, ignore_classes) for confusions in several], axis=0)
+    return values
+
+
+def find_bounds(values: NDArray[np.float64]) -> tuple[float, float]:
+    """The 95 % interval that replicates make; those in which nothing is scored are left out."""
+    scored = values[np.isfinite(values)]
+    if scored.size == 0:
+        return float("nan"), float("nan")
+    low, high = np.percentile(scored, [(100 - _LEVEL) / 2, (100 + _LEVEL) / 2])
+    return float(low), float(high)
+
+
 def estimate_miou(confusions: NDArray[np.integer], ignore_classes: tuple[int, ...], *, seed: int = 0) -> Estimate:
     """Compute mIoU with a bootstrap interval over images."""
-    low, high = _bounds(resample(confusions, ignore_classes, seed=seed))
+    low, high = find_bounds(resample(confusions, ignore_classes, seed=seed))
     return Estimate(compute_miou(confusions, ignore_classes), low, high)
 
 
@@ -72,15 +93,6 @@ def compare(
     """Subtract the mIoU of ``second`` from that of ``first``, both (V, C, C) of the same images in order: paired bootstrap."""
     assert first.shape == second.shape, (first.shape, second.shape)
     differences = resample(first, ignore_classes, seed=seed) - resample(second, ignore_classes, seed=seed)
-    low, high = _bounds(differences)
+    low, high = find_bounds(differences)
     value = compute_miou(first, ignore_classes) - compute_miou(second, ignore_classes)
     return Difference(value, low, high, float(np.mean(differences > 0) + np.mean(differences == 0) / 2))
-
-
-def _bounds(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Replicates in which nothing is scored are left out."""
-    scored = values[np.isfinite(values)]
-    if scored.size == 0:
-        return float("nan"), float("nan")
-    low, high = np.percentile(scored, [(100 - _LEVEL) / 2, (100 + _LEVEL) / 2])
-    return float(low), float(high)

@@ -1,35 +1,40 @@
-"""Runs a sweep from its file to its report: builds the parts, hands them to the dispatcher, and says what came of it."""
+"""Runs a sweep from its file to its summary: builds the parts, hands them to the dispatcher, evaluates its fixed ensembles."""
 
 from __future__ import annotations
 
-import math
 import signal
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
 
 from orchestrator.configuration import Configuration, Facts
 from orchestrator.dispatcher import Dispatcher
+from orchestrator.ensemble.from_plan import (
+    EnsembleOutcome,
+    EnsembleState,
+    Member,
+    evaluate_ensembles,
+    look_up_ensembles,
+    make_record,
+)
+from orchestrator.ensemble.store import INFO_FILE
 from orchestrator.errors import TrackingError
 from orchestrator.home import Home
 from orchestrator.launchers import LAUNCHERS
 from orchestrator.launchers.base import Launcher, NothingToLaunch
-from orchestrator.leaderboard import describe_config
 from orchestrator.ledger import Ledger
-from orchestrator.parts import Outcome, TrialOutcome
-from orchestrator.plan import Plan, PlannedTrial, make_plan, round_of, trials_of
+from orchestrator.parts import Outcome
+from orchestrator.plan import Plan, make_plan, round_of, row_of, trials_of
 from orchestrator.preflight import prepare
-from orchestrator.progress import STATE_COLORS, SweepProgress
+from orchestrator.progress import SweepProgress
 from orchestrator.spec import SweepSpec, load_spec
+from orchestrator.summary import PlanReport, SweepReport, describe_outcome, summarize_plan
+from orchestrator.tracking.labels import RunLabel
 from orchestrator.tracking.mirror import MlflowTracker
 from orchestrator.tracking.place import Place
 from orchestrator.trial import TrialFolder, TrialResult, TrialSpec, TrialState
@@ -39,75 +44,6 @@ MIRROR_TIMEOUT_S = 120.0
 
 SHORT_TIMEOUT_S = 10.0
 """The same, after Ctrl-C, or when the server has not answered the last time either."""
-
-
-@dataclass(frozen=True)
-class SweepReport:
-    """What ``orchestrate sweep`` prints."""
-
-    sweep: str
-    wall_s: float
-    trials: tuple[dict[str, Any], ...]
-    interrupted: bool
-    note: str | None = None
-    """Why the search ended early."""
-
-    @property
-    def exit_code(self) -> int:
-        """0 done, 1 some trials failed, 130 interrupted."""
-        if self.interrupted:
-            return 130
-        return int(any(trial["state"] == TrialState.FAILED for trial in self.trials))
-
-    def to_json(self) -> dict[str, Any]:
-        return {"sweep": self.sweep, "wall_s": round(self.wall_s, 3), "trials": list(self.trials)}
-
-    def render(self) -> Group:
-        states = [trial["state"] for trial in self.trials]
-        counted = ", ".join(f"{states.count(state)} {state.lower()}" for state in dict.fromkeys(states)) or "no trials"
-        lines = [f"{self.sweep}: {counted} in {self.wall_s:.0f} s"]
-        if self.note:
-            lines.append(self.note)
-        if self.interrupted:
-            lines.append("Interrupted; the same command goes on where it stopped.")
-        elif self.exit_code:
-            lines.append(
-                "Why trials failed: see above, or log.txt in their folders. `orchestrate retry` lets them be tried again."
-            )
-        lines.append(f"Ranking: orchestrate leaderboard {self.sweep}    Ensemble: orchestrate best-ensemble {self.sweep} --k 4")
-        return Group(*(Text(line) for line in lines))
-
-
-@dataclass(frozen=True)
-class PlanReport:
-    """What ``orchestrate sweep --plan`` prints."""
-
-    spec: SweepSpec
-    plan: Plan
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "sweep": self.plan.sweep,
-            "open_ended": self.plan.open_ended,
-            "trials": [
-                {
-                    "key": trial.spec.key,
-                    "name": trial.spec.name,
-                    "state": trial.state,
-                    "config": describe_config(trial.spec),
-                    "configuration": trial.configuration.id,
-                }
-                for trial in self.plan.trials
-            ],
-        }
-
-    def render(self) -> Group:
-        table = Table(title=f"Plan of {self.plan.sweep}", box=None, padding=(0, 2), header_style="dim", title_justify="left")
-        for title in ("", "trial", "epochs", "seed", "key", "state"):
-            table.add_column(title, justify="right" if title in ("", "epochs", "seed") else "left", overflow="fold")
-        for number, trial in enumerate(self.plan.trials, start=1):
-            table.add_row(str(number), *_plan_row(trial))
-        return Group(table, summarize_plan(self.spec, self.plan))
 
 
 def plan_sweep(file: Path, *, overrides: Sequence[str]) -> PlanReport:
@@ -120,7 +56,8 @@ def plan_sweep(file: Path, *, overrides: Sequence[str]) -> PlanReport:
     spec = load_spec(file, overrides)
     home = Home.from_environment()
     facts = _prepare(spec, home)
-    return PlanReport(spec, _look_up(spec, facts, home, Ledger(home.ledger_url), Console(stderr=True)))
+    plan = _look_up(spec, facts, home, Ledger(home.ledger_url), Console(stderr=True))
+    return PlanReport(spec, plan, tuple(look_up_ensembles(plan, home)))
 
 
 def run_sweep(file: Path, *, overrides: Sequence[str], launcher: str, slots: int | None) -> SweepReport:
@@ -164,8 +101,16 @@ def _run(
     from orchestrator.search import build_search  # optuna takes a second: after the first sign of life
 
     tracker = MlflowTracker(Place.of(home))
+    reported = {str(row.id): row.reported for row in spec.rows}
+    tracker.label(spec.name, {t.spec.key: _label(t.configuration, t.spec, reported) for t in plan.trials})
     tracker.reconcile(spec.name, _live_keys(ledger, spec.name))
     search = build_search(spec, plan, home.optuna_url or home.optuna_journal, owner=owner, is_dead=home.is_dead)
+
+    def list_trials(configuration: Configuration) -> list[TrialSpec]:
+        trials = trials_of(configuration, spec, plan.facts)
+        tracker.label(spec.name, {trial.key: _label(configuration, trial, reported) for trial in trials})
+        return trials
+
     total = None if plan.open_ended else len(plan.trials)
     with SweepProgress(total=total, console=console) as progress:
         dispatcher = Dispatcher(
@@ -176,17 +121,59 @@ def _run(
             ledger=ledger,
             home=home,
             owner=owner,
-            trials_of=lambda configuration: trials_of(configuration, spec, plan.facts),
+            trials_of=list_trials,
             data_folder_of=lambda trial: plan.facts.of(trial.data).folder,
             round_of=lambda trial: round_of(trial, spec, plan),
             find_result=(lambda trial: _find_elsewhere(home, trial)) if home.tracking else None,
             monitor=progress,
+            retry=spec.retry,
+            limits=spec.limits,
         )
         with _stopping(dispatcher, progress):
             outcome = dispatcher.run()
+    ensembles = _combine(plan, outcome, home, console)
+    if spec.rows and not outcome.interrupted:
+        tracker.log_table(spec.name, [make_record(e) for e in ensembles if e.state is not EnsembleState.WAITING])
     _mirror_rest(tracker, spec.name, outcome, home, console)
-    described = tuple(_describe(trial, run_id=tracker.run_id(spec.name, trial.spec.key)) for trial in outcome.trials)
-    return SweepReport(spec.name, outcome.wall_s, described, outcome.interrupted, search.stopped_because)
+    return SweepReport(
+        spec.name,
+        outcome.wall_s,
+        tuple(describe_outcome(trial, run_id=tracker.run_id(spec.name, trial.spec.key)) for trial in outcome.trials),
+        outcome.interrupted,
+        tuple(e.to_json_with_figures(tracker.run_id(spec.name, e.planned.title)) for e in ensembles),
+        search.stopped_because,
+        outcome.halted,
+    )
+
+
+def _label(configuration: Configuration, trial: TrialSpec, reported: Mapping[str, float | None]) -> RunLabel:
+    """What this sweep calls a trial, whoever trained it. reported: row's id -> published figure."""
+    row = row_of(configuration)
+    return RunLabel(trial.name, row, reported.get(row) if row is not None else None)
+
+
+def _combine(plan: Plan, outcome: Outcome, home: Home, console: Console) -> list[EnsembleOutcome]:
+    """Evaluate the fixed ensembles that can be; after an interruption those of earlier runs are looked up."""
+    if outcome.interrupted or outcome.halted or not plan.ensembles:
+        return look_up_ensembles(plan, home)
+    console.print(f"evaluating {len(plan.ensembles)} ensembles")
+    members = {trial.spec.key: Member(trial.state, trial.result, trial.reason) for trial in outcome.trials}
+    return evaluate_ensembles(plan, members, cache=home.cache, find_predictions=lambda trial: _find_predictions(home, trial))
+
+
+def _find_predictions(home: Home, spec: TrialSpec) -> Path:
+    """The folder that holds a finished trial's predictions: its own, or what the tracking server has of it."""
+    folder = home.trial_folder(spec.key)
+    if (folder / INFO_FILE).exists():
+        return folder
+    from orchestrator.ensemble.from_runs import fetch_predictions
+    from orchestrator.tracking.runs import RunReader
+
+    reader = RunReader(Place.of(home))
+    run = reader.find_finished([spec.key]).get(spec.key)
+    if run is None:
+        raise TrackingError(f"{folder}: has no predictions of {spec.name}, nor has {Place.of(home)}. Train it again.")
+    return fetch_predictions(reader, run, home.cache)
 
 
 def _prepare(spec: SweepSpec, home: Home) -> Facts:
@@ -238,25 +225,6 @@ def _find_elsewhere(home: Home, spec: TrialSpec) -> TrialResult | None:
     return _find_here(home, spec) if adopt_finished(home, [spec]) else None
 
 
-def summarize_plan(spec: SweepSpec, plan: Plan) -> str:
-    """One line: how many trials, how many of them are done."""
-    count = plan.count()
-    done = f", {count[TrialState.CACHED]} of them done already" if count[TrialState.CACHED] else ""
-    other = "".join(f", {count[state]} {state.lower()}" for state in (TrialState.FAILED, TrialState.PRUNED) if count[state])
-    if plan.open_ended and spec.budget is not None:
-        method = spec.search.method if spec.search else ""
-        allowed = f"up to {spec.budget.trials} trials; {len(plan.trials)} so far{done}"
-        return f"{plan.sweep}: {method} proposes as results come in, {allowed}"
-    return f"{plan.sweep}: {len(plan.configurations)} configurations, {len(plan.trials)} trials{done}{other}"
-
-
-def _plan_row(trial: PlannedTrial) -> tuple[str, ...]:
-    train, state = trial.spec.train, trial.state
-    shown = "new" if state is TrialState.WAITING else state.lower()
-    color = STATE_COLORS.get(state, "default")
-    return escape(trial.spec.name), str(train.epochs), str(trial.spec.seed), trial.spec.key, f"[{color}]{shown}[/]"
-
-
 def _live_keys(ledger: Ledger, sweep: str) -> list[str]:
     """Trials that another dispatcher works on right now."""
     now_s = ledger.now_s()
@@ -297,19 +265,3 @@ def _mirror_rest(tracker: MlflowTracker, sweep: str, outcome: Outcome, home: Hom
             f"Nothing is lost: they are in {escape(str(home.trials))} and are sent when the sweep is run again.",
             soft_wrap=True,
         )
-
-
-def _describe(trial: TrialOutcome, *, run_id: str | None) -> dict[str, Any]:
-    """A trial in ``sweep --json``."""
-    spec: TrialSpec = trial.spec
-    metrics = trial.result.metrics if trial.result else {}
-    return {
-        "key": spec.key,
-        "name": spec.name,
-        "state": trial.state,
-        "config": describe_config(spec),
-        "metrics": {name: value for name, value in metrics.items() if math.isfinite(value)},
-        "run_id": run_id,
-        "attempts": trial.attempts,
-        "reason": trial.reason,
-    }

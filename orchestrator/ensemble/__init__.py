@@ -5,6 +5,8 @@ kernel.py       sums of probabilities -> confusion matrices
 selection.py    the search for members
 evaluation.py   what the choice is worth
 from_runs.py    a sweep's runs -> candidates -> the ensemble's run
+fixed.py        members named beforehand -> what their mean is worth
+from_plan.py    a sweep's fixed ensembles: where they stand, and their evaluation
 """
 
 from __future__ import annotations

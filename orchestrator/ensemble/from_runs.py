@@ -33,7 +33,7 @@ def best_ensemble(reader: RunReader, sweeps: Sequence[str], *, cache: Path, k: i
     """
     check_size(k)
     rows = choose_candidates(reader.list_runs(sweeps), sweeps)
-    folders = [_fetch(reader, row, cache) for row in rows]
+    folders = [fetch_predictions(reader, row, cache) for row in rows]
     pool = load_pool([row.key for row in rows], folders, cache / "predictions", names=[row.name for row in rows])
     report = evaluate(pool, k=k, exactly=exactly, groups=read_groups(folders))
     names = {row.key: row.name for row in rows}
@@ -108,8 +108,12 @@ def _refuse_mixed(infos: Sequence[PredictionsInfo], names: Sequence[str]) -> Non
         )
 
 
-def _fetch(reader: RunReader, row: RunRow, cache: Path) -> Path:
-    """The folder that holds the trial's predictions on this machine."""
+def fetch_predictions(reader: RunReader, row: RunRow, cache: Path) -> Path:
+    """The folder that holds the trial's predictions on this machine, fetched into ``cache`` where they lie elsewhere.
+
+    Raises:
+        TrackingError: the server has not got them either.
+    """
     folders = {reader.fetch(row, name, cache / "files").parent for name in FILES}
     if len(folders) != 1:
         raise EnsembleError(

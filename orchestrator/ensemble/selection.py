@@ -54,8 +54,11 @@ class Pool:
         flat = [array.reshape(num_images, self.num_classes, -1) for array in predictions]
         every = np.arange(num_images)
         singles = self._count_each(self._no_sums(every), flat, every)
-        kept = _find_distinct(flat, singles, self.labels)
+        first = _find_first_alike(flat, singles, self.labels)
+        kept = sorted(set(first))
         self.keys = tuple(keys[i] for i in kept)
+        self.positions = {key: kept.index(i) for key, i in zip(keys, first, strict=True)}
+        """Of every key, also of those that count as another: where its predictions stand."""
         self.predictions = [flat[i] for i in kept]
         self.singles = np.stack([singles[i] for i in kept])
         """(M, V, C, C): each candidate's own confusion matrices."""
@@ -137,18 +140,19 @@ class Pool:
         return miou if np.isfinite(miou) else -1.0
 
 
-def _find_distinct(
+def _find_first_alike(
     flat: Sequence[NDArray[np.uint8]], singles: Sequence[NDArray[np.int64]], labels: NDArray[np.uint8]
 ) -> list[int]:
-    """Positions of candidates unlike all before them; only those with equal confusion matrices are looked at closely."""
-    kept: list[int] = []
+    """Of each candidate the first that is like it, most often itself; only equal confusion matrices are looked at closely."""
+    first: list[int] = []
     by_confusions: dict[bytes, list[int]] = {}
     for i, single in enumerate(singles):
         alike = by_confusions.setdefault(single.tobytes(), [])
-        if not any(are_equal(flat[i], flat[j], labels) for j in alike):
+        found = next((j for j in alike if are_equal(flat[i], flat[j], labels)), i)
+        if found == i:
             alike.append(i)
-            kept.append(i)
-    return kept
+        first.append(found)
+    return first
 
 
 def _check(keys: Sequence[str], predictions: Sequence[NDArray[np.uint8]], labels: NDArray[np.uint8]) -> None:

@@ -3,13 +3,19 @@
 place.py        where the records are
 connection.py   a client for that place
 series.py       events of a trial -> what MLflow shows
+labels.py       what a sweep calls its runs, and what it records of its ensembles
 recording.py    one trial folder -> one run, idempotently
+relabel.py      names and rows of runs that are there already
+ensembles.py    an ensemble -> its run
 sent.py         what has been sent already
 mirror.py       the queue and the thread between the dispatcher and a server that may be slow or dead
-runs.py         runs -> rows, files and finished trials; ensembles as runs
+runs.py         runs -> rows, files and finished trials
+lookup.py       what a person calls a model -> its trials
+model.py        checkpoints -> an MLflow model; served_model.py is the code that goes with it
 page.py         MLflow's page as a leaderboard
 
-Importing ``place``, ``mirror`` or ``page`` does not import mlflow: it costs seconds, which the mirror spends in its thread.
+Importing ``place``, ``labels``, ``mirror`` or ``page`` does not import mlflow: it costs seconds, which the mirror spends in its
+thread.
 """
 
 import os

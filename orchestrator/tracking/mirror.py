@@ -6,11 +6,12 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import TrackingError
+from orchestrator.tracking.labels import EnsembleRecord, RunLabel
 from orchestrator.tracking.place import Place, RefusedError
 from orchestrator.trial import TrialFolder
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _MAX_BACKOFF_S, _CLOSING_BACKOFF_S = 30.0, 1.0
+_TABLE = "table"  # the place in the queue of a sweep's ensembles; no trial's key
 
 
 @dataclass
@@ -50,6 +52,7 @@ class MlflowTracker:
         self._pending: OrderedDict[tuple[str, str], _Job] = OrderedDict()
         self._current: tuple[tuple[str, str], _Job] | None = None
         self._run_ids: dict[tuple[str, str], str] = {}
+        self._labels: dict[str, dict[str, RunLabel]] = {}
         self._trouble: str | None = None
         self._closing = self._stopped = False
         self._changed = threading.Condition()
@@ -60,16 +63,27 @@ class MlflowTracker:
         """The folder has news. ``ended``: no process works in it any more."""
 
         def run(recorder: Recorder) -> None:
-            run_id = recorder.send(sweep, folder, ended=ended)
+            label = self._labels_of(sweep).get(folder.path.name)
+            run_id = recorder.send(sweep, folder, ended=ended, label=label)
             self._run_ids[sweep, folder.path.name] = run_id
 
         self._put((sweep, folder.path.name), _Job(run, folder))
 
+    def label(self, sweep: str, labels: Mapping[str, RunLabel]) -> None:
+        """Take note how the sweep calls its trials: key -> label. What was noted for other keys stays."""
+        with self._changed:
+            self._labels[sweep] = {**self._labels.get(sweep, {}), **labels}
+
     def reconcile(self, sweep: str, live_keys: Collection[str]) -> None:
-        """Let no run of the sweep stay RUNNING whose trial nobody works on; what its folder still has to tell is told first."""
+        """Let no run of the sweep stay RUNNING whose trial nobody works on; what its folder still has to tell is told first.
+
+        Runs that the sweep has already are called as ``label`` said.
+        """
         live = frozenset(live_keys)
 
         def run(recorder: Recorder) -> None:
+            if labels := self._labels_of(sweep):
+                recorder.relabel(sweep, labels)
             for key in recorder.find_abandoned(sweep, live):
                 with self._changed:
                     has_newer = (sweep, key) in self._pending
@@ -78,8 +92,17 @@ class MlflowTracker:
 
         self._put((sweep, ""), _Job(run, None))
 
+    def log_table(self, sweep: str, records: Sequence[EnsembleRecord]) -> None:
+        """Record the fixed ensembles of the sweep's table, all of them: what is not among them is of an earlier table."""
+
+        def run(recorder: Recorder) -> None:
+            run_ids = recorder.log_table(sweep, records)
+            self._run_ids.update({(sweep, record.name): run_id for record, run_id in zip(records, run_ids, strict=True)})
+
+        self._put((sweep, _TABLE), _Job(run, None))
+
     def run_id(self, sweep: str, key: str) -> str | None:
-        """The trial's run in the sweep's experiment, once the server has it."""
+        """The run, once the server has it, of a trial in the sweep's experiment, or of an ensemble by its record's name."""
         return self._run_ids.get((sweep, key))
 
     @property
@@ -102,6 +125,10 @@ class MlflowTracker:
             self._changed.notify_all()
             jobs = [*self._pending.values(), *([self._current[1]] if self._current else [])]
             return list({job.folder.path: job.folder for job in jobs if job.folder is not None}.values())
+
+    def _labels_of(self, sweep: str) -> Mapping[str, RunLabel]:
+        with self._changed:
+            return self._labels.get(sweep, {})
 
     def _may_get_on(self) -> bool:
         return self._current is not None or any(not job.is_refused for job in self._pending.values())

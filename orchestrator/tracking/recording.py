@@ -6,26 +6,31 @@ import getpass
 import importlib.metadata
 import subprocess
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from orchestrator.tracking.connection import all_experiments, connect, ensure_experiment, find_experiment, search_runs, told
+from orchestrator.tracking.ensembles import log_table
+from orchestrator.tracking.labels import EnsembleRecord, RunLabel
 from orchestrator.tracking.place import Place
+from orchestrator.tracking.relabel import relabel_runs
 from orchestrator.tracking.sent import Sent, read_sent, write_sent
 from orchestrator.tracking.series import (
     Point,
     Progress,
     continue_series,
+    describe_events,
     describe_result,
     describe_system,
     describe_trial,
     headline,
     make_params,
 )
-from orchestrator.trial import Event, TrialFolder, TrialResult, TrialSpec, TrialState
+from orchestrator.tracking.terms import make_current, read_deviation
+from orchestrator.trial import TrialFolder, TrialResult, TrialSpec, TrialState
 
 ARTIFACTS = (
     "trial.json", "best.safetensors", "predictions.json", "predictions.zst", "predictions.labels.zst",
@@ -46,8 +51,11 @@ class Recorder:
         self._client = connect(place)
         self._identity = _describe_origin()
 
-    def send(self, sweep: str, folder: TrialFolder, *, ended: bool) -> str:
-        """Bring the trial's run up to date and return its id. ``ended``: no process works in the folder any more.
+    def send(self, sweep: str, folder: TrialFolder, *, ended: bool, label: RunLabel | None = None) -> str:
+        """Bring the trial's run up to date and return its id.
+
+        ended: no process works in the folder any more. label: how the sweep calls a run that has to be made; None: as the trial
+        calls itself, which is what the first sweep that trained it called it.
 
         A finished trial of which this folder has sent nothing, while there is a run of it, was trained elsewhere or before:
         it is referred to.
@@ -61,16 +69,34 @@ class Recorder:
             if sent is None and result is not None:
                 first = self._find_anywhere(folder.spec().key, result)
                 if first is not None and not _is_ahead(first, result):
-                    return self.refer(sweep, folder.spec(), result)
+                    return self.refer(sweep, folder.spec(), result, label=label)
                 if first is not None and first.data.tags.get("sweep") == sweep:
                     return str(first.info.run_id)
-            run_id, owner = self._send_own(sweep, folder, ended=ended)
+            run_id, owner = self._send_own(sweep, folder, ended=ended, label=label)
             result = folder.result()
             if owner != sweep and result is not None:  # begun by another sweep, in whose experiment its run stays
-                return self.refer(sweep, folder.spec(), result)
+                return self.refer(sweep, folder.spec(), result, label=label)
             return run_id
 
-    def refer(self, sweep: str, spec: TrialSpec, result: TrialResult) -> str:
+    def relabel(self, sweep: str, labels: Mapping[str, RunLabel]) -> None:
+        """Call the sweep's runs what its present plan calls them: key -> label.
+
+        Raises:
+            TrackingError: the server cannot be used.
+        """
+        with told(self._place):
+            relabel_runs(self._client, sweep, labels)
+
+    def log_table(self, sweep: str, records: Sequence[EnsembleRecord]) -> list[str]:
+        """Record the fixed ensembles of the sweep's table; returns their runs' ids.
+
+        Raises:
+            TrackingError: the server cannot be used.
+        """
+        with told(self._place):
+            return log_table(self._client, self._place, sweep, records)
+
+    def refer(self, sweep: str, spec: TrialSpec, result: TrialResult, *, label: RunLabel | None = None) -> str:
         """Show a trial that was done before in the sweep's experiment; its files stay with its first run. Returns the run's id.
 
         Raises:
@@ -79,28 +105,27 @@ class Recorder:
         folder = TrialFolder(self._place.trials / spec.key)
         with told(self._place):
             experiment = ensure_experiment(self._client, self._place, sweep)
-            own, first = self._find(experiment, spec.key), self._find_anywhere(spec.key, result)
+            own, first = self._find_current(experiment, result), self._find_anywhere(spec.key, result)
             if folder.result() is not None and not _tells(first, result):
                 # The sweep that trained it ended before its mirror did.
                 owner = first.data.tags.get("sweep", sweep) if first and not _is_ahead(first, result) else sweep
-                self._send_own(owner, folder, ended=True)
-                own, first = self._find(experiment, spec.key), self._find_anywhere(spec.key, result)
+                self._send_own(owner, folder, ended=True, label=label if owner == sweep else None)
+                own, first = self._find_current(experiment, result), self._find_anywhere(spec.key, result)
             if own is not None and _tells(own, result):
                 return str(own.info.run_id)
-            return self._refer(experiment, sweep, spec, result, own=own, first=first)
+            origin = {} if first is None else {"cached_from": str(first.info.run_id)}
+            if own is None:
+                tags = describe_trial(sweep, spec, deviation=result.deviation or "") | origin
+                new_id = self._create(experiment, spec, tags=tags, start_s=result.started_s, label=label)
+                return self._refer(new_id, spec, result, origin={}, known=set())
+            is_first = first is None or first.info.run_id == own.info.run_id
+            return self._refer(str(own.info.run_id), spec, result, origin={} if is_first else origin, known=set(own.data.params))
 
     def _refer(
-        self, experiment: str, sweep: str, spec: TrialSpec, result: TrialResult, *, own: Run | None, first: Run | None
+        self, run_id: str, spec: TrialSpec, result: TrialResult, *, origin: Mapping[str, str], known: Collection[str]
     ) -> str:
-        """Write the run that refers to ``first``, or go on with ``own``, half written at a kill or ended elsewhere."""
-        origin = {} if first is None else {"cached_from": str(first.info.run_id)}
-        if own is None:
-            tags = describe_trial(sweep, spec) | self._identity | origin
-            run_id, known = self._create(experiment, spec, tags=tags, start_s=result.started_s), set[str]()
-        else:
-            run_id, known = str(own.info.run_id), set(own.data.params)
-            if first is not None and first.info.run_id != run_id:
-                self._log(run_id, points=[], params={}, tags=origin)
+        """Finish a run that refers to another: new, half written at a kill, or ended elsewhere. known: params that it has."""
+        self._log(run_id, points=[], params={}, tags=origin)
         params = {name: value for name, value in make_params(spec).items() if name not in known}
         tags = describe_result(result) | describe_system(result.facts)
         self._log(run_id, points=headline(result, Progress()), params=params, tags=tags)
@@ -128,27 +153,29 @@ class Recorder:
                     self._stop(run.info.run_id)
             return here
 
-    def _send_own(self, sweep: str, folder: TrialFolder, *, ended: bool) -> tuple[str, str]:
+    def _send_own(self, sweep: str, folder: TrialFolder, *, ended: bool, label: RunLabel | None) -> tuple[str, str]:
         """Bring the folder's own run up to date: its id, and the sweep that it belongs to, which is ``sweep`` if it is new."""
         sent = read_sent(folder, str(self._place)) or Sent(server=str(self._place), sweep=sweep)
+        if sent.deviation != (deviation := read_deviation(folder)):  # on other terms: a new run, told from the first epoch on
+            sent = Sent(server=sent.server, sweep=sent.sweep, deviation=deviation)
         try:
-            return self._send(folder, sent, ended=ended), sent.sweep
+            return self._send(folder, sent, ended=ended, label=label if sent.sweep == sweep else None), sent.sweep
         except MlflowException as error:
             if error.error_code not in _GONE or sent.run_id is None:
                 raise
         # The run that mirror.json remembers is gone (deleted by somebody, or another database): tell all of it anew.
-        sent = Sent(server=sent.server, sweep=sweep)
-        return self._send(folder, sent, ended=ended), sweep
+        sent = Sent(server=sent.server, sweep=sweep, deviation=deviation)
+        return self._send(folder, sent, ended=ended, label=label), sweep
 
-    def _send(self, folder: TrialFolder, sent: Sent, *, ended: bool) -> str:
+    def _send(self, folder: TrialFolder, sent: Sent, *, ended: bool, label: RunLabel | None) -> str:
         spec, result = folder.spec(), folder.result()
         events, offset = folder.events(sent.offset)
-        run_id = sent.run_id or self._open(sent.sweep, spec, folder)
+        run_id = sent.run_id or self._open(sent, spec, folder, label=label)
         if sent.run_id is None:  # at once: whoever looks on from another machine wants to know what is trained
             sent = self._send_files(run_id, folder, sent.model_copy(update={"run_id": run_id}), names=("trial.json",))
         points, progress = continue_series(events, Progress(sent.epoch, sent.best))
         tags = {} if result else {"state": str(TrialState.WAITING if ended else TrialState.RUNNING), "reason": ""}
-        self._log(run_id, points=points, params={}, tags=_describe_events(events) | tags)
+        self._log(run_id, points=points, params={}, tags=describe_events(events) | tags)
         sent = sent.model_copy(
             update={"run_id": run_id, "offset": offset, "epoch": progress.epoch, "best": progress.best, "ended": False}
         )
@@ -166,22 +193,27 @@ class Recorder:
         write_sent(folder, sent.model_copy(update={"ended": result is not None, "running": not (ended or result)}))
         return run_id
 
-    def _open(self, sweep: str, spec: TrialSpec, folder: TrialFolder) -> str:
+    def _open(self, sent: Sent, spec: TrialSpec, folder: TrialFolder, *, label: RunLabel | None) -> str:
         """The trial's run, made if the server has none yet."""
-        experiment = ensure_experiment(self._client, self._place, sweep)
-        run = self._find(experiment, spec.key)
+        experiment = ensure_experiment(self._client, self._place, sent.sweep)
+        run = make_current(self._client, experiment, spec.key, deviation=sent.deviation)
         if run is None:
             events, _ = folder.events()
             started_s = events[0].time_s if events else (folder.path / "trial.json").stat().st_mtime
-            run_id = self._create(experiment, spec, tags=describe_trial(sweep, spec) | self._identity, start_s=started_s)
+            tags = describe_trial(sent.sweep, spec, deviation=sent.deviation)
+            run_id = self._create(experiment, spec, tags=tags, start_s=started_s, label=label)
             self._log(run_id, points=[], params=make_params(spec), tags={})
             return run_id
         missing = {name: value for name, value in make_params(spec).items() if name not in run.data.params}
         self._log(run.info.run_id, points=[], params=missing, tags={})  # params cannot change: a path may differ here
         return str(run.info.run_id)
 
-    def _create(self, experiment: str, spec: TrialSpec, *, tags: Mapping[str, str], start_s: float) -> str:
-        run = self._client.create_run(experiment, start_time=round(start_s * 1000), tags=dict(tags), run_name=spec.name)
+    def _create(
+        self, experiment: str, spec: TrialSpec, *, tags: Mapping[str, str], start_s: float, label: RunLabel | None
+    ) -> str:
+        label = label or RunLabel(spec.name)
+        every = {**tags, **self._identity, **label.tags}
+        run = self._client.create_run(experiment, start_time=round(start_s * 1000), tags=every, run_name=label.name)
         return str(run.info.run_id)
 
     def _log(self, run_id: str, *, points: list[Point], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
@@ -216,9 +248,8 @@ class Recorder:
             self._log(run.info.run_id, points=[], params={}, tags={"state": str(TrialState.FAILED), "current": "false"})
             self._client.set_terminated(run.info.run_id, "KILLED")
 
-    def _find(self, experiment: str, key: str) -> Run | None:
-        found = search_runs(self._client, [experiment], f"tags.key = '{key}' and tags.kind = 'trial'")
-        return next((run for run in found if run.data.tags.get("deviation", "") == ""), None)
+    def _find_current(self, experiment: str, result: TrialResult) -> Run | None:
+        return make_current(self._client, experiment, result.key, deviation=result.deviation or "")
 
     def _find_anywhere(self, key: str, result: TrialResult) -> Run | None:
         """The run that a trial was recorded as first, in whichever sweep; of several the one that ended with ``result``."""
@@ -239,13 +270,6 @@ def _tells(run: Run | None, result: TrialResult) -> bool:
 def _is_ahead(run: Run, result: TrialResult) -> bool:
     """Whether another machine has done what failed here: its success stands."""
     return run.data.tags.get("state") == TrialState.COMPLETE and result.state is not TrialState.COMPLETE
-
-
-def _describe_events(events: list[Event]) -> dict[str, str]:
-    tags: dict[str, str] = {}
-    for event in events:
-        tags |= {"attempt": str(event.attempt)} | describe_system(event.facts)
-    return tags
 
 
 def _mark(path: Path) -> str:

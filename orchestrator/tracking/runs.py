@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import getpass
-import hashlib
-import json
 import tempfile
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Metric, Param, Run
+from mlflow.entities import Run
 
 from orchestrator.errors import TrackingError, TrialError
-from orchestrator.tracking.connection import all_experiments, connect, ensure_experiment, find_experiment, search_runs, told
+from orchestrator.tracking.connection import all_experiments, connect, find_experiment, search_runs, told
+from orchestrator.tracking.ensembles import log_ensemble
+from orchestrator.tracking.labels import ROW, EnsembleRecord
 from orchestrator.tracking.place import Place
 from orchestrator.trial import TrialFolder
 
@@ -58,6 +56,17 @@ class RunReader:
             experiments = self._experiments(sweeps)
             rows = [_row(run) for run in search_runs(self._client, experiments, "tags.kind = 'trial' and tags.current = 'true'")]
         return sorted(rows, key=lambda row: (row.start_s, row.run_id))
+
+    def list_table_ensembles(self, sweep: str) -> list[RunRow]:
+        """Current runs of the fixed ensembles of a sweep's table.
+
+        Raises:
+            TrackingError: the server cannot be used, or has no such sweep.
+        """
+        query = "tags.kind = 'ensemble' and tags.current = 'true'"
+        with told(self._place):
+            rows = [_row(run) for run in search_runs(self._client, self._experiments([sweep]), query)]
+        return sorted((row for row in rows if ROW in row.tags), key=lambda row: (row.start_s, row.run_id))
 
     def latest_sweep(self) -> str | None:
         """The sweep whose trial started last."""
@@ -122,25 +131,9 @@ class RunReader:
 
         members: key -> weight; document: what ``ensemble.json`` will say.
         """
-        text = json.dumps(document, indent=1, sort_keys=True)
-        identity = hashlib.sha256(text.encode()).hexdigest()[:16]
+        record = EnsembleRecord(name=name, members=members, metrics=metrics, document=document)
         with told(self._place):
-            experiment = ensure_experiment(self._client, self._place, sweep)
-            known = self._client.search_runs([experiment], f"tags.ensemble = '{identity}' and attributes.status = 'FINISHED'")
-            if known:
-                return str(known[0].info.run_id)
-            tags = {
-                "kind": "ensemble", "ensemble": identity, "sweep": sweep, "state": "COMPLETE", "current": "true",
-                "members": ",".join(members), "mlflow.user": getpass.getuser(),
-            }  # fmt: skip
-            run_id = str(self._client.create_run(experiment, tags=tags, run_name=name).info.run_id)
-            now_ms = round(time.time() * 1000)
-            weights = [Param(f"weight.{key}", f"{weight:.6g}") for key, weight in members.items()]
-            points = [Metric(metric, value, now_ms, 0) for metric, value in metrics.items()]
-            self._client.log_batch(run_id, points, [Param("num_members", str(len(members))), *weights], synchronous=True)
-            self._client.log_text(run_id, text, "ensemble.json")
-            self._client.set_terminated(run_id, "FINISHED")
-            return run_id
+            return log_ensemble(self._client, self._place, sweep, record)
 
     def experiment_id(self, sweep: str) -> str:
         """The id of the sweep's experiment.

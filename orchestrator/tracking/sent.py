@@ -15,6 +15,8 @@ class Sent(Record):
     sweep: str
     """In whose experiment the run is."""
     run_id: str | None = None
+    deviation: str = ""
+    """Of the run's terms; on others the trial has another run."""
     offset: int = 0
     """Bytes of progress.jsonl that are there."""
     epoch: int = 0

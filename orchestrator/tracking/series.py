@@ -74,14 +74,14 @@ def make_params(spec: TrialSpec) -> dict[str, str]:
     return dict(zip(legalize(params), params.values(), strict=True))
 
 
-def describe_trial(sweep: str, spec: TrialSpec) -> dict[str, str]:
-    """Tags that never change."""
+def describe_trial(sweep: str, spec: TrialSpec, *, deviation: str) -> dict[str, str]:
+    """Tags that never change, but for ``current``."""
     tags = {
         "kind": "trial",
         "sweep": sweep,
         "key": spec.key,
         "configuration": spec.configuration,
-        "deviation": "",
+        "deviation": deviation,
         "current": "true",
         "seed": str(spec.seed),
         "source_fingerprint": spec.source_fingerprint,
@@ -90,10 +90,21 @@ def describe_trial(sweep: str, spec: TrialSpec) -> dict[str, str]:
     return tags if spec.fold is None else tags | {"fold": f"{spec.fold.index}/{spec.fold.count}"}
 
 
+def describe_events(events: Iterable[Event]) -> dict[str, str]:
+    """Tags about the last attempt; and about the last that failed, though a later one may have come to its end."""
+    tags: dict[str, str] = {}
+    for event in events:
+        tags |= {"attempt": str(event.attempt)} | describe_system(event.facts)
+        if event.failure is not None:
+            tags["last_failure"] = f"attempt {event.attempt}, {event.failure.words}: {event.reason}"[:_MAX_TAG]
+    return tags
+
+
 def describe_result(result: TrialResult) -> dict[str, str]:
     """Tags of a trial that has ended; a success takes the reason of an earlier failure away."""
     optional = {"scored_fingerprint": result.scored_fingerprint, "best_epoch": result.best_epoch, "reason": result.reason or ""}
     tags = {"state": str(result.state), "attempt": str(result.attempt), "epochs_run": str(result.epochs_run)}
+    tags["failure"] = str(result.failure or "")
     return tags | {name: str(value)[:_MAX_TAG] for name, value in optional.items() if value is not None}
 
 

@@ -1,0 +1,195 @@
+"""A sweep's fixed ensembles: where they stand, what they are worth once their members are done, and what is recorded of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from orchestrator.ensemble.fixed import FixedResult, evaluate_fixed, evaluation_folder, find_evaluation
+from orchestrator.errors import EnsembleError, TrackingError
+from orchestrator.home import Home
+from orchestrator.plan import Plan, PlannedEnsemble, PlannedTrial
+from orchestrator.tracking.labels import EnsembleRecord, make_row_tags
+from orchestrator.trial import TrialFolder, TrialResult, TrialSpec, TrialState
+
+DONE = (TrialState.COMPLETE, TrialState.CACHED)
+
+
+class EnsembleState(StrEnum):
+    """Where a fixed ensemble stands. CACHED: evaluated by an earlier run of the sweep."""
+
+    WAITING = "WAITING"
+    """For members that are still to be trained."""
+    COMPLETE = "COMPLETE"
+    CACHED = "CACHED"
+    MISSING = "MISSING"
+    """A member that it needs has failed, was not planned, or has lost its predictions."""
+    REFUSED = "REFUSED"
+    """The members cannot be combined."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """How a member's trial stands. result: where it is done."""
+
+    state: TrialState
+    result: TrialResult | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class EnsembleOutcome:
+    """What became of a fixed ensemble. folder: where its evaluation lies."""
+
+    planned: PlannedEnsemble
+    state: EnsembleState
+    reason: str | None = None
+    result: FixedResult | None = None
+    folder: Path | None = None
+
+    @property
+    def keys(self) -> list[str]:
+        """Of the members that are planned."""
+        return [trial.spec.key for trial in self.planned.members]
+
+    @property
+    def class_iou(self) -> dict[str, float]:
+        """Class name -> IoU, of the classes that have one."""
+        pairs = zip(self.planned.class_names, self.result.class_iou, strict=True) if self.result else ()
+        return {name: iou for name, iou in pairs if math.isfinite(iou)}
+
+    def to_json(self) -> dict[str, Any]:
+        """Who belongs to it and how it stands, as in ``sweep --plan --json``."""
+        return {
+            "id": self.planned.id,
+            "name": self.planned.title,
+            "rows": list(self.planned.rows),
+            "members": self.keys,
+            "seed": self.planned.seed,
+            "state": self.state,
+            "reason": self.reason,
+        }
+
+    def to_json_with_figures(self, run_id: str | None) -> dict[str, Any]:
+        """The same with what it is worth, as in ``sweep --json``; null where it is not evaluated."""
+        result = self.result
+        return self.to_json() | {
+            "miou": _finite(result.miou) if result else None,
+            "ci95": _bounds(result.ci95) if result else None,
+            "class_iou": self.class_iou,
+            "best_member": result.best_member if result else None,
+            "gain_over_best_member": _finite(result.gain_over_best_member) if result else None,
+            "gain_ci95": _bounds(result.gain_ci95) if result else None,
+            "reported": self.planned.reported,
+            "run_id": run_id,
+        }
+
+
+def look_up_ensembles(plan: Plan, home: Home) -> list[EnsembleOutcome]:
+    """Where the ensembles of a plan stand; evaluates nothing."""
+    members = {trial.spec.key: _find_member(home, trial) for trial in plan.trials}
+    return [_look_up(ensemble, members, home.cache) for ensemble in plan.ensembles]
+
+
+def evaluate_ensembles(
+    plan: Plan, members: Mapping[str, Member], *, cache: Path, find_predictions: Callable[[TrialSpec], Path]
+) -> list[EnsembleOutcome]:
+    """Evaluate every ensemble whose members are all done, unless that was done before.
+
+    members: key -> how its trial ended. cache: folder for evaluations and unpacked predictions. find_predictions: the folder
+    that holds a finished trial's predictions; may raise TrackingError.
+    """
+    found = []
+    for ensemble in plan.ensembles:
+        outcome = _look_up(ensemble, members, cache)
+        if outcome.state is EnsembleState.WAITING and outcome.folder is not None:
+            outcome = _evaluate(outcome, outcome.folder, cache=cache, find_predictions=find_predictions)
+        found.append(outcome)
+    return found
+
+
+def make_record(outcome: EnsembleOutcome) -> EnsembleRecord:
+    """What the sweep's experiment keeps of an ensemble, of one that could not be evaluated too."""
+    planned, result = outcome.planned, outcome.result
+    optional = {"seed": planned.seed, "rows": ",".join(map(str, planned.rows))}
+    if result is not None:
+        optional |= {"scored_fingerprint": result.scored_fingerprint, "best_member": result.best_member}
+    tags = make_row_tags(str(planned.id), planned.reported)
+    tags |= {name: str(value) for name, value in optional.items() if value is not None}
+    weights = {key: 1 / len(outcome.keys) for key in outcome.keys}
+    document: dict[str, Any] = {"row": planned.id, "rows": list(planned.rows), "seed": planned.seed, "members": outcome.keys}
+    if result is None:
+        reason = outcome.reason or "not evaluated"
+        return EnsembleRecord(planned.title, weights, {}, document | {"reason": reason}, tags, reason=reason)
+    metrics = {"val/miou": result.miou, "gain_over_best_member": result.gain_over_best_member}
+    metrics |= {f"val/iou/{name}": iou for name, iou in outcome.class_iou.items()}
+    document |= result.model_dump(mode="json", exclude={"class_iou"})
+    document |= {"class_iou": outcome.class_iou, "weights": list(weights.values())}
+    assert outcome.folder is not None, "an evaluation has a folder"
+    finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+    return EnsembleRecord(planned.title, weights, finite, document, tags, files=(outcome.folder / "confusions.npz",))
+
+
+def _look_up(ensemble: PlannedEnsemble, members: Mapping[str, Member], cache: Path) -> EnsembleOutcome:
+    """Its state by its members and by earlier evaluations; with ``folder`` where it can be evaluated."""
+    if ensemble.is_folded:
+        reason = "its members are parts of folds, whose predictions cannot be joined yet"
+        return EnsembleOutcome(ensemble, EnsembleState.REFUSED, reason)
+    if (judged := _judge_members(ensemble, members)) is not None:
+        return EnsembleOutcome(ensemble, *judged)
+    keys = [trial.spec.key for trial in ensemble.members]
+    results = [result for key in keys if (result := members[key].result) is not None]
+    folder = evaluation_folder(cache, keys, [result.scored_fingerprint or "" for result in results])
+    known = find_evaluation(folder, keys)
+    state = EnsembleState.WAITING if known is None else EnsembleState.CACHED
+    return EnsembleOutcome(ensemble, state, result=known, folder=folder)
+
+
+def _judge_members(ensemble: PlannedEnsemble, members: Mapping[str, Member]) -> tuple[EnsembleState, str] | None:
+    """Why it cannot be evaluated (yet), and for whose sake; None where it can."""
+    unplanned = [f"row {row} is not in the plan: the budget ends before it" for row in ensemble.missing]
+    waiting, lost = [], unplanned
+    for trial in ensemble.members:
+        member = members.get(trial.spec.key, Member(TrialState.WAITING))
+        if member.state in (TrialState.FAILED, TrialState.PRUNED):
+            lost.append(f"{trial.spec.name} is {member.state}" + (f" ({member.reason})" if member.reason else ""))
+        elif member.state not in DONE or member.result is None:
+            waiting.append(trial.spec.name)
+    if lost:
+        return EnsembleState.MISSING, "; ".join(lost)
+    return (EnsembleState.WAITING, f"waits for {', '.join(waiting)}") if waiting else None
+
+
+def _evaluate(
+    outcome: EnsembleOutcome, folder: Path, *, cache: Path, find_predictions: Callable[[TrialSpec], Path]
+) -> EnsembleOutcome:
+    specs = [trial.spec for trial in outcome.planned.members]
+    try:
+        result = evaluate_fixed(
+            {spec.key: find_predictions(spec) for spec in specs},
+            names={spec.key: spec.name for spec in specs},
+            folder=folder,
+            cache=cache / "predictions",
+        )
+    except TrackingError as error:
+        return EnsembleOutcome(outcome.planned, EnsembleState.MISSING, str(error))
+    except EnsembleError as error:
+        return EnsembleOutcome(outcome.planned, EnsembleState.REFUSED, str(error))
+    return EnsembleOutcome(outcome.planned, EnsembleState.COMPLETE, result=result, folder=folder)
+
+
+def _find_member(home: Home, trial: PlannedTrial) -> Member:
+    result = TrialFolder(home.trial_folder(trial.spec.key)).result()
+    return Member(trial.state, result, result.reason if result else None)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _bounds(pair: tuple[float, float]) -> list[float] | None:
+    return list(pair) if all(math.isfinite(bound) for bound in pair) else None

@@ -1,0 +1,99 @@
+"""RUN_OR_ENSEMBLE -> checkpoints on this machine, with the weights and sizes that predictions need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from orchestrator.errors import PredictError
+from orchestrator.tracking.place import Place
+from orchestrator.trial import TrialSpec
+
+if TYPE_CHECKING:
+    from orchestrator.home import Home
+    from orchestrator.tracking.lookup import FoundModel
+
+CHECKPOINT = "best.safetensors"
+"""As trainers.predict calls it; importing that takes seconds."""
+
+
+@dataclass(frozen=True)
+class MemberFiles:
+    """A trained model. name: its trial's key, or its path; size: (height, width) that it was shown every picture at."""
+
+    name: str
+    checkpoint: Path
+    weight: float = 1.0
+    size: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model or an ensemble; run_id: None for a checkpoint given by its path."""
+
+    name: str
+    members: tuple[MemberFiles, ...]
+    run_id: str | None = None
+
+
+def find_files(name: str, home: Home) -> ModelFiles:
+    """Find what ``name`` names and fetch what is not on this machine.
+
+    name: the path of a checkpoint or of the folder that holds it; a run's id, of a trial or an ensemble; a trial's key, or the
+    beginning of one; or a sweep, for the ensemble that ``best-ensemble`` chose last.
+
+    Raises:
+        PredictError: it is a file or folder without a checkpoint.
+        TrackingError: the records know nothing of that name, or the files are nowhere.
+    """
+    path = Path(name).expanduser()
+    checkpoint = path / CHECKPOINT if path.is_dir() else path
+    if checkpoint.is_file():
+        return ModelFiles(name=str(path), members=(MemberFiles(str(path), checkpoint, size=_size_beside(checkpoint)),))
+    if len(path.parts) > 1 or path.suffix == ".safetensors":
+        beside = path if path.is_dir() else path.parent
+        found = ", ".join(sorted(entry.name for entry in beside.iterdir())[:8]) if beside.is_dir() else ""
+        raise PredictError(f"{checkpoint}: not found; {beside} holds {found or 'nothing'}. A trial's folder holds {CHECKPOINT}.")
+    from orchestrator.tracking.lookup import find_model  # imports mlflow, which takes seconds
+
+    return _fetch(find_model(Place.of(home), name), home)
+
+
+def _fetch(model: FoundModel, home: Home) -> ModelFiles:
+    from orchestrator.tracking.runs import RunReader
+
+    reader = RunReader(Place.of(home))
+    rows = reader.find_finished(model.weights)
+    missing = [key for key in model.weights if key not in rows]
+    if missing:
+        raise PredictError(
+            f"{model.name}: its members {', '.join(missing)} are COMPLETE nowhere. Run the sweep again to train them anew."
+        )
+    cache = home.cache / "files"
+    members = tuple(
+        MemberFiles(
+            name=key,
+            checkpoint=reader.fetch(rows[key], CHECKPOINT, cache),
+            weight=weight,
+            size=_read_size(reader.fetch(rows[key], "trial.json", cache)),
+        )
+        for key, weight in model.weights.items()
+    )
+    return ModelFiles(model.name, members, run_id=model.run_id)
+
+
+def _size_beside(checkpoint: Path) -> tuple[int, int] | None:
+    """What the trial's configuration says; a checkpoint that was taken out of its folder sees pictures as they are."""
+    beside = checkpoint.with_name("trial.json")
+    return _read_size(beside) if beside.exists() else None
+
+
+def _read_size(path: Path) -> tuple[int, int] | None:
+    try:
+        data = TrialSpec.model_validate_json(path.read_bytes()).data
+    except ValidationError as error:
+        raise PredictError(f"{path}: cannot be read by this version: {error}") from error
+    return data.size if data.fit == "resize" else None  # padding keeps the scale, and networks take any size

@@ -1,0 +1,225 @@
+"""Trials of one configuration, or runs of one ensemble -> a line of the report, over all seeds."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.leaderboard import Entry
+from orchestrator.report.describe import Description, describe_training
+from orchestrator.stats import compute_miou, find_bounds, resample_mean
+from orchestrator.tracking.series import legalize
+from orchestrator.trial import TrialState
+from trainers.config import TrainConfig
+
+IOU = "val/iou/"
+"""What the metrics of single classes begin with."""
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Of an ensemble over its best member; mean over seeds. ci95: of the paired difference, over images."""
+
+    value: float
+    ci95: tuple[float, float] | None
+    best_member: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the report. Figures are means over its trials' seeds; folds of one seed count as one trial.
+
+    row: its id in the sweep file. members: rows of an ensemble. ci95: over images. spread: standard deviation over seeds.
+    reported: published elsewhere. failures: name and reason of what was not trained or not evaluated.
+    """
+
+    name: str
+    row: str | None = None
+    members: tuple[str, ...] = ()
+    what: Description = field(default_factory=Description)
+    seeds: tuple[int, ...] = ()
+    miou: float | None = None
+    ci95: tuple[float, float] | None = None
+    spread: float | None = None
+    class_iou: Mapping[str, float] = field(default_factory=dict)
+    reported: float | None = None
+    gain: Gain | None = None
+    failures: tuple[tuple[str, str], ...] = ()
+    rank: int | None = None
+    """Among single configurations scored on the same images; None for ensembles and where nothing was scored."""
+    is_tied: bool = False
+    """These images do not tell it from the best."""
+    is_comparable: bool = True
+    """Scored on the images that most lines were scored on."""
+    scored: frozenset[str] = frozenset()
+    best_trial: Entry | None = None
+    replicates: NDArray[np.float64] | None = None
+
+    @property
+    def is_ensemble(self) -> bool:
+        return bool(self.members)
+
+    @property
+    def title(self) -> str:
+        """What to call it: its label, or else what it is."""
+        return self.name or str(self.what) or "+".join(self.members) or f"row {self.row}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "row": self.row,
+            "name": self.title,
+            "kind": "ensemble" if self.is_ensemble else "trial",
+            "architecture": self.what.arch,
+            "encoder": self.what.encoder,
+            "augmentation": self.what.augmentation,
+            "training": self.what.training,
+            "members": list(self.members),
+            "seeds": list(self.seeds),
+            "rank": self.rank,
+            "tied_with_best": self.is_tied,
+            "comparable": self.is_comparable,
+            "miou": self.miou,
+            "ci95": _as_list(self.ci95),
+            "spread": self.spread,
+            "class_iou": dict(self.class_iou),
+            "reported": self.reported,
+            "gain_over_best_member": self.gain.value if self.gain else None,
+            "gain_ci95": _as_list(self.gain.ci95) if self.gain else None,
+            "best_member": self.gain.best_member if self.gain else None,
+            "failures": [{"name": name, "reason": reason} for name, reason in self.failures],
+        }
+
+
+@dataclass(frozen=True)
+class EnsembleEntry:
+    """An ensemble's run as it comes to the report; ``entry.row`` is its own row. members: rows."""
+
+    entry: Entry
+    members: tuple[str, ...]
+    best_member: str | None
+    """Key."""
+
+
+def make_line(group: Sequence[Entry], class_names: Sequence[str]) -> Line:
+    """The line of one configuration's trials."""
+    done = [e for e in group if _is_done(e)]
+    first = group[0]
+    line = Line(
+        name=_strip_seed(first),
+        row=first.row,
+        what=_describe(group),
+        reported=first.reported,
+        failures=_find_failures(group),
+    )
+    return _with_figures(line, done, class_names) if done else line
+
+
+def _is_done(entry: Entry) -> bool:
+    return entry.state in (TrialState.COMPLETE, TrialState.CACHED) and bool(np.isfinite(entry.miou))
+
+
+def _find_failures(group: Sequence[Entry]) -> tuple[tuple[str, str], ...]:
+    return tuple((entry.name, entry.reason or f"is {entry.state}") for entry in group if not _is_done(entry))
+
+
+def _with_figures(line: Line, done: Sequence[Entry], class_names: Sequence[str]) -> Line:
+    by_seed: dict[int, list[Entry]] = defaultdict(list)
+    for entry in done:
+        by_seed[entry.seed or 0].append(entry)
+    joined = [_join(entries) for entries in by_seed.values()]
+    ignored = done[0].ignore_classes
+    figures = [
+        fmean(e.miou for e in entries) if confusions is None else compute_miou(confusions, ignored)
+        for confusions, entries in zip(joined, by_seed.values(), strict=True)
+    ]
+    replicates = _resample(joined, ignored)
+    return replace(
+        line,
+        seeds=tuple(sorted(by_seed)),
+        miou=fmean(figures),
+        ci95=None if replicates is None else find_bounds(replicates),
+        spread=stdev(figures) if len(figures) > 1 else None,
+        class_iou=_mean_class_iou(done, class_names),
+        scored=frozenset(e.scored_fingerprint or "" for e in done),
+        best_trial=max(done, key=lambda e: e.miou),
+        replicates=replicates,
+    )
+
+
+def _join(folds: Sequence[Entry]) -> NDArray[np.integer] | None:
+    """One trial's matrices, or those of all folds of a seed: (V, C, C); None where some were not kept."""
+    kept = [entry.confusions for entry in sorted(folds, key=lambda e: e.name) if entry.confusions is not None]
+    return np.concatenate(kept) if len(kept) == len(folds) else None
+
+
+def _resample(joined: Sequence[NDArray[np.integer] | None], ignored: tuple[int, ...]) -> NDArray[np.float64] | None:
+    """Paired replicates of the mean over seeds; None where the seeds were not all scored on as many images."""
+    kept = [confusions for confusions in joined if confusions is not None]
+    if len(kept) < len(joined) or len({confusions.shape for confusions in kept}) != 1:
+        return None
+    return resample_mean(kept, ignored)
+
+
+def _mean_class_iou(done: Sequence[Entry], class_names: Sequence[str]) -> dict[str, float]:
+    """MLflow spells names its own way, so that of a class is looked for under its spelling there."""
+    spelled = legalize(f"{IOU}{name}" for name in class_names)
+    found = {
+        name: [e.metrics[key] for e in done if np.isfinite(e.metrics.get(key, np.nan))]
+        for name, key in zip(class_names, spelled, strict=True)
+    }
+    return {name: fmean(values) for name, values in found.items() if values}
+
+
+def make_ensemble_line(group: Sequence[EnsembleEntry], by_key: Mapping[str, Entry], class_names: Sequence[str]) -> Line:
+    """The line of one ensemble, evaluated once or once for each seed. by_key: the sweep's trials, its members among them."""
+    first = group[0]
+    done = [e for e in group if _is_done(e.entry)]
+    line = Line(
+        name=_strip_seed(first.entry),
+        row=first.entry.row,
+        members=first.members,
+        reported=first.entry.reported,
+        failures=_find_failures([e.entry for e in group]),
+    )
+    if not done:
+        return line
+    line = _with_figures(line, [e.entry for e in done], class_names)
+    return replace(line, gain=_find_gain(done, by_key), best_trial=None)
+
+
+def _find_gain(done: Sequence[EnsembleEntry], by_key: Mapping[str, Entry]) -> Gain | None:
+    """The mean over seeds of an ensemble's mIoU above that of its best member alone."""
+    bests = [by_key.get(e.best_member or "") for e in done]
+    pairs = [(e.entry, best) for e, best in zip(done, bests, strict=True) if best is not None]
+    if len(pairs) < len(done):
+        return None
+    value = fmean(entry.miou - best.miou for entry, best in pairs)
+    names = ", ".join(dict.fromkeys(_strip_seed(best) for _, best in pairs))
+    ignored = done[0].entry.ignore_classes
+    mean, alone = (_resample([pair[i].confusions for pair in pairs], ignored) for i in (0, 1))
+    return Gain(value, None if mean is None or alone is None else find_bounds(mean - alone), names)
+
+
+def _describe(group: Sequence[Entry]) -> Description:
+    """Of the first trial that knows its whole configuration; a run on another machine may have only started."""
+    train = next((entry.config["train"] for entry in group if "train" in entry.config), None)
+    return Description() if train is None else describe_training(TrainConfig.model_validate(train))
+
+
+def _strip_seed(entry: Entry) -> str:
+    """The name without its id, seed and fold, which have columns of their own."""
+    name = re.sub(r"( seed \d+)?( fold \d+/\d+)?$", "", entry.name)
+    if entry.row is None:
+        return name
+    return "" if name == f"row {entry.row}" else name.removeprefix(f"{entry.row}: ")
+
+
+def _as_list(pair: tuple[float, float] | None) -> list[float] | None:
+    return None if pair is None or not np.isfinite(pair).all() else list(pair)

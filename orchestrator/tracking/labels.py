@@ -1,0 +1,51 @@
+"""What a sweep says about its runs beyond what their trials say themselves: names, rows of its table, fixed ensembles.
+
+Imports no mlflow: the dispatcher's side makes these, the mirror's thread writes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROW, REPORTED, FORMER_ROW = "row", "reported", "former_row"
+"""Tags: the row of the sweep's table, the figure published for it, and the row of an earlier form of the sweep file."""
+
+
+@dataclass(frozen=True)
+class RunLabel:
+    """How one sweep calls a trial, which other sweeps may share and call otherwise. row: its id in the sweep's table."""
+
+    name: str
+    row: str | None = None
+    reported: float | None = None
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The tags that are the sweep's own."""
+        return make_row_tags(self.row, self.reported)
+
+
+def make_row_tags(row: str | None, reported: float | None) -> dict[str, str]:
+    """``row`` and ``reported`` as far as there are any."""
+    values = {ROW: row, REPORTED: None if reported is None else f"{reported:g}"}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class EnsembleRecord:
+    """What is recorded of an ensemble; two with the same document are one run of their sweep.
+
+    members: key -> weight. document: what ``ensemble.json`` will say. tags: further ones. files: uploaded under their own names.
+    reason: why it has no figures; None where it has.
+    """
+
+    name: str
+    members: Mapping[str, float]
+    metrics: Mapping[str, float]
+    document: Mapping[str, Any]
+    tags: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
+    reason: str | None = None

@@ -1,0 +1,110 @@
+"""The report out of a real MLflow, wherever its files lie, and what the command refuses."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from orchestrator.errors import SpecError, TrackingError
+from orchestrator.home import Home
+from orchestrator.pictures import make_palette, write_png
+from orchestrator.report.command import make_report
+from orchestrator.report.loading import load_picture, load_table
+from orchestrator.tracking.labels import EnsembleRecord, RunLabel
+from orchestrator.tracking.place import Place
+from orchestrator.tracking.recording import Recorder
+from orchestrator.tracking.runs import RunReader
+from orchestrator.trial import Attempt, TrialFolder, TrialResult, TrialSpec, TrialState
+from trainers.config import DataConfig, TrainConfig
+
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1
+
+METRICS = {"val/miou": 0.5, "val/iou/soil": 0.6, "val/iou/rock (big)": 0.4}
+MATRICES = np.full((4, 3, 3), 5, np.int32)
+
+
+def write_confusions(path: Path) -> Path:
+    """Matrices of three classes, the first ignored."""
+    np.savez(path, confusions=MATRICES, ignore_classes=np.array([0]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """Where one trial, row 1 of sweep s, and an ensemble of it were recorded, and the trial's folder is gone."""
+    home = Home(tmp_path_factory.mktemp("home"))
+    folder = TrialFolder(home.trial_folder("k1"))
+    folder.create(
+        TrialSpec(
+            key="k1", configuration="c1", name="row 1", train=TrainConfig(), data=DataConfig(), seed=0, source_fingerprint="f"
+        )
+    )
+    folder.write_attempt(Attempt(number=1, data_folder="/nowhere"))
+    write_confusions(folder.confusions)
+    write_png(folder.samples, np.zeros((4, 4, 3), np.uint8))
+    folder.write_result(
+        TrialResult(
+            key="k1", state=TrialState.COMPLETE, metrics=METRICS, scored_fingerprint="s", attempt=1, started_s=1.0, ended_s=2.0
+        )
+    )
+    recorder = Recorder(Place.of(home))
+    recorder.send("s", folder, ended=True, label=RunLabel("1: small", "1", 0.25))
+    tags = {"row": "2", "rows": "1", "best_member": "k1", "scored_fingerprint": "s"}
+    matrices = write_confusions(home.root / "confusions.npz")
+    recorder.log_table("s", [EnsembleRecord("2: alone", {"k1": 1.0}, METRICS, {"members": ["k1"]}, tags, (matrices,))])
+    shutil.rmtree(folder.path)
+    return home
+
+
+@pytest.fixture(scope="module")
+def reader(home: Home) -> RunReader:
+    """Of that home."""
+    return RunReader(Place.of(home))
+
+
+def test_the_table_is_read_from_the_server(home: Home, reader: RunReader) -> None:
+    """Classes in the order of their ids and under their own names, rows under their labels."""
+    table = load_table(reader, "s", cache=home.cache)
+    assert table.class_names == ("soil", "rock (big)")
+    single, ensemble = table.lines
+    assert (single.row, single.name, single.reported, dict(single.class_iou)) == (
+        "1",
+        "small",
+        0.25,
+        {"soil": 0.6, "rock (big)": 0.4},
+    )
+    assert (ensemble.row, ensemble.members, ensemble.gain.value if ensemble.gain else None) == ("2", ("1",), 0.0)
+
+
+def test_the_picture_has_a_legend(home: Home, reader: RunReader) -> None:
+    """In the colours that the worker drew the classes in."""
+    picture = load_picture(reader, load_table(reader, "s", cache=home.cache), cache=home.cache)
+    assert picture is not None
+    assert picture.png.startswith(b"\x89PNG")
+    palette = make_palette(3)
+    assert picture.legend == tuple((name, "#" + bytes(palette[c]).hex()) for name, c in (("soil", 1), ("rock (big)", 2)))
+
+
+def test_the_latest_sweep_is_reported_by_default(home: Home, reader: RunReader, tmp_path: Path) -> None:
+    """And written as a whole, over an older page too."""
+    (tmp_path / "page.html").write_text("old")
+    report = make_report(reader, None, out=tmp_path / "page.html", cache=home.cache)
+    assert report.table.sweep == "s"
+    assert (tmp_path / "page.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+@pytest.mark.parametrize(("out", "told"), [("table.pdf", r"ends in \.html"), ("nowhere/table.html", "cannot be written")])
+def test_a_page_that_cannot_be_written_is_told(home: Home, reader: RunReader, tmp_path: Path, out: str, told: str) -> None:
+    """With what is allowed."""
+    with pytest.raises(SpecError, match=told):
+        make_report(reader, "s", out=tmp_path / out, cache=home.cache)
+
+
+def test_an_unknown_sweep_is_told(home: Home, reader: RunReader) -> None:
+    """With the known ones."""
+    with pytest.raises(TrackingError, match=r"no sweep t\. Known: s"):
+        make_report(reader, "t", out=None, cache=home.cache)

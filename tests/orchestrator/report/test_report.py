@@ -1,0 +1,223 @@
+"""The report: a line a configuration, rows in their order, ensembles in their place, failures told; as text, JSON and a page."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from orchestrator.leaderboard import Entry
+from orchestrator.report.describe import describe_training
+from orchestrator.report.lines import EnsembleEntry
+from orchestrator.report.loading import Picture
+from orchestrator.report.page import write_page
+from orchestrator.report.table import ReportTable, make_table
+from orchestrator.report.text import draw_table
+from orchestrator.stats import compute_miou
+from trainers.config import TrainConfig
+
+NAMES = ("sand", "rock <big>")
+
+
+def make_entry(
+    key: str, accuracy: float, *, seed: int = 0, row: str | None = None, name: str | None = None,
+    configuration: str | None = None, reported: float | None = None, fingerprint: str = "fp", state: str = "COMPLETE",
+    reason: str | None = None,
+) -> Entry:  # fmt: skip
+    """A trial of three classes, the first ignored, about ``accuracy`` of the pixels right on each of 30 images."""
+    random = np.random.default_rng(seed)
+    shares = [[accuracy if t == p else (1 - accuracy) / 2 for p in range(3)] for t in range(3)]
+    matrices = np.stack([[random.multinomial(200 * (t > 0), shares[t]) for t in range(3)] for _ in range(30)])
+    is_done = state == "COMPLETE"
+    return Entry(
+        key=key, name=name or f"trial {key} seed {seed}", configuration=configuration or key, state=state, run_id=f"run-{key}",
+        attempts=1, config={"train": TrainConfig().model_dump(mode="json")}, scored_fingerprint=fingerprint, seed=seed, row=row,
+        metrics={"val/iou/sand": accuracy, "val/iou/rock _big_": accuracy / 2} if is_done else {}, reported=reported,
+        confusions=matrices if is_done else None, ignore_classes=(0,), reason=reason,
+    )  # fmt: skip
+
+
+def make_ensemble(row: str, members: Sequence[str], accuracy: float, *, best_member: str, seed: int = 0) -> EnsembleEntry:
+    """An evaluated ensemble of rows."""
+    entry = make_entry(f"ensemble-{row}-{seed}", accuracy, seed=seed, row=row, name=f"{row}: {'+'.join(members)} seed {seed}")
+    return EnsembleEntry(entry, tuple(members), best_member)
+
+
+def show(table: ReportTable, *, width: int = 80) -> str:
+    """What a person sees."""
+    console = Console(width=width)
+    with console.capture() as captured:
+        console.print(draw_table(table))
+    return captured.get()
+
+
+def test_seeds_of_a_configuration_are_one_line() -> None:
+    """Their mean, their standard deviation, and an interval around the mean."""
+    entries = [make_entry("a", 0.6, configuration="x"), make_entry("b", 0.8, seed=1, configuration="x")]
+    (line,) = make_table("s", entries, class_names=NAMES).lines
+    figures = [compute_miou(e.confusions, (0,)) for e in entries if e.confusions is not None]
+    assert (line.seeds, line.miou, line.spread) == ((0, 1), np.mean(figures), np.std(figures, ddof=1))
+    assert line.ci95 is not None
+    assert line.ci95[0] < np.mean(figures) < line.ci95[1]
+    assert line.class_iou == {"sand": pytest.approx(0.7), "rock <big>": pytest.approx(0.35)}
+
+
+def test_folds_of_a_seed_are_one_result() -> None:
+    """Scored on the images of all folds together, so that there is no spread."""
+    folds = [
+        make_entry("a", 0.6, configuration="x", name="t fold 1/2", fingerprint="f1"),
+        make_entry("b", 0.8, configuration="x", name="t fold 2/2", fingerprint="f2"),
+    ]
+    (line,) = make_table("s", folds, class_names=NAMES).lines
+    joined = np.concatenate([entry.confusions for entry in folds if entry.confusions is not None])
+    assert (line.name, line.miou, line.spread, line.rank) == ("t", compute_miou(joined, (0,)), None, 1)
+
+
+def test_without_rows_the_best_comes_first() -> None:
+    """As on the leaderboard, with ties."""
+    table = make_table("s", [make_entry("a", 0.5), make_entry("b", 0.9), make_entry("c", 0.9)], class_names=NAMES)
+    assert [(line.name, line.rank, line.is_tied) for line in table.lines] == [
+        ("trial b", 1, True), ("trial c", 2, True), ("trial a", 3, False),
+    ]  # fmt: skip
+
+
+def test_rows_stand_in_the_order_of_their_ids() -> None:
+    """Numbers as numbers; ensembles between them, with the gain over their best member."""
+    entries = [
+        make_entry("a", 0.7, row="10", name="10: ten"),
+        make_entry("b", 0.6, row="2", name="2: two", reported=0.5),
+        make_entry("c", 0.6, row="2b", name="row 2b"),
+    ]
+    table = make_table("s", entries, [make_ensemble("5", ["2", "10"], 0.8, best_member="a")], class_names=NAMES)
+    assert [line.row for line in table.lines] == ["2", "2b", "5", "10"]
+    ensemble = table.lines[2]
+    assert ensemble.is_ensemble
+    assert (ensemble.rank, ensemble.gain.best_member if ensemble.gain else None) == (None, "ten")
+    assert ensemble.gain is not None
+    assert ensemble.gain.ci95 is not None
+    assert 0 < ensemble.gain.ci95[0] < ensemble.gain.value < ensemble.gain.ci95[1]
+    shown = show(table)
+    assert re.search(r"2\s+3=?\s+two\s+\.\d{3}\s+\.\d{3} to \.\d{3}\s+\.500", shown)
+    assert re.search(r"5\s+2\+10, ensemble", shown)
+    assert "gain +" in shown
+
+
+def test_seeds_of_an_ensemble_are_one_line() -> None:
+    """Its gain is the mean over seeds, each over that seed's best member."""
+    entries = [make_entry("a", 0.7, row="1", configuration="x"), make_entry("b", 0.6, seed=1, row="1", configuration="x")]
+    ensembles = [make_ensemble("2", ["1"], 0.8, best_member=key, seed=seed) for seed, key in enumerate(("a", "b"))]
+    line = make_table("s", entries, ensembles, class_names=NAMES).lines[1]
+    expected = np.mean([e.entry.miou - entry.miou for e, entry in zip(ensembles, entries, strict=True)])
+    assert (line.seeds, line.gain.value if line.gain else None) == ((0, 1), pytest.approx(expected))
+
+
+def test_trials_of_earlier_forms_of_a_table_are_left_out() -> None:
+    """A trial without a row, where others have one, is counted and not shown."""
+    table = make_table("s", [make_entry("a", 0.7, row="1"), make_entry("old", 0.9)], class_names=NAMES)
+    assert [line.row for line in table.lines] == ["1"]
+    assert "Left out: 1 trials of earlier forms" in show(table)
+
+
+def test_what_was_scored_on_other_images_is_marked() -> None:
+    """It has no rank, and the reader is warned."""
+    entries = [make_entry("a", 0.6), make_entry("b", 0.7), make_entry("c", 0.9, fingerprint="other")]
+    table = make_table("s", entries, class_names=NAMES)
+    assert [(line.name, line.rank, line.is_comparable) for line in table.lines] == [
+        ("trial c", None, False), ("trial b", 1, True), ("trial a", 2, True),
+    ]  # fmt: skip
+    assert "not to be compared" in show(table)
+
+
+def test_failed_trials_are_lines_with_their_reason() -> None:
+    """A sweep that failed in part is a report in full."""
+    failed = make_entry("a", 0, row="1", state="FAILED", reason="RuntimeError: [broken] <on> purpose")
+    table = make_table("s", [failed, make_entry("b", 0.7, row="2")], class_names=NAMES)
+    assert (table.lines[0].row, table.lines[0].miou) == ("1", None)
+    assert "[broken] <on> purpose" in show(table)
+    assert "[broken] &lt;on&gt; purpose" in write_page(table, None)
+    assert table.to_json()["lines"][0]["failures"] == [{"name": failed.name, "reason": failed.reason}]
+
+
+def test_a_sweep_of_failures_and_an_empty_one_are_reports() -> None:
+    """Nothing to rank is no error."""
+    for entries in ([make_entry("a", 0, state="FAILED", reason="no")], []):
+        table = make_table("s", entries, class_names=())
+        assert write_page(table, None).startswith("<!DOCTYPE html>")
+        json.dumps(table.to_json(), allow_nan=False)
+        assert show(table)
+
+
+def test_json_is_strict_and_complete() -> None:
+    """Documented fields, without NaN, also where a class was never scored."""
+    table = make_table("s", [make_entry("a", 0.6, row="1", reported=0.5)], class_names=(*NAMES, "never"))
+    document = json.loads(json.dumps(table.to_json(), allow_nan=False))
+    (line,) = document["lines"]
+    assert (document["sweep"], line["row"], line["reported"], line["kind"]) == ("s", "1", 0.5, "trial")
+    assert set(line["class_iou"]) == set(NAMES)
+    assert (line["architecture"], line["encoder"]) == ("Unet", "mobilenet_v2")
+
+
+class Outline(HTMLParser):
+    """Tags with their attributes, and whether all that was opened was closed in order."""
+
+    VOID = ("meta", "img")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_needs_nothing_beside_it() -> None:
+    """Whole HTML without scripts, links or addresses; pictures are inside."""
+    entries = [make_entry("a", 0.7, row="1", reported=0.5), make_entry("b", 0.6, row="2")]
+    table = make_table("<s>", entries, [make_ensemble("3", ["1", "2"], 0.8, best_member="a")], class_names=NAMES)
+    page = write_page(table, Picture(b"\x89PNG", (("sand", "#00ff00"), ("rock <big>", "#0000ff"))))
+    outline = Outline(page)
+    assert outline.open == []
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in outline.tags}
+    assert "http" not in page
+    assert "url(" not in page
+    sources = [attributes.get("src") for tag, attributes in outline.tags if tag == "img"]
+    assert sources == ["data:image/png;base64,iVBORw=="]
+    assert "<s>" not in page.replace("&lt;s&gt;", "")
+    assert sum(tag == "circle" for tag, _ in outline.tags) == len(table.lines)
+    assert sum(attributes.get("class") == "reported" for tag, attributes in outline.tags if tag == "path") == 1
+
+
+@pytest.mark.parametrize(
+    ("train", "columns"),
+    [
+        ({"loss": {"name": "focal", "gamma": 2, "ignore_classes": []}}, ("Unet", "", "focal(2), every class, adamw 0.002")),
+        (
+            {"arch": "my.nets:Tiny", "augmentation": "mixed", "input_size": [32, 64]},
+            ("Tiny", "mixed + at 32x64", "focal(2), adamw 0.002"),
+        ),
+        (
+            {"sampling": {"repeat": [{"classes": [4]}, {"classes": "all", "factor": 3}]}, "ema": {}, "test_time_flips": "both"},
+            ("Unet", "class 4 x2 + all x3", "focal(2), adamw 0.002, ema 0.999, test-time flips both"),
+        ),
+        (
+            {"loss": {"name": "sum", "terms": [{"loss": {"name": "dice"}, "weight": 0.5}, {"loss": {"name": "boundary"}}]}},
+            ("Unet", "", "0.5 dice + boundary, adamw 0.002"),
+        ),
+    ],
+)  # fmt: skip
+def test_a_training_is_described_in_a_few_words(train: dict[str, object], columns: tuple[str, str, str]) -> None:
+    """What differs from the defaults, in the words of the sweep file."""
+    what = describe_training(TrainConfig.model_validate(train))
+    assert (what.arch, what.augmentation, what.training) == columns

@@ -1,0 +1,117 @@
+"""What a sweep calls its runs: its own names and rows, whoever trained them; and its ensembles, of which the last is current."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from orchestrator.tracking.labels import EnsembleRecord, RunLabel
+from orchestrator.tracking.mirror import MlflowTracker
+from orchestrator.tracking.place import Place
+from orchestrator.tracking.runs import RunReader
+from orchestrator.trial import TrialFolder
+
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1
+
+
+def runs_of(place: Place, sweep: str) -> list[Run]:
+    """What a sweep has on the server."""
+    client = MlflowClient(tracking_uri=place.uri)
+    return list(client.search_runs([client.get_experiment_by_name(sweep).experiment_id]))
+
+
+def run_sweep(place: Place, sweep: str, folder: TrialFolder, labels: dict[str, RunLabel]) -> None:
+    """What a sweep that finds the trial done tells MLflow."""
+    tracker = MlflowTracker(place)
+    tracker.label(sweep, labels)
+    tracker.reconcile(sweep, ())
+    tracker.mirror(sweep, folder, True)
+    assert tracker.close(60) == []
+
+
+def rows_of(place: Place, sweep: str = "s") -> dict[str, dict[str, str]]:
+    """Key -> the tags that make a table of runs."""
+    wanted = ("row", "reported", "former_row")
+    return {
+        run.data.tags["key"]: {name: value for name, value in run.data.tags.items() if name in wanted}
+        for run in runs_of(place, sweep)
+    }
+
+
+def test_each_sweep_calls_a_shared_trial_its_own_way(place: Place, worker) -> None:
+    """Name, row and published figure are the sweep's, also of a run that refers to another sweep's."""
+    folder, _ = worker.train()
+    run_sweep(place, "s", folder, {"k1": RunLabel("17: Unet", "17", 0.644)})
+    run_sweep(place, "other", folder, {"k1": RunLabel("the baseline")})
+    (first,), (second,) = runs_of(place, "s"), runs_of(place, "other")
+    assert (first.info.run_name, second.info.run_name) == ("17: Unet", "the baseline")
+    assert (first.data.tags["row"], first.data.tags["reported"]) == ("17", "0.644")
+    assert second.data.tags["cached_from"] == first.info.run_id
+    assert rows_of(place, "other") == {"k1": {}}
+
+
+def test_a_changed_file_renames_the_runs_there_are(place: Place, worker) -> None:
+    """Without training anything; a published figure that was taken out is taken out there too."""
+    folder, _ = worker.train()
+    run_sweep(place, "s", folder, {"k1": RunLabel("1: one", "1", 0.5)})
+    run_sweep(place, "s", folder, {"k1": RunLabel("2: two", "2")})
+    (run,) = runs_of(place, "s")
+    assert run.info.run_name == "2: two"
+    assert rows_of(place) == {"k1": {"row": "2"}}
+
+
+def test_a_run_that_is_planned_no_more_loses_its_row(place: Place, worker) -> None:
+    """And gets it back with the plan: two forms of one table never stand in one."""
+    short, _ = worker.train("short")
+    long, _ = worker.train("long")
+    run_sweep(place, "s", short, {"short": RunLabel("row 1", "1", 0.5)})
+    run_sweep(place, "s", long, {"long": RunLabel("row 1", "1", 0.5)})
+    assert rows_of(place)["short"] == {"former_row": "1", "reported": "0.5"}
+    run_sweep(place, "s", short, {"short": RunLabel("row 1", "1", 0.5)})
+    assert rows_of(place)["short"] == {"row": "1", "reported": "0.5"}
+    assert "row" not in rows_of(place)["long"]
+
+
+def record(row: str, members: str, *, reason: str | None = None, files: tuple[Path, ...] = ()) -> EnsembleRecord:
+    """An ensemble of the trials whose keys are the letters of ``members``."""
+    metrics = {} if reason else {"val/miou": 0.6, "val/iou/rock (big)": 0.2}
+    document = {"row": row, "members": list(members), "reason": reason}
+    weights = dict.fromkeys(members, 1 / len(members))
+    return EnsembleRecord(f"row {row}", weights, metrics, document, {"row": row}, files, reason)
+
+
+def log(place: Place, *records: EnsembleRecord) -> list[str | None]:
+    """Log a table's ensembles as a sweep does; the runs' ids."""
+    tracker = MlflowTracker(place)
+    tracker.log_table("s", records)
+    assert tracker.close(60) == []
+    return [tracker.run_id("s", record.name) for record in records]
+
+
+def test_an_ensemble_is_logged_once(place: Place, tmp_path: Path) -> None:
+    """With its figures, its members' weights and its files."""
+    (tmp_path / "confusions.npz").write_bytes(b"matrices")
+    ids = log(place, record("5", "ab", files=(tmp_path / "confusions.npz",)))
+    assert log(place, record("5", "ab")) == ids
+    (run,) = runs_of(place, "s")
+    assert (run.info.run_id, run.info.status, run.data.tags["members"]) == (ids[0], "FINISHED", "a,b")
+    assert run.data.params.items() >= {"num_members": "2", "weight.a": "0.5"}.items()
+    assert run.data.metrics == {"val/miou": 0.6, "val/iou/rock _big_": 0.2}
+    files = {file.path for file in MlflowClient(tracking_uri=place.uri).list_artifacts(str(ids[0]))}
+    assert files == {"ensemble.json", "confusions.npz"}
+
+
+def test_only_the_last_ensemble_of_a_row_is_current(place: Place) -> None:
+    """Be it of other members, or one that could not be evaluated; and one that comes back is current again."""
+    first, kept = log(place, record("5", "ab"), record("7", "ac"))
+    (second, _) = log(place, record("5", "cd"), record("7", "ac"))
+    reader = RunReader(place)
+    assert [run.run_id for run in reader.list_table_ensembles("s")] == [kept, second]
+    failed, _ = log(place, record("5", "cd", reason="row 4 is FAILED"), record("7", "ac"))
+    states = {run.run_id: (run.state, run.tags.get("reason")) for run in reader.list_table_ensembles("s")}
+    assert states == {kept: ("COMPLETE", None), failed: ("FAILED", "row 4 is FAILED")}
+    log(place, record("5", "ab"))
+    assert [run.run_id for run in reader.list_table_ensembles("s")] == [first]

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from orchestrator.launchers.base import Job, JobExit
-from orchestrator.ledger import Ledger
-from orchestrator.parts import Monitor, Tracker
+from orchestrator.exits import Circumstances
+from orchestrator.heartbeat import Silence
+from orchestrator.launchers.base import Job, JobExit, Launcher
+from orchestrator.oom_kills import OomKills
+from orchestrator.parts import Shared
 from orchestrator.trial import TrialFolder, TrialSpec
 
 WATCH_S = 0.5
@@ -15,6 +17,9 @@ WATCH_S = 0.5
 
 MIRROR_S = 5.0
 """Between two mirrorings of a running attempt."""
+
+LAUNCH_TRIES = 3
+"""Launches that fail in a row, with slots free, before the sweep ends."""
 
 
 @dataclass
@@ -25,10 +30,13 @@ class Running:
     attempt: int
     folder: TrialFolder
     job: Job
+    silence: Silence
     offset: int = 0
     """How far its progress has been read, in bytes."""
     is_lost: bool = False
     """Somebody else owns the trial now: nothing may be written about it any more."""
+    hung_s: float | None = None
+    """How long it had been silent when it was killed for it."""
 
 
 class Timer:
@@ -48,33 +56,53 @@ class Timer:
 
 
 class Attempts:
-    """The attempts that one dispatcher has running. ``stop`` may be called from a signal handler, the rest is one thread's."""
+    """Starts the attempts of one dispatcher and looks after them. ``stop`` may be called from a signal handler, the rest is one
+    thread's.
 
-    def __init__(
-        self,
-        *,
-        sweep: str,
-        owner: str,
-        ledger: Ledger,
-        tracker: Tracker,
-        monitor: Monitor,
-        clock: Callable[[], float],
-    ) -> None:
-        self._sweep = sweep
-        self._owner = owner
-        self._ledger = ledger
-        self._tracker = tracker
-        self._monitor = monitor
+    silence_s: an attempt that gives no sign of life for longer is killed.
+    """
+
+    def __init__(self, shared: Shared, launcher: Launcher, *, silence_s: float, clock: Callable[[], float]) -> None:
+        self._sweep, self._owner, self._ledger = shared.sweep, shared.owner, shared.ledger
+        self._tracker, self._monitor, self._disk = shared.tracker, shared.monitor, shared.disk
+        self._launcher = launcher
+        self._silence_s = silence_s
+        self._clock = clock
+        self._oom_kills = OomKills(clock)
         self._running: dict[str, Running] = {}
-        self._renewal = Timer(ledger.lease_s / 3, clock)
+        self._num_started = self._num_failed_launches = 0
+        self._is_stopping = self._is_forced = False
+        self._renewal = Timer(shared.ledger.lease_s / 3, clock)
         self._watch = Timer(WATCH_S, clock)
         self._mirror = Timer(MIRROR_S, clock)
 
     def __len__(self) -> int:
         return len(self._running)
 
-    def add(self, running: Running) -> None:
-        self._running[running.spec.key] = running
+    @property
+    def num_started(self) -> int:
+        """How many there have been so far."""
+        return self._num_started
+
+    def start(self, spec: TrialSpec, folder: TrialFolder, attempt: int) -> None:
+        """Launch an attempt at the trial in ``folder``, which is laid out for it.
+
+        Raises:
+            LaunchError: as Launcher.launch.
+        """
+        _, offset = folder.events()
+        job = self._launcher.launch(folder.path)
+        self._num_failed_launches = 0
+        self._num_started += 1
+        self._running[spec.key] = Running(spec, attempt, folder, job, Silence(folder.heartbeat, self._clock()), offset)
+        self._monitor.started(spec, attempt)
+        if self._is_stopping:  # requested while it was being launched
+            job.stop(force=self._is_forced)
+
+    def is_hopeless(self) -> bool:
+        """Whether launches keep failing, this one too, though slots are free; where none is, another sweep was just quicker."""
+        self._num_failed_launches += self._launcher.free_slots() > 0
+        return self._num_failed_launches >= LAUNCH_TRIES
 
     def reap(self) -> list[tuple[Running, JobExit]]:
         """Take out those that have ended, with the last of their progress reported."""
@@ -93,15 +121,32 @@ class Attempts:
                 self._running[key].is_lost = True
                 self._running[key].job.stop(force=True)
         if self._watch.is_due():
-            for running in self._running.values():
-                self._report(running)
+            self._listen()
         if self._mirror.is_due():
             for running in self._running.values():
+                self._disk.note(running.folder.path)
                 self._tracker.mirror(self._sweep, running.folder, ended=False)
 
     def stop(self, *, force: bool) -> None:
+        """Ask all to end, those too that are being launched just now; with ``force``, kill them."""
+        self._is_stopping, self._is_forced = True, self._is_forced or force
         for running in list(self._running.values()):
             running.job.stop(force=force)
+
+    def circumstances_of(self, running: Running, *, was_stopped: bool) -> Circumstances:
+        """What is known of the end of an attempt that has just ended."""
+        return Circumstances(was_stopped, running.hung_s, self._oom_kills.were_recent())
+
+    def _listen(self) -> None:
+        """Report progress, and kill whatever has made none for too long."""
+        self._oom_kills.look()
+        now_s = self._clock()
+        for running in self._running.values():
+            self._report(running)
+            silent_s = running.silence.listen(now_s)
+            if silent_s > self._silence_s and running.hung_s is None:
+                running.hung_s = silent_s
+                running.job.stop(force=True)
 
     def _report(self, running: Running) -> None:
         events, running.offset = running.folder.events(running.offset)

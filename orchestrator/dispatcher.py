@@ -5,19 +5,24 @@ from __future__ import annotations
 import bisect
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.attempts import Attempts, Running, Timer
+from orchestrator.books import Books
+from orchestrator.disk import DiskSpace, say_full
 from orchestrator.errors import DataError, LaunchError, TrialError
-from orchestrator.exits import RESULT_LOST, TAKEN_OVER, Ending, OthersResults, find_unentered, judge_exit, reclaim_orphans
+from orchestrator.exits import RESULT_LOST, TAKEN_OVER, Ending, OthersResults, judge_exit, reclaim_orphans
+from orchestrator.failures import describe, is_disk_full
 from orchestrator.home import Home
 from orchestrator.launchers.base import Launcher
+from orchestrator.layout import Layout
 from orchestrator.ledger import Ledger, LedgerRow
-from orchestrator.parts import Monitor, NoMonitor, Outcome, Outcomes, Search, Tracker, TrialOutcome
-from orchestrator.proposals import OBJECTIVE, Proposal, Proposals
-from orchestrator.trial import Attempt, TrialFolder, TrialResult, TrialSpec, TrialState
+from orchestrator.parts import Monitor, NoMonitor, Outcome, Search, Shared, Tracker, TrialOutcome
+from orchestrator.retries import Retries
+from orchestrator.spec.limits import LimitsSpec, RetrySpec
+from orchestrator.trial import TrialFolder, TrialResult, TrialSpec, TrialState
 from orchestrator.worker import is_worked_on
 
 if TYPE_CHECKING:
@@ -31,9 +36,6 @@ POLL_S = 0.02
 RECHECK_S = 2.0
 """Between two looks at trials that somebody else is working on."""
 
-LAUNCH_TRIES = 3
-"""Launches that fail in a row, with slots free, before the sweep ends."""
-
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED)
 
 
@@ -45,6 +47,7 @@ class Dispatcher:
     where that means to propose further configurations before a proposed one is finished.
     data_folder_of: where a trial's prepared data lies on this machine. find_result: the result of a trial that is complete and
     has none in its folder here, from wherever else it is kept; called in the dispatcher's thread, may raise TrackingError.
+    retry, limits: what the sweep file says, or its defaults.
     """
 
     def __init__(
@@ -62,6 +65,8 @@ class Dispatcher:
         round_of: Callable[[TrialSpec], int] = lambda _: 0,
         find_result: Callable[[TrialSpec], TrialResult | None] | None = None,
         monitor: Monitor | None = None,
+        retry: RetrySpec | None = None,
+        limits: LimitsSpec | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -73,21 +78,23 @@ class Dispatcher:
         self._home = home
         self._owner = owner
         self._trials_of = trials_of
-        self._data_folder_of = data_folder_of
         self._round_of = round_of
-        self._monitor = monitor or NoMonitor()
         self._clock = clock
         self._sleep = sleep
-        self._attempts = Attempts(sweep=sweep, owner=owner, ledger=ledger, tracker=tracker, monitor=self._monitor, clock=clock)
+        limits = limits or LimitsSpec()
+        self._disk = DiskSpace(home.trials, limits.free_disk_gb)
+        shared = Shared(sweep, owner, ledger, tracker, monitor or NoMonitor(), self._disk)
+        self._books = Books(shared, search, self._folder_of)
+        self._attempts = Attempts(shared, launcher, silence_s=limits.silence_s, clock=clock)
+        self._retries = Retries(retry or RetrySpec(), ledger)
+        self._layout = Layout(ledger, self._retries, data_folder_of, limits.silence_s)
         self._others = OthersResults(self._folder_of, find_result, clock)
-        self._outcomes = Outcomes()
-        self._proposals = Proposals()
         self._queue: deque[TrialSpec] = deque()
         self._elsewhere: dict[str, TrialSpec] = {}
         self._recheck = Timer(RECHECK_S, clock)
         self._may_propose = True
         self._num_stops = 0
-        self._num_failed_launches = 0
+        self._halted: str | None = None
 
     def request_stop(self) -> None:
         """First call: launch nothing more, let running epochs end. Second call: kill what runs."""
@@ -95,12 +102,23 @@ class Dispatcher:
         self._attempts.stop(force=self._num_stops > 1)
 
     def run(self) -> Outcome:
-        """Run until nothing is left to do or a stop was requested.
+        """Run until nothing is left to do, a stop was requested, or there is no room for more.
 
         Raises:
-            LaunchError: no worker can be started, and that repeatedly.
+            LaunchError: no worker can be started, and that repeatedly; or there was no room for a single one.
         """
         started_s = self._clock()
+        try:
+            self._work_off()
+        except Exception as error:
+            if not is_disk_full(error):
+                raise
+            raise LaunchError(say_full(self._home.root, describe(error))) from error
+        if self._halted and not self._attempts.num_started:
+            raise LaunchError(self._halted)
+        return Outcome(self._books.outcomes(), self._num_stops > 0, self._clock() - started_s, self._halted)
+
+    def _work_off(self) -> None:
         self._reclaim()
         self._search.reconcile()
         try:
@@ -113,17 +131,20 @@ class Dispatcher:
                     self._sleep(POLL_S)
         finally:
             self._abandon()
-        return Outcome(self._outcomes.in_order(), self._num_stops > 0, self._clock() - started_s)
+
+    @property
+    def _may_start(self) -> bool:
+        return self._num_stops == 0 and self._halted is None
 
     def _is_under_way(self) -> bool:
-        return len(self._attempts) > 0 or (self._num_stops == 0 and bool(self._queue or self._elsewhere or self._may_propose))
+        return len(self._attempts) > 0 or (self._may_start and bool(self._queue or self._elsewhere or self._may_propose))
 
     def _fill(self) -> bool:
         """Start trials while slots are free; True if anything was begun or settled."""
         has_news = False
-        while self._num_stops == 0 and (self._queue or self._may_propose) and self._launcher.free_slots() > 0:
+        while self._may_start and (self._queue or self._may_propose) and self._launcher.free_slots() > 0:
             has_news = True
-            if not (self._propose() if self._is_proposal_next() else self._start(self._queue.popleft())):
+            if not (self._propose() if self._is_proposal_next() else self._start_next()):
                 break
         return has_news
 
@@ -138,23 +159,16 @@ class Dispatcher:
             self._may_propose = False
             return False
         trials = self._trials_of(configuration)
-        new = [spec for spec in trials if spec.key not in self._outcomes]
-        self._ledger.register(self._sweep, [(spec.key, configuration.id) for spec in new])
-        rows = self._ledger.states([spec.key for spec in new], self._sweep)
-        self._tell(self._proposals.add(configuration, [spec.key for spec in trials]))
-        for spec in new:
-            self._take_in(spec, rows[spec.key])
+        new = self._books.take_in(configuration, trials)
+        for spec, row in new:
+            if row.state in ENDED:
+                self._settle_others(spec, row, is_found_done=True)
+            else:
+                self._put_last(spec)
         # A search that proposes what is under way already would do so for ever: ask again when something has ended.
-        is_repetition = not new and any(not self._outcomes.has_ended(spec) for spec in trials)
+        is_repetition = not new and any(not self._books.has_ended(spec) for spec in trials)
         self._may_propose = not is_repetition
         return True
-
-    def _take_in(self, spec: TrialSpec, row: LedgerRow) -> None:
-        self._outcomes.note(spec, TrialState.WAITING, attempts=row.attempt)
-        if row.state in ENDED:
-            self._settle_others(spec, row, is_found_done=True)
-        else:
-            bisect.insort_right(self._queue, spec, key=self._round_of)
 
     def _settle_others(self, spec: TrialSpec, row: LedgerRow, *, is_found_done: bool) -> None:
         """Settle a trial that has ended without us; where a complete one's result is left nowhere, have it run again."""
@@ -165,49 +179,39 @@ class Dispatcher:
             self._elsewhere[spec.key] = spec
         else:
             self._ledger.forget(spec.key)
-            self._wait(spec, RESULT_LOST)
-            bisect.insort_right(self._queue, spec, key=self._round_of)
+            self._books.wait(spec, RESULT_LOST)
+            self._put_last(spec)
+
+    def _start_next(self) -> bool:
+        """Start the first of the queue, if there is room for what it writes."""
+        self._halted = self._disk.find_lack(len(self._attempts))
+        return self._halted is None and self._start(self._queue.popleft())
 
     def _start(self, spec: TrialSpec) -> bool:
         """Claim a trial and launch it; False where no slot was to be had after all."""
         folder = self._folder_of(spec)
-        attempt = None if is_worked_on(folder) else self._ledger.claim(spec.key, self._sweep, self._owner)
+        last = folder.last_attempt()
+        attempt = None if is_worked_on(folder) else self._ledger.claim(spec.key, self._sweep, self._owner, after=last)
         if attempt is None:
             self._elsewhere[spec.key] = spec
             return True
-        self._outcomes.note(spec, TrialState.RUNNING, attempts=attempt)
+        self._books.begin(spec, attempt)
         try:
-            self._launch(spec, folder, attempt)
+            if (ending := self._layout.prepare(spec, folder, attempt)) is not None:
+                self._finish(spec, ending)
+            else:
+                self._attempts.start(spec, folder, attempt)
         except (TrialError, DataError) as error:
             self._finish(spec, Ending(TrialState.FAILED, reason=str(error)))
         except BaseException as error:
-            self._ledger.release(spec.key, self._owner)
-            self._outcomes.note(spec, TrialState.WAITING)
-            bisect.insort_left(self._queue, spec, key=self._round_of)
-            if not isinstance(error, LaunchError) or self._is_hopeless():
+            self._books.take_back(spec)
+            self._put_first(spec)
+            if is_disk_full(error):
+                self._halted = say_full(self._home.root, describe(error))
+            elif not isinstance(error, LaunchError) or self._attempts.is_hopeless():
                 raise
             return False
         return True
-
-    def _launch(self, spec: TrialSpec, folder: TrialFolder, attempt: int) -> None:
-        folder.create(spec)
-        if (ending := find_unentered(self._ledger, folder, spec.key)) is not None:
-            self._finish(spec, ending)
-            return
-        folder.discard_result()
-        folder.write_attempt(Attempt(number=attempt, data_folder=str(self._data_folder_of(spec))))
-        _, offset = folder.events()
-        job = self._launcher.launch(folder.path)
-        self._num_failed_launches = 0
-        self._attempts.add(Running(spec, attempt, folder, job, offset))
-        self._monitor.started(spec, attempt)
-        if self._num_stops:  # requested while it was being launched
-            job.stop(force=self._num_stops > 1)
-
-    def _is_hopeless(self) -> bool:
-        """Whether launches keep failing though slots are free; where none is, another sweep was just quicker."""
-        self._num_failed_launches += self._launcher.free_slots() > 0
-        return self._num_failed_launches >= LAUNCH_TRIES
 
     def _reap(self) -> bool:
         """Enter how attempts ended; True if any did."""
@@ -216,55 +220,50 @@ class Dispatcher:
             if running.is_lost:
                 self._give_up(running)
                 continue
-            ending = judge_exit(running.folder, running.attempt, exit, was_stopped=self._num_stops > 0)
+            known = self._attempts.circumstances_of(running, was_stopped=self._num_stops > 0)
+            ending = judge_exit(running.folder, running.attempt, exit, known)
+            ending = self._retries.reconsider(running.spec, running.folder, ending)
             if ending.state is TrialState.WAITING:
                 self._release(running.spec, ending)
             else:
                 self._finish(running.spec, ending)
         return bool(ended)
 
-    def _finish(self, spec: TrialSpec, ending: Ending) -> None:
-        """Enter in the ledger how a trial of ours ended, and settle it."""
-        state = TrialState.COMPLETE if ending.state is TrialState.CACHED else ending.state
-        self._ledger.finish(spec.key, self._owner, state, ending.reason)
-        self._settle(spec, ending)
-
     def _settle(self, spec: TrialSpec, ending: Ending) -> None:
-        """Tell everybody how a trial ended, whoever ran it."""
-        self._outcomes.note(spec, ending.state, result=ending.result, reason=ending.reason)
-        self._mirror_end(spec, ending)
-        self._monitor.ended(spec, ending.state, ending.result, ending.reason)
-        value = ending.result.metrics.get(OBJECTIVE) if ending.result else None
-        self._tell(self._proposals.end(spec.key, ending.state, value))
+        self._books.settle(spec, ending)
+        self._may_propose = True
+
+    def _finish(self, spec: TrialSpec, ending: Ending) -> None:
+        self._books.finish(spec, ending)
         self._may_propose = True
 
     def _release(self, spec: TrialSpec, ending: Ending) -> None:
-        """Give a trial back that can be gone on with: by us, by whoever works on it, or after a stop by the next run."""
-        self._ledger.release(spec.key, self._owner)
-        self._mirror_end(spec, ending)
-        self._wait(spec, ending.reason)
+        self._books.release(spec, ending)
+        if ending.lacks_space:
+            self._halted = say_full(self._home.root, f"the worker of {spec.name} could not write")
         if ending.is_elsewhere:
             self._elsewhere[spec.key] = spec
-        elif self._num_stops == 0:
-            bisect.insort_left(self._queue, spec, key=self._round_of)
+        elif ending.is_retry:
+            self._put_last(spec)  # others first: what was lacking may be there later
+        else:
+            self._put_first(spec)
 
     def _give_up(self, running: Running) -> None:
         """Leave a trial to the owner that took our expired claim."""
-        self._wait(running.spec, TAKEN_OVER)
+        self._books.wait(running.spec, TAKEN_OVER)
         self._elsewhere[running.spec.key] = running.spec
 
-    def _wait(self, spec: TrialSpec, reason: str | None) -> None:
-        """Show that a trial is not done, and why."""
-        self._outcomes.note(spec, TrialState.WAITING, reason=reason)
-        self._monitor.ended(spec, TrialState.WAITING, None, reason)
+    def _put_first(self, spec: TrialSpec) -> None:
+        """Queue a trial before the others of its round."""
+        bisect.insort_left(self._queue, spec, key=self._round_of)
 
-    def _tell(self, ready: Iterable[Proposal]) -> None:
-        for proposal in ready:
-            self._search.tell(proposal.configuration, *self._proposals.value_of(proposal))
+    def _put_last(self, spec: TrialSpec) -> None:
+        """Queue a trial behind the others of its round."""
+        bisect.insort_right(self._queue, spec, key=self._round_of)
 
     def _look_elsewhere(self) -> bool:
         """See what has become of trials that others work on, and take over those of the dead; True if anything did."""
-        if self._num_stops or not self._elsewhere or not self._recheck.is_due():
+        if not self._may_start or not self._elsewhere or not self._recheck.is_due():
             return False
         self._reclaim()
         now_s = self._ledger.now_s()
@@ -274,7 +273,7 @@ class Dispatcher:
             if row.state in ENDED:
                 self._settle_others(spec, row, is_found_done=False)
             else:
-                bisect.insort_right(self._queue, spec, key=self._round_of)
+                self._put_last(spec)
         return bool(changed)
 
     def _reclaim(self) -> None:
@@ -293,7 +292,3 @@ class Dispatcher:
 
     def _folder_of(self, spec: TrialSpec) -> TrialFolder:
         return TrialFolder(self._home.trial_folder(spec.key))
-
-    def _mirror_end(self, spec: TrialSpec, ending: Ending) -> None:
-        if ending.has_record:
-            self._tracker.mirror(self._sweep, self._folder_of(spec), ended=True)

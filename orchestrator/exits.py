@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import signal
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from orchestrator.closing import fail, leave_waiting
 from orchestrator.errors import TrackingError, TrialError
+from orchestrator.failures import FailureKind
 from orchestrator.home import Home
 from orchestrator.launchers.base import JobExit
 from orchestrator.ledger import Ledger, LedgerRow
-from orchestrator.trial import Event, TrialFolder, TrialResult, TrialSpec, TrialState
-from orchestrator.worker import ExitCode, fail
+from orchestrator.trial import TrialFolder, TrialResult, TrialSpec, TrialState
+from orchestrator.worker import ExitCode
 
 RESULT_GRACE_S = 120.0
 """A trial that another machine has just finished is in the ledger before its result has been sent."""
@@ -25,6 +26,8 @@ RESULT_LOST = "it was complete, but its result is on no disk here and nowhere el
 
 TAKEN_OVER = "another dispatcher has taken it over"
 
+OUTSIDE_KILL = "; from outside: not by this sweep, and the kernel has counted no kill for lack of memory"
+
 RESUMABLE = "the next attempt goes on from its checkpoint"
 
 _log = logging.getLogger(__name__)
@@ -34,17 +37,24 @@ _log = logging.getLogger(__name__)
 class Ending:
     """state: COMPLETE, CACHED, PRUNED, FAILED, or WAITING where the trial can be gone on with.
 
-    is_elsewhere: another process works in the folder, or it lies on another machine.
+    result: also of a failure that is tried again. is_elsewhere: another process works in the folder, or it lies on another
+    machine. lacks_space: the disk is full, for every other trial too.
     """
 
     state: TrialState
     result: TrialResult | None = None
     reason: str | None = None
     is_elsewhere: bool = False
+    lacks_space: bool = False
 
     def found_done(self) -> Ending:
         """The same, of a trial that was done before this sweep came to it."""
         return replace(self, state=TrialState.CACHED) if self.state is TrialState.COMPLETE else self
+
+    @property
+    def is_retry(self) -> bool:
+        """Whether it is a failure that is tried again."""
+        return self.state is TrialState.WAITING and self.result is not None
 
     @property
     def has_record(self) -> bool:
@@ -52,11 +62,21 @@ class Ending:
         return not self.is_elsewhere and (self.result is not None or self.state is TrialState.WAITING)
 
 
-def judge_exit(folder: TrialFolder, attempt: int, exit: JobExit, *, was_stopped: bool) -> Ending:
-    """Read how an attempt ended; where the worker left no result of its own, write one.
+@dataclass(frozen=True)
+class Circumstances:
+    """What the dispatcher knows of an attempt's end that its process could not say.
 
-    was_stopped: the dispatcher asked for the end, so that a signal is no failure.
+    was_stopped: somebody asked for the end, so that a signal is no failure. silence_s: it was killed after so long a silence.
+    had_oom_kills: whether the kernel has just killed for lack of memory; None where it does not tell.
     """
+
+    was_stopped: bool = False
+    silence_s: float | None = None
+    had_oom_kills: bool | None = None
+
+
+def judge_exit(folder: TrialFolder, attempt: int, exit: JobExit, circumstances: Circumstances) -> Ending:
+    """Read how an attempt ended; where the worker left no result of its own, write one."""
     if exit.code == ExitCode.LOCKED:
         return Ending(TrialState.WAITING, reason="another process works in its folder", is_elsewhere=True)
     try:
@@ -67,10 +87,13 @@ def judge_exit(folder: TrialFolder, attempt: int, exit: JobExit, *, was_stopped:
         return Ending(result.state, result, result.reason)
     if exit.code == ExitCode.STOPPED:
         return Ending(TrialState.WAITING, reason=f"stopped; {RESUMABLE}")
-    if exit.code < 0 and was_stopped:
-        end_abandoned(folder, attempt, "killed on request")
+    if exit.code == ExitCode.DISK_FULL:
+        return Ending(TrialState.WAITING, reason=f"no space was left to write into; {RESUMABLE}", lacks_space=True)
+    if exit.code < 0 and circumstances.was_stopped:
+        leave_waiting(folder, attempt, reason="killed on request")
         return Ending(TrialState.WAITING, reason=f"killed on request; {RESUMABLE}")
-    result = fail(folder, attempt, describe_exit(exit))
+    failure, reason = explain_exit(exit, circumstances, folder.log_tail())
+    result = fail(folder, attempt, failure=failure, reason=reason)
     return Ending(TrialState.FAILED, result, result.reason)
 
 
@@ -83,23 +106,28 @@ def find_unentered(ledger: Ledger, folder: TrialFolder, key: str) -> Ending | No
     return Ending(result.state, result, result.reason).found_done() if is_news else None
 
 
-def describe_exit(exit: JobExit) -> str:
-    """Why a worker ended that said nothing itself."""
+def explain_exit(exit: JobExit, circumstances: Circumstances, log_tail: str) -> tuple[FailureKind, str]:
+    """What kind of failure it is when a worker ends that said nothing itself, and in words what is known of it."""
+    if circumstances.silence_s is not None:
+        return FailureKind.HANG, (
+            f"killed after {circumstances.silence_s:.0f} s without progress (limits.silence_s); "
+            "the end of its log says where it stood"
+        )
     if exit.code >= 0:
-        return f"the worker ended with exit code {exit.code} and left no result"
+        return FailureKind.EXIT, f"the worker ended with exit code {exit.code} and left no result"
     try:
         name = signal.Signals(-exit.code).name
     except ValueError:
         name = "unknown"
-    hint = "; perhaps out of memory" if exit.code == -signal.SIGKILL else ""
-    return f"killed by signal {-exit.code} ({name}){hint}"
-
-
-def end_abandoned(folder: TrialFolder, attempt: int, reason: str) -> None:
-    """Close the record of an attempt that could not close it itself; the trial can be gone on with."""
-    folder.append(
-        Event(kind="attempt_ended", time_s=time.time(), attempt=attempt, state=TrialState.WAITING, reason=reason),
-    )
+    killed = f"killed by signal {-exit.code} ({name})"
+    if exit.code == -signal.SIGABRT and "std::bad_alloc" in log_tail:
+        return FailureKind.OUT_OF_MEMORY, f"{killed}: memory was refused to it (std::bad_alloc)"
+    if exit.code != -signal.SIGKILL:
+        return FailureKind.SIGNAL, killed
+    if circumstances.had_oom_kills:
+        return FailureKind.OUT_OF_MEMORY, f"{killed}; most likely out of memory: the kernel killed for lack of it at that time"
+    unknown = "; perhaps out of memory: this system does not tell"
+    return FailureKind.SIGNAL, f"{killed}{unknown if circumstances.had_oom_kills is None else OUTSIDE_KILL}"
 
 
 def reclaim_orphans(ledger: Ledger, home: Home) -> Iterator[tuple[str, TrialFolder]]:
@@ -111,7 +139,7 @@ def reclaim_orphans(ledger: Ledger, home: Home) -> Iterator[tuple[str, TrialFold
     for key, row in ledger.states(keys).items():
         folder = TrialFolder(home.trial_folder(key))
         if row.sweep is not None and (folder.path / "trial.json").exists() and folder.result() is None:
-            end_abandoned(folder, row.attempt, "its dispatcher died")
+            leave_waiting(folder, row.attempt, reason="its dispatcher died")
             yield row.sweep, folder
 
 

@@ -117,9 +117,10 @@ class Ledger:
             rows = [{"sweep": sweep, "key": key, "configuration": configuration} for key, configuration in pairs]
             connection.execute(self._insert(_members), rows)
 
-    def claim(self, key: str, sweep: str, owner: str) -> int | None:
+    def claim(self, key: str, sweep: str, owner: str, *, after: int = 0) -> int | None:
         """Take a trial; returns the number of the attempt (from 1), or None where it is not to be had.
 
+        after: an attempt that this ledger may not know of, such as one of a ledger that was lost; the number is higher.
         One statement, so that of any number of claimants exactly one wins.
         """
         now = self._clock()
@@ -133,7 +134,7 @@ class Ledger:
             .values(
                 state=TrialState.RUNNING,
                 owner=owner,
-                attempt=_trials.c.attempt + 1,
+                attempt=sa.case((_trials.c.attempt < after, after), else_=_trials.c.attempt) + 1,
                 lease_expires_s=now + self.lease_s,
                 sweep=sweep,
                 reason=None,

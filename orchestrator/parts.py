@@ -9,6 +9,8 @@ from orchestrator.trial import Event, TrialFolder, TrialResult, TrialSpec, Trial
 
 if TYPE_CHECKING:
     from orchestrator.configuration import Configuration
+    from orchestrator.disk import DiskSpace
+    from orchestrator.ledger import Ledger
 
 
 class Search(Protocol):
@@ -42,7 +44,10 @@ class Monitor(Protocol):
     def epoch(self, spec: TrialSpec, event: Event) -> None: ...
 
     def ended(self, spec: TrialSpec, state: TrialState, result: TrialResult | None, reason: str | None) -> None:
-        """How a trial ended; WAITING: it is to be run (again) by us or by others, and ``reason`` says why."""
+        """How a trial ended; WAITING: it is to be run (again) by us or by others, and ``reason`` says why.
+
+        A ``result`` with WAITING is a failure that is tried again.
+        """
 
 
 class NoMonitor:
@@ -56,6 +61,18 @@ class NoMonitor:
 
     def ended(self, spec: TrialSpec, state: TrialState, result: TrialResult | None, reason: str | None) -> None:
         """Pass over it."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the parts of one dispatcher have in common."""
+
+    sweep: str
+    owner: str
+    ledger: Ledger
+    tracker: Tracker
+    monitor: Monitor
+    disk: DiskSpace
 
 
 class TrialOutcome(NamedTuple):
@@ -76,6 +93,8 @@ class Outcome:
     trials: tuple[TrialOutcome, ...]
     interrupted: bool
     wall_s: float
+    halted: str | None = None
+    """Why no more trials were started, such as a full disk, and what to do; those not run are WAITING."""
 
 
 class Outcomes:

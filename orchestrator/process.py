@@ -43,6 +43,14 @@ def write_to_log(log: Path) -> None:
     faulthandler.enable(file=2)
 
 
+def drop_output() -> None:
+    """Let what this process still prints go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+
+
 def stop_on_sigterm() -> Callable[[], bool]:
     """Turn SIGTERM into a wish to stop; returns what tells whether it was uttered.
 
@@ -54,12 +62,17 @@ def stop_on_sigterm() -> Callable[[], bool]:
     return wish.is_set
 
 
-def die_with_parent() -> None:
-    """Have the kernel kill this process when the thread that started it dies (Linux)."""
+def die_with_parent(parent: int | None = None) -> None:
+    """Have the kernel kill this process when the thread that started it dies (Linux).
+
+    parent: its process; where that has died already, before the kernel was asked, this process ends at once.
+    """
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+        if parent is not None and os.getppid() != parent:
+            os._exit(DISPATCHER_GONE)
 
 
 def die_with_dispatcher() -> None:
@@ -69,11 +82,20 @@ def die_with_dispatcher() -> None:
     does, even where the worker is stuck in C code; and a pipe from the dispatcher closes, wherever there is no prctl.
     """
     die_with_parent()
-    os.register_at_fork(after_in_child=die_with_parent)  # loaders of a worker
+    _bind_forks()
     dispatcher = multiprocessing.parent_process()
     if dispatcher is not None:
         watch = threading.Thread(target=_end_after, args=(dispatcher.sentinel,), name="watch-dispatcher", daemon=True)
         watch.start()
+
+
+def _bind_forks() -> None:
+    """Have whatever this process forks, such as loaders, die with the process that forked it."""
+    forking = {"pid": os.getpid()}
+    os.register_at_fork(
+        before=lambda: forking.update(pid=os.getpid()),
+        after_in_child=lambda: die_with_parent(forking["pid"]),
+    )
 
 
 def offer_to_oom_killer() -> None:

@@ -87,7 +87,8 @@ class SweepProgress:
     def ended(self, spec: TrialSpec, state: TrialState, result: TrialResult | None, reason: str | None) -> None:
         row = self._running.pop(spec.key, None)
         if state is TrialState.WAITING:
-            self._say(f"[yellow] stopped[/]  {_title(spec)}  {escape(reason or '')}")
+            what = " stopped" if result is None else "  failed"  # and is tried again
+            self._say(f"[yellow]{what}[/]  {_title(spec)}  {escape(reason or '')}")
             return
         self._bar.advance(self._task)
         miou = result.metrics.get("val/miou") if result else None

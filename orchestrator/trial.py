@@ -2,9 +2,10 @@
 
 mlruns/trials/<key>/
   trial.json           TrialSpec: what is trained; never changes
-  attempt.json         Attempt: which try this is and where its data lies on this machine
+  attempt.json         Attempt: which try this is, on which terms, and where its data lies on this machine
   progress.jsonl       one event a line: attempt_started, epoch, attempt_ended
   log.txt              what the attempts printed
+  heartbeat            touched by the process that works in the folder, as a sign of life
   last.pt              checkpoint to go on from         (written by trainers.train)
   best.safetensors     weights of the best epoch        (written by trainers.train)
   confusions.npz       confusion matrix of each validation image
@@ -28,6 +29,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from orchestrator.errors import TrialError
+from orchestrator.failures import FailureKind
 from trainers.config import TRAINER_VERSION, DataConfig, Fold, TrainConfig
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -79,6 +81,12 @@ class Attempt(Record):
     number: int
     data_folder: str
     """The prepared data set on this machine, as trainers.data.open_dataset reads it."""
+    accumulate: int = 1
+    """Parts into which each batch is cut for the device's memory; their gradients add up to the batch's."""
+    deviation: str | None = None
+    """In which way, and why, the trial is not trained exactly as its spec says."""
+    silence_s: float | None = None
+    """Without a sign of life for so long, it is killed."""
 
 
 class TrialResult(Record):
@@ -99,6 +107,10 @@ class TrialResult(Record):
     """num_parameters, images_per_s, device, precision, num_threads, versions of libraries."""
     reason: str | None = None
     """Why it failed or was pruned, in one line."""
+    failure: FailureKind | None = None
+    """FAILED: what kind of failure it was."""
+    deviation: str | None = None
+    """As in its last Attempt."""
     log_tail: str | None = None
 
 
@@ -114,20 +126,30 @@ class Event(Record):
     state: TrialState | None = None
     """attempt_ended: WAITING where it was stopped and can go on."""
     reason: str | None = None
+    failure: FailureKind | None = None
+    """attempt_ended: what kind of failure it was."""
 
 
 def make_key(
-    train: TrainConfig, data: DataConfig, *, seed: int | None, fold: Fold | None, source_fingerprint: str, code: dict[str, str]
+    train: TrainConfig,
+    data: DataConfig,
+    *,
+    seed: int | None,
+    fold: Fold | None,
+    source_fingerprint: str,
+    code: dict[str, str],
+    removed: tuple[int, ...] = (),
 ) -> str:
     """Hash what is trained: fields that differ from their defaults, data, seed, fold, code; no path, no machine.
 
-    What the fingerprint covers already (source, split lists) and names of classes are left out. With ``seed`` None and ``fold``
-    None this is the configuration's hash. Returns 16 hexadecimal digits.
+    What the fingerprint covers already (source, split lists) and names of classes are left out; instead of how cleaning was asked
+    for, what it removed counts (positions in the source). With ``seed`` None and ``fold`` None this is the configuration's hash.
+    Returns 16 hexadecimal digits.
     """
     identity = {
         "train": train.model_dump(mode="json", exclude_defaults=True),
         "data": data.model_dump(
-            mode="json", exclude_defaults=True, exclude={"source", "synthetic", "split_lists", "class_names"}
+            mode="json", exclude_defaults=True, exclude={"source", "synthetic", "split_lists", "class_names", "clean"}
         ),
         "fingerprint": source_fingerprint,
         "seed": seed,
@@ -135,6 +157,8 @@ def make_key(
         "code": code,
         "trainer": TRAINER_VERSION,
     }
+    if removed:
+        identity["removed"] = hashlib.sha256(json.dumps(sorted(removed)).encode()).hexdigest()[:16]
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
@@ -165,6 +189,10 @@ class TrialFolder:
     def checkpoint(self) -> Path:
         return self.path / "last.pt"
 
+    @property
+    def heartbeat(self) -> Path:
+        return self.path / "heartbeat"
+
     def create(self, spec: TrialSpec) -> None:
         """Make the folder, or check that the existing one is of the same trial."""
         self.path.mkdir(parents=True, exist_ok=True)
@@ -181,6 +209,13 @@ class TrialFolder:
 
     def attempt(self) -> Attempt:
         return self._read(Attempt, "attempt.json")
+
+    def last_attempt(self) -> int:
+        """Number of the last attempt on this machine; 0 where there was none that this version knows of."""
+        try:
+            return self.attempt().number
+        except TrialError:
+            return 0
 
     def write_result(self, result: TrialResult) -> None:
         write_atomically(self.path / "result.json", result.model_dump_json(indent=1))

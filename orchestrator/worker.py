@@ -8,7 +8,6 @@ import platform
 import socket
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from enum import IntEnum
 from pathlib import Path
@@ -17,6 +16,9 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from orchestrator import process
+from orchestrator.closing import fail, first_start_s, leave_waiting, leave_without_space, log_traceback
+from orchestrator.failures import FailureKind, classify, describe, is_disk_full
+from orchestrator.heartbeat import Heartbeat
 from orchestrator.launchers.slots import Slot
 from orchestrator.trial import Attempt, Event, TrialFolder, TrialResult, TrialSpec, TrialState
 from trainers.config import VOID
@@ -36,12 +38,13 @@ ShouldStop = Callable[[], bool]
 
 
 class ExitCode(IntEnum):
-    """What a worker's exit code means. A negative code is the signal that killed it."""
+    """What a worker's exit code means. A negative code is the signal that killed it; 5 is process.DISPATCHER_GONE."""
 
     COMPLETE = 0
     FAILED = 1
     STOPPED = 3
     LOCKED = 4
+    DISK_FULL = 6
 
 
 def run(folder: Path, slot: Slot) -> int:
@@ -51,12 +54,16 @@ def run(folder: Path, slot: Slot) -> int:
     process.take_slot(slot)
     process.write_to_log(TrialFolder(folder).log)
     process.offer_to_oom_killer()
-    return work(folder, slot, should_stop)
+    code = work(folder, slot, should_stop)
+    if code is ExitCode.DISK_FULL:
+        process.drop_output()  # what waits to be written could not be, and would make another exit code of it
+    return code
 
 
 def work(folder: Path, slot: Slot, should_stop: ShouldStop) -> ExitCode:
     """Try the trial in ``folder`` once, or go on with it; whatever goes wrong becomes the trial's result.
 
+    Where there is no space left it is no failure of the trial's, and there may be no space to say so: the exit code does.
     should_stop: asked after every epoch; True ends the attempt with a checkpoint.
     """
     trial = TrialFolder(folder)
@@ -86,26 +93,35 @@ def is_worked_on(trial: TrialFolder) -> bool:
 
 
 def _attempt(trial: TrialFolder, slot: Slot, should_stop: ShouldStop) -> ExitCode:
-    started = Event(kind="attempt_started", time_s=time.time(), attempt=trial.attempt().number, facts=_machine_facts(slot))
-    trial.append(started)
-    print(f"--- attempt {started.attempt} on {slot.name}, process {os.getpid()}", flush=True)
+    attempt = trial.attempt()
     try:
-        if should_stop():
-            return _end_stopped(trial, started.attempt)
-        return _train(trial, slot, should_stop)
+        with Heartbeat(trial.heartbeat, limit_s=attempt.silence_s) as heartbeat:
+            trial.append(Event(kind="attempt_started", time_s=time.time(), attempt=attempt.number, facts=_machine_facts(slot)))
+            terms = f": {attempt.deviation}" if attempt.deviation else ""
+            print(f"--- attempt {attempt.number} on {slot.name}, process {os.getpid()}{terms}", flush=True)
+            if should_stop():
+                return _end_stopped(trial, attempt.number)
+            return _train(trial, attempt, slot, should_stop=should_stop, heartbeat=heartbeat)
     except Exception as error:  # a failed trial is a result, and the sweep goes on
-        _log_traceback(trial)
-        return _end_failed(trial, started.attempt, error)
+        try:
+            return _end_failed(trial, attempt.number, error)
+        except Exception as second:
+            if not is_disk_full(second):
+                raise
+            leave_without_space(trial, attempt.number, second)
+            return ExitCode.DISK_FULL
 
 
-def _train(trial: TrialFolder, slot: Slot, should_stop: ShouldStop) -> ExitCode:
+def _train(trial: TrialFolder, attempt: Attempt, slot: Slot, *, should_stop: ShouldStop, heartbeat: Heartbeat) -> ExitCode:
     from trainers.data import open_dataset, split_dataset
     from trainers.train import Continue, train
 
-    spec, attempt = trial.spec(), trial.attempt()
+    spec = trial.spec()
     data = split_dataset(open_dataset(Path(attempt.data_folder)), spec.data, spec.fold)
+    heartbeat.beat()
 
     def on_epoch(report: EpochReport) -> Continue:
+        heartbeat.beat()
         event = Event(
             kind="epoch",
             time_s=time.time(),
@@ -124,10 +140,13 @@ def _train(trial: TrialFolder, slot: Slot, should_stop: ShouldStop) -> ExitCode:
         folder=trial.path,
         num_threads=slot.num_threads,
         device=slot.device,
+        accumulate=attempt.accumulate,
         on_epoch=on_epoch,
+        on_step=heartbeat.beat,
     )
     if trained.stopped:
         return _end_stopped(trial, attempt.number)
+    heartbeat.beat()
     _write_predictions(trial, trained, data)
     return _end_complete(trial, spec, attempt, trained, scored_fingerprint=data.scored_fingerprint)
 
@@ -178,6 +197,7 @@ def _end_complete(
         attempt=attempt.number,
         started_s=first_start_s(trial, default=ended_s),
         ended_s=ended_s,
+        deviation=attempt.deviation,
         facts={**trained.facts, **_library_versions()},
     )
     trial.append(Event(kind="attempt_ended", time_s=ended_s, attempt=attempt.number, state=TrialState.COMPLETE))
@@ -186,45 +206,19 @@ def _end_complete(
     return ExitCode.COMPLETE
 
 
-def _end_stopped(trial: TrialFolder, attempt: int) -> ExitCode:
-    trial.append(Event(kind="attempt_ended", time_s=time.time(), attempt=attempt, state=TrialState.WAITING, reason="stopped"))
-    return ExitCode.STOPPED
-
-
 def _end_failed(trial: TrialFolder, attempt: int, error: Exception) -> ExitCode:
-    first_line = str(error).strip().partition("\n")[0]
-    fail(trial, attempt, f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__)
+    kind = classify(error)
+    if kind is FailureKind.DISK_FULL:
+        leave_without_space(trial, attempt, error)
+        return ExitCode.DISK_FULL
+    log_traceback(trial, error)
+    fail(trial, attempt, failure=kind, reason=describe(error))
     return ExitCode.FAILED
 
 
-def fail(trial: TrialFolder, attempt: int, reason: str) -> TrialResult:
-    """Make ``reason`` the trial's result, with the end of its log."""
-    now = time.time()
-    epochs = [event.epoch for event in trial.events()[0] if event.epoch is not None]
-    result = TrialResult(
-        key=trial.spec().key,
-        state=TrialState.FAILED,
-        epochs_run=max(epochs, default=0),
-        attempt=attempt,
-        started_s=first_start_s(trial, default=now),
-        ended_s=now,
-        reason=reason,
-        log_tail=trial.log_tail(),
-    )
-    trial.append(Event(kind="attempt_ended", time_s=now, attempt=attempt, state=TrialState.FAILED, reason=reason))
-    trial.write_result(result)
-    return result
-
-
-def first_start_s(trial: TrialFolder, *, default: float) -> float:
-    """Unix time at which the first attempt started."""
-    return min((event.time_s for event in trial.events()[0] if event.kind == "attempt_started"), default=default)
-
-
-def _log_traceback(trial: TrialFolder) -> None:
-    """The traceback goes to the log; a process of its own prints there anyway, a thread does not."""
-    with open(trial.log, "a", encoding="utf-8", errors="backslashreplace") as log:
-        traceback.print_exc(file=log)
+def _end_stopped(trial: TrialFolder, attempt: int) -> ExitCode:
+    leave_waiting(trial, attempt, reason="stopped")
+    return ExitCode.STOPPED
 
 
 def _machine_facts(slot: Slot) -> dict[str, Any]:

@@ -1,19 +1,14 @@
-"""Search space -> Optuna's distributions and samplers, and back from a sampler's suggestions to a point; for searches.py."""
+"""Search space -> Optuna's distributions, and back from a sampler's suggestions to a point; for searches.py."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.spec.model import Parameter, SearchSpec, SweepSpec
 from orchestrator.spec.space import is_active
@@ -85,55 +80,3 @@ def _suggest(trial: optuna.Trial, path: str, distribution: BaseDistribution) -> 
         return trial.suggest_int(path, distribution.low, distribution.high, log=distribution.log, step=distribution.step)
     assert isinstance(distribution, FloatDistribution)
     return trial.suggest_float(path, distribution.low, distribution.high, log=distribution.log, step=distribution.step)
-
-
-# ------------------------------------------------------------------------------------------ samplers
-
-
-class SeededPerTrial(BaseSampler):
-    """A sampler whose choices for a trial depend on the seed, the trial's number and the results so far, not on what ran before.
-
-    A search that is interrupted and goes on proposes what it would have proposed anyway, and two dispatchers on one study do not
-    propose the same.
-    """
-
-    def __init__(self, build: Callable[[int], BaseSampler], seed: int) -> None:
-        self._build = build
-        self._seed = seed
-        self._inner = build(seed)
-
-    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        digest = hashlib.sha256(f"{self._seed}/{trial.number}".encode()).digest()
-        self._inner = self._build(int.from_bytes(digest[:4], "big"))
-        self._inner.before_trial(study, trial)
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return self._inner.infer_relative_search_space(study, trial)
-
-    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
-        return self._inner.sample_relative(study, trial, search_space)
-
-    def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution) -> Any:
-        return self._inner.sample_independent(study, trial, param_name, param_distribution)
-
-    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        self._inner.after_trial(study, trial, state, values)
-
-
-def _build_random(_: SearchSpec, seed: int) -> BaseSampler:
-    return RandomSampler(seed=seed)
-
-
-def _build_tpe(search: SearchSpec, seed: int) -> BaseSampler:
-    """TPE; by default multivariate and, for proposals while others run, with a constant liar.
-
-    Where parameters are conditional, ``group`` samples jointly what exists together; Optuna marks it as experimental.
-    """
-    is_conditional = any(parameter.when for parameter in search.space)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Argument ``group``", category=optuna.exceptions.ExperimentalWarning)
-        return TPESampler(seed=seed, multivariate=True, group=is_conditional, constant_liar=True)
-
-
-SAMPLERS: Mapping[str, Callable[[SearchSpec, int], BaseSampler]] = {"random": _build_random, "tpe": _build_tpe}
-"""search.method -> builder; a grid and rows need none."""

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import datetime
-import logging
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import optuna
-from filelock import FileLock
-from optuna.storages import BaseStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalStorage
-from optuna.storages.journal._file import BaseJournalFileLock
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
 from orchestrator.configuration import Configuration
-from orchestrator.errors import TrackingError
+from orchestrator.search.records import StudyTrial, describe, identify, read_trials
 from orchestrator.search.sampling import Dimension
-from orchestrator.secrets import redact
 from orchestrator.trial import TrialState
 
 NO_OWNER_S = 60.0
@@ -36,104 +32,14 @@ ENDED = {
 }
 """What becomes of an Optuna trial; all else is FAIL there."""
 
-
-class _KernelLock(BaseJournalFileLock):
-    """A lock that vanishes with its holder; Optuna's own would hold everybody up for 30 s after a kill."""
-
-    def __init__(self, path: Path) -> None:
-        self._lock = FileLock(f"{path}.lock")
-
-    def acquire(self) -> bool:
-        self._lock.acquire()
-        return True
-
-    def release(self) -> None:
-        self._lock.release()
-
-
-def open_storage(location: Path | str) -> BaseStorage:
-    """The storage of studies: a journal file of this machine, or a database by its URL.
-
-    Raises:
-        TrackingError: the database cannot be opened.
-    """
-    _log_through_logging()
-    if isinstance(location, Path):
-        return _open_journal(location)
-    for wait_s in (0.2, 0.5, None):  # two processes that create the tables at once disturb each other: the next try finds them
-        try:
-            return RDBStorage(location)
-        except Exception as error:  # the database driver's or SQLAlchemy's own, whatever they are
-            if wait_s is None:
-                raise TrackingError(_say_unusable(location, error)) from error
-            time.sleep(wait_s)
-    raise AssertionError("the last try returns or raises")
-
-
-def _say_unusable(location: str, error: Exception) -> str:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return redact(f"{location}: the search's storage cannot be opened: {reason}. See ORCHESTRATE_STORAGE.")
-
-
-def _log_through_logging() -> None:
-    """Optuna prints by itself unless told otherwise."""
-    optuna.logging.disable_default_handler()
-    optuna.logging.enable_propagation()
-    optuna.logging.set_verbosity(logging.WARNING)
-
-
-def _open_journal(path: Path) -> BaseStorage:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = _KernelLock(path)
-    lock.acquire()
-    try:
-        _drop_torn_line(path)
-    finally:
-        lock.release()
-    return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
-
-
-def _drop_torn_line(path: Path) -> None:
-    """A machine that went down while writing leaves half a line, behind which Optuna would refuse to read."""
-    if path.exists() and (content := path.read_bytes()) and not content.endswith(b"\n"):
-        with open(path, "r+b") as file:
-            file.truncate(content.rfind(b"\n") + 1)
-
-
-@dataclass(frozen=True)
-class StudyTrial:
-    """A configuration's trial in the study. params: as in Configuration. value: the mean val/miou, where it is complete."""
-
-    number: int
-    identity: str
-    params: Mapping[str, Any]
-    state: OptunaState
-    value: float | None
-    owner: str
-    is_failed: bool
-    """Trained and failed, as opposed to stopped or left behind."""
-
-    @property
-    def is_complete(self) -> bool:
-        return self.state is OptunaState.COMPLETE
-
-    @property
-    def is_running(self) -> bool:
-        return self.state is OptunaState.RUNNING
-
-    @property
-    def is_given_back(self) -> bool:
-        return self.state is OptunaState.FAIL and not self.is_failed
-
-
-def identify(configuration: Configuration) -> str:
-    """What makes a configuration one trial of the study: two rows may differ in their seeds alone."""
-    return configuration.id if configuration.seed is None else f"{configuration.id}-{configuration.seed}"
+SPENT = "gpu_s/"
+"""Of a study's attribute, before an owner's name."""
 
 
 class Study:
     """One sweep's study. Used by one thread; other processes may work on the same one.
 
+    A trial that can be gone on with is WAITING and keeps its number and what it has reported.
     name: of the study. owner: signs what this process asks. rounds: what a value is the mean over. is_dead: of an owner.
     """
 
@@ -149,10 +55,13 @@ class Study:
         self._known: dict[str, StudyTrial] = {}
         self._open: set[int] = set()
         self._num_seen = 0
+        self._notes: dict[str, dict[int, float]] = {}
+        self._spent_earlier_s: float | None = None
 
-    def use(self, sampler: optuna.samplers.BaseSampler) -> None:
-        """Let ``sampler`` choose what ``ask`` proposes."""
-        self._study.sampler = sampler
+    def use(self, *, sampler: BaseSampler | None = None, pruner: BasePruner | None = None) -> None:
+        """Let ``sampler`` choose what ``ask`` proposes, and ``pruner`` decide in ``is_worse``."""
+        self._study.sampler = sampler or self._study.sampler
+        self._study.pruner = pruner or self._study.pruner
 
     def trials(self) -> list[StudyTrial]:
         """One for each configuration, in the order of the first proposal; repeated proposals are left out."""
@@ -167,17 +76,18 @@ class Study:
         self._study.set_user_attr("exhausted", True)
 
     def ask(self) -> optuna.Trial:
-        """A new trial, whose parameters the sampler suggests."""
+        """A new trial, whose parameters the sampler suggests; or one that was given back, which has them."""
         return self._study.ask()
 
     def keep(self, asked: optuna.Trial, configuration: Configuration) -> bool:
         """Sign an asked trial, if its configuration is new; otherwise end it, with the value if that is known."""
-        self._refresh()
-        known = self._known.get(identify(configuration))
-        if known is None:
+        known = self._find(identify(configuration))
+        if known is None or known.number == asked.number:
             asked.set_user_attr("owner", self._owner)
-            asked.set_user_attr("configuration", _describe(configuration))
+            asked.set_user_attr("configuration", describe(configuration))
             return True
+        for step, value in known.steps.items():
+            self._storage.set_trial_intermediate_value(asked._trial_id, step, value)
         if known.is_complete:
             self._study.tell(asked, known.value)
         else:
@@ -186,44 +96,107 @@ class Study:
 
     def start(self, configuration: Configuration, dimensions: Mapping[str, Dimension]) -> None:
         """Record that a configuration runs, unless the study knows it as running or ended."""
-        self._refresh()
-        known = self._known.get(identify(configuration))
-        if known is None or known.is_given_back:
-            self._add(configuration, dimensions, state=OptunaState.RUNNING, value=None)
+        known = self._find(identify(configuration))
+        if known is None or (known.is_given_back and known.state.is_finished()):
+            self._add(configuration, dimensions, state=OptunaState.RUNNING)
+        elif known.is_given_back and self._take_up(known.number):
+            self._set_attr(known.number, "owner", self._owner)
 
     def finish(
-        self, configuration: Configuration, dimensions: Mapping[str, Dimension], *, value: float | None, state: TrialState
+        self,
+        configuration: Configuration,
+        dimensions: Mapping[str, Dimension],
+        *,
+        value: float | None,
+        state: TrialState,
+        reason: str | None = None,
     ) -> None:
-        """Record how a configuration ended; what the study knows as complete stays as it is."""
+        """Record how a configuration ended; what the study knows as complete stays as it is. WAITING gives it back."""
+        known = self._find(identify(configuration))
         ended = ENDED.get(state, OptunaState.FAIL)
         if ended is OptunaState.COMPLETE and (value is None or not math.isfinite(value)):
             raise ValueError(f"configuration {configuration.label!r} is {state} and needs a finite value, not {value}")
-        self._refresh()
-        known = self._known.get(identify(configuration))
-        if known is not None and known.is_running:
-            self._end(known, ended, value, is_failed=state is TrialState.FAILED)
-        elif ended is OptunaState.COMPLETE and (known is None or not known.is_complete):
-            self._add(configuration, dimensions, state=ended, value=value)  # found done, or tried again with success
+        attrs: dict[str, Any] = {"is_failed": True} if state is TrialState.FAILED else {}
+        attrs |= {"reason": reason} if reason else {}
+        if state is TrialState.WAITING:
+            if (running := self._running(identify(configuration))) is not None:
+                self._give_back(self._study, running)
+        elif known is not None and not known.state.is_finished():
+            self._end(known.number, ended, value if ended is OptunaState.COMPLETE else None, attrs)
+        elif known is None or (ended is OptunaState.COMPLETE and not known.is_complete):  # found done, or tried again
+            self._add(configuration, dimensions, state=ended, value=value, attrs=attrs)
 
     def give_back(self) -> None:
-        """End the running trials of dead owners, so that their configurations are proposed again.
+        """Give back the running trials of dead owners, so that their configurations are proposed again.
 
         In all studies of this sweep: nobody else would ever look into those of its earlier spaces and seeds.
         """
-        for summary in optuna.get_all_study_summaries(self._storage):
-            if summary.user_attrs.get("sweep") != self._marks["sweep"]:
-                continue
-            study = optuna.load_study(study_name=summary.study_name, storage=self._storage)
+        for study in [self._study, *self._sisters()]:
             for trial in study.get_trials(deepcopy=False, states=(OptunaState.RUNNING,)):
                 if _is_left_behind(trial, self._is_dead):
-                    _tell_unless_ended(study, trial.number, None, state=OptunaState.FAIL)
+                    self._give_back(study, trial)
+
+    def give_back_own(self) -> None:
+        """Give back what this owner has running."""
+        for trial in self._study.get_trials(deepcopy=False, states=(OptunaState.RUNNING,)):
+            if trial.user_attrs.get("owner") == self._owner:
+                self._give_back(self._study, trial)
 
     def of_earlier_spaces(self) -> Iterator[StudyTrial]:
         """Complete trials of this sweep's other studies whose values are means over the same rounds."""
-        for other in optuna.get_all_study_summaries(self._storage):
-            if other.study_name != self._study.study_name and self._marks.items() <= other.user_attrs.items():
-                study = optuna.load_study(study_name=other.study_name, storage=self._storage)
-                yield from (t for t in _read(study.get_trials(deepcopy=False)) if t.is_complete)
+        for study in self._sisters():
+            if study.user_attrs.get("rounds") == self._marks["rounds"]:
+                yield from (trial for trial in read_trials(study.get_trials(deepcopy=False)) if trial.is_complete)
+
+    def note(self, identity: str, steps: Mapping[int, float]) -> None:
+        """Enter what a configuration's trial has reported, at steps that have nothing yet; what is not known yet, once it is."""
+        trial = self._running(identity)
+        if trial is not None:
+            for step in sorted(steps.keys() - trial.intermediate_values.keys()):
+                with suppress(UpdateFinishedTrialError):  # another dispatcher may just have told it
+                    self._storage.set_trial_intermediate_value(trial._trial_id, step, steps[step])
+        elif identity not in self._known:
+            self._notes.setdefault(identity, {}).update(steps)
+
+    def is_worse(self, identity: str) -> bool:
+        """Whether the pruner would end a running trial, as far as it has reported."""
+        trial = self._running(identity)
+        with suppress(UpdateFinishedTrialError), warnings.catch_warnings():  # another dispatcher may have just told it
+            warnings.simplefilter("ignore")  # of NaN among the values, and of a best trial that has reported nothing
+            return trial is not None and self._study.pruner.prune(self._study, trial)
+        return False
+
+    def steps_of(self, identity: str) -> Mapping[int, float]:
+        """What a configuration's trial has reported."""
+        trial = self._running(identity)
+        return trial.intermediate_values if trial is not None else self._notes.get(identity, {})
+
+    def give_up(self, identity: str) -> None:
+        """Remember, also for other processes and over kills, that a configuration is to be pruned."""
+        if (known := self._find(identity)) is not None:
+            self._set_attr(known.number, "given_up", True)
+
+    def is_given_up(self, identity: str) -> bool:
+        """Whether a configuration has been pruned, or is to be."""
+        trial = self._latest(identity)
+        if trial is None or trial.state.is_finished():
+            return trial is not None and trial.state is OptunaState.PRUNED
+        return bool(trial.user_attrs.get("given_up"))
+
+    def spent_gpu_s(self) -> float:
+        """GPU time that attempts of this sweep have taken, as far as their owners have entered it."""
+        if self._spent_earlier_s is None:
+            self._spent_earlier_s = sum(_sum_spent(study) for study in self._sisters())
+        return self._spent_earlier_s + _sum_spent(self._study)
+
+    def add_spent(self, gpu_s: float) -> None:
+        """Enter GPU time that this owner's attempts have taken; each owner writes its own sum, so that none is lost."""
+        name = SPENT + self._owner
+        self._study.set_user_attr(name, self._study.user_attrs.get(name, 0.0) + gpu_s)
+
+    def _find(self, identity: str) -> StudyTrial | None:
+        self._refresh()
+        return self._known.get(identity)
 
     def _refresh(self) -> None:
         """Look at what is new, and at what was running when last seen."""
@@ -231,14 +204,30 @@ class Study:
         changed = [trials[number] for number in sorted(self._open)] + trials[self._num_seen :]
         self._open = {t.number for t in changed if not t.state.is_finished()}
         self._num_seen = len(trials)
-        for trial in _read(changed):
+        for trial in read_trials(changed):
             known = self._known.get(trial.identity)
             # of two dispatchers that asked the same at the same moment, the one that has a result is right
             if known is None or known.number == trial.number or not known.is_complete:
                 self._known[trial.identity] = trial
 
+    def _running(self, identity: str) -> FrozenTrial | None:
+        """A configuration's trial, if it has not ended."""
+        trial = self._latest(identity)
+        return None if trial is None or trial.state.is_finished() else trial
+
+    def _latest(self, identity: str) -> FrozenTrial | None:
+        """A configuration's trial as it stands now."""
+        known = self._known.get(identity) or self._find(identity)
+        return None if known is None else self._storage.get_trial(self._id_of(known.number))
+
     def _add(
-        self, configuration: Configuration, dimensions: Mapping[str, Dimension], *, state: OptunaState, value: float | None
+        self,
+        configuration: Configuration,
+        dimensions: Mapping[str, Dimension],
+        *,
+        state: OptunaState,
+        value: float | None = None,
+        attrs: Mapping[str, Any] | None = None,
     ) -> None:
         params = {path: str(v) if path == "row" else v for path, v in configuration.params.items()}
         self._study.add_trial(
@@ -247,44 +236,49 @@ class Study:
                 value=value,
                 params={path: dimensions[path].encode(v) for path, v in params.items()},
                 distributions={path: dimensions[path].distribution for path in params},
-                user_attrs={"owner": self._owner, "configuration": _describe(configuration)},
+                user_attrs={"owner": self._owner, "configuration": describe(configuration), **(attrs or {})},
+                intermediate_values=self._notes.pop(identify(configuration), {}),
             )
         )
 
-    def _end(self, known: StudyTrial, ended: OptunaState, value: float | None, *, is_failed: bool) -> None:
-        if is_failed:
-            trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, known.number)
-            try:
-                self._storage.set_trial_user_attr(trial_id, "is_failed", True)
-            except optuna.exceptions.UpdateFinishedTrialError:
-                return  # another dispatcher has told it
-        told = value if ended is OptunaState.COMPLETE else None
-        _tell_unless_ended(self._study, known.number, told, state=ended)
+    def _end(self, number: int, ended: OptunaState, value: float | None, attrs: Mapping[str, Any]) -> None:
+        """Tell a trial; another dispatcher may tell the same at the same moment: Optuna looks first and writes later."""
+        with suppress(UpdateFinishedTrialError):
+            for key, attr in attrs.items():
+                self._set_attr(number, key, attr)
+            self._take_up(number)
+            self._study.tell(number, value, state=ended, skip_if_finished=True)
+
+    def _take_up(self, number: int) -> bool:
+        """Let a trial that was given back run; False where it is no longer to be had."""
+        try:
+            return self._storage.set_trial_state_values(self._id_of(number), OptunaState.RUNNING)
+        except UpdateFinishedTrialError:
+            return False
+
+    def _give_back(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Keep what was signed; what was not, nobody knows."""
+        with suppress(UpdateFinishedTrialError):
+            if "configuration" in trial.user_attrs:
+                self._storage.set_trial_state_values(trial._trial_id, OptunaState.WAITING)
+            else:
+                study.tell(trial.number, state=OptunaState.FAIL, skip_if_finished=True)
+
+    def _set_attr(self, number: int, key: str, value: Any) -> None:
+        self._storage.set_trial_user_attr(self._id_of(number), key, value)
+
+    def _id_of(self, number: int) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
+
+    def _sisters(self) -> Iterator[optuna.Study]:
+        """The sweep's studies of earlier spaces, seeds and pruners."""
+        for other in self._storage.get_all_studies():
+            if other.study_name != self._study.study_name and other.user_attrs.get("sweep") == self._marks["sweep"]:
+                yield optuna.load_study(study_name=other.study_name, storage=self._storage)
 
 
-def _tell_unless_ended(study: optuna.Study, number: int, value: float | None, *, state: OptunaState) -> None:
-    """Another dispatcher may tell the same at the same moment; Optuna looks first and writes later."""
-    with suppress(optuna.exceptions.UpdateFinishedTrialError):
-        study.tell(number, value, state=state, skip_if_finished=True)
-
-
-def _describe(configuration: Configuration) -> dict[str, Any]:
-    return {"id": identify(configuration), "params": dict(configuration.params)}
-
-
-def _read(trials: Iterable[FrozenTrial]) -> Iterator[StudyTrial]:
-    """Trials that were signed; others are repeated proposals, or were never finished being asked."""
-    for trial in trials:
-        if (described := trial.user_attrs.get("configuration")) is not None:
-            yield StudyTrial(
-                number=trial.number,
-                identity=described["id"],
-                params=described["params"],
-                state=trial.state,
-                value=trial.value if trial.state is OptunaState.COMPLETE else None,
-                owner=trial.user_attrs.get("owner", ""),
-                is_failed=bool(trial.user_attrs.get("is_failed")),
-            )
+def _sum_spent(study: optuna.Study) -> float:
+    return sum(float(value) for key, value in study.user_attrs.items() if key.startswith(SPENT))
 
 
 def _is_left_behind(trial: FrozenTrial, is_dead: Callable[[str], bool]) -> bool:

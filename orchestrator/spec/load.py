@@ -10,6 +10,7 @@ from typing import Any
 from orchestrator.spec.complaints import Complaint, describe_unknown, fail, show, validate
 from orchestrator.spec.file import Document, Place, override, read_document
 from orchestrator.spec.model import Row, SearchSpec, SweepSpec
+from orchestrator.spec.options import check_strategy
 from orchestrator.spec.schema import are_related, is_known_path, known_paths, nearest
 from orchestrator.spec.space import (
     MAX_POINTS,
@@ -30,8 +31,8 @@ MAX_COMPLAINTS = 20
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
     """Read a sweep file and check all of it.
 
-    overrides: ``a.b=c``, applied in turn. Relative ``data.source`` paths start at the file's folder, those of overrides at the
-    working directory; the result's are absolute.
+    overrides: ``a.b=c``, applied in turn. Relative paths of ``data.source`` and ``data.clean`` start at the file's folder, those
+    of overrides at the working directory; the result's are absolute.
 
     Raises:
         SpecError: one line for everything that is wrong: ``FILE:LINE: place: found. Allowed. Nearest name.``
@@ -41,7 +42,7 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
         document = _set_sources(override(document, option), Path())
     document.data.setdefault("name", path.stem)
     spec = _validate(document).remember(document)
-    checks = (_check_outline, _check_paths, _check_conditions, _check_values, _check_points, _check_rows)
+    checks = (_check_outline, check_strategy, _check_paths, _check_conditions, _check_values, _check_points, _check_rows)
     for check in checks:  # each relies on what those before it found in order
         if complaints := list(itertools.islice(check(spec), MAX_COMPLAINTS)):
             raise fail(document, complaints)
@@ -56,16 +57,17 @@ def _validate(document: Document) -> SweepSpec:
 
 
 def _set_sources(document: Document, folder: Path) -> Document:
-    """Make relative paths of data sets absolute; whatever is not a text is left for the validation to refuse."""
+    """Make relative paths of data sets and of their checks absolute; what is not a text is left for the validation to refuse."""
     data = document.data
-    for holder in (data.get("data"), *(row.get("data") for row in _mappings(data.get("rows")))):
-        if isinstance(holder, dict) and "source" in holder:
-            holder["source"] = _to_absolute(holder["source"], folder)
     space = data["search"].get("space") if isinstance(data.get("search"), dict) else None
-    entry = space.get("data.source") if isinstance(space, dict) else None
-    choices = entry.get("choices") if isinstance(entry, dict) else entry
-    if isinstance(choices, list):
-        choices[:] = [_to_absolute(choice, folder) for choice in choices]
+    for field in ("source", "clean"):
+        for holder in (data.get("data"), *(row.get("data") for row in _mappings(data.get("rows")))):
+            if isinstance(holder, dict) and field in holder:
+                holder[field] = _to_absolute(holder[field], folder, field=field)
+        entry = space.get(f"data.{field}") if isinstance(space, dict) else None
+        choices = entry.get("choices") if isinstance(entry, dict) else entry
+        if isinstance(choices, list):
+            choices[:] = [_to_absolute(choice, folder, field=field) for choice in choices]
     return document
 
 
@@ -73,10 +75,9 @@ def _mappings(values: Any) -> list[dict[str, Any]]:
     return [v for v in values if isinstance(v, dict)] if isinstance(values, list) else []
 
 
-def _to_absolute(source: Any, folder: Path) -> Any:
-    if not isinstance(source, str) or source in (SYNTHETIC, ""):
-        return source
-    return str(Path(folder, Path(source).expanduser()).resolve())
+def _to_absolute(written: Any, folder: Path, *, field: str) -> Any:
+    is_path = isinstance(written, str) and (written.endswith(".json") if field == "clean" else written not in (SYNTHETIC, ""))
+    return str(Path(folder, Path(written).expanduser()).resolve()) if is_path else written
 
 
 # ------------------------------------------------------------------- what one field alone cannot tell

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_serializer, field_validator, model_validator
 
 from orchestrator.spec.file import Document, Place
+from orchestrator.spec.limits import LimitsSpec, RetrySpec
+from orchestrator.spec.names import NOT_METHODS, Method
+from orchestrator.spec.part import Part
+from orchestrator.spec.pruner import PrunerSpec, StopSpec
 from orchestrator.spec.schema import is_whole
 from trainers.config import DataConfig, Fold, TrainConfig
 
 Scalar = bool | int | float | str | None
 RowId = int | str
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
-
-
-class Part(BaseModel):
-    """A part of a sweep file; immutable, refuses fields that it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+Figure = Annotated[float, Field(ge=0, le=1)]
+Label = Annotated[str, Field(min_length=1, max_length=80)]
 
 
 class Parameter(Part):
@@ -113,10 +113,21 @@ def _as_tuples(entry: dict[str, Any]) -> dict[str, Any]:
 class SearchSpec(Part):
     """How configurations are found. ``space`` is a mapping from dotted paths, in its order."""
 
-    method: Literal["grid", "random", "tpe"]
+    method: Method
+    """grid; or what lets Optuna propose: random, tpe, or one of its samplers by its own name."""
     seed: Seed = 0
     """Of the sampler."""
     space: tuple[Parameter, ...] = Field(min_length=1)
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Handed to the sampler."""
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _usable_method(cls, method: Any) -> Any:
+        if isinstance(method, str) and method in NOT_METHODS:
+            known = ", ".join(get_args(Method))
+            raise ValueError(f"{method!r} is not for a sweep file: {NOT_METHODS[method]}. Known: {known}")
+        return method
 
     @field_validator("space", mode="before")
     @classmethod
@@ -132,10 +143,17 @@ class SearchSpec(Part):
 
 
 class Row(BaseModel):
-    """An explicit configuration: an id, and whatever differs from ``base`` (its fields directly) and from ``data``."""
+    """An explicit configuration: an id, and whatever differs from ``base`` (its fields directly) and from ``data``.
+
+    ``label`` and ``reported`` are for tables only: they are no part of what is trained.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
     id: RowId
+    label: Label | None = None
+    """What to call it, after its id."""
+    reported: Figure | None = None
+    """The mIoU published for it elsewhere, to stand beside ours."""
     seed: Seed | None = None
     """Default: every seed of the sweep."""
     data: dict[str, Any] = {}
@@ -145,6 +163,11 @@ class Row(BaseModel):
         """What the row changes in ``base``."""
         return dict(self.model_extra or {})
 
+    @property
+    def title(self) -> str:
+        """For people: ``row 17``, or ``17: Unet MBv2`` where it has a label."""
+        return write_title(self.id, self.label)
+
 
 class BudgetSpec(Part):
     """What the sweep may cost. ``trials`` counts trainings: configurations x seeds x folds, those found done included."""
@@ -152,11 +175,13 @@ class BudgetSpec(Part):
     trials: int | None = Field(default=None, ge=1)
     hours: float | None = Field(default=None, gt=0)
     """Wall-clock time of one run of ``orchestrate sweep``; trials that run when it is over are finished."""
+    gpu_hours: float | None = Field(default=None, gt=0)
+    """What all attempts of the sweep may take of GPUs, over all its runs; those that run when it is spent are finished."""
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
-        if self.trials is None and self.hours is None:
-            raise ValueError("says nothing. Allowed: trials, hours")
+        if self.trials is None and self.hours is None and self.gpu_hours is None:
+            raise ValueError("says nothing. Allowed: trials, hours, gpu_hours")
         return self
 
 
@@ -168,13 +193,25 @@ class ResourcesSpec(Part):
 
 
 class FixedEnsemble(Part):
-    """An ensemble of the rows named by ``members``."""
+    """An ensemble of the rows named by ``members``: the mean of their probabilities, all alike. ``reported`` as in Row."""
 
     id: RowId
+    label: Label | None = None
+    reported: Figure | None = None
     members: tuple[RowId, ...] = Field(min_length=1)
 
+    @property
+    def title(self) -> str:
+        """For people: ``row 5``, or ``5: 3+4`` where it has a label."""
+        return write_title(self.id, self.label)
 
-NOT_YET = ("pruner", "schedule", "ensemble", "keep")
+
+def write_title(id: RowId, label: str | None) -> str:
+    """What a row of a table is called."""
+    return f"row {id}" if label is None else f"{id}: {label}"
+
+
+NOT_YET = ("schedule", "ensemble", "keep")
 """Keys that later versions read."""
 
 
@@ -190,7 +227,11 @@ class SweepSpec(Part):
     seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
     folds: int | None = Field(default=None, ge=2)
     budget: BudgetSpec | None = None
+    stop: StopSpec | None = None
+    pruner: PrunerSpec | None = None
     resources: ResourcesSpec = ResourcesSpec()
+    retry: RetrySpec = RetrySpec()
+    limits: LimitsSpec = LimitsSpec()
     ensembles: tuple[FixedEnsemble, ...] = ()
 
     _document: Document | None = PrivateAttr(default=None)

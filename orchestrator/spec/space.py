@@ -23,7 +23,7 @@ Params = Mapping[str, Any]
 MAX_POINTS = 10_000
 """Of a grid. More trainings than anybody waits for, and what a typing error makes of a range's step."""
 
-SOURCE_PATHS = ("source", "synthetic", "num_classes", "class_names", "id_map", "size", "fit", "color", "split_lists")
+SOURCE_PATHS = ("source", "synthetic", "num_classes", "class_names", "id_map", "size", "fit", "color", "split_lists", "clean")
 """Fields of ``data`` that decide what is read and prepared; the others only split it."""
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,41 @@ def make_trial(make_spec: Callable[..., TrialSpec], tiny_data: Path) -> Callable
 def cpu_slots() -> tuple[Slot, ...]:
     """Two slots on the CPU, wherever the tests run."""
     return (Slot("cpu-0", "", 1), Slot("cpu-1", "", 1))
+
+
+@pytest.fixture
+def user_code(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a user's own code, where it can be imported from here and from workers."""
+    folder = Path(__file__).parent / "user_code"
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("PYTHONPATH", str(folder))  # of programs that a test starts
+    return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of 2 MiB; skipped where nothing may be mounted."""
+    folder = tmp_path / "small disk"
+    folder.mkdir()
+    with mounted(folder, "2m"):
+        yield folder
+
+
+@contextmanager
+def mounted(folder: Path, size: str) -> Iterator[None]:
+    """Let ``folder`` be a tmpfs of ``size``, as ``mount`` writes it."""
+    try:
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        pytest.skip("there is no mount here")
+    if done.returncode:
+        pytest.skip(f"a small disk cannot be mounted: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.fixture(scope="session")

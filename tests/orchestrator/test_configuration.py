@@ -133,6 +133,7 @@ def test_two_rows_of_one_configuration_share_its_id(tmp_path: Path) -> None:
         ("early_stopping: [null, {patience: 3}]", ["early_stopping=none", "early_stopping-3"]),
         ("augmentation: [none, [{name: HorizontalFlip}, {name: 'mine.moves:Shake'}]]", ["none", "HorizontalFlip+Shake"]),
         ("data.source: [synthetic, ../x/mars_train.npz]", ["synthetic", "mars_train"]),
+        ("data.clean: [null, auto, ../x/check.json, [3, 5]]", ["clean=none", "clean=auto", "clean=check", "clean=2"]),
         ("arch_options: [{decoder_attention_type: scse}, {}]", ["arch_options-decoder_attention_type=scse", "arch_options"]),
     ],
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import DataError, SpecError
+from orchestrator.plan import make_plan
 from orchestrator.preflight import prepare
 from orchestrator.spec import SweepSpec, load_spec
 
@@ -126,3 +128,39 @@ def test_a_real_file_is_read_by_path(tmp_path: Path) -> None:
     np.savez(tmp_path / "set.npz", training_set=np.stack([images, masks], axis=1))
     spec = read(tmp_path, "data: {source: set.npz, val_fraction: 0.3}\n")
     assert prepare(spec, tmp_path / "cache").of(spec.data).num_classes == 4
+
+
+TAMPERED = "synthetic: {num_images: 40, height: 32, width: 64, outlier_fraction: 0.1}, val_fraction: 0.25"
+
+
+def test_cleaning_is_a_fact_of_the_data(tmp_path: Path) -> None:
+    """What was removed is known by its positions, whichever way it was asked for; the trials are the same."""
+    spec = read(tmp_path, f"data: {{{TAMPERED}, clean: auto}}\n")
+    facts = prepare(spec, tmp_path / "cache")
+    removed = facts.of(spec.data).removed
+    assert len(removed) == 4
+    assert facts.of(spec.data).num_images == 36
+    plan = make_plan(spec, facts, {})
+
+    check = {"schema_version": 1, "fingerprint": facts.of(spec.data).fingerprint, "outliers": [{"index": i} for i in removed]}
+    (tmp_path / "check.json").write_text(json.dumps(check))
+    for clean in ("check.json", str(list(removed))):
+        other = read(tmp_path, f"data: {{{TAMPERED}, clean: {clean}}}\n")
+        assert make_plan(other, prepare(other, tmp_path / "cache"), {}).trials[0].spec.key == plan.trials[0].spec.key
+    plain = read(tmp_path, f"data: {{{TAMPERED}}}\n")
+    assert make_plan(plain, prepare(plain, tmp_path / "cache"), {}).trials[0].spec.key != plan.trials[0].spec.key
+
+
+def test_cleaning_may_be_searched_over(tmp_path: Path) -> None:
+    """Each way is prepared, and each set that remains is a trial of its own."""
+    spec = read(tmp_path, f"data: {{{TAMPERED}}}\nsearch: {{method: grid, space: {{data.clean: [null, auto, [1, 2]]}}}}\n")
+    facts = prepare(spec, tmp_path / "cache")
+    assert sorted(found.num_images for found in facts.data.values()) == [36, 38, 40]
+    assert len({trial.spec.key for trial in make_plan(spec, facts, {}).trials}) == 3
+
+
+def test_a_wrong_position_names_its_line(tmp_path: Path) -> None:
+    """What cannot be removed is blamed on data.clean."""
+    spec = read(tmp_path, "name: a\ndata:\n  synthetic: {num_images: 16}\n  clean: [99]\n")
+    with pytest.raises(DataError, match=r"sweep\.yaml:4: data\.clean: 99: no such position"):
+        prepare(spec, tmp_path / "cache")

@@ -158,6 +158,19 @@ def test_relative_sources_start_at_the_file(tmp_path: Path) -> None:
     assert search.space[0].choices == ("synthetic", str(tmp_path / "a.npz"))
 
 
+def test_relative_checks_start_at_the_file(tmp_path: Path) -> None:
+    """data.clean's .json, also a row's and a search space's, starts at the file's folder; auto and positions are no paths."""
+    rows = "rows: [{id: 1}, {id: 2, data: {clean: auto}}, {id: 3, data: {clean: [3, 1]}}]\n"
+    spec = load_spec(write(tmp_path, f"data: {{clean: a.json}}\n{rows}"))
+    assert spec.data.clean == str(tmp_path / "a.json")
+    assert [row.data.get("clean") for row in spec.rows] == [None, "auto", [3, 1]]
+
+    space = "search: {method: grid, space: {data.clean: [null, auto, a.json, [3, 1]]}}\n"
+    search = load_spec(write(tmp_path, space)).search
+    assert search is not None
+    assert list(search.space[0].choices or ()) == [None, "auto", str(tmp_path / "a.json"), [3, 1]]
+
+
 def test_relative_sources_of_overrides_start_at_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A path that is typed is one from where it is typed."""
     (tmp_path / "sweeps").mkdir()

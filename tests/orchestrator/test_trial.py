@@ -12,10 +12,17 @@ from orchestrator.trial import Event, TrialFolder, TrialResult, TrialSpec, Trial
 from trainers.config import DataConfig, FocalLoss, Fold, TrainConfig
 
 
-def key_of(*, seed: int | None = 0, fold: Fold | None = None, data: DataConfig | None = None, **train: object) -> str:
+def key_of(
+    *,
+    seed: int | None = 0,
+    fold: Fold | None = None,
+    data: DataConfig | None = None,
+    removed: tuple[int, ...] = (),
+    **train: object,
+) -> str:
     """The key of a training on the source with fingerprint 'f'."""
     config = TrainConfig.model_validate(train)
-    return make_key(config, data or DataConfig(), seed=seed, fold=fold, source_fingerprint="f", code={})
+    return make_key(config, data or DataConfig(), seed=seed, fold=fold, source_fingerprint="f", code={}, removed=removed)
 
 
 def test_a_default_written_out_changes_no_key() -> None:
@@ -43,6 +50,15 @@ def test_what_changes_the_training_changes_the_key(other: dict[str, object]) -> 
 def test_where_the_data_lie_changes_no_key() -> None:
     """Path and class names do not count; the fingerprint stands for the content."""
     assert key_of(data=DataConfig(source="/elsewhere/set.npz", class_names=("a", "b"))) == key_of()
+
+
+def test_what_was_removed_counts_and_not_how_it_was_named() -> None:
+    """Auto, a file and a list that remove the same pictures are one trial; removing none is not cleaning at all."""
+    removed = {"data": DataConfig(clean=(3, 5)), "removed": (3, 5)}
+    assert key_of(**removed) == key_of(data=DataConfig(clean="auto"), removed=(3, 5))  # type: ignore[arg-type]
+    assert key_of(**removed) == key_of(data=DataConfig(clean="/here/check.json"), removed=(3, 5))  # type: ignore[arg-type]
+    assert key_of(**removed) != key_of(data=DataConfig(clean=(3,)), removed=(3,))  # type: ignore[arg-type]
+    assert key_of(data=DataConfig(clean="auto")) == key_of()
 
 
 def test_a_folder_belongs_to_one_trial(tmp_path: Path, make_spec: Callable[..., TrialSpec]) -> None:

@@ -10,11 +10,13 @@ import cv2
 import numpy as np
 import pytest
 
+from orchestrator.closing import fail
 from orchestrator.ensemble.store import read_predictions
+from orchestrator.failures import FailureKind
 from orchestrator.launchers.slots import Slot
 from orchestrator.pictures import draw_samples, make_palette, pick_evenly, write_png
 from orchestrator.trial import TrialFolder, TrialState
-from orchestrator.worker import ExitCode, fail, is_worked_on, work
+from orchestrator.worker import ExitCode, is_worked_on, work
 from trainers.metrics import mean_iou
 
 SLOT = Slot("cpu-0", "", 1)
@@ -127,15 +129,19 @@ def test_a_wish_to_stop_before_the_first_epoch(make_trial: Callable[..., TrialFo
 
 
 @pytest.mark.parametrize(
-    ("fields", "reason"),
+    ("fields", "kind", "reason"),
     [
-        ({"arch_options": {"no_such_option": 1}}, "ConfigError: "),
-        ({"loss": {"name": "no_such_package:Loss"}}, "ConfigError: "),
-        ({"optimizer": {"name": "adam", "lr": 1e30}, "schedule": {"name": "constant"}, "epochs": 3}, "DivergedError: "),
+        ({"arch_options": {"no_such_option": 1}}, FailureKind.BAD_CONFIGURATION, "ConfigError: "),
+        ({"loss": {"name": "no_such_package:Loss"}}, FailureKind.BAD_CONFIGURATION, "ConfigError: "),
+        (
+            {"optimizer": {"name": "adam", "lr": 1e30}, "schedule": {"name": "constant"}, "epochs": 3},
+            FailureKind.DIVERGED,
+            "DivergedError: ",
+        ),
     ],
 )
 def test_what_goes_wrong_is_the_result(
-    make_trial: Callable[..., TrialFolder], tmp_path: Path, fields: dict[str, object], reason: str
+    make_trial: Callable[..., TrialFolder], tmp_path: Path, fields: dict[str, object], kind: FailureKind, reason: str
 ) -> None:
     """One line says why; the end of the log holds the traceback."""
     trial = make_trial(tmp_path / "trial", **fields)
@@ -148,6 +154,7 @@ def test_what_goes_wrong_is_the_result(
     assert reason.rstrip(": ") in result.log_tail
     last = trial.events()[0][-1]
     assert (last.kind, last.state, last.reason) == ("attempt_ended", TrialState.FAILED, result.reason)
+    assert last.failure is result.failure is kind
 
 
 def test_a_lost_data_set_is_a_failure_too(make_trial: Callable[..., TrialFolder], tmp_path: Path) -> None:
@@ -167,9 +174,9 @@ def test_a_failure_told_from_outside_counts_the_epochs(make_trial: Callable[...,
     trial = make_trial(tmp_path / "trial", epochs=2)
     asked: list[int] = []
     work(trial.path, SLOT, lambda: bool(asked.append(1)) or len(asked) == 2)
-    result = fail(trial, 1, "killed by signal 9 (SIGKILL)")
+    result = fail(trial, 1, failure=FailureKind.SIGNAL, reason="killed by signal 9 (SIGKILL)")
     assert result == trial.result()
-    assert (result.state, result.epochs_run) == (TrialState.FAILED, 1)
+    assert (result.state, result.epochs_run, result.failure) == (TrialState.FAILED, 1, FailureKind.SIGNAL)
     assert result.started_s == trial.events()[0][0].time_s
 
 

@@ -92,7 +92,6 @@ def test_members_are_read_where_their_folder_lies(save: Save, tmp_path: Path) ->
         read_members(tmp_path)
 
 
-
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=6))
 def test_whole_weights_keep_proportions(counts: list[int]) -> None:
     """From fractions written with six digits, as they are logged."""

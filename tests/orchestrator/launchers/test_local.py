@@ -130,6 +130,31 @@ def test_no_worker_outlives_its_dispatcher(whom: str, make_trial: Callable[..., 
 
 
 @pytest.mark.slow
+def test_no_loader_outlives_its_worker(make_trial: Callable[..., TrialFolder], user_code: Path, tmp_path: Path) -> None:
+    """After kill -9 of the worker, or of the dispatcher: what the worker has forked is gone in 2 s."""
+    trials = []
+    for seed in range(2):
+        loss = {"name": "provoking:WithLoaders", "options": {"file": str(tmp_path / f"pids of {seed}")}}
+        trials.append(make_trial(tmp_path / str(seed), epochs=10_000, seed=seed, loss=loss))
+    command = [sys.executable, "-c", DISPATCHER, str(tmp_path / "slots"), *(str(trial.path) for trial in trials)]
+    dispatcher = subprocess.Popen(command, start_new_session=True)
+    try:
+        families = []
+        for seed, trial in enumerate(trials):
+            wait_for_event(trial, "epoch")
+            worker = psutil.Process(_pid_of(trial))
+            loaders = [psutil.Process(int(pid)) for pid in (tmp_path / f"pids of {seed}").read_text().split()]
+            assert [loader.ppid() for loader in loaders] == [worker.pid] * 2
+            families.append([worker, *loaders])
+        for family, killed in zip(families, (families[0][0].pid, dispatcher.pid), strict=True):
+            os.kill(killed, signal.SIGKILL)
+            assert wait_until(lambda family=family: all(is_gone(process) for process in family), 2)
+    finally:
+        dispatcher.kill()
+        dispatcher.wait()
+
+
+@pytest.mark.slow
 def test_a_dead_forkserver_is_started_again(
     cpu_slots: tuple[Slot, ...], make_trial: Callable[..., TrialFolder], tmp_path: Path
 ) -> None:

@@ -1,0 +1,79 @@
+"""Where studies are kept: a journal file of this machine that survives kills, or a database; opened for build.py."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+import optuna
+from filelock import FileLock
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalStorage
+from optuna.storages.journal._file import BaseJournalFileLock
+
+from orchestrator.errors import TrackingError
+from orchestrator.secrets import redact
+
+
+class _KernelLock(BaseJournalFileLock):
+    """A lock that vanishes with its holder; Optuna's own would hold everybody up for 30 s after a kill."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = FileLock(f"{path}.lock")
+
+    def acquire(self) -> bool:
+        self._lock.acquire()
+        return True
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+def open_storage(location: Path | str) -> BaseStorage:
+    """The storage of studies: a journal file of this machine, or a database by its URL.
+
+    Raises:
+        TrackingError: the database cannot be opened.
+    """
+    _log_through_logging()
+    if isinstance(location, Path):
+        return _open_journal(location)
+    for wait_s in (0.2, 0.5, None):  # two processes that create the tables at once disturb each other: the next try finds them
+        try:
+            return RDBStorage(location)
+        except Exception as error:  # the database driver's or SQLAlchemy's own, whatever they are
+            if wait_s is None:
+                raise TrackingError(_say_unusable(location, error)) from error
+            time.sleep(wait_s)
+    raise AssertionError("the last try returns or raises")
+
+
+def _say_unusable(location: str, error: Exception) -> str:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return redact(f"{location}: the search's storage cannot be opened: {reason}. See ORCHESTRATE_STORAGE.")
+
+
+def _log_through_logging() -> None:
+    """Optuna prints by itself unless told otherwise."""
+    optuna.logging.disable_default_handler()
+    optuna.logging.enable_propagation()
+    optuna.logging.set_verbosity(logging.WARNING)
+
+
+def _open_journal(path: Path) -> BaseStorage:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = _KernelLock(path)
+    lock.acquire()
+    try:
+        _drop_torn_line(path)
+    finally:
+        lock.release()
+    return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+
+
+def _drop_torn_line(path: Path) -> None:
+    """A machine that went down while writing leaves half a line, behind which Optuna would refuse to read."""
+    if path.exists() and (content := path.read_bytes()) and not content.endswith(b"\n"):
+        with open(path, "r+b") as file:
+            file.truncate(content.rfind(b"\n") + 1)

@@ -1,0 +1,283 @@
+"""A home in which dispatchers are run, with scripted attempts; and what watches them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.closing import fail
+from orchestrator.dispatcher import Dispatcher, Outcome
+from orchestrator.failures import FailureKind
+from orchestrator.home import Home
+from orchestrator.launchers.base import JobExit, Launcher
+from orchestrator.ledger import Ledger
+from orchestrator.spec.limits import LimitsSpec
+from orchestrator.trial import Event, TrialFolder, TrialResult, TrialSpec, TrialState
+from orchestrator.worker import ExitCode
+from trainers.config import DataConfig, TrainConfig
+
+SWEEP = "sweep"
+
+
+@dataclass(frozen=True)
+class Point:
+    """A configuration, as far as the dispatcher looks at it."""
+
+    id: str
+    trials: tuple[TrialSpec, ...]
+
+
+def spec(key: str, configuration: str = "one") -> TrialSpec:
+    """A trial that nobody will train."""
+    return TrialSpec(
+        key=key,
+        configuration=configuration,
+        name=key,
+        train=TrainConfig(),
+        data=DataConfig(),
+        seed=0,
+        source_fingerprint="f",
+    )
+
+
+def points(*keys: str) -> list[Point]:
+    """A configuration of one trial for each key."""
+    return [Point(f"configuration of {key}", (spec(key),)) for key in keys]
+
+
+class ListSearch:
+    """Proposes what it was given, in order."""
+
+    def __init__(self, proposals: Sequence[Point]) -> None:
+        self._proposals = deque(proposals)
+        self.told: list[tuple[str, float | None, TrialState]] = []
+        self.num_reconciled = 0
+
+    def propose(self) -> Any:
+        return self._proposals.popleft() if self._proposals else None
+
+    def tell(self, configuration: Any, value: float | None, state: TrialState) -> None:
+        self.told.append((configuration.id, value, state))
+
+    def reconcile(self) -> None:
+        self.num_reconciled += 1
+
+
+class NoTracker:
+    """Remembers what was to be mirrored."""
+
+    def __init__(self) -> None:
+        self.mirrored: list[tuple[str, str, bool]] = []
+
+    def mirror(self, sweep: str, folder: TrialFolder, ended: bool) -> None:
+        self.mirrored.append((sweep, folder.path.name, ended))
+
+    def close(self, timeout_s: float) -> list[TrialFolder]:
+        return []
+
+
+@dataclass
+class Recorder:
+    """A monitor that writes down what it sees."""
+
+    seen: list[tuple[str, str, object]] = field(default_factory=list)
+    reasons: list[str | None] = field(default_factory=list)
+    """Of ends, in their order."""
+    failed: list[FailureKind | None] = field(default_factory=list)
+    """Of the same ends, where there is a result."""
+    on_end: Callable[[], None] | None = None
+
+    def started(self, spec: TrialSpec, attempt: int) -> None:
+        self.seen.append(("started", spec.key, attempt))
+
+    def epoch(self, spec: TrialSpec, event: Event) -> None:
+        self.seen.append(("epoch", spec.key, event.epoch))
+
+    def ended(self, spec: TrialSpec, state: TrialState, result: TrialResult | None, reason: str | None) -> None:
+        self.seen.append(("ended", spec.key, state))
+        self.reasons.append(reason)
+        self.failed.append(result.failure if result else None)
+        if self.on_end is not None:
+            self.on_end()
+
+
+Script = Callable[["ScriptedJob"], int | None]
+"""Asked at every poll: None while the attempt runs, else its exit code."""
+
+
+@dataclass
+class ScriptedJob:
+    """An attempt that does what a test says."""
+
+    folder: Path
+    script: Script
+    stops: list[bool] = field(default_factory=list)
+    num_polls: int = 0
+    exit: JobExit | None = None
+
+    @property
+    def trial(self) -> TrialFolder:
+        return TrialFolder(self.folder)
+
+    def poll(self) -> JobExit | None:
+        self.num_polls += 1
+        if self.exit is None and (code := self.script(self)) is not None:
+            self.exit = JobExit(code)
+        return self.exit
+
+    def stop(self, *, force: bool = False) -> None:
+        self.stops.append(force)
+
+
+class ScriptedLauncher:
+    """Some slots, and a script for every attempt."""
+
+    def __init__(self, script: Script, num_slots: int = 2) -> None:
+        self._script = script
+        self._num_slots = num_slots
+        self.jobs: list[ScriptedJob] = []
+
+    @property
+    def launched(self) -> list[str]:
+        return [job.folder.name for job in self.jobs]
+
+    def free_slots(self) -> int:
+        return self._num_slots - sum(job.exit is None for job in self.jobs)
+
+    def launch(self, folder: Path) -> ScriptedJob:
+        assert self.free_slots() > 0, "more attempts than slots"
+        job = ScriptedJob(folder, self._script)
+        self.jobs.append(job)
+        return job
+
+    def close(self) -> None:
+        """Nothing runs."""
+
+
+def complete(job: ScriptedJob, miou: float = 0.5) -> int:
+    """Leave what a worker leaves that comes to its end."""
+    attempt = job.trial.attempt().number
+    times = {"started_s": 1.0, "ended_s": 2.0}
+    job.trial.append(Event(kind="attempt_started", time_s=1.0, attempt=attempt))
+    job.trial.append(Event(kind="epoch", time_s=1.5, attempt=attempt, epoch=1, metrics={"val/miou": miou}))
+    result = TrialResult(
+        key=job.folder.name, state=TrialState.COMPLETE, metrics={"val/miou": miou}, attempt=attempt, epochs_run=1, **times
+    )
+    job.trial.write_result(result)
+    return ExitCode.COMPLETE
+
+
+def raise_error(job: ScriptedJob, kind: FailureKind = FailureKind.EXCEPTION) -> int:
+    """Leave what a worker leaves whose training raised."""
+    attempt = job.trial.attempt().number
+    job.trial.append(Event(kind="attempt_started", time_s=1.0, attempt=attempt))
+    fail(job.trial, attempt, failure=kind, reason=f"{kind}: no")
+    return ExitCode.FAILED
+
+
+def stop_when_asked(job: ScriptedJob) -> int | None:
+    """Run for ever, but end like a worker when asked to stop, and be killed when forced."""
+    if True in job.stops:
+        return -9
+    return ExitCode.STOPPED if job.stops else None
+
+
+@dataclass
+class Bench:
+    """A home with a ledger, in which dispatchers are run."""
+
+    home: Home
+    ledger: Ledger
+    owner: str
+    tracker: NoTracker = field(default_factory=NoTracker)
+    monitor: Recorder = field(default_factory=Recorder)
+
+    def dispatcher(self, proposals: Sequence[Point] | ListSearch, launcher: Launcher, **changed: Any) -> Dispatcher:
+        search = proposals if isinstance(proposals, ListSearch) else ListSearch(proposals)
+        parts: dict[str, Any] = {
+            "sweep": SWEEP,
+            "search": search,
+            "launcher": launcher,
+            "tracker": self.tracker,
+            "ledger": self.ledger,
+            "home": self.home,
+            "owner": self.owner,
+            "trials_of": lambda point: list(point.trials),
+            "data_folder_of": lambda spec: self.home.data,
+            "monitor": self.monitor,
+            "limits": LimitsSpec(free_disk_gb=0),
+            "sleep": lambda seconds: time.sleep(0.0005),
+        }
+        return Dispatcher(**(parts | changed))
+
+    def run(self, proposals: Sequence[Point] | ListSearch, launcher: Launcher, **changed: Any) -> Outcome:
+        return self.dispatcher(proposals, launcher, **changed).run()
+
+    def state_of(self, key: str) -> TrialState:
+        return self.ledger.states([key])[key].state
+
+    def folder(self, key: str) -> TrialFolder:
+        return TrialFolder(self.home.trial_folder(key))
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Any:
+    """A fresh home."""
+    home = Home(tmp_path / "home")
+    with home.become_owner() as owner:
+        yield Bench(home, Ledger(home.ledger_url), owner.name)
+
+
+def states_of(outcome: Outcome) -> dict[str, TrialState]:
+    """Key -> state."""
+    return {trial.spec.key: trial.state for trial in outcome.trials}
+
+
+def claim_as(bench: Bench, key: str, owner: str, sweep: str = SWEEP) -> int:
+    """Let somebody else have a trial."""
+    bench.ledger.register(sweep, [(key, "one")])
+    attempt = bench.ledger.claim(key, sweep, owner)
+    assert attempt is not None
+    return attempt
+
+
+def dead_owner(bench: Bench) -> str:
+    """The name of an owner of this machine whose process has ended."""
+    name = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import os, socket, time; print(f'{socket.gethostname()}:{os.getpid()}:{time.time_ns() // 10**6}')",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return name.stdout.strip()
+
+
+def a_result(key: str, miou: float) -> TrialResult:
+    """What another machine left."""
+    return TrialResult(
+        key=key, state=TrialState.COMPLETE, attempt=1, started_s=1, ended_s=2, epochs_run=1, metrics={"val/miou": miou}
+    )
+
+
+class Ticks:
+    """A clock that goes on by itself with every look."""
+
+    def __init__(self, step_s: float) -> None:
+        self.now_s = 0.0
+        self._step_s = step_s
+
+    def __call__(self) -> float:
+        self.now_s += self._step_s
+        return self.now_s

@@ -1,0 +1,41 @@
+"""How a sweep is stopped, gracefully and at once."""
+
+from __future__ import annotations
+
+from orchestrator.trial import TrialState
+from orchestrator.worker import ExitCode
+from tests.orchestrator.dispatcher.conftest import Bench, ScriptedLauncher, complete, points, states_of, stop_when_asked
+
+
+def test_the_first_stop_is_graceful(bench: Bench) -> None:
+    """Nothing more is launched, what runs is asked to end and waits for the next run, which goes on with it."""
+    launcher = ScriptedLauncher(stop_when_asked)
+    dispatcher = bench.dispatcher(points(*"abc"), launcher, sleep=lambda seconds: dispatcher.request_stop())
+    outcome = dispatcher.run()
+    assert outcome.interrupted
+    assert [job.stops[0] for job in launcher.jobs] == [False, False]
+    assert set(states_of(outcome).values()) == {TrialState.WAITING}
+    assert [bench.state_of(key) for key in "ab"] == [TrialState.WAITING] * 2
+    outcome = bench.run(points(*"abc"), ScriptedLauncher(complete))
+    assert [(trial.state, trial.attempts) for trial in outcome.trials] == [
+        (TrialState.COMPLETE, 2),
+        (TrialState.COMPLETE, 2),
+        (TrialState.COMPLETE, 1),
+    ]
+
+
+def test_the_second_stop_kills(bench: Bench) -> None:
+    """An attempt killed on request is no failure, and its record is closed."""
+    launcher = ScriptedLauncher(lambda job: -9 if True in job.stops else None)
+    dispatcher = bench.dispatcher(points("a"), launcher, sleep=lambda seconds: dispatcher.request_stop())
+    assert states_of(dispatcher.run()) == {"a": TrialState.WAITING}
+    last = bench.folder("a").events()[0][-1]
+    assert (last.kind, last.state, last.reason) == ("attempt_ended", TrialState.WAITING, "killed on request")
+    assert bench.state_of("a") is TrialState.WAITING
+
+
+def test_an_attempt_stopped_by_somebody_else_is_gone_on_with(bench: Bench) -> None:
+    """SIGTERM to a worker from outside costs nothing."""
+    launcher = ScriptedLauncher(lambda job: ExitCode.STOPPED if len(launcher.jobs) == 1 else complete(job))
+    [trial] = bench.run(points("a"), launcher).trials
+    assert (trial.state, trial.attempts) == (TrialState.COMPLETE, 2)

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.plan import make_plan
+from orchestrator.search.limits import count_since_best
+from orchestrator.trial import TrialState
+from tests.orchestrator.search.conftest import COMPLETE, FACTS, FAILED, GRID, LR, build, proposals, read, run, trials_in
+
+STOP = LR.format(method="random", trials=30) + "stop: {no_improvement: 3}\n"
+values = st.lists(st.none() | st.floats(0, 1), max_size=12)
+
+
+def test_hours_end_a_run_and_not_the_sweep(tmp_path: Path, journal: Path) -> None:
+    """Nothing is proposed once the time is over; the next run has new time."""
+    spec = read(tmp_path, GRID + "budget: {hours: 1}\n")
+    now_s = 0.0
+    search = build(spec, journal, clock=lambda: now_s)
+    assert search.propose() is not None
+    now_s = 3600.0
+    assert search.propose() is None
+    assert search.stopped_because == "budget.hours is spent"
+    assert build(spec, journal, clock=lambda: now_s).propose() is not None
+
+
+def test_gpu_hours_are_those_of_all_runs(tmp_path: Path, storage: Path | str) -> None:
+    """What an earlier run took counts, also after an edit of the space; CPU time does not."""
+    spec = read(tmp_path, GRID + "budget: {gpu_hours: 1}\n")
+    first = build(spec, storage, owner="first")
+    first.spend(3000)
+    assert first.propose() is not None
+    first.close()
+
+    second = build(read(tmp_path, GRID.replace("epochs", "batch_size") + "budget: {gpu_hours: 1}\n"), storage, owner="second")
+    second.spend(599)
+    assert second.propose() is not None
+    second.spend(1)
+    assert second.propose() is None
+    assert second.stopped_because == "budget.gpu_hours is spent"
+
+
+def test_two_dispatchers_spend_one_budget(tmp_path: Path, journal: Path) -> None:
+    """Each enters its own share, from time to time."""
+    spec = read(tmp_path, GRID + "budget: {gpu_hours: 1}\n")
+    now_s = 0.0
+    one, other = (build(spec, journal, owner=owner, clock=lambda: now_s) for owner in ("one", "other"))
+    for search in (one, other):
+        search.spend(1000)
+    now_s = 60.0
+    for search in (one, other):
+        search.spend(800)
+    assert one.propose() is None
+    assert other.propose() is None
+
+
+def test_what_is_done_is_shown_though_nothing_is_left(tmp_path: Path, journal: Path) -> None:
+    """With a budget used up, a run still lists what needs no training."""
+    spec = read(tmp_path, GRID + "budget: {hours: 1, trials: 4}\n")
+    plan = make_plan(spec, FACTS, {})
+    states = {trial.spec.key: TrialState.COMPLETE for trial in plan.trials if trial.configuration.train.arch == "FPN"}
+    now_s = 0.0
+    search = build(spec, journal, states=states, clock=lambda: now_s)
+    now_s = 3600.0
+    assert [c.label for c in proposals(search)] == ["FPN-epochs=1", "FPN-epochs=2"]
+    assert search.stopped_because == "budget.hours is spent"
+
+
+def test_a_search_stops_without_improvement(tmp_path: Path, journal: Path) -> None:
+    """Three configurations without a better one are enough, in this run and the next; asking for more goes on."""
+    figures = iter([0.1, 0.5, 0.2, 0.5, 0.4])
+    search = build(read(tmp_path, STOP), journal)
+    done = run(search, lambda _: next(figures))
+    assert len(done) == 5
+    assert search.stopped_because == "stop: no improvement in the last 3 configurations"
+
+    again = build(read(tmp_path, STOP), journal)
+    assert len(run(again, lambda _: 0.0)) == 5
+    assert again.stopped_because == search.stopped_because
+
+    more = build(read(tmp_path, STOP.replace("3}", "4}")), journal)
+    assert len(run(more, lambda _: 0.0)) == 6
+
+
+def test_a_late_result_takes_the_stop_back(tmp_path: Path, journal: Path) -> None:
+    """What was under way may still turn out better, and then the search goes on."""
+    search = build(read(tmp_path, STOP), journal)
+    late, *others = [search.propose() for _ in range(5)]
+    for configuration in others:
+        assert configuration is not None
+        search.tell(configuration, 0.5, COMPLETE)
+    assert search.propose() is None
+    assert late is not None
+    search.tell(late, 0.6, COMPLETE)
+    assert search.propose() is not None
+    assert search.stopped_because is None
+
+
+def test_pruned_configurations_are_no_improvement_and_failed_ones_do_not_count(tmp_path: Path, journal: Path) -> None:
+    """A failure says nothing about the space."""
+    ends = [(0.5, COMPLETE), (None, FAILED), (None, FAILED), (None, TrialState.PRUNED), (None, FAILED), (0.4, COMPLETE)]
+    search = build(read(tmp_path, STOP.replace("3}", "2}")), journal)
+    for value, state in ends:
+        configuration = search.propose()
+        assert configuration is not None
+        search.tell(configuration, value, state)
+    assert search.propose() is None
+    assert len(trials_in(journal)) == len(ends)
+
+
+@given(values, st.floats(0, 0.5))
+def test_the_count_follows_the_last_improvement(figures: list[float | None], min_delta: float) -> None:
+    """By its definition: the last value that exceeds the best counted one before it by more than the delta starts anew."""
+    count = count_since_best(figures, min_delta)
+    assert 0 <= count <= len(figures)
+    if count < len(figures):
+        improvement = figures[len(figures) - count - 1]
+        assert improvement is not None
+        earlier = [v for v in figures[: len(figures) - count - 1] if v is not None]
+        assert improvement > max(earlier, default=-math.inf) or min_delta > 0
+        later = [v for v in figures[len(figures) - count :] if v is not None]
+        assert all(v <= improvement + min_delta for v in later)
+
+
+@given(values, st.floats(0, 1))
+def test_only_a_better_value_resets_the_count(figures: list[float | None], value: float) -> None:
+    """One more value either is the best or makes the count one longer."""
+    best = max((v for v in figures if v is not None), default=-math.inf)
+    expected = 0 if value > best else count_since_best(figures, 0.0) + 1
+    assert count_since_best([*figures, value], 0.0) == expected

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.trial import TrialState
+from tests.orchestrator.search.conftest import COMPLETE, FAILED, GRID, build, proposals, read, run, trials_in
+
+
+def test_a_grid_is_proposed_in_its_order_and_recorded(tmp_path: Path, storage: Path | str) -> None:
+    """Each point once, and the study holds the same values."""
+    done = run(build(read(tmp_path, GRID), storage), lambda c: c.train.epochs / 10)
+
+    assert [c.label for c in done] == ["Unet-epochs=1", "Unet-epochs=2", "FPN-epochs=1", "FPN-epochs=2"]
+    recorded = trials_in(storage)
+    assert [(t.params, t.value, t.user_attrs["owner"]) for t in recorded] == [
+        ({"arch": a, "epochs": e}, e / 10, "me") for a in ("Unet", "FPN") for e in (1, 2)
+    ]
+
+
+def test_a_second_run_proposes_all_again_and_records_nothing_twice(tmp_path: Path, storage: Path | str) -> None:
+    """What is done already is shown again; the study stays as it is."""
+    spec = read(tmp_path, GRID)
+    run(build(spec, storage), lambda _: 0.5)
+    again = build(spec, storage, owner="later")
+
+    for configuration in proposals(again):
+        again.tell(configuration, 0.5, TrialState.CACHED)
+
+    assert [t.user_attrs["owner"] for t in trials_in(storage)] == ["me"] * 4
+
+
+def test_rows_that_differ_in_their_seed_are_two_trials(tmp_path: Path, journal: Path) -> None:
+    """One configuration trained twice is in the study twice."""
+    search = build(read(tmp_path, "rows:\n  - {id: 8, seed: 0}\n  - {id: 9, seed: 1}\n"), journal)
+    assert [c.label for c in run(search, lambda _: 0.5)] == ["row 8", "row 9"]
+    assert [t.params for t in trials_in(journal)] == [{"row": "8"}, {"row": "9"}]
+
+
+def test_base_alone_is_one_configuration(tmp_path: Path, journal: Path) -> None:
+    """A sweep without a search has a study of one trial."""
+    assert len(run(build(read(tmp_path, "seeds: [0, 1]\n"), journal), lambda _: 0.5)) == 1
+    assert [t.value for t in trials_in(journal)] == [0.5]
+
+
+def test_a_failed_configuration_that_succeeds_later_counts(tmp_path: Path, storage: Path | str) -> None:
+    """A retry's value is recorded beside the failure."""
+    spec = read(tmp_path, "base: {epochs: 1}\n")
+    first = build(spec, storage)
+    for configuration in proposals(first):
+        first.tell(configuration, None, FAILED)
+    second = build(spec, storage)
+    run(second, lambda _: 0.25)
+
+    assert [(t.state.name, t.value) for t in trials_in(storage)] == [("FAIL", None), ("COMPLETE", 0.25)]
+
+
+def test_two_dispatchers_share_one_record(tmp_path: Path, storage: Path | str) -> None:
+    """What one has proposed, the other attaches to; whoever tells first is right."""
+    spec = read(tmp_path, GRID)
+    one, other = build(spec, storage, owner="one"), build(spec, storage, owner="other")
+    for configuration in proposals(one):
+        assert other.propose() == configuration
+        other.tell(configuration, 0.5, COMPLETE)
+        one.tell(configuration, 0.7, COMPLETE)
+    assert [(t.value, t.user_attrs["owner"]) for t in trials_in(storage)] == [(0.5, "one")] * 4
+
+
+def test_a_pruned_configuration_is_pruned_there_too(tmp_path: Path, journal: Path) -> None:
+    """Optuna's word for it is the same."""
+    search = build(read(tmp_path, "base: {epochs: 1}\n"), journal)
+    for configuration in proposals(search):
+        search.tell(configuration, None, TrialState.PRUNED)
+    assert [t.state.name for t in trials_in(journal)] == ["PRUNED"]
+
+
+@pytest.mark.parametrize("value", [None, float("nan")])
+def test_a_complete_configuration_needs_a_value(tmp_path: Path, journal: Path, value: float | None) -> None:
+    """Nothing that is no number reaches the sampler."""
+    search = build(read(tmp_path, "base: {epochs: 1}\n"), journal)
+    configuration = search.propose()
+    assert configuration is not None
+    with pytest.raises(ValueError, match="needs a finite value"):
+        search.tell(configuration, value, COMPLETE)

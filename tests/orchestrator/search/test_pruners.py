@@ -1,0 +1,169 @@
+"""Decisions are those of plain Optuna for the same reports in the same order, whatever the pruner."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import optuna
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from orchestrator.plan import trials_of
+from orchestrator.search.build import study_name
+from orchestrator.search.pruners import build_pruner
+from orchestrator.search.pruning import is_worse_than
+from orchestrator.spec.names import PRUNERS, class_name
+from orchestrator.trial import TrialState
+from tests.orchestrator.search.conftest import COMPLETE, FACTS, build, read
+
+BY_EPOCHS = [
+    {"name": "median", "options": {"n_startup_trials": 1, "n_warmup_steps": 2}},
+    {"name": "PercentilePruner", "options": {"percentile": 30, "n_startup_trials": 2, "interval_steps": 2}},
+    {"name": "asha", "options": {"min_resource": 1, "reduction_factor": 2}},
+    {"name": "SuccessiveHalvingPruner"},
+    {"name": "hyperband", "options": {"max_resource": 9, "reduction_factor": 2}},
+    {"name": "HyperbandPruner"},
+    {"name": "ThresholdPruner", "options": {"lower": 0.2, "n_warmup_steps": 2}},
+    {"name": "PatientPruner", "options": {"patience": 1, "wrapped_pruner": None}},
+    {
+        "name": "PatientPruner",
+        "options": {"patience": 0, "wrapped_pruner": {"name": "median", "options": {"n_startup_trials": 1}}},
+    },
+    {"name": "NopPruner"},
+]
+EPOCHS = 8
+figures = st.sampled_from([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, float("nan")])
+curves = st.lists(st.lists(figures, min_size=EPOCHS, max_size=EPOCHS), min_size=3, max_size=6)
+few = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def sweep_of(pruner: dict[str, Any], num_configurations: int, *, seeds: int = 1) -> str:
+    """A grid of configurations that have more epochs than are reported."""
+    sizes, numbers = list(range(2, 2 + num_configurations)), list(range(seeds))
+    space = f"{{method: grid, space: {{batch_size: {sizes}}}}}"
+    return f"search: {space}\nseeds: {numbers}\npruner: {json.dumps(pruner)}\nbase: {{epochs: 50}}\n"
+
+
+def end_of(curve: Sequence[float]) -> float:
+    """What a whole training is worth."""
+    return max((figure for figure in curve if figure == figure), default=0.0)
+
+
+def decide_plainly(
+    name: str, pruner: optuna.pruners.BasePruner, curves: Sequence[Sequence[float]], turns: Iterable[int]
+) -> list[tuple[int, int]]:
+    """Which curve is pruned at which step by a study of Optuna's own."""
+    study = optuna.create_study(study_name=name, direction="maximize", pruner=pruner)
+    trials = [study.ask() for _ in curves]
+    pruned, steps = [], [0] * len(curves)
+    for i in turns:
+        if steps[i] < len(curves[i]) and i not in dict(pruned):
+            trials[i].report(curves[i][steps[i]], step=steps[i] + 1)
+            steps[i] += 1
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # of NaN
+                is_pruned = trials[i].should_prune()
+            if is_pruned:
+                pruned.append((i, steps[i]))
+                study.tell(trials[i], state=optuna.trial.TrialState.PRUNED)
+            elif steps[i] == len(curves[i]):
+                study.tell(trials[i], end_of(curves[i]))
+    return pruned
+
+
+@pytest.mark.parametrize("pruner", BY_EPOCHS, ids=lambda pruner: pruner["name"])
+@few
+@given(curves=curves, data=st.data())
+def test_epochs_are_compared_as_optuna_compares_them(
+    pruner: dict[str, Any], curves: list[list[float]], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Trainings under way at once, each reporting epoch after epoch, in any order."""
+    folder = tmp_path_factory.mktemp("study")
+    spec = read(folder, sweep_of(pruner, len(curves)))
+    turns = data.draw(st.permutations([i for i in range(len(curves)) for _ in range(EPOCHS)]))
+    search = build(spec, folder / "journal")
+    configurations = [search.propose() for _ in curves]
+    pruned: list[tuple[int, int]] = []
+    steps = [0] * len(curves)
+    for i in turns:
+        configuration = configurations[i]
+        assert configuration is not None
+        if steps[i] < len(curves[i]) and i not in dict(pruned):
+            [trial] = trials_of(configuration, spec, FACTS)
+            steps[i] += 1
+            if search.report(trial, steps[i], curves[i][steps[i] - 1]):
+                pruned.append((i, steps[i]))
+                search.tell(configuration, None, TrialState.PRUNED)
+            elif steps[i] == len(curves[i]):
+                search.tell(configuration, end_of(curves[i]), COMPLETE)
+
+    assert spec.pruner is not None
+    assert pruned == decide_plainly(study_name(spec, FACTS), build_pruner(spec.pruner), curves, turns)
+
+
+@few
+@given(curves=st.lists(st.lists(st.floats(0, 1), min_size=6, max_size=6), min_size=2, max_size=4))
+def test_finished_trials_are_compared_as_optuna_compares_them(
+    curves: list[list[float]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Wilcoxon's over seeds: a step is a trial. After the last one there is nothing left to save."""
+    folder = tmp_path_factory.mktemp("study")
+    pruner = {"name": "wilcoxon", "options": {"p_threshold": 0.2}}
+    spec = read(folder, sweep_of(pruner, len(curves), seeds=len(curves[0])))
+    search = build(spec, folder / "journal")
+    pruned = []
+    for i, curve in enumerate(curves):
+        configuration = search.propose()
+        assert configuration is not None
+        state, value = COMPLETE, sum(curve) / len(curve)
+        for step, trial in enumerate(trials_of(configuration, spec, FACTS)):
+            if search.report_end(trial, curve[step]):
+                pruned.append((i, step))
+                state = TrialState.PRUNED
+                break
+        search.tell(configuration, value if state is COMPLETE else None, state)
+
+    assert pruned == _decide_over_trials(build_pruner(spec.pruner), curves)  # type: ignore[arg-type]
+
+
+def _decide_over_trials(pruner: optuna.pruners.BasePruner, curves: Sequence[Sequence[float]]) -> list[tuple[int, int]]:
+    study = optuna.create_study(direction="maximize", pruner=pruner)
+    pruned = []
+    for i, curve in enumerate(curves):
+        trial = study.ask()
+        for step, value in enumerate(curve):
+            trial.report(value, step)
+            if step < len(curve) - 1 and trial.should_prune():
+                pruned.append((i, step))
+                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                break
+        else:
+            study.tell(trial, sum(curve) / len(curve))
+    return pruned
+
+
+@settings(max_examples=30, deadline=None)
+@given(pairs=st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=40))
+def test_images_are_compared_as_optuna_compares_them(pairs: list[tuple[float, float]]) -> None:
+    """Wilcoxon's over images: a step is an image, and the best trial has reported the same ones."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        pruner = optuna.pruners.WilcoxonPruner(p_threshold=0.1)
+    study = optuna.create_study(direction="maximize", pruner=pruner)
+    best, other = study.ask(), study.ask()
+    for step, (mine, theirs) in enumerate(pairs):
+        best.report(theirs, step)
+        other.report(mine, step)
+    study.tell(best, 1.0)
+
+    mine, theirs = ({step: pair[i] for step, pair in enumerate(pairs)} for i in (0, 1))
+    assert is_worse_than(pruner, mine, theirs) == other.should_prune()
+
+
+def test_every_pruner_is_tried() -> None:
+    """None of those that a file can name is left out above."""
+    assert {class_name(pruner["name"]) for pruner in BY_EPOCHS} | {"WilcoxonPruner"} == PRUNERS.keys()

@@ -1,0 +1,268 @@
+"""What trials report: over kills, between dispatchers, between seeds, and from trial folders."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Mapping
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from orchestrator.configuration import Configuration
+from orchestrator.home import Home
+from orchestrator.plan import make_plan, trials_of
+from orchestrator.search import FolderHistory, StudySearch
+from orchestrator.search.history import ImageScores
+from orchestrator.spec import SweepSpec, load_spec
+from orchestrator.trial import Event, TrialFolder, TrialResult, TrialSpec, TrialState
+from tests.orchestrator.search.conftest import COMPLETE, FACTS, build, read, run, trials_in
+
+GRID = "search: {method: grid, space: {batch_size: [2, 3, 4, 5]}}\nbase: {epochs: 9}\n"
+MEDIAN = GRID + "pruner: {name: median, options: {n_startup_trials: 1}}\n"
+RANDOM = "search: {method: random, space: {batch_size: {low: 2, high: 900}}}\nbudget: {trials: 9}\nbase: {epochs: 9}\n"
+WILCOXON = GRID + "seeds: [0, 1, 2]\npruner: {name: wilcoxon, over: images}\n"
+
+
+def take(search: StudySearch, spec: SweepSpec) -> tuple[Configuration, list[TrialSpec]]:
+    """The next proposal and its trials."""
+    configuration = search.propose()
+    assert configuration is not None
+    return configuration, trials_of(configuration, spec, FACTS)
+
+
+def train(search: StudySearch, spec: SweepSpec, figures: list[float]) -> bool:
+    """Run the next configuration's first trial epoch by epoch; whether it was pruned."""
+    configuration, trials = take(search, spec)
+    for epoch, figure in enumerate(figures, start=1):
+        if search.report(trials[0], epoch, figure):
+            search.tell(configuration, None, TrialState.PRUNED)
+            return True
+    search.tell(configuration, max(figures), COMPLETE)
+    return False
+
+
+class Remembered:
+    """A history that was handed over."""
+
+    def __init__(self, epochs: Mapping[str, Mapping[int, float]], images: Mapping[str, ImageScores] | None = None) -> None:
+        self._epochs, self._images = epochs, images or {}
+
+    def epochs(self, trial: TrialSpec) -> Mapping[int, float]:
+        return self._epochs.get(trial.key, {})
+
+    def images(self, trial: TrialSpec) -> ImageScores | None:
+        return self._images.get(trial.key)
+
+
+def test_without_a_pruner_nothing_is_recorded(tmp_path: Path, journal: Path) -> None:
+    """And nothing pruned."""
+    spec = read(tmp_path, GRID)
+    assert not train(build(spec, journal), spec, [0.1, 0.2])
+    assert trials_in(journal)[0].intermediate_values == {}
+
+
+def test_a_pruned_configuration_keeps_its_reports(tmp_path: Path, storage: Path | str) -> None:
+    """The sampler learns from where it stood."""
+    spec = read(tmp_path, MEDIAN)
+    search = build(spec, storage)
+    assert not train(search, spec, [0.4, 0.6])
+    assert train(search, spec, [0.5, 0.5, 0.9])
+    pruned = trials_in(storage)[1]
+    assert (pruned.state.name, pruned.value, pruned.intermediate_values) == ("PRUNED", 0.5, {1: 0.5, 2: 0.5})
+
+
+def test_reports_may_be_repeated(tmp_path: Path, journal: Path) -> None:
+    """The first report of an epoch counts, the next are passed over without a warning."""
+    spec = read(tmp_path, MEDIAN)
+    search = build(spec, journal)
+    _, [trial] = take(search, spec)
+    for figure in (0.3, 0.9):
+        assert not search.report(trial, 1, figure)
+    assert trials_in(journal)[0].intermediate_values == {1: 0.3}
+
+
+def test_a_resumed_trial_goes_on_reporting(tmp_path: Path, storage: Path | str) -> None:
+    """After a kill the same decision falls at the same epoch as without it."""
+    spec = read(tmp_path, MEDIAN)
+    first = build(spec, storage, owner="dead")
+    train(first, spec, [0.4, 0.5, 0.6])
+    configuration, [trial] = take(first, spec)
+    assert not any(first.report(trial, epoch, 0.5) for epoch in (1, 2))
+
+    states = {planned.spec.key: COMPLETE for planned in make_plan(spec, FACTS, {}).trials[:1]}
+    second = build(spec, storage, owner="alive", is_dead=lambda owner: owner == "dead", states=states)
+    second.reconcile()
+    take(second, spec)
+    assert take(second, spec)[0] == configuration
+    assert not second.report(trial, 2, 0.5)  # trained again from the checkpoint of epoch 1
+    assert second.report(trial, 3, 0.5)
+    assert trials_in(storage)[1].intermediate_values == {1: 0.5, 2: 0.5, 3: 0.5}
+
+
+def test_a_decision_outlives_its_dispatcher(tmp_path: Path, journal: Path) -> None:
+    """A kill between the decision and the end does not give a configuration a second chance."""
+    spec = read(tmp_path, MEDIAN)
+    first = build(spec, journal, owner="dead")
+    train(first, spec, [0.6])
+    _, [trial] = take(first, spec)
+    assert first.report(trial, 1, 0.1)
+
+    second = build(spec, journal, is_dead=lambda owner: owner == "dead")
+    second.reconcile()
+    for _ in range(2):
+        take(second, spec)
+    assert second.report(trial, 2, 0.9)
+
+
+def test_what_nobody_reported_is_read_from_the_folder(tmp_path: Path, journal: Path) -> None:
+    """Epochs whose dispatcher died before reading them count, each at its own time."""
+    spec = read(tmp_path, MEDIAN)
+    _, second = (planned.spec for planned in make_plan(spec, FACTS, {}).trials[:2])
+    search = build(spec, journal, history=Remembered({second.key: {1: 0.5, 2: 0.1, 3: 0.1, 9: 0.1}}))
+    train(search, spec, [0.4, 0.6, 0.6, 0.6])
+    take(search, spec)
+    assert search.report(second, 4, 0.9)
+    assert trials_in(journal)[1].intermediate_values == {1: 0.5, 2: 0.1}
+
+
+def test_a_trial_found_done_is_compared_with(tmp_path: Path, journal: Path) -> None:
+    """What another sweep has trained brings its course along, so that the median is one of something."""
+    spec = read(tmp_path, MEDIAN)
+    done = make_plan(spec, FACTS, {}).trials[0].spec
+    search = build(spec, journal, states={done.key: COMPLETE}, history=Remembered({done.key: {1: 0.5, 2: 0.6}}))
+    configuration, [trial] = take(search, spec)
+    search.report_end(trial, 0.6)
+    search.tell(configuration, 0.6, TrialState.CACHED)
+    assert [(t.state.name, t.intermediate_values) for t in trials_in(journal)] == [("COMPLETE", {1: 0.5, 2: 0.6})]
+    assert train(search, spec, [0.4])
+
+
+def test_a_changed_pruner_knows_the_earlier_reports(tmp_path: Path, journal: Path) -> None:
+    """It starts a new study, which adopts what is complete with its course, and nothing that was pruned."""
+    first = read(tmp_path, RANDOM + "pruner: {name: median, options: {n_startup_trials: 1}}\n")
+    search = build(first, journal)
+    train(search, first, [0.5, 0.6])
+    assert train(search, first, [0.4])
+    second = read(tmp_path, RANDOM + "pruner: {name: ThresholdPruner, options: {lower: 0.45}}\n")
+    build(second, journal)
+    assert [(t.state.name, t.intermediate_values) for t in trials_in(journal)[2:]] == [("COMPLETE", {1: 0.5, 2: 0.6})]
+
+
+def test_the_first_seed_decides_for_all(tmp_path: Path, journal: Path) -> None:
+    """The others' epochs are not compared, and they learn that nothing of their configuration is wanted."""
+    spec = read(tmp_path, MEDIAN + "seeds: [0, 1]\n")
+    search = build(spec, journal)
+    train(search, spec, [0.5, 0.6])
+    _, [first, second] = take(search, spec)
+    assert not search.report(second, 1, 0.1)
+    assert search.report(first, 1, 0.1)
+    assert search.report(second, 2, 0.9)
+    assert trials_in(journal)[1].intermediate_values == {1: 0.1}
+
+
+def test_a_training_that_is_through_is_not_pruned(tmp_path: Path, journal: Path) -> None:
+    """Unless other seeds of the configuration can still be saved."""
+    spec = read(tmp_path, MEDIAN.replace("epochs: 9", "epochs: 2"))
+    search = build(spec, journal)
+    train(search, spec, [0.4, 0.6])
+    assert not train(search, spec, [0.5, 0.5])
+
+    spec = read(tmp_path, MEDIAN.replace("epochs: 9", "epochs: 2") + "seeds: [0, 1]\n")
+    search = build(spec, journal)
+    train(search, spec, [0.4, 0.6])
+    assert train(search, spec, [0.5, 0.5])
+
+
+def test_a_first_seed_found_done_decides_too(tmp_path: Path, journal: Path) -> None:
+    """Where only further seeds are to be trained, the course of the first one tells whether they are."""
+    spec = read(tmp_path, MEDIAN + "seeds: [0, 1]\n")
+    bad = next(p.spec for p in make_plan(spec, FACTS, {}).trials if p.spec.train.batch_size == 3)
+    search = build(spec, journal, states={bad.key: COMPLETE}, history=Remembered({bad.key: {1: 0.1, 2: 0.2}}))
+    train(search, spec, [0.5, 0.6])
+    take(search, spec)
+    assert search.report_end(bad, 0.2)
+
+
+def test_dispatchers_share_reports_and_decisions(tmp_path: Path, storage: Path | str) -> None:
+    """Two on one study compare with each other's trials; what one gives up, the other stops."""
+    spec = read(tmp_path, MEDIAN + "seeds: [0, 1]\n")
+    one, other = build(spec, storage, owner="one"), build(spec, storage, owner="other")
+    train(one, spec, [0.5, 0.6])
+    take(other, spec)
+    _, [first, second] = take(one, spec)
+    take(other, spec)
+    assert not other.report(second, 1, 0.9)
+    assert one.report(first, 1, 0.1)
+    assert other.report(second, 2, 0.9)
+
+
+def test_images_of_finished_trials_are_compared(tmp_path: Path, journal: Path) -> None:
+    """A first seed that is worse on nearly all images ends its configuration; a like one, or one of other images, does not."""
+    spec = read(tmp_path, WILCOXON)
+    rng = np.random.default_rng(0)
+    good = rng.uniform(0.4, 0.6, 60)
+    values = {2: ("a", good), 3: ("a", good - 0.1), 4: ("a", good + rng.normal(0, 0.1, 60)), 5: ("b", good - 0.1)}
+    images = {
+        p.spec.key: ImageScores(values[p.spec.train.batch_size][0], tuple(values[p.spec.train.batch_size][1]))
+        for p in make_plan(spec, FACTS, {}).trials
+    }
+    search = build(spec, journal, history=Remembered({}, images))
+    best, trials = take(search, spec)
+    assert not any(search.report_end(trial, 0.5) for trial in trials)
+    search.tell(best, 0.5, COMPLETE)
+    decisions = [search.report_end(take(search, spec)[1][0], 0.4) for _ in range(3)]
+    assert decisions == [True, False, False]
+
+
+def test_a_folder_tells_epochs_and_images(tmp_path: Path) -> None:
+    """An epoch that was trained twice counts as it was last; a picture with nothing to score has no score."""
+    spec = read(tmp_path, GRID)
+    trial = make_plan(spec, FACTS, {}).trials[0].spec
+    home = Home(root=tmp_path)
+    folder = TrialFolder(home.trial_folder(trial.key))
+    history = FolderHistory(home)
+    assert history.images(trial) is None
+    assert history.epochs(trial) == {}
+
+    folder.create(trial)
+    for attempt, epoch, figure in ((1, 1, 0.1), (1, 2, 0.2), (2, 2, 0.25), (2, 3, 0.3)):
+        folder.append(Event(kind="epoch", time_s=0, attempt=attempt, epoch=epoch, metrics={"val/miou": figure}))
+    confusions = np.array([[[0, 0], [0, 4]], [[0, 0], [2, 2]], [[0, 0], [0, 0]]], np.int32)
+    np.savez_compressed(folder.confusions, confusions=confusions, ignore_classes=np.array([0], np.int32))
+    folder.write_result(TrialResult(key=trial.key, state=COMPLETE, attempt=2, started_s=0, ended_s=1, scored_fingerprint="f"))
+    assert history.epochs(trial) == {1: 0.1, 2: 0.25, 3: 0.3}
+    scores = history.images(trial)
+    assert scores is not None
+    assert scores.values[:2] == (1.0, 0.5)
+    assert np.isnan(scores.values[2])
+
+
+def _report(folder: Path, index: int, both: Barrier) -> None:
+    spec = load_spec(folder / "s.yaml")
+    search = build(spec, folder / "optuna.journal", owner=f"owner{index}")
+    taken = [take(search, spec) for _ in range(4)]
+    both.wait(60)
+    _, [trial] = taken[index]
+    for epoch in range(1, 9):
+        search.report(trial, epoch, index / 10 + epoch / 100)
+    search.tell(taken[index][0], 0.5, COMPLETE)
+
+
+def test_processes_report_to_one_journal(tmp_path: Path, journal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each report is there once, at its step."""
+    spec = read(tmp_path, GRID + "pruner: {name: NopPruner}\n")
+    run(build(spec.model_copy(update={"name": "another"}), journal), lambda _: 0.5)
+    monkeypatch.syspath_prepend(Path(__file__).parents[3])  # by which a fresh process finds this module
+    context = multiprocessing.get_context("spawn")
+    both = context.Barrier(2)
+    workers = [context.Process(target=_report, args=(tmp_path, i, both)) for i in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    found = [t for t in trials_in(journal) if t.intermediate_values]
+    by_number = {t.number: t.intermediate_values for t in found}
+    assert by_number == {i: {e: i / 10 + e / 100 for e in range(1, 9)} for i in range(2)}

@@ -1,0 +1,29 @@
+"""What is said of a worker that ended without a word."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.exits import Circumstances, explain_exit
+from orchestrator.failures import FailureKind
+from orchestrator.launchers.base import JobExit
+
+
+@pytest.mark.parametrize(
+    ("code", "circumstances", "log", "kind", "said"),
+    [
+        (-9, Circumstances(had_oom_kills=True), "", FailureKind.OUT_OF_MEMORY, "most likely out of memory"),
+        (-9, Circumstances(had_oom_kills=False), "", FailureKind.SIGNAL, "from outside"),
+        (-9, Circumstances(had_oom_kills=None), "", FailureKind.SIGNAL, "perhaps out of memory: this system does not tell"),
+        (-6, Circumstances(), "terminate called after throwing std::bad_alloc", FailureKind.OUT_OF_MEMORY, "std::bad_alloc"),
+        (-6, Circumstances(had_oom_kills=True), "", FailureKind.SIGNAL, "signal 6 (SIGABRT)"),
+        (-99, Circumstances(), "", FailureKind.SIGNAL, "signal 99 (unknown)"),
+        (-9, Circumstances(silence_s=901.2), "", FailureKind.HANG, "after 901 s without progress (limits.silence_s)"),
+        (1, Circumstances(), "", FailureKind.EXIT, "exit code 1 "),
+    ],
+)
+def test_no_more_is_said_than_is_known(code: int, circumstances: Circumstances, log: str, kind: FailureKind, said: str) -> None:
+    """The code, and what the dispatcher knows beside it; a guess is called one."""
+    found, reason = explain_exit(JobExit(code), circumstances, log)
+    assert found is kind
+    assert said in reason

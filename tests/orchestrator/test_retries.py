@@ -1,0 +1,73 @@
+"""Laws of retries: how many there are, and on which terms."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.failures import FailureKind
+from orchestrator.retries import Failure, choose_terms, may_retry, read_failures
+from orchestrator.spec.limits import RetrySpec
+from orchestrator.trial import Event, TrialState
+
+KINDS = st.sampled_from(sorted(FailureKind))
+POLICIES = st.builds(RetrySpec, **{name: st.integers(0, 5) for name in RetrySpec.model_fields})
+LIMITED = set(RetrySpec.model_fields)
+
+
+def test_every_kind_that_may_be_tried_again_has_its_name_in_the_file() -> None:
+    """The fields of ``retry:`` are kinds of failure."""
+    assert {str(kind) for kind in FailureKind} - LIMITED == {"bad_configuration", "bad_data", "disk_full"}
+    assert {str(kind) for kind in FailureKind} >= LIMITED
+
+
+@given(kinds=st.lists(KINDS, min_size=40, max_size=40), policy=POLICIES, batch_size=st.integers(1, 64))
+def test_a_trial_is_not_tried_for_ever(kinds: list[FailureKind], policy: RetrySpec, batch_size: int) -> None:
+    """Whatever fails in whatever order, there are no more attempts than the policy's retries and the first."""
+    failures: list[Failure] = []
+    for attempt, kind in enumerate(kinds, start=1):
+        failures.append(Failure(attempt, kind))
+        if not may_retry(failures, policy, batch_size):
+            break
+    assert len(failures) <= 1 + sum(policy.model_dump().values())
+
+
+@given(kinds=st.lists(KINDS, max_size=12), batch_size=st.integers(1, 300))
+def test_parts_are_never_of_a_single_picture(kinds: list[FailureKind], batch_size: int) -> None:
+    """And parts only grow in number, at most twofold, after each time that memory did not suffice."""
+    failures = [Failure(attempt, kind) for attempt, kind in enumerate(kinds, start=1)]
+    parts = [choose_terms(failures[:count], batch_size).accumulate for count in range(len(failures) + 1)]
+    assert parts[0] == 1
+    for before, after, kind in zip(parts, parts[1:], kinds, strict=False):
+        assert before <= after <= 2 * before
+        assert after == before or kind is FailureKind.CUDA_OUT_OF_MEMORY
+    assert parts[-1] == 1 or batch_size // parts[-1] >= 2
+
+
+@given(kinds=st.lists(KINDS, min_size=1, max_size=12), batch_size=st.integers(1, 64))
+def test_terms_that_differ_are_told(kinds: list[FailureKind], batch_size: int) -> None:
+    """There is a deviation exactly where a batch is cut."""
+    terms = choose_terms([Failure(attempt, kind) for attempt, kind in enumerate(kinds, start=1)], batch_size)
+    assert (terms.deviation is None) == (terms.accumulate == 1)
+
+
+@given(attempts=st.lists(st.tuples(KINDS, st.integers(1, 3)), max_size=8), after=st.integers(0, 9))
+def test_an_attempt_fails_once(attempts: list[tuple[FailureKind, int]], after: int) -> None:
+    """Though its end may be written twice, by the worker and by whoever survived it; and old ones do not count."""
+    events = [
+        Event(kind="attempt_ended", time_s=0, attempt=attempt, state=TrialState.FAILED, failure=kind)
+        for attempt, (kind, times) in enumerate(attempts, start=1)
+        for _ in range(times)
+    ]
+    failures = read_failures(events, after=after)
+    assert [failure.attempt for failure in failures] == list(range(after + 1, len(attempts) + 1))
+    assert [failure.kind for failure in failures] == [kind for kind, _ in attempts[after:]]
+
+
+def test_a_stopped_attempt_is_no_failure() -> None:
+    """Nor is one whose disk was full."""
+    events = [
+        Event(kind="attempt_ended", time_s=0, attempt=1, state=TrialState.WAITING, reason="stopped"),
+        Event(kind="attempt_ended", time_s=0, attempt=2, state=TrialState.WAITING, failure=FailureKind.DISK_FULL),
+    ]
+    assert read_failures(events) == []

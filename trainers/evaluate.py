@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
@@ -14,12 +16,20 @@ from trainers.predict import Flips, predict_batch, quantize
 
 
 def evaluate(
-    model: nn.Module, data: SplitData, *, device: Device, batch_size: int, keep_predictions: bool, flips: Flips = "none"
+    model: nn.Module,
+    data: SplitData,
+    *,
+    device: Device,
+    batch_size: int,
+    keep_predictions: bool,
+    flips: Flips = "none",
+    on_batch: Callable[[], None] = lambda: None,
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8] | None]:
     """Predict every validation image, batch after batch.
 
     Returns confusions (V, C, C) and, on request, predictions (V, C, H, W): quantized probabilities, of which the confusions then
-    are the argmax's; without them they are the same. flips: as in ``predict_batch``. The model must be on the device.
+    are the argmax's; without them they are the same. flips: as in ``predict_batch``; on_batch: called after each
+    batch. The model must be on the device.
     """
     model.eval()
     images, masks, num_classes = data.data.images, data.data.masks, data.data.num_classes
@@ -37,6 +47,7 @@ def evaluate(
         confusions[part] = confusion_per_image(
             labels, masks[indices[part]], num_classes=num_classes, ignore_classes=data.ignore_classes
         )
+        on_batch()
     return confusions, predictions
 
 

@@ -96,9 +96,9 @@ def train(
 
     All randomness comes from (seed, epoch, picture). On the CPU, with equal threads and precision, equal calls give equal bits,
     interrupted or not; on a GPU they give nearly equal results, as some of its sums have no fixed order. Writes last.pt (at most
-    every ``checkpoint_interval_s``, when stopped and after the last epoch) and best.safetensors. accumulate: parts into which a
-    batch is cut where the device's memory does not hold it; on_step: called after each optimizer step. Who has put the result in
-    safety may remove last.pt; until then another call does no more than to evaluate again.
+    every ``checkpoint_interval_s``, when stopped and after the last epoch) and best.safetensors. Who has put the result in safety
+    may remove last.pt; until then another call does no more than to evaluate again. accumulate: parts into which a batch is cut
+    where the device's memory does not hold it; on_step: called after each batch, evaluation's too.
 
     Raises:
         ConfigError: the configuration cannot be built here.
@@ -139,7 +139,7 @@ class _Training:
     ) -> None:
         torch.manual_seed(seed)
         self.config, self.data, self.seed, self.folder, self.device = config, data, seed, folder, device
-        self.num_threads = num_threads
+        self.num_threads, self.accumulate, self.on_step = num_threads, accumulate, on_step
         check_scored(data)
         channels, classes = data.data.images.shape[-1], data.data.num_classes
         self.facts_of_model = {"config": config.model_dump(mode="json"), "in_channels": channels, "num_classes": classes}
@@ -213,9 +213,10 @@ class _Training:
             self.trained.evaluated,
             self.data,
             device=self.device,
-            batch_size=self.config.batch_size,
+            batch_size=max(1, self.config.batch_size // self.accumulate),
             keep_predictions=keep_predictions,
             flips=self.config.test_time_flips,
+            on_batch=self.on_step,
         )
 
     def _evaluate_best(self) -> Evaluated:

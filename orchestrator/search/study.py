@@ -149,13 +149,13 @@ class Study:
                 yield from (trial for trial in read_trials(study.get_trials(deepcopy=False)) if trial.is_complete)
 
     def note(self, identity: str, steps: Mapping[int, float]) -> None:
-        """Enter what a configuration's trial has reported, at steps that have nothing yet; what is not known yet, once it is."""
+        """Enter what a configuration's trial has reported, at steps that have nothing yet; where none runs, once one is added."""
         trial = self._running(identity)
         if trial is not None:
             for step in sorted(steps.keys() - trial.intermediate_values.keys()):
                 with suppress(UpdateFinishedTrialError):  # another dispatcher may just have told it
                     self._storage.set_trial_intermediate_value(trial._trial_id, step, steps[step])
-        elif identity not in self._known:
+        elif identity not in self._known or not self._known[identity].is_complete:  # new to the study, or tried again
             self._notes.setdefault(identity, {}).update(steps)
 
     def is_worse(self, identity: str) -> bool:
@@ -174,7 +174,8 @@ class Study:
     def give_up(self, identity: str) -> None:
         """Remember, also for other processes and over kills, that a configuration is to be pruned."""
         if (known := self._find(identity)) is not None:
-            self._set_attr(known.number, "given_up", True)
+            with suppress(UpdateFinishedTrialError):  # another dispatcher has just told it
+                self._set_attr(known.number, "given_up", True)
 
     def is_given_up(self, identity: str) -> bool:
         """Whether a configuration has been pruned, or is to be."""

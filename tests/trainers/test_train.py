@@ -296,3 +296,10 @@ def test_unknown_device_is_refused(tmp_path: Path, make_config: Config, make_dat
     """The message says what there is."""
     with pytest.raises(ConfigError, match="device 'tpu9000' cannot be used"):
         train(make_config(), make_data(), seed=0, folder=tmp_path, device="tpu9000")
+
+
+def test_every_batch_is_told(tmp_path: Path, make_config: Config, make_data: Make) -> None:
+    """Two batches of training and one of validation an epoch: a long validation shows signs of life."""
+    told: list[int] = []
+    run(make_config(epochs=2), make_data(num_train=6, num_val=3), tmp_path, on_step=lambda: told.append(1))
+    assert len(told) == 2 * (2 + 1)

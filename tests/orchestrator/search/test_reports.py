@@ -150,6 +150,27 @@ def test_a_changed_pruner_knows_the_earlier_reports(tmp_path: Path, journal: Pat
     assert [(t.state.name, t.intermediate_values) for t in trials_in(journal)[2:]] == [("COMPLETE", {1: 0.5, 2: 0.6})]
 
 
+def test_a_failed_trial_that_is_tried_again_keeps_its_new_course(tmp_path: Path, journal: Path) -> None:
+    """Others are compared with it as with any."""
+    spec = read(tmp_path, MEDIAN)
+    search = build(spec, journal)
+    configuration, _ = take(search, spec)
+    search.tell(configuration, None, TrialState.FAILED, reason="out of memory")
+    again = build(spec, journal)
+    train(again, spec, [0.3, 0.4])
+    found = [(t.state.name, t.user_attrs.get("reason"), t.intermediate_values) for t in trials_in(journal)]
+    assert found == [("FAIL", "out of memory", {}), ("COMPLETE", None, {1: 0.3, 2: 0.4})]
+
+
+@pytest.mark.parametrize("method", ["random", "tpe", "BruteForceSampler", "NSGAIISampler", "QMCSampler"])
+def test_samplers_work_within_the_brackets_of_hyperband(tmp_path: Path, journal: Path, method: str) -> None:
+    """Hyperband shows a sampler only the trials of its own bracket."""
+    spec = read(tmp_path, RANDOM.replace("random", method) + "pruner: {name: hyperband, options: {max_resource: 9}}\n")
+    search = build(spec, journal)
+    decisions = [train(search, spec, [i / 20] * 8) for i in range(9)]
+    assert len({t.user_attrs["configuration"]["id"] for t in trials_in(journal)}) == len(decisions) == 9
+
+
 def test_the_first_seed_decides_for_all(tmp_path: Path, journal: Path) -> None:
     """The others' epochs are not compared, and they learn that nothing of their configuration is wanted."""
     spec = read(tmp_path, MEDIAN + "seeds: [0, 1]\n")

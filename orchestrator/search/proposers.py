@@ -19,6 +19,8 @@ from orchestrator.trial import TrialState
 MAX_REPEATS = 100
 """Proposals in a row that were all known: there is nothing new left, or the sampler does not find it."""
 
+EXHAUSTED = "the space is exhausted: what is proposed is all known already"
+
 
 class PlannedProposer:
     """Goes through the plan's configurations in order, each once, finished ones too: a grid, rows, or base alone.
@@ -59,6 +61,7 @@ class SampledProposer:
         self._proposed: set[str] = set()
         self._labels = {configuration.label for configuration in plan.configurations}
         self._planned = deque(plan.configurations)
+        self._repeats_last = search.method == "BruteForceSampler"  # which repeats a point only when there is no other
         self._adopt()
 
     def propose(self) -> Configuration | None:
@@ -82,8 +85,7 @@ class SampledProposer:
         """Ask until something new comes; what is known gets its value at once and costs nothing."""
         if self.stopped_because or len(self._study.trials()) >= self._num_allowed:
             return None
-        exhausted = f"the space is exhausted: {MAX_REPEATS} proposals in a row were known already"
-        self.stopped_because = self._limits.why_stopped() or (exhausted if self._study.is_exhausted else None)
+        self.stopped_because = self._limits.why_stopped() or (EXHAUSTED if self._study.is_exhausted else None)
         if self.stopped_because:
             return None
         for _ in range(MAX_REPEATS):
@@ -92,8 +94,10 @@ class SampledProposer:
             configuration = resolve(self._spec, params, self._facts)
             if self._study.keep(asked, configuration):
                 return self._with_own_label(configuration)
+            if self._repeats_last and self._study.params_of(configuration) == params:
+                break
         if not any(trial.is_running for trial in self._study.trials()):  # otherwise results to come may lead elsewhere
-            self.stopped_because = exhausted
+            self.stopped_because = EXHAUSTED
             self._study.mark_exhausted()
         return None
 

@@ -94,6 +94,11 @@ class Study:
             self._study.tell(asked, state=OptunaState.PRUNED if known.state is OptunaState.PRUNED else OptunaState.FAIL)
         return False
 
+    def params_of(self, configuration: Configuration) -> Mapping[str, Any] | None:
+        """The point by which a configuration was first proposed; None where it was not."""
+        known = self._find(identify(configuration))
+        return None if known is None else known.params
+
     def start(self, configuration: Configuration, dimensions: Mapping[str, Dimension]) -> None:
         """Record that a configuration runs, unless the study knows it as running or ended."""
         known = self._find(identify(configuration))

@@ -15,7 +15,7 @@ from orchestrator.errors import SpecError
 from orchestrator.search import check_search, read_known
 from orchestrator.search.build import study_name
 from orchestrator.spec.names import NOT_METHODS, PACKAGES, PRUNERS, REQUIRED, SAMPLERS, Method, Options, PrunerName, class_name
-from tests.orchestrator.search.conftest import COMPLETE, CONDITIONAL, FACTS, GRID, LR, build, by_rate, read, run
+from tests.orchestrator.search.conftest import COMPLETE, CONDITIONAL, FACTS, GRID, LR, build, by_rate, read, run, trials_in
 
 NUMBERS = """
 search:
@@ -127,6 +127,7 @@ def test_brute_force_goes_through_a_grid_in_random_order(tmp_path: Path, journal
     assert sorted(labels) == ["FPN-epochs=1", "FPN-epochs=2", "Unet-epochs=1", "Unet-epochs=2"]
     assert search.stopped_because is not None
     assert "exhausted" in search.stopped_because
+    assert len(trials_in(journal)) == 5
 
 
 def test_options_reach_the_sampler(tmp_path: Path) -> None:

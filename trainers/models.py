@@ -11,6 +11,7 @@ from typing import Any
 
 import segmentation_models_pytorch as smp
 import timm
+import torch
 import torch.nn.functional as F
 from huggingface_hub import constants, try_to_load_from_cache
 from torch import Tensor, nn
@@ -51,6 +52,24 @@ def build_model(config: TrainConfig, *, in_channels: int, num_classes: int) -> n
     cheapen_upsampling(network)
     model = AnySize(network, stride=STRIDES.get(config.arch, STRIDE))
     return model if config.input_size is None else AtSize(model, config.input_size)
+
+
+def place_model(model: nn.Module, device: torch.device) -> nn.Module:
+    """Move the network to the device and its weights into channels-last order, which is quicker; returns it.
+
+    But for 1x1 convolutions with a stride over few channels, such as mobileone's first: in that order torch 2.15's backward
+    pass on the CPU writes beyond its memory there (seen with 1 to 5 channels and stride 2, not from 8 on), and the process dies.
+    """
+    model.to(device).to(memory_format=torch.channels_last)
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.stride != (1, 1) and layer.in_channels % 8:
+            layer.to(memory_format=torch.contiguous_format)
+            layer.register_forward_pre_hook(_in_plain_order)
+    return model
+
+
+def _in_plain_order(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(value.contiguous() for value in inputs)
 
 
 class AnySize(nn.Module):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from trainers.config import TrainConfig
 from trainers.device import Device, choose_device
 from trainers.errors import ConfigError
-from trainers.models import build_model
+from trainers.models import build_model, place_model
 
 BEST = "best.safetensors"
 
@@ -31,8 +31,10 @@ FLIPPED_AXES: dict[Flips, tuple[tuple[int, ...], ...]] = {
 
 def to_input(images: Tensor, device: torch.device) -> Tensor:
     """(N, H, W, C) uint8 -> (N, C, H, W) float32 in [0, 1] on ``device``, channels last in memory; divides by 255 there."""
-    pictures = images.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
-    return pictures.div_(255).contiguous(memory_format=torch.channels_last)
+    moved = images.to(device, non_blocking=True)
+    # A single channel is no axis to permute: it would get strides that contiguous() does not mend.
+    pictures = moved.view(len(images), 1, *images.shape[1:3]) if images.shape[3] == 1 else moved.permute(0, 3, 1, 2)
+    return pictures.float().div_(255).contiguous(memory_format=torch.channels_last)
 
 
 def predict_probabilities(
@@ -96,7 +98,7 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> nn.Module
     config = TrainConfig.model_validate({**facts["config"], "encoder_weights": None})
     model = build_model(config, in_channels=facts["in_channels"], num_classes=facts["num_classes"])
     load_weights(model, path)
-    return model.to(device).to(memory_format=torch.channels_last).eval()
+    return place_model(model, torch.device(device)).eval()
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

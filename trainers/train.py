@@ -24,7 +24,7 @@ from trainers.device import Device, choose_device, limited_threads, num_loaders
 from trainers.errors import ConfigError
 from trainers.evaluate import check_scored, evaluate, score
 from trainers.losses import build_loss
-from trainers.models import build_model
+from trainers.models import build_model, place_model
 from trainers.optim import build_optimizer, build_schedule
 from trainers.predict import load_weights, predict_batch, read_metadata
 from trainers.steps import Steps
@@ -144,7 +144,7 @@ class _Training:
         channels, classes = data.data.images.shape[-1], data.data.num_classes
         self.facts_of_model = {"config": config.model_dump(mode="json"), "in_channels": channels, "num_classes": classes}
         model = build_model(config, in_channels=channels, num_classes=classes)
-        self.model = model.to(device.torch).to(memory_format=torch.channels_last)
+        self.model = place_model(model, device.torch)
         self._check_takes(data.data.images[data.split.train[:1]])
         counts = _count_classes(data)
         loss = build_loss(config.loss, num_classes=classes, ignore_classes=data.ignore_classes, class_counts=counts)

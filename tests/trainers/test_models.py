@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -129,3 +131,24 @@ def test_architecture_of_one_s_own_must_be_a_module() -> None:
     """Anything else is named by its type."""
     with pytest.raises(ConfigError, match="gave a dict"):
         build("builtins:dict")
+
+
+_TRAIN_MOBILEONE = """
+import torch
+from trainers.config import TrainConfig
+from trainers.models import build_model, place_model
+from trainers.predict import to_input
+torch.set_num_threads(1)
+for channels in (1, 3):
+    config = TrainConfig(encoder="mobileone_s0", arch_options={"decoder_channels": [16, 8, 8, 8, 8]})
+    model = place_model(build_model(config, in_channels=channels, num_classes=3), torch.device("cpu"))
+    for _ in range(3):
+        model(to_input(torch.zeros(8, 64, 128, channels, dtype=torch.uint8), torch.device("cpu"))).square().mean().backward()
+print("alive")
+"""
+
+
+def test_mobileone_survives_its_backward_pass() -> None:
+    """Its first 1x1 convolution with stride 2 over one or three channels kills the process in channels-last order."""
+    done = subprocess.run([sys.executable, "-c", _TRAIN_MOBILEONE], capture_output=True, text=True, check=False)
+    assert done.stdout == "alive\n", (done.returncode, done.stderr[-2000:])

@@ -10,7 +10,7 @@ from orchestrator.heartbeat import Silence
 from orchestrator.launchers.base import Job, JobExit, Launcher
 from orchestrator.oom_kills import OomKills
 from orchestrator.parts import Shared
-from orchestrator.trial import TrialFolder, TrialSpec
+from orchestrator.trial import Event, TrialFolder, TrialSpec
 
 WATCH_S = 0.5
 """Between two looks at what running attempts have written."""
@@ -37,6 +37,9 @@ class Running:
     """Somebody else owns the trial now: nothing may be written about it any more."""
     hung_s: float | None = None
     """How long it had been silent when it was killed for it."""
+    is_pruned: bool = False
+    """The search has given its configuration up."""
+    is_on_gpu: bool = False
 
 
 class Timer:
@@ -59,12 +62,22 @@ class Attempts:
     """Starts the attempts of one dispatcher and looks after them. ``stop`` may be called from a signal handler, the rest is one
     thread's.
 
-    silence_s: an attempt that gives no sign of life for longer is killed.
+    on_epoch: told of each epoch. silence_s: an attempt that gives no sign of life for longer is killed.
     """
 
-    def __init__(self, shared: Shared, launcher: Launcher, *, silence_s: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        shared: Shared,
+        launcher: Launcher,
+        *,
+        on_epoch: Callable[[TrialSpec, Event], None],
+        silence_s: float,
+        clock: Callable[[], float],
+    ) -> None:
         self._sweep, self._owner, self._ledger = shared.sweep, shared.owner, shared.ledger
         self._tracker, self._monitor, self._disk = shared.tracker, shared.monitor, shared.disk
+        self._on_epoch = on_epoch
+        self._counted_s = clock()
         self._launcher = launcher
         self._silence_s = silence_s
         self._clock = clock
@@ -133,6 +146,18 @@ class Attempts:
         for running in list(self._running.values()):
             running.job.stop(force=force)
 
+    def prune(self, key: str) -> None:
+        """Let a trial's attempt end after its running epoch, if it is one of these."""
+        running = self._running.get(key)
+        if running is not None and not running.is_pruned:
+            running.is_pruned = True
+            running.job.stop()
+
+    def take_gpu_s(self) -> float:
+        """Seconds that the attempts now running have had GPUs since the last call, added up."""
+        since_s, self._counted_s = self._counted_s, self._clock()
+        return (self._counted_s - since_s) * sum(running.is_on_gpu for running in self._running.values())
+
     def circumstances_of(self, running: Running, *, was_stopped: bool) -> Circumstances:
         """What is known of the end of an attempt that has just ended."""
         return Circumstances(was_stopped, running.hung_s, self._oom_kills.were_recent())
@@ -151,5 +176,9 @@ class Attempts:
     def _report(self, running: Running) -> None:
         events, running.offset = running.folder.events(running.offset)
         for event in events:
-            if event.kind == "epoch" and event.attempt == running.attempt:
-                self._monitor.epoch(running.spec, event)
+            if event.attempt != running.attempt:
+                continue
+            if event.kind == "attempt_started":
+                running.is_on_gpu = str(event.facts.get("slot", "")).startswith("gpu")
+            if event.kind == "epoch":
+                self._on_epoch(running.spec, event)

@@ -9,7 +9,7 @@ from orchestrator.exits import Ending
 from orchestrator.ledger import LedgerRow
 from orchestrator.parts import Outcomes, Search, Shared, TrialOutcome
 from orchestrator.proposals import OBJECTIVE, Proposal, Proposals
-from orchestrator.trial import TrialFolder, TrialResult, TrialSpec, TrialState
+from orchestrator.trial import Event, TrialFolder, TrialResult, TrialSpec, TrialState
 
 if TYPE_CHECKING:
     from orchestrator.configuration import Configuration
@@ -25,6 +25,7 @@ class Books:
         self._folder_of = folder_of
         self._outcomes = Outcomes()
         self._proposals = Proposals()
+        self._given_up: set[str] = set()
 
     def take_in(self, configuration: Configuration, trials: Sequence[TrialSpec]) -> list[tuple[TrialSpec, LedgerRow]]:
         """Enter a proposal; returns those of its trials that were not known here yet, with what the ledger knows of them."""
@@ -57,7 +58,27 @@ class Books:
         self._mirror_end(spec, ending)
         self._monitor.ended(spec, ending.state, ending.result, ending.reason)
         value = ending.result.metrics.get(OBJECTIVE) if ending.result else None
-        self._tell(self._proposals.end(spec.key, ending.state, value))
+        is_complete = ending.state in (TrialState.COMPLETE, TrialState.CACHED)
+        if is_complete and value is not None and self._search.report_end(spec, value):
+            self._given_up.update(self._proposals.give_up(spec.key))
+        reason = None if is_complete else f"{spec.name}: {ending.reason}"
+        self._tell(self._proposals.end(spec.key, ending.state, value, reason=reason))
+
+    def report(self, spec: TrialSpec, event: Event) -> None:
+        """Tell of an epoch of ours; the search may then give its configuration up."""
+        self._monitor.epoch(spec, event)
+        value = event.metrics.get(OBJECTIVE)
+        if event.epoch is not None and value is not None and self._search.report(spec, event.epoch, value):
+            self._given_up.update(self._proposals.give_up(spec.key))
+
+    def take_given_up(self) -> set[str]:
+        """Keys of trials that need not be trained on, told once."""
+        given_up, self._given_up = self._given_up, set()
+        return given_up
+
+    def is_needless(self, spec: TrialSpec) -> bool:
+        """Whether only configurations that were given up wait for the trial."""
+        return self._proposals.is_needless(spec.key)
 
     def release(self, spec: TrialSpec, ending: Ending) -> None:
         """Give a trial back that can be gone on with: by us, by whoever works on it, or after a stop by the next run."""
@@ -79,7 +100,8 @@ class Books:
 
     def _tell(self, ready: Iterable[Proposal]) -> None:
         for proposal in ready:
-            self._search.tell(proposal.configuration, *self._proposals.value_of(proposal))
+            reason = self._proposals.reason_of(proposal)
+            self._search.tell(proposal.configuration, *self._proposals.value_of(proposal), reason=reason)
 
     def _mirror_end(self, spec: TrialSpec, ending: Ending) -> None:
         if ending.has_record:

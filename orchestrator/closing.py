@@ -56,6 +56,30 @@ def fail(trial: TrialFolder, attempt: int, *, failure: FailureKind, reason: str)
     return result
 
 
+def prune(trial: TrialFolder, attempt: int, *, reason: str) -> TrialResult:
+    """Make it the trial's result that it was given up, with the metrics of its best epoch; its checkpoint stays."""
+    now_s = time.time()
+    epochs = [event for event in trial.events()[0] if event.kind == "epoch"]
+    best = max(epochs, key=lambda event: event.metrics.get("val/miou", -1.0), default=None)
+    result = TrialResult(
+        key=trial.spec().key,
+        state=TrialState.PRUNED,
+        metrics=best.metrics if best else {},
+        best_epoch=best.epoch if best else None,
+        epochs_run=max((event.epoch or 0 for event in epochs), default=0),
+        attempt=attempt,
+        started_s=first_start_s(trial, default=now_s),
+        ended_s=now_s,
+        reason=reason,
+        deviation=trial.attempt().deviation,
+    )
+    trial.append(
+        Event(kind="attempt_ended", time_s=now_s, attempt=attempt, state=TrialState.PRUNED, reason=reason),
+    )
+    trial.write_result(result)
+    return result
+
+
 def leave_without_space(trial: TrialFolder, attempt: int, error: Exception) -> None:
     """Keep what is whole, remove what is half written, and say what there is space to say."""
     for unfinished in trial.path.glob(".*"):  # of this process: others write here too, such as the mirror its notes

@@ -13,7 +13,17 @@ from orchestrator.attempts import Attempts, Running, Timer
 from orchestrator.books import Books
 from orchestrator.disk import DiskSpace, say_full
 from orchestrator.errors import DataError, LaunchError, TrialError
-from orchestrator.exits import RESULT_LOST, TAKEN_OVER, Ending, OthersResults, judge_exit, reclaim_orphans
+from orchestrator.exits import (
+    PRUNED,
+    PRUNED_BESIDE,
+    RESULT_LOST,
+    TAKEN_OVER,
+    Ending,
+    OthersResults,
+    judge_exit,
+    prune_attempt,
+    reclaim_orphans,
+)
 from orchestrator.failures import describe, is_disk_full
 from orchestrator.home import Home
 from orchestrator.launchers.base import Launcher
@@ -85,7 +95,7 @@ class Dispatcher:
         self._disk = DiskSpace(home.trials, limits.free_disk_gb)
         shared = Shared(sweep, owner, ledger, tracker, monitor or NoMonitor(), self._disk)
         self._books = Books(shared, search, self._folder_of)
-        self._attempts = Attempts(shared, launcher, silence_s=limits.silence_s, clock=clock)
+        self._attempts = Attempts(shared, launcher, on_epoch=self._books.report, silence_s=limits.silence_s, clock=clock)
         self._retries = Retries(retry or RetrySpec(), ledger)
         self._layout = Layout(ledger, self._retries, data_folder_of, limits.silence_s)
         self._others = OthersResults(self._folder_of, find_result, clock)
@@ -125,12 +135,20 @@ class Dispatcher:
             while self._is_under_way():
                 has_news = self._reap()
                 self._attempts.tend()
+                self._search.spend(self._attempts.take_gpu_s())
+                self._prune()
                 has_news |= self._look_elsewhere()
                 has_news |= self._fill()
                 if not has_news:
                     self._sleep(POLL_S)
         finally:
             self._abandon()
+            self._search.close()
+
+    def _prune(self) -> None:
+        """End what the search has given up; what is queued of it is settled when its turn comes."""
+        for key in self._books.take_given_up():
+            self._attempts.prune(key)
 
     @property
     def _may_start(self) -> bool:
@@ -199,6 +217,8 @@ class Dispatcher:
         try:
             if (ending := self._layout.prepare(spec, folder, attempt)) is not None:
                 self._finish(spec, ending)
+            elif self._books.is_needless(spec):
+                self._finish(spec, prune_attempt(folder, attempt, reason=PRUNED_BESIDE))
             else:
                 self._attempts.start(spec, folder, attempt)
         except (TrialError, DataError) as error:
@@ -222,6 +242,8 @@ class Dispatcher:
                 continue
             known = self._attempts.circumstances_of(running, was_stopped=self._num_stops > 0)
             ending = judge_exit(running.folder, running.attempt, exit, known)
+            if running.is_pruned and ending.state is TrialState.WAITING and not ending.is_elsewhere:
+                ending = prune_attempt(running.folder, running.attempt, reason=PRUNED)
             ending = self._retries.reconsider(running.spec, running.folder, ending)
             if ending.state is TrialState.WAITING:
                 self._release(running.spec, ending)
@@ -265,7 +287,8 @@ class Dispatcher:
         """See what has become of trials that others work on, and take over those of the dead; True if anything did."""
         if not self._may_start or not self._elsewhere or not self._recheck.is_due():
             return False
-        self._reclaim()
+        if self._reclaim():
+            self._search.reconcile()
         now_s = self._ledger.now_s()
         changed = {key: row for key, row in self._ledger.states(self._elsewhere, self._sweep).items() if not row.is_held(now_s)}
         for key, row in changed.items():
@@ -276,10 +299,12 @@ class Dispatcher:
                 self._put_last(spec)
         return bool(changed)
 
-    def _reclaim(self) -> None:
-        """Free what dead dispatchers of this machine held, in any sweep."""
-        for sweep, folder in reclaim_orphans(self._ledger, self._home):
+    def _reclaim(self) -> bool:
+        """Free what dead dispatchers of this machine held, in any sweep; True if there was anything."""
+        orphans = list(reclaim_orphans(self._ledger, self._home))
+        for sweep, folder in orphans:
             self._tracker.mirror(sweep, folder, ended=True)
+        return bool(orphans)
 
     def _abandon(self) -> None:
         """Kill and give back what still runs; after an orderly end that is nothing."""

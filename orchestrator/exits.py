@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from orchestrator.closing import fail, leave_waiting
+from orchestrator.closing import fail, leave_waiting, prune
 from orchestrator.errors import TrackingError, TrialError
 from orchestrator.failures import FailureKind
 from orchestrator.home import Home
@@ -23,6 +23,10 @@ ASK_S = 10.0
 """Between two questions for the same missing result; each may go over the network."""
 
 RESULT_LOST = "it was complete, but its result is on no disk here and nowhere else: it is run again"
+
+PRUNED = "the pruner gave it up: others were better by this epoch"
+
+PRUNED_BESIDE = "the pruner gave its configuration up by another of its trials"
 
 TAKEN_OVER = "another dispatcher has taken it over"
 
@@ -73,6 +77,12 @@ class Circumstances:
     was_stopped: bool = False
     silence_s: float | None = None
     had_oom_kills: bool | None = None
+
+
+def prune_attempt(folder: TrialFolder, attempt: int, *, reason: str) -> Ending:
+    """End a trial that the search has given up."""
+    result = prune(folder, attempt, reason=reason)
+    return Ending(TrialState.PRUNED, result, reason)
 
 
 def judge_exit(folder: TrialFolder, attempt: int, exit: JobExit, circumstances: Circumstances) -> Ending:

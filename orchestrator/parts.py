@@ -19,11 +19,23 @@ class Search(Protocol):
     def propose(self) -> Configuration | None:
         """The next configuration; None where there is none now, perhaps until something is told."""
 
-    def tell(self, configuration: Configuration, value: float | None, state: TrialState) -> None:
-        """The mean over the configuration's trials; None with PRUNED or FAILED."""
+    def tell(self, configuration: Configuration, value: float | None, state: TrialState, *, reason: str | None = None) -> None:
+        """The mean over the configuration's trials; None with PRUNED or FAILED, and then why."""
+
+    def report(self, trial: TrialSpec, epoch: int, value: float) -> bool:
+        """Enter an epoch's value; True: nothing of the trial's configuration need be trained on."""
+
+    def report_end(self, trial: TrialSpec, value: float) -> bool:
+        """Enter a complete trial's value; True: no other trial of its configuration need be trained."""
+
+    def spend(self, gpu_s: float) -> None:
+        """Count GPU time that attempts have taken since the last call."""
 
     def reconcile(self) -> None:
         """Give up proposals whose dispatcher has died."""
+
+    def close(self) -> None:
+        """Give back what is unfinished."""
 
 
 class Tracker(Protocol):

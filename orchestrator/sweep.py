@@ -98,13 +98,14 @@ def run_sweep(file: Path, *, overrides: Sequence[str], launcher: str, slots: int
 def _run(
     spec: SweepSpec, plan: Plan, *, home: Home, ledger: Ledger, owner: str, launcher: Launcher, console: Console
 ) -> SweepReport:
-    from orchestrator.search import build_search  # optuna takes a second: after the first sign of life
+    from orchestrator.search import FolderHistory, build_search  # optuna takes a second: after the first sign of life
 
     tracker = MlflowTracker(Place.of(home))
     reported = {str(row.id): row.reported for row in spec.rows}
     tracker.label(spec.name, {t.spec.key: _label(t.configuration, t.spec, reported) for t in plan.trials})
     tracker.reconcile(spec.name, _live_keys(ledger, spec.name))
-    search = build_search(spec, plan, home.optuna_url or home.optuna_journal, owner=owner, is_dead=home.is_dead)
+    storage, history = home.optuna_url or home.optuna_journal, FolderHistory(home)
+    search = build_search(spec, plan, storage, owner=owner, is_dead=home.is_dead, history=history)
 
     def list_trials(configuration: Configuration) -> list[TrialSpec]:
         trials = trials_of(configuration, spec, plan.facts)
@@ -177,6 +178,10 @@ def _find_predictions(home: Home, spec: TrialSpec) -> Path:
 
 
 def _prepare(spec: SweepSpec, home: Home) -> Facts:
+    if spec.is_open_ended or spec.pruner:
+        from orchestrator.search import check_search
+
+        check_search(spec)
     with redirect_stdout(sys.stderr):  # the user's own code is imported, and may print
         return prepare(spec, home.data)
 

@@ -59,13 +59,33 @@ class ListSearch:
     def __init__(self, proposals: Sequence[Point]) -> None:
         self._proposals = deque(proposals)
         self.told: list[tuple[str, float | None, TrialState]] = []
+        self.reasons: list[str | None] = []
+        self.reports: list[tuple[str, int, float]] = []
+        self.prunes: set[tuple[str, int]] = set()
+        """Key and epoch at which the search gives a configuration up."""
+        self.gpu_s = 0.0
+        self.is_closed = False
         self.num_reconciled = 0
 
     def propose(self) -> Any:
         return self._proposals.popleft() if self._proposals else None
 
-    def tell(self, configuration: Any, value: float | None, state: TrialState) -> None:
+    def tell(self, configuration: Any, value: float | None, state: TrialState, *, reason: str | None = None) -> None:
         self.told.append((configuration.id, value, state))
+        self.reasons.append(reason)
+
+    def report(self, trial: TrialSpec, epoch: int, value: float) -> bool:
+        self.reports.append((trial.key, epoch, value))
+        return (trial.key, epoch) in self.prunes
+
+    def report_end(self, trial: TrialSpec, value: float) -> bool:
+        return False
+
+    def spend(self, gpu_s: float) -> None:
+        self.gpu_s += gpu_s
+
+    def close(self) -> None:
+        self.is_closed = True
 
     def reconcile(self) -> None:
         self.num_reconciled += 1

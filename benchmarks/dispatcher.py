@@ -87,7 +87,15 @@ def run_sweep(root: Path, num_trials: int, num_slots: int) -> list[float]:
     with home.become_owner() as owner:
         Dispatcher(
             sweep="benchmark",
-            search=SimpleNamespace(propose=propose, tell=lambda *told: None, reconcile=lambda: None),
+            search=SimpleNamespace(
+                propose=propose,
+                tell=lambda *told, **why: None,
+                report=lambda *seen: False,
+                report_end=lambda *seen: False,
+                spend=lambda seconds: None,
+                reconcile=lambda: None,
+                close=lambda: None,
+            ),
             launcher=NoWorkLauncher(num_slots),
             tracker=SimpleNamespace(mirror=lambda *seen, **flags: None, close=lambda timeout_s: []),
             ledger=Ledger(home.ledger_url),

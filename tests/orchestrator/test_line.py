@@ -109,7 +109,7 @@ def test_a_sweep_survives_the_death_of_its_whole_group(tmp_path: Path) -> None:
 
 def test_a_dead_tracking_server_costs_nothing_but_the_mirror(tmp_path: Path) -> None:
     """With nobody at MLFLOW_TRACKING_URI the trials are trained all the same; the next sweep tells MLflow."""
-    cut = ("sweep", "tiny.yaml", "--set", "base.epochs=1", "--set", "seeds=[0]")
+    cut = ("sweep", "tiny.yaml", "--launcher", "inline", "--set", "base.epochs=1", "--set", "seeds=[0]")
 
     document = _run(tmp_path, *cut, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
     assert [trial["state"] for trial in document["trials"]] == ["COMPLETE", "COMPLETE"]
@@ -129,7 +129,7 @@ def test_a_failed_trial_is_a_result_and_can_be_retried(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     space = 'search.space.loss=[{name: dice}, {name: "my_losses:Fragile"}]'
-    cut = ("sweep", "tiny.yaml", "--set", "base.epochs=1", "--set", "seeds=[0]", "--set", space)
+    cut = ("sweep", "tiny.yaml", "--launcher", "inline", "--set", "base.epochs=1", "--set", "seeds=[0]", "--set", space)
 
     document = _run(tmp_path, *cut, code=1)
     states = {trial["name"]: trial["state"] for trial in document["trials"]}

@@ -1,4 +1,4 @@
-"""A sweep of rows with fixed ensembles and its report, through the command, in processes of its own."""
+"""A sweep of rows with fixed ensembles and its report, through the command."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ def test_a_table_is_run_combined_and_reported(tmp_path: Path) -> None:
     assert [trial["row"] for trial in planned["trials"]] == ["1", "2"]
     assert [(e["id"], e["members"], e["state"]) for e in planned["ensembles"]] == [(3, keys, "WAITING")]
 
-    first = read(tmp_path, "sweep", "tiny.yaml")
+    first = read(tmp_path, "sweep", "tiny.yaml", "--launcher", "inline")
     (ensemble,) = first["ensembles"]
     assert (ensemble["state"], ensemble["members"], ensemble["reported"]) == ("COMPLETE", keys, 0.6)
     assert ensemble["ci95"][0] <= ensemble["miou"] <= ensemble["ci95"][1]
     best = max(trial["metrics"]["val/miou"] for trial in first["trials"])
     assert ensemble["gain_over_best_member"] == pytest.approx(ensemble["miou"] - best)
 
-    (again,) = read(tmp_path, "sweep", "tiny.yaml")["ensembles"]
+    (again,) = read(tmp_path, "sweep", "tiny.yaml", "--launcher", "inline")["ensembles"]
     assert again == ensemble | {"state": "CACHED"}
     with sqlite3.connect(tmp_path / "mlruns/mlflow.db") as database:
         names = database.execute("select name, status from runs order by name").fetchall()
@@ -84,7 +84,9 @@ def test_a_table_is_run_combined_and_reported(tmp_path: Path) -> None:
     assert "data:image/png;base64," in page
 
     (tmp_path / "my_losses.py").write_text(BROKEN, encoding="utf-8")
-    changed = read(tmp_path, "sweep", "tiny.yaml", "--set", 'rows[1].loss={name: "my_losses:Broken"}', code=1)
+    changed = read(
+        tmp_path, "sweep", "tiny.yaml", "--launcher", "inline", "--set", 'rows[1].loss={name: "my_losses:Broken"}', code=1
+    )
     (ensemble,) = changed["ensembles"]
     assert (ensemble["state"], ensemble["miou"]) == ("MISSING", None)
     assert "2: FPN dice is FAILED" in ensemble["reason"]

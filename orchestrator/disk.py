@@ -40,7 +40,10 @@ class DiskSpace:
         )
 
 
-HINT = "Free some disk (`orchestrate clean`, or other files), or move ORCHESTRATE_HOME; then the same command goes on."
+HINT = (
+    "Free some disk: remove `cache/` in it, which is made again when needed, or other files; or move ORCHESTRATE_HOME. "
+    "Then the same command goes on."
+)
 
 
 def say_full(folder: Path, found: str) -> str:

@@ -34,7 +34,7 @@ def free_gb(bench: Bench) -> float:
 def test_without_room_for_one_trial_nothing_is_started(bench: Bench) -> None:
     """It is refused, with what is free, what is needed, where, and what to do; nothing is claimed."""
     launcher = ScriptedLauncher(complete)
-    with pytest.raises(LaunchError, match=r"GB are free .*limits.free_disk_gb.*orchestrate clean") as caught:
+    with pytest.raises(LaunchError, match=r"GB are free .*limits.free_disk_gb.*Free some disk") as caught:
         bench.run(points("a"), launcher, limits=LimitsSpec(free_disk_gb=free_gb(bench) + 10))
     assert str(bench.home.root) in str(caught.value)
     assert launcher.launched == []

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
-from orchestrator.errors import OrchestrateError
+from orchestrator.errors import OrchestrateError, SpecError
 
 if TYPE_CHECKING:
     from orchestrator.tracking.runs import RunReader
@@ -175,8 +175,14 @@ def retry(sweeps: Annotated[list[str], typer.Argument(metavar="SWEEP", help="Nam
     """Let failed trials be tried again by the next `orchestrate sweep`."""
     from orchestrator.home import Home
     from orchestrator.ledger import Ledger
+    from trainers.config import check_known
 
     ledger = Ledger(Home.from_environment().ledger_url)
+    for name in sweeps:
+        try:
+            check_known(name, ledger.sweeps(), "sweep")
+        except ValueError as error:
+            raise SpecError(str(error)) from None
     for name in sweeps:
         reset = ledger.reset_failed(ledger.members(name))
         print(f"{name}: {len(reset)} failed trials will be tried again" if reset else f"{name}: no failed trials")

@@ -189,6 +189,12 @@ class Ledger:
             rows = connection.execute(sa.select(_members.c.key, _members.c.configuration).where(_members.c.sweep == sweep))
             return {row.key: row.configuration for row in rows}
 
+    def sweeps(self) -> list[str]:
+        """Names of the sweeps that have registered trials."""
+        with self._engine.connect() as connection:
+            names = connection.execute(sa.select(_members.c.sweep).distinct().order_by(_members.c.sweep)).scalars().all()
+            return [str(name) for name in names]
+
     def reclaim(self, is_dead: Callable[[str], bool]) -> list[str]:
         """Set back to WAITING what owners hold that are dead; returns the keys."""
         running = _trials.c.state == TrialState.RUNNING

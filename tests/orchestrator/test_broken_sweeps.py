@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator.cli import main
 from orchestrator.errors import SpecError
+from orchestrator.ledger import Ledger
 from orchestrator.spec import load_spec
 
 
@@ -208,3 +209,16 @@ def test_all_errors_are_told_in_the_order_of_the_file(tmp_path: Path) -> None:
         load_spec(path)
     starts = [line.split(" is ")[0] for line in str(caught.value).splitlines()]
     assert starts == [f"{path}:1: seeds", f"{path}:3: base.epochs", f"{path}:4: base.encoder", f"{path}:5: folds"]
+
+
+def test_retry_of_an_unknown_sweep_names_the_known_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A misspelled sweep is refused, and nothing is reset."""
+    monkeypatch.setenv("ORCHESTRATE_HOME", str(tmp_path))
+    Ledger(f"sqlite:///{tmp_path / 'ledger.db'}").register("losses", [("a", "one")])
+    monkeypatch.setattr("sys.argv", ["orchestrate", "retry", "loses"])
+    with pytest.raises(SystemExit) as exited:
+        main()
+    assert exited.value.code == 2
+    assert "'loses' is not a known sweep. Known: losses. Did you mean 'losses'?" in capsys.readouterr().err

@@ -52,6 +52,11 @@ def state_of(ledger: Ledger, key: str, sweep: str | None = None) -> TrialState:
     return ledger.states([key], sweep)[key].state
 
 
+def test_sweeps_are_listed(ledger: Ledger) -> None:
+    """Each once, in the order of their names."""
+    assert ledger.sweeps() == ["s", "t"]
+
+
 def test_a_claim_excludes_others(ledger: Ledger) -> None:
     """The second claimant gets nothing, and an unknown trial is nobody's."""
     assert ledger.claim("a", "s", "me") == 1

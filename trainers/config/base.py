@@ -26,7 +26,7 @@ def check_known(name: str, known: Iterable[str], what: str) -> str:
     if name in names:
         return name
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    listed = ", ".join(names) if len(names) <= 24 else f"{', '.join(names[:20])}, ... ({len(names)} in all)"
+    listed = (", ".join(names) or "none") if len(names) <= 24 else f"{', '.join(names[:20])}, ... ({len(names)} in all)"
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"{name!r} is not a known {what}. Known: {listed}.{hint}")
 

@@ -4,11 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test lint test-fast bench clean
+.PHONY: help setup demo test test-long lint test-fast bench clean
 
 help:
 	@sed -n '1,/^PYTHON/{s/^# //p}' Makefile
-	@echo "make lint   ruff and mypy    make test-fast   without the slow tests    make bench   benchmarks/    make clean   remove .venv"
+	@echo "make lint   ruff and mypy    make test-fast   without the slow tests    make test-long   only the longest    make bench   benchmarks/    make clean   remove .venv"
 
 setup: $(VENV)/.ready
 
@@ -39,10 +39,13 @@ lint: setup
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/pytest -n auto --dist worksteal
+	$(BIN)/pytest -n auto --dist worksteal -m "not long"
+
+test-long: setup
+	$(BIN)/pytest -n auto --dist worksteal -m long
 
 test-fast: setup
-	$(BIN)/pytest -n auto --dist worksteal -m "not slow"
+	$(BIN)/pytest -n auto --dist worksteal -m "not slow and not long"
 
 bench: setup
 	$(BIN)/python benchmarks/upsample.py

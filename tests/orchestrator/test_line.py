@@ -107,6 +107,7 @@ def test_a_sweep_survives_the_death_of_its_whole_group(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.long
 def test_a_dead_tracking_server_costs_nothing_but_the_mirror(tmp_path: Path) -> None:
     """With nobody at MLFLOW_TRACKING_URI the trials are trained all the same; the next sweep tells MLflow."""
     cut = ("sweep", "tiny.yaml", "--launcher", "inline", "--set", "base.epochs=1", "--set", "seeds=[0]")
@@ -119,6 +120,7 @@ def test_a_dead_tracking_server_costs_nothing_but_the_mirror(tmp_path: Path) -> 
     assert _query(tmp_path / "mlruns/mlflow.db", "select status, count(*) from runs group by status") == [("FINISHED", 2)]
 
 
+@pytest.mark.long
 def test_a_failed_trial_is_a_result_and_can_be_retried(tmp_path: Path) -> None:
     """The sweep goes on, the exit code says 1, the reason is told; after `retry` the trial is tried again."""
     (tmp_path / "my_losses.py").write_text(
@@ -143,6 +145,7 @@ def test_a_failed_trial_is_a_result_and_can_be_retried(tmp_path: Path) -> None:
     assert {trial["state"] for trial in _run(tmp_path, *cut)["trials"]} == {"CACHED", "COMPLETE"}
 
 
+@pytest.mark.long
 def test_ctrl_c_lets_the_running_epoch_end_and_keeps_it(tmp_path: Path) -> None:
     """SIGINT ends the sweep with exit code 130 and a document; what was stopped waits with its checkpoint, RUNNING nowhere."""
     long = ("sweep", "tiny.yaml", "--set", "base.epochs=500", "--set", "seeds=[0]")

@@ -184,6 +184,7 @@ def test_a_device_that_is_not_there_is_told(trained, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_command_prints_one_document(trained, tmp_path: Path) -> None:
     """On standard output, with progress on standard error; a mistake is one line and exit code 2."""
     environment = os.environ | {"ORCHESTRATE_HOME": str(trained.home.root), "OMP_NUM_THREADS": "1"}

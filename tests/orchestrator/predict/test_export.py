@@ -122,6 +122,7 @@ def test_a_place_that_is_taken_and_a_run_that_is_not_there_are_told(trained, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_fresh_process_elsewhere_loads_it(trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a user's own architecture, of colour pictures, after the folder was moved; this checkout is not imported."""
     here, there = tmp_path / "here", tmp_path / "somewhere else"
@@ -183,6 +184,7 @@ def answers(url: str) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_the_server_answers_with_the_same_masks(trained, server: str, tmp_path: Path) -> None:
     """To a request as MLflow's documentation writes it."""

@@ -315,6 +315,7 @@ def test_a_dead_server_blocks_nobody(place, worker, server) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_server_killed_and_restarted_in_between_loses_nothing(place, worker, server, wait) -> None:
     """Epochs written while the server is down are there once it is up again, each once."""
     remote = Place(server.uri, place.artifacts, place.trials, place.locks)

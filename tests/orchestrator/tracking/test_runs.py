@@ -186,6 +186,7 @@ def test_the_page_is_sorted_by_the_figure_of_merit() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_page_is_served_from_the_local_database(reader: RunReader, place: Place) -> None:
     """A real server on the loopback shows the latest sweep's runs in the order that the address asks for."""
     page = open_page(place, browse=False)

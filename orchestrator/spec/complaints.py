@@ -137,7 +137,7 @@ def _other_key(raw: Mapping[str | int, Any], part: str | int) -> str | int | Non
     """A search space is a mapping that is validated as a list; JSON turns whole numbers into texts as keys."""
     if isinstance(part, int):
         return list(raw)[part] if part < len(raw) else None
-    return int(part) if part.isdecimal() and int(part) in raw else None
+    return next((key for key in raw if not isinstance(key, str) and json.dumps(key) == part), None)
 
 
 def _look_up(raw: Any, place: Place) -> Any:

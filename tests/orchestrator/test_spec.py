@@ -235,6 +235,15 @@ def test_any_document_is_a_spec_or_a_clear_error(document: dict[str, Any], tmp_p
     assert all(line.startswith(str(path)) for line in complaint_about(path).splitlines())
 
 
+@pytest.mark.parametrize("key", ["-1", "7"])
+def test_numbers_as_keys_are_unknown_fields(tmp_path: Path, key: str) -> None:
+    """A negative one too, which JSON writes as a text that is no row of digits."""
+    path = tmp_path / "a.yaml"
+    path.write_text(f"{key}: 3\n")
+    with pytest.raises(SpecError, match=r"a\.yaml:1: .*: not a known field"):
+        load_spec(path)
+
+
 @settings(max_examples=100, deadline=None)
 @given(text=st.text(alphabet="abc:-[]{}#&*!|>'\"%@`\n\t ,?.0123456789é\x85\u2028", max_size=60))
 def test_any_text_is_a_spec_or_a_clear_error(text: str, tmp_path_factory: pytest.TempPathFactory) -> None:

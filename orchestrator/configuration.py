@@ -19,7 +19,7 @@ from orchestrator.spec.space import (
     sample_points,
 )
 from orchestrator.trial import make_key
-from trainers.config import DataConfig, TrainConfig, is_import_path
+from trainers.config import Augmentation, DataConfig, Loss, SumLoss, TrainConfig, is_import_path
 
 
 @dataclass(frozen=True)
@@ -148,10 +148,27 @@ def source_part(data: DataConfig) -> str:
 
 def import_paths(train: TrainConfig) -> Iterator[tuple[Place, str]]:
     """Whatever a training names of the user's own: its place in the configuration and ``package.module:attribute``."""
-    named: list[tuple[Place, str]] = [(("arch",), train.arch), (("loss", "name"), train.loss.name)]
-    if not isinstance(train.augmentation, str):
-        named += [(("augmentation", i, "name"), transform.name) for i, transform in enumerate(train.augmentation)]
+    named: list[tuple[Place, str]] = [(("arch",), train.arch)]
+    named += [((*place, "name"), loss.name) for place, loss in each_loss(train.loss)]
+    for place, augmentation in each_augmentation(train):
+        if not isinstance(augmentation, str):
+            named += [((*place, i, "name"), transform.name) for i, transform in enumerate(augmentation)]
     return ((place, name) for place, name in named if is_import_path(name))
+
+
+def each_loss(loss: Loss) -> Iterator[tuple[Place, Loss]]:
+    """The loss and the terms of a sum, each with its place in the configuration."""
+    yield ("loss",), loss
+    if isinstance(loss, SumLoss):
+        yield from ((("loss", "terms", i, "loss"), term.loss) for i, term in enumerate(loss.terms))
+
+
+def each_augmentation(train: TrainConfig) -> Iterator[tuple[Place, Augmentation]]:
+    """The training's augmentation and those of its repetitions, each with its place in the configuration."""
+    yield ("augmentation",), train.augmentation
+    for i, repeat in enumerate(train.sampling.repeat):
+        if repeat.augmentation is not None:
+            yield ("sampling", "repeat", i, "augmentation"), repeat.augmentation
 
 
 # ------------------------------------------------------------------------------------------- labels

@@ -10,7 +10,17 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from orchestrator.configuration import Candidate, DataFacts, Facts, candidates, import_paths, source_part, where_written
+from orchestrator.configuration import (
+    Candidate,
+    DataFacts,
+    Facts,
+    candidates,
+    each_augmentation,
+    each_loss,
+    import_paths,
+    source_part,
+    where_written,
+)
 from orchestrator.errors import DataError, SpecError
 from orchestrator.spec.file import Place, write_place
 from orchestrator.spec.model import SweepSpec
@@ -33,7 +43,7 @@ def prepare(spec: SweepSpec, cache: Path) -> Facts:
     _check_augmentations(spec, found)
     data = _prepare_data(spec, found, cache)
     facts = Facts(data=data, code=code)
-    _check_losses(spec, found, facts)
+    _check_classes(spec, found, facts)
     _check_splits(spec, found, facts)
     return facts
 
@@ -70,17 +80,17 @@ def _check_augmentations(spec: SweepSpec, found: Iterable[Candidate]) -> None:
     """Lists of transforms; the names of ready-made ones were checked with the file."""
     checked = set()
     for candidate in found:
-        augmentation = candidate.train.augmentation
-        written = repr(augmentation)
-        if isinstance(augmentation, str) or written in checked:
-            continue
-        from trainers.augment import build_augmentation
+        for place, augmentation in each_augmentation(candidate.train):
+            written = repr(augmentation)
+            if isinstance(augmentation, str) or written in checked:
+                continue
+            from trainers.augment import build_augmentation
 
-        checked.add(written)
-        try:
-            build_augmentation(augmentation)
-        except ConfigError as error:
-            raise SpecError(f"{_tell(spec, candidate, ('augmentation',))}: {error}") from error
+            checked.add(written)
+            try:
+                build_augmentation(augmentation)
+            except ConfigError as error:
+                raise SpecError(f"{_tell(spec, candidate, place)}: {error}") from error
 
 
 def _prepare_data(spec: SweepSpec, found: Iterable[Candidate], cache: Path) -> dict[str, DataFacts]:
@@ -117,14 +127,23 @@ def _refuse(spec: SweepSpec, candidate: Candidate, error: TrainersDataError, at:
     return DataError(f"{_tell(spec, candidate, ('data', field))}: {at}{message}")
 
 
-def _check_losses(spec: SweepSpec, found: Iterable[Candidate], facts: Facts) -> None:
+def _check_classes(spec: SweepSpec, found: Iterable[Candidate], facts: Facts) -> None:
+    """Ids of classes that losses and sampling name, which only the data know."""
     for candidate in found:
-        ignored = candidate.train.loss.ignore_classes or ()
         num_classes = facts.of(candidate.data).num_classes
-        wrong = [c for c in ignored if not 0 <= c < num_classes]
-        if wrong or len(set(ignored)) == num_classes:
-            place = _tell(spec, candidate, ("loss", "ignore_classes"))
-            raise SpecError(f"{place} is {list(ignored)}. Allowed: ids from 0 to {num_classes - 1}, but not all of them.")
+        for place, loss in each_loss(candidate.train.loss):
+            ignored = loss.ignore_classes or ()
+            if not _are_classes(ignored, num_classes) or len(set(ignored)) == num_classes:
+                at = _tell(spec, candidate, (*place, "ignore_classes"))
+                raise SpecError(f"{at} is {list(ignored)}. Allowed: ids from 0 to {num_classes - 1}, but not all of them.")
+        for i, repeat in enumerate(candidate.train.sampling.repeat):
+            if isinstance(repeat.classes, tuple) and not _are_classes(repeat.classes, num_classes):
+                at = _tell(spec, candidate, ("sampling", "repeat", i, "classes"))
+                raise SpecError(f"{at} is {list(repeat.classes)}. Allowed: ids from 0 to {num_classes - 1}, rarest, or all.")
+
+
+def _are_classes(ids: Iterable[int], num_classes: int) -> bool:
+    return all(0 <= number < num_classes for number in ids)
 
 
 def _check_splits(spec: SweepSpec, found: Iterable[Candidate], facts: Facts) -> None:

@@ -21,11 +21,6 @@ def read_deviation(folder: TrialFolder) -> str:
         return ""
 
 
-def find_run(client: MlflowClient, experiment: str, key: str, *, deviation: str) -> Run | None:
-    """The trial's run on these terms in an experiment."""
-    return next((run for run in _runs_of(client, experiment, key) if _deviation(run) == deviation), None)
-
-
 def make_current(client: MlflowClient, experiment: str, key: str, *, deviation: str) -> Run | None:
     """The trial's run on these terms, if there is one, as its current one; runs on other terms are closed."""
     found = None

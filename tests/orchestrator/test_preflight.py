@@ -85,6 +85,34 @@ def test_a_loss_cannot_ignore_what_is_no_class(tmp_path: Path) -> None:
         prepare(spec, tmp_path / "cache")
 
 
+@pytest.mark.parametrize(
+    ("base", "pieces"),
+    [
+        (
+            "loss: {name: sum, terms: [{loss: {name: dice}}, {loss: {name: focal, ignore_classes: [7]}}]}",
+            r"base\.loss\.terms\[1\]\.loss\.ignore_classes is \[7\]\. Allowed: ids from 0 to 4",
+        ),
+        (
+            "sampling: {repeat: [{classes: [4]}, {classes: [4, 9]}]}",
+            r"base\.sampling\.repeat\[1\]\.classes is \[4, 9\]\. Allowed: ids from 0 to 4, rarest, or all",
+        ),
+        (
+            "sampling: {repeat: [{augmentation: [{name: HorizontalFlop}]}]}",
+            r"base\.sampling\.repeat\[0\]\.augmentation: .*HorizontalFlop",
+        ),
+        (
+            "loss: {name: sum, terms: [{loss: {name: dice}}, {loss: {name: 'no_such_module:Loss'}}]}",
+            r"base\.loss\.terms\[1\]\.loss\.name is 'no_such_module:Loss'",
+        ),
+    ],
+)
+def test_what_stands_inside_sums_and_repetitions_is_looked_at_too(tmp_path: Path, base: str, pieces: str) -> None:
+    """Terms of a sum, classes that are repeated, and what their copies are augmented by."""
+    spec = read(tmp_path, SMALL + f"base:\n  {base}\n")
+    with pytest.raises(SpecError, match=r"sweep\.yaml:3: " + pieces):
+        prepare(spec, tmp_path / "cache")
+
+
 def test_an_unknown_import_path_names_its_place(tmp_path: Path) -> None:
     """A module that is not there is found out with the file."""
     spec = read(tmp_path, SMALL + "base:\n  loss: {name: 'not_there_at_all:Loss'}\n")

@@ -24,7 +24,6 @@ from trainers.config.loss import (
     SumLoss,
     TverskyLoss,
     WeightedCrossEntropyLoss,
-    losses_of,
 )
 from trainers.config.train import (
     AUGMENTATIONS,
@@ -75,5 +74,4 @@ __all__ = [
     "check_known",
     "check_size",
     "is_import_path",
-    "losses_of",
 ]

@@ -147,8 +147,3 @@ Loss = Annotated[
     Discriminator(_loss_tag),
     BeforeValidator(_check_loss_name),
 ]
-
-
-def losses_of(loss: Loss) -> tuple[LossConfig, ...]:
-    """The loss itself, or the terms of a sum."""
-    return tuple(term.loss for term in loss.terms) if isinstance(loss, SumLoss) else (loss,)

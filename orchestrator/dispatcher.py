@@ -242,7 +242,7 @@ class Dispatcher:
                 continue
             known = self._attempts.circumstances_of(running, was_stopped=self._num_stops > 0)
             ending = judge_exit(running.folder, running.attempt, exit, known)
-            if running.is_pruned and ending.state is TrialState.WAITING and not ending.is_elsewhere:
+            if running.is_pruned and ending.is_stopped:
                 ending = prune_attempt(running.folder, running.attempt, reason=PRUNED)
             ending = self._retries.reconsider(running.spec, running.folder, ending)
             if ending.state is TrialState.WAITING:

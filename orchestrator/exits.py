@@ -61,6 +61,11 @@ class Ending:
         return self.state is TrialState.WAITING and self.result is not None
 
     @property
+    def is_stopped(self) -> bool:
+        """Whether it came to a checkpoint on request, in a folder of ours that can still be written to."""
+        return self.state is TrialState.WAITING and not (self.result or self.is_elsewhere or self.lacks_space)
+
+    @property
     def has_record(self) -> bool:
         """Whether there is something to mirror in a folder of this machine; a trial that failed early has only its reason."""
         return not self.is_elsewhere and (self.result is not None or self.state is TrialState.WAITING)

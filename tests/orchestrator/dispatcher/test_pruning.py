@@ -86,3 +86,16 @@ def test_gpu_time_is_counted(bench: Bench) -> None:
     bench.run(on_cpu, ScriptedLauncher(complete))
     assert search.gpu_s > 0
     assert on_cpu.gpu_s == 0
+
+
+def test_a_given_up_trial_on_a_full_disk_waits(bench: Bench) -> None:
+    """Its worker could write no more: nothing is written about it either, and the sweep halts as for any other."""
+    search = search_of(points("a"), ("a", 1))
+
+    def fill_the_disk(job: ScriptedJob) -> int | None:
+        return ExitCode.DISK_FULL if job.stops else report_until_stopped(job)
+
+    outcome = bench.run(search, ScriptedLauncher(fill_the_disk))
+    assert states_of(outcome) == {"a": TrialState.WAITING}
+    assert outcome.halted is not None
+    assert bench.folder("a").result() is None

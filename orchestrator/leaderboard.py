@@ -18,6 +18,7 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
+from orchestrator.confusions import read_confusions
 from orchestrator.errors import TrackingError
 from orchestrator.stats import compare, compute_miou, estimate_miou
 from orchestrator.tracking.labels import REPORTED, ROW
@@ -210,8 +211,7 @@ def load_confusions(reader: RunReader, run: RunRow, *, cache: Path) -> tuple[NDA
     """
     path = reader.fetch(run, "confusions.npz", cache / "files")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return file["confusions"], tuple(int(c) for c in file["ignore_classes"])
+        return read_confusions(path)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise TrackingError(f"{path}: damaged ({error}). Remove it, so that it is fetched or trained again.") from error
 

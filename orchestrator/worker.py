@@ -155,17 +155,13 @@ def _write_predictions(trial: TrialFolder, trained: Trained, data: SplitData) ->
     """Everything that is known of each validation image: confusions, probabilities, some pictures."""
     import numpy as np
 
+    from orchestrator.confusions import write_confusions
     from orchestrator.ensemble.store import write_predictions
     from orchestrator.pictures import draw_samples, pick_evenly, write_png
 
     indices = data.split.val
     if trained.confusions is not None:
-        scratch = trial.confusions.with_name(f".{trial.confusions.name}.{os.getpid()}")
-        with open(scratch, "wb") as file:
-            np.savez_compressed(
-                file, confusions=trained.confusions.astype(np.int32), ignore_classes=np.array(data.ignore_classes, np.int32)
-            )
-        os.replace(scratch, trial.confusions)
+        write_confusions(trial.confusions, trained.confusions, ignore_classes=data.ignore_classes)
     if trained.predictions is not None:
         labels = np.asarray(data.data.masks[indices])
         write_predictions(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from orchestrator.confusions import write_confusions
 from orchestrator.ensemble.store import read_info
 from orchestrator.stats import compare, compute_class_iou, estimate_miou
 from orchestrator.trial import Record, write_atomically
@@ -102,8 +102,5 @@ def evaluate_fixed(predictions: Mapping[str, Path], *, names: Mapping[str, str],
 def _keep(folder: Path, result: FixedResult, confusions: NDArray[np.int64], *, ignore_classes: tuple[int, ...]) -> None:
     """The result last: its presence means that all is there."""
     folder.mkdir(parents=True, exist_ok=True)
-    scratch = folder / f".{CONFUSIONS_FILE}.{os.getpid()}"
-    with open(scratch, "wb") as file:
-        np.savez_compressed(file, confusions=confusions.astype(np.int32), ignore_classes=np.array(ignore_classes, np.int32))
-    os.replace(scratch, folder / CONFUSIONS_FILE)
+    write_confusions(folder / CONFUSIONS_FILE, confusions, ignore_classes=ignore_classes)
     write_atomically(folder / RESULT_FILE, result.model_dump_json(indent=1))

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-
+from orchestrator.confusions import read_confusions
 from orchestrator.home import Home
 from orchestrator.proposals import OBJECTIVE
 from orchestrator.stats import compute_miou
@@ -64,8 +63,7 @@ class FolderHistory:
         result = folder.result()
         if result is None or result.scored_fingerprint is None or not folder.confusions.exists():
             return None
-        with np.load(folder.confusions, allow_pickle=False) as file:
-            confusions, ignored = file["confusions"], tuple(int(c) for c in file["ignore_classes"])
+        confusions, ignored = read_confusions(folder.confusions)
         values = tuple(compute_miou(confusions[i : i + 1], ignored) for i in range(len(confusions)))
         return ImageScores(result.scored_fingerprint, values)
 

@@ -1,8 +1,9 @@
-"""Draws the picture grid of a trial: image, truth, prediction side by side, one validation image a row."""
+"""Draws the picture grid of a trial: image, truth, prediction side by side, one validation image a row; and what sheets share."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -30,9 +31,13 @@ def draw_samples(
     rows = []
     for image, truth, prediction in zip(images, truths, predictions, strict=True):
         pictures = [np.broadcast_to(image, (*image.shape[:2], 3)), palette[truth], palette[prediction]]
-        large = [picture.repeat(factor, axis=0).repeat(factor, axis=1) for picture in pictures]
-        rows.append(np.concatenate([np.pad(one, ((GAP, GAP), (GAP, GAP), (0, 0)), constant_values=255) for one in large], axis=1))
+        rows.append(join_pictures([picture.repeat(factor, axis=0).repeat(factor, axis=1) for picture in pictures]))
     return np.concatenate(rows)
+
+
+def join_pictures(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Pictures (h, w, 3) of one height side by side, each with a white rim of GAP pixels."""
+    return np.concatenate([np.pad(one, ((GAP, GAP), (GAP, GAP), (0, 0)), constant_values=255) for one in pictures], axis=1)
 
 
 def make_palette(num_classes: int) -> NDArray[np.uint8]:
@@ -50,10 +55,16 @@ def pick_evenly(count: int, wanted: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, count - 1, min(count, wanted)).astype(np.int64))
 
 
+def encode_png(picture: NDArray[np.uint8]) -> bytes:
+    """(H, W, 3) uint8 RGB as a PNG file."""
+    options = (cv2.IMWRITE_PNG_COMPRESSION, 3)  # the default makes files three times as large
+    is_encoded, encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
+    assert is_encoded
+    return encoded.tobytes()
+
+
 def write_png(path: Path, picture: NDArray[np.uint8]) -> None:
     """Write an RGB picture atomically; any path."""
-    is_encoded, encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-    assert is_encoded
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_bytes(encoded.tobytes())
+    scratch.write_bytes(encode_png(picture))
     os.replace(scratch, path)

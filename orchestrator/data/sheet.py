@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from orchestrator.errors import DataError, SpecError
-from orchestrator.pictures import GAP, make_palette
+from orchestrator.pictures import encode_png, join_pictures, make_palette
 from trainers.config import VOID
 from trainers.data import DataSet
 
@@ -83,15 +83,7 @@ def draw_picture(data: DataSet, index: int, *, parts: Sequence[str]) -> RGB:
     color = make_palette(data.num_classes)[mask]
     blend = np.where((mask == VOID)[..., None], image, (1 - OVERLAY) * image + OVERLAY * color).astype(np.uint8)
     drawn = {"picture": image, "mask": color, "overlay": blend}
-    return _join([_fit(drawn[part], is_label=part == "mask") for part in parts])
-
-
-def encode_png(picture: RGB) -> bytes:
-    """(H, W, 3) uint8 RGB as a PNG file."""
-    options = (cv2.IMWRITE_PNG_COMPRESSION, 3)  # the default makes files three times as large
-    is_encoded, encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
-    assert is_encoded
-    return encoded.tobytes()
+    return join_pictures([_fit(drawn[part], is_label=part == "mask") for part in parts])
 
 
 def write_text(lines: Sequence[str], width: int) -> RGB:
@@ -140,10 +132,6 @@ def _fit(picture: RGB, *, is_label: bool) -> RGB:
     size = (MAX_WIDTH, max(1, round(height * MAX_WIDTH / width)))
     method = cv2.INTER_NEAREST if is_label else cv2.INTER_AREA
     return np.asarray(cv2.resize(np.ascontiguousarray(picture), size, interpolation=method), np.uint8)
-
-
-def _join(pictures: Sequence[RGB]) -> RGB:
-    return np.concatenate([np.pad(one, ((GAP, GAP), (GAP, GAP), (0, 0)), constant_values=255) for one in pictures], axis=1)
 
 
 def _caption(data: DataSet, cell: Cell) -> str:

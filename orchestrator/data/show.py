@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator.data.sheet import draw_legend, draw_picture, encode_png, write_file, write_text
+from orchestrator.data.sheet import draw_legend, draw_picture, write_file, write_text
 from orchestrator.data.source import read_source
 from orchestrator.errors import SpecError
+from orchestrator.pictures import encode_png
 from trainers.data import DataSet
 
 PARTS = ("picture", "mask", "overlay")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from trainers.config import RepeatConfig, SamplingConfig
 from trainers.data import SplitData
+from trainers.data.checks import count_labels
 from trainers.errors import ConfigError
 
 Indices = NDArray[np.int64]
@@ -72,8 +73,7 @@ def count_occurrences(indices: Indices) -> Indices:
 def _find_classes(data: SplitData) -> NDArray[np.bool_]:
     """(N, C): which classes each training picture holds; False throughout for all others."""
     holds = np.zeros((len(data.data.images), data.data.num_classes), np.bool_)
-    for index in data.split.train:
-        holds[index] = np.bincount(data.data.masks[index].ravel(), minlength=256)[: data.data.num_classes] > 0
+    holds[data.split.train] = count_labels((data.data.masks[index] for index in data.split.train), data.data.num_classes) > 0
     return holds
 
 

@@ -20,6 +20,7 @@ from trainers.batches import TrainBatches, sample_seed
 from trainers.checkpoint import Progress, Trained, load_last, save_best, save_last
 from trainers.config import TRAINER_VERSION, EarlyStoppingConfig, TrainConfig
 from trainers.data import SplitData
+from trainers.data.checks import count_labels
 from trainers.device import Device, choose_device, limited_threads, num_loaders
 from trainers.errors import ConfigError
 from trainers.evaluate import check_scored, evaluate, score
@@ -146,7 +147,7 @@ class _Training:
         model = build_model(config, in_channels=channels, num_classes=classes)
         self.model = place_model(model, device.torch)
         self._check_takes(data.data.images[data.split.train[:1]])
-        counts = _count_classes(data)
+        counts = count_labels((data.data.masks[index] for index in data.split.train), classes).sum(axis=0)
         loss = build_loss(config.loss, num_classes=classes, ignore_classes=data.ignore_classes, class_counts=counts)
         self.batches = TrainBatches(data, config, seed=seed, num_loaders=num_loaders(device, num_threads))
         optimizer = build_optimizer(config.optimizer, self.model)
@@ -283,11 +284,3 @@ def is_stale(config: EarlyStoppingConfig | None, progress: Progress) -> bool:
         risen = metrics["val/miou"] > best + config.min_delta
         best, waited = (metrics["val/miou"], 0) if risen else (best, waited + 1)
     return waited >= config.patience
-
-
-def _count_classes(data: SplitData) -> NDArray[np.int64]:
-    """(C,) pixels of each class in the training part."""
-    counts = np.zeros(256, dtype=np.int64)
-    for index in data.split.train:
-        counts += np.bincount(data.data.masks[index].ravel(), minlength=256)
-    return counts[: data.data.num_classes]

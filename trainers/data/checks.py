@@ -42,12 +42,10 @@ def standardise(picture: Picture, config: DataConfig, num_channels: int) -> tupl
     return recolor(image, num_channels), mask
 
 
-def count_labels(masks: NDArray[np.uint8], num_classes: int) -> NDArray[np.int64]:
-    """Count pixels by image and class: (N, H, W) -> (N, num_classes); void is not counted."""
-    counts = np.empty((len(masks), num_classes), np.int64)
-    for index, mask in enumerate(masks):
-        counts[index] = np.bincount(mask.ravel(), minlength=256)[:num_classes]
-    return counts
+def count_labels(masks: Iterable[NDArray[np.uint8]], num_classes: int) -> NDArray[np.int64]:
+    """Count pixels by image and class: N masks (H, W), taken one after another -> (N, num_classes); void is not counted."""
+    counts = (np.bincount(mask.ravel(), minlength=256)[:num_classes] for mask in masks)
+    return np.fromiter(counts, np.dtype((np.int64, num_classes)))
 
 
 def choose_num_classes(config: DataConfig, place: str, *, largest_label: int, known: Sequence[str]) -> int:

@@ -38,6 +38,6 @@ class LimitsSpec(Part):
 
     silence_s: float = Field(default=900, ge=5)
     """Seconds without progress after which an attempt is killed; its signs come every 2 s at most. Longer than whatever it does
-    at a stretch: to start and load the data, to take a step, to validate an epoch."""
+    at a stretch: to start and load the data, to take a step, to predict a batch of validation images, to write predictions."""
     free_disk_gb: float = Field(default=2, ge=0)
     """Free space (of 10**9 bytes), beside what the trials under way may need, below which no trial is started."""

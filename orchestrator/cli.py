@@ -1,7 +1,7 @@
 """The commands: reads options, calls the room that does the work, prints; imports heavy modules only inside them.
 
 Standard output is for results (and for the one JSON document of ``--json``), standard error for logs and progress.
-Exit codes: 0 done, 1 some trials failed, 2 bad input or refused, 130 interrupted.
+Exit codes: 0 done, 1 some trials failed or were left because the disk was full, 2 bad input or refused, 130 interrupted.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class DataFacts:
     """What is known of a data set before anything runs.
 
     fingerprint: of the source. folder: the prepared set on this machine, as trainers.data.open_dataset reads it.
-    num_images: after cleaning. removed: positions in the source of what was cleaned away.
+    num_images: after cleaning. removed: positions in the source of what was cleaned away. source: as the sweep names it.
     """
 
     fingerprint: str
@@ -39,6 +39,7 @@ class DataFacts:
     num_classes: int
     class_names: tuple[str, ...]
     removed: tuple[int, ...] = ()
+    source: str = ""
 
 
 @dataclass(frozen=True)

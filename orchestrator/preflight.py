@@ -116,6 +116,7 @@ def _prepare_data(spec: SweepSpec, found: Iterable[Candidate], cache: Path) -> d
             num_classes=data.num_classes,
             class_names=data.class_names,
             removed=data.removed,
+            source=candidate.data.source,
         )
     return facts
 

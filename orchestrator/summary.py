@@ -88,6 +88,15 @@ class PlanReport:
         return {
             "sweep": self.plan.sweep,
             "open_ended": self.plan.open_ended,
+            "data": [
+                {
+                    "source": data.source,
+                    "fingerprint": data.fingerprint,
+                    "num_images": data.num_images,
+                    "num_removed": len(data.removed),
+                }
+                for data in self.plan.facts.data.values()
+            ],
             "trials": [
                 {
                     "key": trial.spec.key,
@@ -109,7 +118,16 @@ class PlanReport:
         for number, trial in enumerate(self.plan.trials, start=1):
             table.add_row(str(number), *_plan_row(trial))
         parts = [table] if not self.ensembles else [table, _draw_ensembles(self.ensembles)]
-        return Group(*parts, summarize_plan(self.spec, self.plan))
+        return Group(*parts, *map(Text, describe_data(self.plan)), summarize_plan(self.spec, self.plan))
+
+
+def describe_data(plan: Plan) -> list[str]:
+    """One line a data set: how much is left of it, and how much data.clean removed."""
+    return [
+        f"data: {data.source}: {data.num_images} pictures of {data.height}x{data.width}, {data.num_classes} classes"
+        + (f", {len(data.removed)} more removed by data.clean" if data.removed else "")
+        for data in plan.facts.data.values()
+    ]
 
 
 def summarize_plan(spec: SweepSpec, plan: Plan) -> str:

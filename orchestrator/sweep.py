@@ -33,7 +33,7 @@ from orchestrator.plan import Plan, make_plan, round_of, row_of, trials_of
 from orchestrator.preflight import prepare
 from orchestrator.progress import SweepProgress
 from orchestrator.spec import SweepSpec, load_spec
-from orchestrator.summary import PlanReport, SweepReport, describe_outcome, summarize_plan
+from orchestrator.summary import PlanReport, SweepReport, describe_data, describe_outcome, summarize_plan
 from orchestrator.tracking.labels import RunLabel
 from orchestrator.tracking.mirror import MlflowTracker
 from orchestrator.tracking.place import Place
@@ -85,7 +85,9 @@ def run_sweep(file: Path, *, overrides: Sequence[str], launcher: str, slots: int
     try:
         facts = _prepare(spec, home)
         plan = _look_up(spec, facts, home, ledger, console)
-        console.print(summarize_plan(spec, plan), highlight=False, markup=False, soft_wrap=True)
+        console.print(
+            "\n".join([*describe_data(plan), summarize_plan(spec, plan)]), highlight=False, markup=False, soft_wrap=True
+        )
         if workers is None:
             workers = build() if plan.has_work else NothingToLaunch()
         with home.become_owner() as owner:

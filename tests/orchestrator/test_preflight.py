@@ -3,15 +3,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from orchestrator.errors import DataError, SpecError
 from orchestrator.plan import make_plan
 from orchestrator.preflight import prepare
 from orchestrator.spec import SweepSpec, load_spec
+from orchestrator.summary import PlanReport
 
 SMALL = "data: {synthetic: {num_images: 16, height: 32, width: 32}, val_fraction: 0.25}\n"
 
@@ -185,6 +188,21 @@ def test_cleaning_may_be_searched_over(tmp_path: Path) -> None:
     facts = prepare(spec, tmp_path / "cache")
     assert sorted(found.num_images for found in facts.data.values()) == [36, 38, 40]
     assert len({trial.spec.key for trial in make_plan(spec, facts, {}).trials}) == 3
+
+
+def test_the_plan_says_how_much_was_cleaned_away(tmp_path: Path) -> None:
+    """Of each data set of the sweep, in the text and in the document."""
+    spec = read(tmp_path, f"data: {{{TAMPERED}}}\nsearch: {{method: grid, space: {{data.clean: [null, auto, [1, 2]]}}}}\n")
+    report = PlanReport(spec, make_plan(spec, prepare(spec, tmp_path / "cache"), {}))
+    told = [(data["source"], data["num_images"], data["num_removed"]) for data in report.to_json()["data"]]
+    assert told == [("synthetic", 40, 0), ("synthetic", 36, 4), ("synthetic", 38, 2)]
+    printed = StringIO()
+    Console(file=printed, width=200).print(report.render())
+    assert [line.rstrip() for line in printed.getvalue().splitlines() if line.startswith("data: ")] == [
+        "data: synthetic: 40 pictures of 32x64, 5 classes",
+        "data: synthetic: 36 pictures of 32x64, 5 classes, 4 more removed by data.clean",
+        "data: synthetic: 38 pictures of 32x64, 5 classes, 2 more removed by data.clean",
+    ]
 
 
 def test_a_wrong_position_names_its_line(tmp_path: Path) -> None:

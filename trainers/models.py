@@ -17,6 +17,7 @@ from huggingface_hub import constants, try_to_load_from_cache
 from torch import Tensor, nn
 
 from trainers.config import TrainConfig, check_known, is_import_path
+from trainers.depthwise import quicken_depthwise
 from trainers.errors import ConfigError
 from trainers.imports import import_object
 from trainers.names import ENCODER_PREFIXES
@@ -50,6 +51,7 @@ def build_model(config: TrainConfig, *, in_channels: int, num_classes: int) -> n
         options = {**config.arch_options, "encoder_name": config.encoder, "encoder_weights": config.encoder_weights}
     network = _build(config, build, {**options, "in_channels": in_channels, "classes": num_classes})
     cheapen_upsampling(network)
+    quicken_depthwise(network)
     model = AnySize(network, stride=STRIDES.get(config.arch, STRIDE))
     return model if config.input_size is None else AtSize(model, config.input_size)
 

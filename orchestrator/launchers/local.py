@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import multiprocessing.forkserver
 import sys
@@ -112,6 +113,7 @@ class LocalLauncher:
 
 def _work(folder: str, held: HeldSlot) -> None:
     """First code of ours in the new process."""
+    gc.enable()  # after preload.py, which left it off
     sys.exit(worker.run(Path(folder), held.slot))
 
 

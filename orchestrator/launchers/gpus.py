@@ -94,10 +94,16 @@ class GpuWatch:
         self._list_gpus = list_gpus
         self._interval_s = interval_s
         self._known: Mapping[str, Gpu] | None = None
+        self._listener: Callable[[GpuWatch], None] | None = None
         self._is_over = threading.Event()
 
+    def tell(self, listener: Callable[[GpuWatch], None]) -> None:
+        """Have ``listener`` called after each look, in the thread of it."""
+        self._listener = listener
+
     def start(self) -> None:
-        """Ask until ``close``."""
+        """Ask now, and then until ``close``."""
+        self.look()
         threading.Thread(target=self._go_on, name="watch-gpus", daemon=True).start()
 
     def close(self) -> None:
@@ -106,11 +112,11 @@ class GpuWatch:
     def look(self) -> None:
         """Ask once."""
         try:
-            listed = _read(self._list_gpus())
+            self._known = {gpu.uuid: gpu for gpu in _read(self._list_gpus()).values()}
+            if self._listener is not None:
+                self._listener(self)
         except LaunchError as error:
             _log.debug("the GPUs cannot be looked at: %s", error)
-            return
-        self._known = {gpu.uuid: gpu for gpu in listed.values()}
 
     def is_listed(self, uuid: str) -> bool:
         """Whether the GPU is there, as far as is known; parts of GPUs (MIG) are not listed in any case."""

@@ -19,6 +19,9 @@ from orchestrator.launchers.locks import HeldSlot, LockFolder
 GATE_S = 1.0
 """How long to wait for another dispatcher that is looking at the same GPU."""
 
+NUM_LOOKS = 4
+"""Of the last looks at what other programs use, the largest counts: an attempt that is only starting hides some of it."""
+
 
 class Claim(BaseModel):
     """What an attempt has of its GPU: written into its lock file.
@@ -48,6 +51,7 @@ class SharedGpu:
         self._locks = locks
         self.name = slots[0].visible_devices
         self._memory_mb, self._most = slots[0].memory_mb, slots[0].most_per_gpu
+        self._others_mb: tuple[int, ...] = ()
 
     @property
     def largest_mb(self) -> int | None:
@@ -59,21 +63,32 @@ class SharedGpu:
         with self._gate():
             return len(self._read_claims())
 
-    def count_free(self, need: Need, used_mb: int) -> int:
-        """How many attempts could be let in now. used_mb: what the driver says is taken, by anybody."""
+    def note_used(self, used_mb: int) -> None:
+        """Take note of what the driver says is in use just now: beyond what attempts have claimed, it is other programs'.
+
+        May be called from another thread.
+        """
+        with self._gate() as is_open:
+            claims = self._read_claims()
+        if is_open and self._memory_mb is not None and not any(self._part(one) >= self._memory_mb for one in claims.values()):
+            others_mb = max(0, used_mb - sum(self._part(one) for one in claims.values()))
+            self._others_mb = (*self._others_mb, others_mb)[-NUM_LOOKS:]
+
+    def count_free(self, need: Need) -> int:
+        """How many attempts could be let in now."""
         with self._gate() as is_open:
             claims = self._read_claims()
         ours, num_free = self._make_claim(need), 0
         num_files = sum(self._locks.file(slot.name).stem not in claims for slot in self._slots)
-        while is_open and num_free < num_files and self._admits([*claims.values(), *[ours] * num_free], ours, used_mb):
+        while is_open and num_free < num_files and self._admits([*claims.values(), *[ours] * num_free], ours):
             num_free += 1
         return num_free
 
-    def take(self, need: Need, used_mb: int) -> HeldSlot | None:
+    def take(self, need: Need) -> HeldSlot | None:
         """A slot with its claim entered; None where none can be had now."""
         ours = self._make_claim(need)
         with self._gate() as is_open:
-            if not is_open or not self._admits([*self._read_claims().values()], ours, used_mb):
+            if not is_open or not self._admits([*self._read_claims().values()], ours):
                 return None
             for slot in self._slots:
                 if (descriptor := self._locks.try_lock(slot.name)) is not None:
@@ -89,7 +104,7 @@ class SharedGpu:
             return WHOLE
         return Claim(most_per_gpu=None, memory_mb=min(need.mb, self._memory_mb) if need.is_measured else self._memory_mb)
 
-    def _admits(self, claims: Sequence[Claim], ours: Claim, used_mb: int) -> bool:
+    def _admits(self, claims: Sequence[Claim], ours: Claim) -> bool:
         """Whether there is room for ours beside those that run."""
         if not claims:
             return True
@@ -100,7 +115,7 @@ class SharedGpu:
             return True
         taken = sum(self._part(claim) for claim in claims)
         if ours.most_per_gpu is None:  # with a number in the sweep file, its author vouches for it
-            taken = max(taken, used_mb)
+            taken += max(self._others_mb, default=0)
         return taken + self._part(ours) <= self._memory_mb
 
     def _part(self, claim: Claim) -> int:
@@ -127,13 +142,15 @@ class SharedGpu:
             return WHOLE
 
     def _write(self, descriptor: int, claim: Claim, slot: Slot) -> None:
+        """Enter the claim; where that cannot be done, the lock is let go again."""
         with self._locks.telling():
             try:
                 write_claim(descriptor, claim)
             except OSError as error:
-                if error.errno not in (errno.EBADF, errno.EINVAL):
+                os.close(descriptor)
+                if error.errno != errno.EBADF:
                     raise
-                raise PermissionError(errno.EACCES, "may be read only", str(self._locks.file(slot.name))) from error
+                raise PermissionError(errno.EACCES, "may only be read", str(self._locks.file(slot.name))) from error
 
     @contextlib.contextmanager
     def _gate(self) -> Iterator[bool]:

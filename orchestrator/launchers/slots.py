@@ -139,6 +139,8 @@ class SlotTable:
         self._gpus = [SharedGpu([slot for slot in slots if slot.visible_devices == name], self._locks) for name in names]
         self._losses: Counter[str] = Counter()
         self._retired: dict[str, str] = {}
+        if watch is not None and self._gpus:
+            watch.tell(self._note_used)
 
     def count_free(self, need: Need = UNKNOWN) -> int:
         """How many could be taken now by attempts with such a need.
@@ -151,7 +153,7 @@ class SlotTable:
             if one is not None:
                 one.give_back()
         on_cpu = sum(one is not None for one in held)
-        return on_cpu + sum(gpu.count_free(need, self._used_mb(gpu)) for gpu in self._large_enough(need))
+        return on_cpu + sum(gpu.count_free(need) for gpu in self._large_enough(need))
 
     def take(self, need: Need = UNKNOWN) -> HeldSlot | None:
         """The first free slot, on the GPU with the fewest attempts; None where all are taken.
@@ -163,7 +165,7 @@ class SlotTable:
             if (held := self._try(slot)) is not None:
                 return held
         for gpu in sorted(self._large_enough(need), key=SharedGpu.count_held):
-            if (held := gpu.take(need, self._used_mb(gpu))) is not None:
+            if (held := gpu.take(need)) is not None:
                 return held
         return None
 
@@ -201,8 +203,9 @@ class SlotTable:
         self._retired[name] = why
         _log.warning("%s: %s. It gets no more trials from this sweep until the sweep is started again.", name, why)
 
-    def _used_mb(self, gpu: SharedGpu) -> int:
-        return self._watch.used_mb(gpu.name) if self._watch is not None else 0
+    def _note_used(self, watch: GpuWatch) -> None:
+        for gpu in self._gpus:
+            gpu.note_used(watch.used_mb(gpu.name))
 
     def _try(self, slot: Slot) -> HeldSlot | None:
         descriptor = self._locks.try_lock(slot.name)

@@ -27,8 +27,9 @@ def make_table(folder: Path, trials_per_gpu: object, listing: str = LISTING, use
     """A dispatcher's table, with a setting of its own. used: what the driver says later."""
     slots = find_slots(None, 1, trials_per_gpu=trials_per_gpu, environment={}, list_gpus=lambda: listing)
     watch = GpuWatch(lambda: used or listing)
+    table = SlotTable(slots, folder, watch=watch)
     watch.look()
-    return SlotTable(slots, folder, watch=watch)
+    return table
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from orchestrator.errors import LaunchError
 from orchestrator.failures import FailureKind
@@ -171,6 +172,7 @@ def test_a_sweep_whose_gpus_are_lost_halts(
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_real_gpu_is_shared_by_memory(
     bench: Bench, make_spec: Callable[..., TrialSpec], tiny_data: Path, tmp_path: Path
 ) -> None:

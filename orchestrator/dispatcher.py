@@ -96,7 +96,7 @@ class Dispatcher:
         shared = Shared(sweep, owner, ledger, tracker, monitor or NoMonitor(), self._disk)
         self._books = Books(shared, search, self._folder_of)
         self._attempts = Attempts(shared, launcher, on_epoch=self._report, silence_s=limits.silence_s, clock=clock)
-        self._retries = Retries(retry or RetrySpec(), ledger, launcher.fits)
+        self._retries = Retries(retry or RetrySpec(), ledger, launcher)
         self._needs = needs or Needs()
         self._layout = Layout(ledger, self._retries, self._needs, data_folder_of, limits.silence_s)
         self._others = OthersResults(self._folder_of, find_result, clock)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from orchestrator.errors import LaunchError
 from orchestrator.exits import Ending
 from orchestrator.failures import FailureKind
-from orchestrator.launchers.base import Need
+from orchestrator.launchers.base import ANY, Launcher, Need
 from orchestrator.ledger import Ledger
 from orchestrator.spec.limits import RetrySpec
 from orchestrator.trial import Event, TrialFolder, TrialSpec, TrialState
@@ -49,22 +50,29 @@ class Retries:
     """Decides by what is in a trial's folder, so that a dispatcher that takes over decides the same.
 
     What counts is what has failed since the ledger was last told an end: after ``orchestrate retry`` a trial starts afresh.
-    fits: as Launcher.fits; a trial for which one slot was too small gets a larger one here before its batch is cut.
+    A trial for which one of the launcher's slots was too small gets a larger one, if there is one, before its batch is cut; one
+    that has lost the last of them waits for better times.
     """
 
-    def __init__(self, policy: RetrySpec, ledger: Ledger, fits: Fits = _fits_nowhere) -> None:
+    def __init__(self, policy: RetrySpec, ledger: Ledger, launcher: Launcher) -> None:
         self._policy = policy
         self._ledger = ledger
-        self._fits = fits
+        self._launcher = launcher
+        self._fits = launcher.fits
 
     def reconsider(self, spec: TrialSpec, folder: TrialFolder, ending: Ending) -> Ending:
-        """The ending as it is; or, of a failure that is tried again, WAITING, with no result left in the folder."""
+        """The ending as it is; or, of a failure that is or may be tried again, WAITING, with no result left in the folder."""
         if ending.state is not TrialState.FAILED or ending.result is None or ending.result.failure is None:
             return ending
         failures = self._failures(spec, folder.events()[0])
-        if not failures or not may_retry(failures, self._policy, spec.train.batch_size, fits=self._fits):
+        if not failures:
             return ending
         kind = failures[-1].kind
+        if not may_retry(failures, self._policy, spec.train.batch_size, fits=self._fits):
+            if kind is not FailureKind.DEVICE_LOST or self._has_slots():
+                return ending
+            folder.discard_result()
+            return replace(ending, state=TrialState.WAITING, reason=f"{ending.reason}; it waits: no GPU is left here")
         terms = choose_terms(failures, spec.train.batch_size, fits=self._fits)
         how = f" {_describe_terms(spec.train.batch_size, terms)}" if kind is FailureKind.CUDA_OUT_OF_MEMORY else ""
         folder.discard_result()
@@ -76,6 +84,13 @@ class Retries:
         """The terms of a trial's next attempt, from the events in its folder."""
         failures = self._failures(spec, events) if events else ()
         return choose_terms(failures, spec.train.batch_size, fits=self._fits)
+
+    def _has_slots(self) -> bool:
+        try:
+            self._launcher.free_slots(ANY)
+        except LaunchError:
+            return False
+        return True
 
     def _failures(self, spec: TrialSpec, events: Iterable[Event]) -> list[Failure]:
         row = self._ledger.states([spec.key]).get(spec.key)

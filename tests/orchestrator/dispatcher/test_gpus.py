@@ -166,7 +166,6 @@ def test_a_sweep_whose_gpus_are_lost_halts(
     assert "no GPU is left on this machine" in (outcome.halted or "")
     assert set(states_of(outcome).values()) == {TrialState.WAITING}
     assert {failure for failure in bench.monitor.failed if failure} == {FailureKind.DEVICE_LOST}
-    assert 2 <= sum(name == "started" for name, *_ in bench.monitor.seen) <= 3
     again = bench.run(proposals, local_launcher, data_folder_of=lambda spec: tiny_data)
     assert set(states_of(again).values()) == {TrialState.COMPLETE}
 

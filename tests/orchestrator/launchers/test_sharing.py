@@ -102,34 +102,45 @@ RACER = """
 import json, sys, time
 from pathlib import Path
 from orchestrator.launchers.base import Need, UNKNOWN
-from tests.orchestrator.launchers.test_sharing import Promise, make_table
+from orchestrator.launchers.slots import SlotTable, find_slots
 
-folder, setting, number = Path(sys.argv[1]), json.loads(sys.argv[2]), int(sys.argv[3])
-table, needs = make_table(folder / "locks", setting), [UNKNOWN, Need(9000, is_measured=True)]
-with open(folder / f"{number}.log", "w") as log:
-    for turn in range(60):
-        held = table.take(needs[turn % 2])
-        if held is None:
-            time.sleep(0.0005)
-            continue
-        promise = Promise.of(held.slot)
-        from_ns = time.monotonic_ns()
-        time.sleep(0.001)
-        print(json.dumps([from_ns, time.monotonic_ns(), held.slot.name, *vars(promise).values()]), file=log)
-        held.give_back()
+folder, setting, listing = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3]
+slots = find_slots(None, 1, trials_per_gpu=setting, environment={}, list_gpus=lambda: listing)
+table, needs = SlotTable(slots, folder), [UNKNOWN, Need(9000, is_measured=True)]
+print("ready", flush=True)
+sys.stdin.readline()
+for turn in range(60):
+    held = table.take(needs[turn % 2])
+    if held is None:
+        time.sleep(0.0005)
+        continue
+    from_ns, slot = time.monotonic_ns(), held.slot
+    time.sleep(0.001)
+    print(json.dumps([from_ns, time.monotonic_ns(), slot.name, slot.visible_devices, slot.most_per_gpu, slot.memory_mb]))
+    held.give_back()
 """
 
 
 def test_processes_that_race_keep_each_others_promises(tmp_path: Path) -> None:
     """As they wrote down themselves what they had, and when."""
-    each = [1, 2, 3, "auto", "auto", 2]
     racers = [
-        subprocess.Popen([sys.executable, "-c", RACER, str(tmp_path), json.dumps(setting), str(number)])
-        for number, setting in enumerate(each)
+        subprocess.Popen(
+            [sys.executable, "-c", RACER, str(tmp_path), json.dumps(setting), LISTING],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for setting in (1, 2, 3, "auto")
     ]
-    assert [racer.wait(60) for racer in racers] == [0] * len(each)
-    had = [json.loads(line) for log in tmp_path.glob("*.log") for line in log.read_text().splitlines()]
-    assert {Promise(*entry[3:]).most for entry in had} == {1, 2, 3, None}
+    for racer in racers:
+        assert racer.stdout is not None
+        assert racer.stdout.readline() == "ready\n"
+    for racer in racers:
+        assert racer.stdin is not None
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+    had = [json.loads(line) for racer in racers for line in racer.communicate(timeout=60)[0].splitlines()]
+    assert [racer.returncode for racer in racers] == [0] * len(racers)
     num_together = 0
     for begun_ns, *_ in had:
         now = [entry for entry in had if entry[0] <= begun_ns < entry[1]]

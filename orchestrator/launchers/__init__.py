@@ -12,7 +12,7 @@ class Builder(Protocol):
     """Makes a launcher. None leaves the number of slots and of threads a slot to the machine; trials_per_gpu as in find_slots."""
 
     def __call__(
-        self, num_slots: int | None, num_threads: int | None, *, trials_per_gpu: int | Literal["auto"] | None = None
+        self, num_slots: int | None, num_threads: int | None, /, *, trials_per_gpu: int | Literal["auto"] | None = None
     ) -> Launcher: ...
 
 

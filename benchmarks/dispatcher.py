@@ -21,7 +21,7 @@ from typing import Any
 
 from orchestrator.dispatcher import Dispatcher
 from orchestrator.home import Home
-from orchestrator.launchers.base import JobExit
+from orchestrator.launchers.base import UNKNOWN, JobExit, Need
 from orchestrator.ledger import Ledger
 from orchestrator.trial import TrialFolder, TrialResult, TrialSpec, TrialState
 from trainers.config import DataConfig, TrainConfig
@@ -56,11 +56,14 @@ class NoWorkLauncher:
         self._num_slots = num_slots
         self._jobs: list[NoWork] = []
 
-    def free_slots(self) -> int:
+    def free_slots(self, need: Need = UNKNOWN) -> int:
         self._jobs = [job for job in self._jobs if not job.has_ended]
         return self._num_slots - len(self._jobs)
 
-    def launch(self, folder: Path) -> NoWork:
+    def fits(self, need: Need) -> bool:
+        return False
+
+    def launch(self, folder: Path, need: Need = UNKNOWN) -> NoWork:
         self._jobs.append(NoWork(folder))
         return self._jobs[-1]
 

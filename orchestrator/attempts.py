@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from orchestrator.errors import LaunchError
 from orchestrator.exits import Circumstances
 from orchestrator.heartbeat import Silence
-from orchestrator.launchers.base import Job, JobExit, Launcher
+from orchestrator.launchers.base import Job, JobExit, Launcher, Need
 from orchestrator.oom_kills import OomKills
 from orchestrator.parts import Shared
 from orchestrator.trial import Event, TrialFolder, TrialSpec
@@ -39,7 +40,8 @@ class Running:
     """How long it had been silent when it was killed for it."""
     is_pruned: bool = False
     """The search has given its configuration up."""
-    is_on_gpu: bool = False
+    gpu: str | None = None
+    """Which it runs on, if on one."""
 
 
 class Timer:
@@ -97,14 +99,14 @@ class Attempts:
         """How many there have been so far."""
         return self._num_started
 
-    def start(self, spec: TrialSpec, folder: TrialFolder, attempt: int) -> None:
+    def start(self, spec: TrialSpec, folder: TrialFolder, attempt: int, *, need: Need) -> None:
         """Launch an attempt at the trial in ``folder``, which is laid out for it.
 
         Raises:
             LaunchError: as Launcher.launch.
         """
         _, offset = folder.events()
-        job = self._launcher.launch(folder.path)
+        job = self._launcher.launch(folder.path, need)
         self._num_failed_launches = 0
         self._num_started += 1
         self._running[spec.key] = Running(spec, attempt, folder, job, Silence(folder.heartbeat, self._clock()), offset)
@@ -112,9 +114,12 @@ class Attempts:
         if self._is_stopping:  # requested while it was being launched
             job.stop(force=self._is_forced)
 
-    def is_hopeless(self) -> bool:
+    def is_hopeless(self, need: Need) -> bool:
         """Whether launches keep failing, this one too, though slots are free; where none is, another sweep was just quicker."""
-        self._num_failed_launches += self._launcher.free_slots() > 0
+        try:
+            self._num_failed_launches += self._launcher.free_slots(need) > 0
+        except LaunchError:  # no slot is left: told when the next is looked for
+            return False
         return self._num_failed_launches >= LAUNCH_TRIES
 
     def reap(self) -> list[tuple[Running, JobExit]]:
@@ -154,9 +159,9 @@ class Attempts:
             running.job.stop()
 
     def take_gpu_s(self) -> float:
-        """Seconds that the attempts now running have had GPUs since the last call, added up."""
+        """Seconds since the last call, times the GPUs that the attempts now running have, each alone or together."""
         since_s, self._counted_s = self._counted_s, self._clock()
-        return (self._counted_s - since_s) * sum(running.is_on_gpu for running in self._running.values())
+        return (self._counted_s - since_s) * len({running.gpu for running in self._running.values()} - {None})
 
     def circumstances_of(self, running: Running, *, was_stopped: bool) -> Circumstances:
         """What is known of the end of an attempt that has just ended."""
@@ -179,6 +184,6 @@ class Attempts:
             if event.attempt != running.attempt:
                 continue
             if event.kind == "attempt_started":
-                running.is_on_gpu = str(event.facts.get("slot", "")).startswith("gpu")
+                running.gpu = event.facts.get("gpu")
             if event.kind == "epoch":
                 self._on_epoch(running.spec, event)

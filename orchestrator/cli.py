@@ -72,7 +72,9 @@ def sweep(
     launcher: Annotated[
         LauncherName, typer.Option(help="local: a process an attempt. inline: in this process.")
     ] = LauncherName.local,
-    slots: Annotated[int | None, typer.Option(min=1, help="Trials at once; default: one a GPU, else one a core.")] = None,
+    slots: Annotated[
+        int | None, typer.Option(min=1, help="Trials at once; default: the file's, else one a GPU or a core.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Plan a sweep, show the plan, and run what is not done yet."""

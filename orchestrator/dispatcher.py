@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import bisect
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,10 +27,12 @@ from orchestrator.home import Home
 from orchestrator.launchers.base import Launcher
 from orchestrator.layout import Layout
 from orchestrator.ledger import Ledger, LedgerRow
+from orchestrator.needs import Needs
 from orchestrator.parts import Monitor, NoMonitor, Outcome, Search, Shared, Tracker, TrialOutcome
+from orchestrator.queue import Queue, Step
 from orchestrator.retries import Retries
 from orchestrator.spec.limits import LimitsSpec, RetrySpec
-from orchestrator.trial import TrialFolder, TrialResult, TrialSpec, TrialState
+from orchestrator.trial import Event, TrialFolder, TrialResult, TrialSpec, TrialState
 from orchestrator.worker import is_worked_on
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Dispatcher:
     where that means to propose further configurations before a proposed one is finished.
     data_folder_of: where a trial's prepared data lies on this machine. find_result: the result of a trial that is complete and
     has none in its folder here, from wherever else it is kept; called in the dispatcher's thread, may raise TrackingError.
-    retry, limits: what the sweep file says, or its defaults.
+    retry, limits: what the sweep file says, or its defaults. needs: what trials have taken of GPUs so far.
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class Dispatcher:
         monitor: Monitor | None = None,
         retry: RetrySpec | None = None,
         limits: LimitsSpec | None = None,
+        needs: Needs | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -88,18 +89,18 @@ class Dispatcher:
         self._home = home
         self._owner = owner
         self._trials_of = trials_of
-        self._round_of = round_of
         self._clock = clock
         self._sleep = sleep
         limits = limits or LimitsSpec()
         self._disk = DiskSpace(home.trials, limits.free_disk_gb)
         shared = Shared(sweep, owner, ledger, tracker, monitor or NoMonitor(), self._disk)
         self._books = Books(shared, search, self._folder_of)
-        self._attempts = Attempts(shared, launcher, on_epoch=self._books.report, silence_s=limits.silence_s, clock=clock)
-        self._retries = Retries(retry or RetrySpec(), ledger)
-        self._layout = Layout(ledger, self._retries, data_folder_of, limits.silence_s)
+        self._attempts = Attempts(shared, launcher, on_epoch=self._report, silence_s=limits.silence_s, clock=clock)
+        self._retries = Retries(retry or RetrySpec(), ledger, launcher)
+        self._needs = needs or Needs()
+        self._layout = Layout(ledger, self._retries, self._needs, data_folder_of, limits.silence_s)
         self._others = OthersResults(self._folder_of, find_result, clock)
-        self._queue: deque[TrialSpec] = deque()
+        self._queue = Queue(launcher, self._needs, round_of)
         self._elsewhere: dict[str, TrialSpec] = {}
         self._recheck = Timer(RECHECK_S, clock)
         self._may_propose = True
@@ -160,15 +161,19 @@ class Dispatcher:
     def _fill(self) -> bool:
         """Start trials while slots are free; True if anything was begun or settled."""
         has_news = False
-        while self._may_start and (self._queue or self._may_propose) and self._launcher.free_slots() > 0:
+        while self._may_start and (step := self._choose_step()) is not None:
             has_news = True
-            if not (self._propose() if self._is_proposal_next() else self._start_next()):
+            if not (self._propose() if step is Step.PROPOSE else self._start_next(step)):
                 break
         return has_news
 
-    def _is_proposal_next(self) -> bool:
-        """Whether a trial that is not known yet may have to go before the first of the queue."""
-        return not self._queue or (self._may_propose and self._round_of(self._queue[0]) > 0)
+    def _choose_step(self) -> TrialSpec | Step | None:
+        """What to do with a free slot; None where there is none, or nothing for it."""
+        try:
+            return self._queue.choose(may_propose=self._may_propose)
+        except LaunchError as error:  # no slot is left
+            self._halted = str(error)
+            return None
 
     def _propose(self) -> bool:
         """Take the next configuration in, if there is one: what is done already is settled, the rest is queued."""
@@ -182,7 +187,7 @@ class Dispatcher:
             if row.state in ENDED:
                 self._settle_others(spec, row, is_found_done=True)
             else:
-                self._put_last(spec)
+                self._queue.put_last(spec)
         # A search that proposes what is under way already would do so for ever: ask again when something has ended.
         is_repetition = not new and any(not self._books.has_ended(spec) for spec in trials)
         self._may_propose = not is_repetition
@@ -198,12 +203,15 @@ class Dispatcher:
         else:
             self._ledger.forget(spec.key)
             self._books.wait(spec, RESULT_LOST)
-            self._put_last(spec)
+            self._queue.put_last(spec)
 
-    def _start_next(self) -> bool:
-        """Start the first of the queue, if there is room for what it writes."""
+    def _start_next(self, spec: TrialSpec) -> bool:
+        """Start a trial of the queue, if there is room for what it writes."""
         self._halted = self._disk.find_lack(len(self._attempts))
-        return self._halted is None and self._start(self._queue.popleft())
+        if self._halted is not None:
+            return False
+        self._queue.remove(spec)
+        return self._start(spec)
 
     def _start(self, spec: TrialSpec) -> bool:
         """Claim a trial and launch it; False where no slot was to be had after all."""
@@ -220,15 +228,15 @@ class Dispatcher:
             elif self._books.is_needless(spec):
                 self._finish(spec, prune_attempt(folder, attempt, reason=PRUNED_BESIDE))
             else:
-                self._attempts.start(spec, folder, attempt)
+                self._attempts.start(spec, folder, attempt, need=self._needs.of(spec))
         except (TrialError, DataError) as error:
             self._finish(spec, Ending(TrialState.FAILED, reason=str(error)))
         except BaseException as error:
             self._books.take_back(spec)
-            self._put_first(spec)
+            self._queue.put_first(spec)
             if is_disk_full(error):
                 self._halted = say_full(self._home.root, describe(error))
-            elif not isinstance(error, LaunchError) or self._attempts.is_hopeless():
+            elif not isinstance(error, LaunchError) or self._attempts.is_hopeless(self._needs.of(spec)):
                 raise
             return False
         return True
@@ -251,6 +259,10 @@ class Dispatcher:
                 self._finish(running.spec, ending)
         return bool(ended)
 
+    def _report(self, spec: TrialSpec, event: Event) -> None:
+        self._needs.note_epoch(spec, event)
+        self._books.report(spec, event)
+
     def _settle(self, spec: TrialSpec, ending: Ending) -> None:
         self._books.settle(spec, ending)
         self._may_propose = True
@@ -266,22 +278,15 @@ class Dispatcher:
         if ending.is_elsewhere:
             self._elsewhere[spec.key] = spec
         elif ending.is_retry:
-            self._put_last(spec)  # others first: what was lacking may be there later
+            self._layout.note_terms(spec, self._folder_of(spec))
+            self._queue.put_last(spec)  # others first: what was lacking may be there later
         else:
-            self._put_first(spec)
+            self._queue.put_first(spec)
 
     def _give_up(self, running: Running) -> None:
         """Leave a trial to the owner that took our expired claim."""
         self._books.wait(running.spec, TAKEN_OVER)
         self._elsewhere[running.spec.key] = running.spec
-
-    def _put_first(self, spec: TrialSpec) -> None:
-        """Queue a trial before the others of its round."""
-        bisect.insort_left(self._queue, spec, key=self._round_of)
-
-    def _put_last(self, spec: TrialSpec) -> None:
-        """Queue a trial behind the others of its round."""
-        bisect.insort_right(self._queue, spec, key=self._round_of)
 
     def _look_elsewhere(self) -> bool:
         """See what has become of trials that others work on, and take over those of the dead; True if anything did."""
@@ -296,7 +301,7 @@ class Dispatcher:
             if row.state in ENDED:
                 self._settle_others(spec, row, is_found_done=False)
             else:
-                self._put_last(spec)
+                self._queue.put_last(spec)
         return bool(changed)
 
     def _reclaim(self) -> bool:

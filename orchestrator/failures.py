@@ -63,6 +63,9 @@ _TEXTS = {
     ),
     FailureKind.DEVICE_LOST: (
         "No CUDA GPUs are available",
+        "Found no NVIDIA driver",
+        "CUDA driver initialization failed",
+        "CUDA unknown error",
         "no CUDA-capable device is detected",
         "CUDA-capable device(s) is/are busy or unavailable",
         "uncorrectable ECC error",

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from orchestrator.exits import Ending, find_unentered
 from orchestrator.ledger import Ledger
-from orchestrator.retries import Retries
+from orchestrator.needs import Needs
+from orchestrator.retries import Retries, Terms
 from orchestrator.trial import Attempt, TrialFolder, TrialSpec
 
 
@@ -18,6 +19,7 @@ class Layout:
 
     ledger: Ledger
     retries: Retries
+    needs: Needs
     data_folder_of: Callable[[TrialSpec], Path]
     silence_s: float
 
@@ -33,7 +35,7 @@ class Layout:
         if ending is not None and not (ending := self.retries.reconsider(spec, folder, ending)).is_retry:
             return ending
         folder.discard_result()
-        terms = self.retries.choose_terms(spec, folder.events()[0])
+        terms = self.note_terms(spec, folder)
         folder.write_attempt(
             Attempt(
                 number=attempt,
@@ -44,3 +46,9 @@ class Layout:
             )
         )
         return None
+
+    def note_terms(self, spec: TrialSpec, folder: TrialFolder) -> Terms:
+        """The terms of a trial's next attempt, which are taken note of for its need."""
+        terms = self.retries.choose_terms(spec, folder.events()[0])
+        self.needs.note_terms(spec, terms)
+        return terms

@@ -28,6 +28,7 @@ from orchestrator.home import Home
 from orchestrator.launchers import LAUNCHERS
 from orchestrator.launchers.base import Launcher, NothingToLaunch
 from orchestrator.ledger import Ledger
+from orchestrator.needs import Needs, read_peaks
 from orchestrator.parts import Outcome
 from orchestrator.plan import Plan, make_plan, round_of, row_of, trials_of
 from orchestrator.preflight import prepare
@@ -78,7 +79,8 @@ def run_sweep(file: Path, *, overrides: Sequence[str], launcher: str, slots: int
     is_new = not ledger.members(spec.name)
 
     def build() -> Launcher:
-        return LAUNCHERS[launcher](slots or spec.resources.slots, spec.resources.threads_per_slot)
+        asked = spec.resources
+        return LAUNCHERS[launcher](slots or asked.slots, asked.threads_per_slot, trials_per_gpu=asked.trials_per_gpu)
 
     # of a new sweep first, because workers import torch in the background while data and plan are looked at
     workers = build() if is_new else None
@@ -131,6 +133,7 @@ def _run(
             monitor=progress,
             retry=spec.retry,
             limits=spec.limits,
+            needs=Needs(read_peaks(home)),
         )
         with _stopping(dispatcher, progress):
             outcome = dispatcher.run()

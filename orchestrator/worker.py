@@ -19,7 +19,7 @@ from orchestrator import process
 from orchestrator.closing import fail, first_start_s, leave_waiting, leave_without_space, log_traceback
 from orchestrator.failures import FailureKind, classify, describe, is_disk_full
 from orchestrator.heartbeat import Heartbeat
-from orchestrator.launchers.slots import Slot
+from orchestrator.launchers.base import Slot
 from orchestrator.trial import Attempt, Event, TrialFolder, TrialResult, TrialSpec, TrialState
 from trainers.config import VOID
 
@@ -36,6 +36,9 @@ LIBRARIES = ("torch", "segmentation-models-pytorch", "timm", "albumentations", "
 
 ShouldStop = Callable[[], bool]
 
+OnPeak = Callable[[float], int | None]
+"""Told the most GPU memory that an attempt has taken so far, in MB; returns what its slot has of it from now on."""
+
 
 class ExitCode(IntEnum):
     """What a worker's exit code means. A negative code is the signal that killed it; 5 is process.DISPATCHER_GONE."""
@@ -45,26 +48,32 @@ class ExitCode(IntEnum):
     STOPPED = 3
     LOCKED = 4
     DISK_FULL = 6
+    DEVICE_LOST = 7
+    """FAILED, for want of its GPU."""
 
 
-def run(folder: Path, slot: Slot) -> int:
+def _keep(_peak_mb: float) -> None:
+    """A slot that stays as large as it is."""
+
+
+def run(folder: Path, slot: Slot, *, on_peak: OnPeak = _keep) -> int:
     """Work as a process of one's own: bound to its slot and its dispatcher, printing into the folder's log."""
     should_stop = process.stop_on_sigterm()
     process.die_with_dispatcher()
     process.take_slot(slot)
     process.write_to_log(TrialFolder(folder).log)
     process.offer_to_oom_killer()
-    code = work(folder, slot, should_stop)
+    code = work(folder, slot, should_stop, on_peak=on_peak)
     if code is ExitCode.DISK_FULL:
         process.drop_output()  # what waits to be written could not be, and would make another exit code of it
     return code
 
 
-def work(folder: Path, slot: Slot, should_stop: ShouldStop) -> ExitCode:
+def work(folder: Path, slot: Slot, should_stop: ShouldStop, *, on_peak: OnPeak = _keep) -> ExitCode:
     """Try the trial in ``folder`` once, or go on with it; whatever goes wrong becomes the trial's result.
 
     Where there is no space left it is no failure of the trial's, and there may be no space to say so: the exit code does.
-    should_stop: asked after every epoch; True ends the attempt with a checkpoint.
+    should_stop: asked after every epoch; True ends the attempt with a checkpoint. on_peak: told of GPU memory after every epoch.
     """
     trial = TrialFolder(folder)
     lock = FileLock(trial.lock, thread_local=False)
@@ -75,7 +84,7 @@ def work(folder: Path, slot: Slot, should_stop: ShouldStop) -> ExitCode:
     with lock:
         result = trial.result()
         if result is None:
-            return _attempt(trial, slot, should_stop)
+            return _attempt(trial, slot, should_stop, on_peak)
         return ExitCode.FAILED if result.state is TrialState.FAILED else ExitCode.COMPLETE
 
 
@@ -92,7 +101,7 @@ def is_worked_on(trial: TrialFolder) -> bool:
     return False
 
 
-def _attempt(trial: TrialFolder, slot: Slot, should_stop: ShouldStop) -> ExitCode:
+def _attempt(trial: TrialFolder, slot: Slot, should_stop: ShouldStop, on_peak: OnPeak) -> ExitCode:
     attempt = trial.attempt()
     try:
         with Heartbeat(trial.heartbeat, limit_s=attempt.silence_s) as heartbeat:
@@ -101,7 +110,7 @@ def _attempt(trial: TrialFolder, slot: Slot, should_stop: ShouldStop) -> ExitCod
             print(f"--- attempt {attempt.number} on {slot.name}, process {os.getpid()}{terms}", flush=True)
             if should_stop():
                 return _end_stopped(trial, attempt.number)
-            return _train(trial, attempt, slot, should_stop=should_stop, heartbeat=heartbeat)
+            return _train(trial, attempt, slot, should_stop=should_stop, on_peak=on_peak, heartbeat=heartbeat)
     except Exception as error:  # a failed trial is a result, and the sweep goes on
         try:
             return _end_failed(trial, attempt.number, error)
@@ -112,7 +121,9 @@ def _attempt(trial: TrialFolder, slot: Slot, should_stop: ShouldStop) -> ExitCod
             return ExitCode.DISK_FULL
 
 
-def _train(trial: TrialFolder, attempt: Attempt, slot: Slot, *, should_stop: ShouldStop, heartbeat: Heartbeat) -> ExitCode:
+def _train(
+    trial: TrialFolder, attempt: Attempt, slot: Slot, *, should_stop: ShouldStop, on_peak: OnPeak, heartbeat: Heartbeat
+) -> ExitCode:
     from trainers.data import open_dataset, split_dataset
     from trainers.train import Continue, train
 
@@ -128,7 +139,7 @@ def _train(trial: TrialFolder, attempt: Attempt, slot: Slot, *, should_stop: Sho
             attempt=attempt.number,
             epoch=report.epoch,
             metrics=report.metrics,
-            facts={"is_best": report.is_best},
+            facts={"is_best": report.is_best, **_memory_facts(slot, report.peak_memory_mb, on_peak)},
         )
         trial.append(event)
         return Continue.STOP if should_stop() else Continue.YES
@@ -209,7 +220,7 @@ def _end_failed(trial: TrialFolder, attempt: int, error: Exception) -> ExitCode:
         return ExitCode.DISK_FULL
     log_traceback(trial, error)
     fail(trial, attempt, failure=kind, reason=describe(error))
-    return ExitCode.FAILED
+    return ExitCode.DEVICE_LOST if kind is FailureKind.DEVICE_LOST else ExitCode.FAILED
 
 
 def _end_stopped(trial: TrialFolder, attempt: int) -> ExitCode:
@@ -218,7 +229,13 @@ def _end_stopped(trial: TrialFolder, attempt: int) -> ExitCode:
 
 
 def _machine_facts(slot: Slot) -> dict[str, Any]:
-    return {"host": socket.gethostname(), "pid": os.getpid(), "slot": slot.name, "num_threads": slot.num_threads}
+    facts = {"host": socket.gethostname(), "pid": os.getpid(), "slot": slot.name, "num_threads": slot.num_threads}
+    return facts | ({"gpu": slot.visible_devices, "memory_mb": slot.memory_mb} if slot.visible_devices else {})
+
+
+def _memory_facts(slot: Slot, peak_mb: float, on_peak: OnPeak) -> dict[str, Any]:
+    """Of a GPU: what was taken of it, and what the attempt may take."""
+    return {"peak_memory_mb": round(peak_mb), "memory_mb": on_peak(peak_mb)} if slot.visible_devices else {}
 
 
 def _library_versions() -> dict[str, str]:

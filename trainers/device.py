@@ -36,9 +36,9 @@ class Device:
         return torch.autocast(self.torch.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
 
     def peak_memory_mb(self) -> float:
-        """Most memory held so far: of torch's allocator on a GPU, of the process otherwise."""
+        """Most memory held so far: by torch's allocator on a GPU, whether in use or kept for later; by the process otherwise."""
         if self.is_cuda:
-            return torch.cuda.max_memory_allocated(self.torch) / 2**20
+            return torch.cuda.max_memory_reserved(self.torch) / 2**20
         unit = 1 if sys.platform == "darwin" else 2**10  # bytes there, KiB on Linux
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 

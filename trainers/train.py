@@ -41,11 +41,15 @@ Evaluated = tuple[NDArray[np.int64], NDArray[np.uint8] | None]
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What an epoch (from 1) came to: val/miou, val/iou/<class>, train/loss, lr, images_per_s, epoch_s."""
+    """What an epoch (from 1) came to: val/miou, val/iou/<class>, train/loss, lr, images_per_s, epoch_s.
+
+    peak_memory_mb: as in the result's facts, so far.
+    """
 
     epoch: int
     metrics: dict[str, float]
     is_best: bool
+    peak_memory_mb: float
 
 
 class Continue(Enum):
@@ -175,7 +179,8 @@ class _Training:
             is_best = self._record(epoch, metrics)
             if is_best:
                 best = evaluated
-            stop = on_epoch(EpochReport(epoch=epoch, metrics=dict(metrics), is_best=is_best)) is Continue.STOP
+            report = EpochReport(epoch, dict(metrics), is_best=is_best, peak_memory_mb=self.device.peak_memory_mb())
+            stop = on_epoch(report) is Continue.STOP
             if stop or self._is_done() or time.monotonic() - saved_s >= checkpoint_interval_s:
                 save_last(self.folder, self.trained, self.progress, identity=self.identity)
                 saved_s = time.monotonic()

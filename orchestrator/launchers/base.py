@@ -8,6 +8,56 @@ from typing import Protocol
 
 from orchestrator.errors import LaunchError
 
+CUDA_MB = 700
+"""GPU memory that a process takes beside torch's allocator: its CUDA context and the libraries' kernels."""
+
+SAFETY = 1.1
+"""What is kept for an attempt, relative to the peak that one like it has had."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What one attempt may use.
+
+    visible_devices: the value of CUDA_VISIBLE_DEVICES; empty on the CPU.
+    memory_mb: memory of the GPU, where it is known; of a slot that is held, the part of it that is the attempt's.
+    most_per_gpu: attempts that may share the GPU; None: as many as its memory holds.
+    """
+
+    name: str
+    visible_devices: str
+    num_threads: int
+    memory_mb: int | None = None
+    most_per_gpu: int | None = 1
+
+    @property
+    def device(self) -> str:
+        """As torch calls it."""
+        return "cuda" if self.visible_devices else "cpu"
+
+
+@dataclass(frozen=True)
+class Need:
+    """GPU memory that an attempt is expected to take; on the CPU it means nothing.
+
+    mb: at least so much. is_measured: and no more, so that others may run beside it.
+    """
+
+    mb: int = 0
+    is_measured: bool = False
+
+    @classmethod
+    def of_peak(cls, peak_mb: float) -> Need:
+        """Of an attempt whose like has had this peak in torch's allocator."""
+        return cls(round(SAFETY * peak_mb) + CUDA_MB, is_measured=True)
+
+
+UNKNOWN = Need()
+"""Nothing has been measured yet."""
+
+ANY = Need(1, is_measured=True)
+"""Fits wherever there is room at all."""
+
 
 @dataclass(frozen=True)
 class JobExit:
@@ -32,16 +82,25 @@ class Job(Protocol):
 
 
 class Launcher(Protocol):
-    """Owns this machine's slots; a slot belongs to one attempt or is free."""
+    """Owns this machine's slots; a slot belongs to one attempt or is free. Where no slot is as large as an attempt's need, it
+    gets one of the largest.
+    """
 
-    def free_slots(self) -> int:
-        """How many attempts could be launched now."""
+    def free_slots(self, need: Need = UNKNOWN) -> int:
+        """How many attempts with such a need could be launched now.
 
-    def launch(self, folder: Path) -> Job:
+        Raises:
+            LaunchError: all slots are gone for good, such as those of a broken GPU.
+        """
+
+    def fits(self, need: Need) -> bool:
+        """Whether there is a slot, free or taken, of which it is known that it is large enough."""
+
+    def launch(self, folder: Path, need: Need = UNKNOWN) -> Job:
         """Start an attempt at the trial in ``folder`` on a free slot.
 
         Raises:
-            LaunchError: no slot is free, or no process can be started.
+            LaunchError: no slot is free for it, or no process can be started.
         """
 
     def close(self) -> None:
@@ -51,10 +110,13 @@ class Launcher(Protocol):
 class NothingToLaunch:
     """Stands in where everything is done already: takes no slot from others and starts no process."""
 
-    def free_slots(self) -> int:
+    def free_slots(self, need: Need = UNKNOWN) -> int:
         return 1
 
-    def launch(self, folder: Path) -> Job:
+    def fits(self, need: Need) -> bool:
+        return False
+
+    def launch(self, folder: Path, need: Need = UNKNOWN) -> Job:
         raise LaunchError(f"{folder}: everything was done when the plan was made, and now it is not. Run the sweep again.")
 
     def close(self) -> None:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 from orchestrator import worker
 from orchestrator.errors import LaunchError
-from orchestrator.launchers.base import JobExit
-from orchestrator.launchers.slots import HeldSlot, Slot, SlotTable, find_slots
+from orchestrator.launchers.base import UNKNOWN, JobExit, Need, Slot
+from orchestrator.launchers.locks import HeldSlot
+from orchestrator.launchers.sharing import adjust
+from orchestrator.launchers.slots import SlotTable, find_slots
 
 KILLED = -9
 """As a process ends that is killed."""
@@ -25,9 +27,10 @@ class Killed(BaseException):
 class InlineJob:
     """An attempt in a thread of this process."""
 
-    def __init__(self, folder: Path, held: HeldSlot) -> None:
+    def __init__(self, folder: Path, held: HeldSlot, table: SlotTable) -> None:
         self.folder = folder
         self._held = held
+        self._table = table
         self._wish = threading.Event()
         self._code = KILLED
         self._thread = threading.Thread(target=self._work, name=f"trial {folder.name}", daemon=True)
@@ -36,7 +39,7 @@ class InlineJob:
     def poll(self) -> JobExit | None:
         if self._thread.is_alive():
             return None
-        self._held.give_back()
+        self._table.give_back(self._held, is_lost=self._code == worker.ExitCode.DEVICE_LOST)
         return JobExit(self._code)
 
     def stop(self, *, force: bool = False) -> None:
@@ -52,7 +55,9 @@ class InlineJob:
     def _work(self) -> None:
         try:
             with contextlib.redirect_stdout(sys.stderr):  # standard output belongs to --json
-                self._code = worker.work(self.folder, self._held.slot, self._wish.is_set)
+                self._code = worker.work(
+                    self.folder, self._held.slot, self._wish.is_set, on_peak=lambda peak_mb: adjust(self._held, peak_mb)
+                )
         except Killed:
             self._code = KILLED
         except Exception:  # what a process would die of, such as a full disk under the trial's own record of its failure
@@ -71,14 +76,17 @@ class InlineLauncher:
     def slots(self) -> tuple[Slot, ...]:
         return self._table.slots
 
-    def free_slots(self) -> int:
-        return self._table.count_free()
+    def free_slots(self, need: Need = UNKNOWN) -> int:
+        return self._table.count_free(need)
 
-    def launch(self, folder: Path) -> InlineJob:
-        held = self._table.take()
+    def fits(self, need: Need) -> bool:
+        return self._table.fits(need)
+
+    def launch(self, folder: Path, need: Need = UNKNOWN) -> InlineJob:
+        held = self._table.take(need)
         if held is None:
             raise LaunchError("no slot is free: inline runs one attempt at a time on this machine")
-        self._job = InlineJob(folder, held)
+        self._job = InlineJob(folder, held, self._table)
         return self._job
 
     def close(self) -> None:

@@ -14,8 +14,11 @@ from pathlib import Path
 
 from orchestrator import worker
 from orchestrator.errors import LaunchError
-from orchestrator.launchers.base import JobExit
-from orchestrator.launchers.slots import HeldSlot, Slot, SlotTable, find_slots
+from orchestrator.launchers.base import UNKNOWN, JobExit, Need, Slot
+from orchestrator.launchers.gpus import GpuWatch
+from orchestrator.launchers.locks import HeldSlot
+from orchestrator.launchers.sharing import adjust
+from orchestrator.launchers.slots import SlotTable, find_slots
 
 KILLED = JobExit(-9)
 
@@ -26,17 +29,18 @@ FORKSERVER_GONE = 255
 class LocalJob:
     """An attempt in a process of its own."""
 
-    def __init__(self, folder: Path, process: ForkServerProcess, held: HeldSlot) -> None:
+    def __init__(self, folder: Path, process: ForkServerProcess, held: HeldSlot, table: SlotTable) -> None:
         self.folder = folder
         self._process = process
         self._held = held
+        self._table = table
         self._exit: JobExit | None = None
 
     def poll(self) -> JobExit | None:
         if self._exit is None and (code := self._process.exitcode) is not None:
             self._exit = KILLED if code == FORKSERVER_GONE else JobExit(code)
             self._process.join()
-            self._held.give_back()
+            self._table.give_back(self._held, is_lost=code == worker.ExitCode.DEVICE_LOST)
         return self._exit
 
     def join(self) -> None:
@@ -55,11 +59,18 @@ class LocalLauncher:
 
     Used by one thread, which must outlive it: the forkserver dies with the thread that started it. Its imports take
     seconds and begin at construction, in the background; the first ``launch`` waits for them.
+
+    watch: of the GPUs among the slots; started here, closed with it.
     """
 
-    def __init__(self, slots: Sequence[Slot] | int | None = None, *, locks: Path | None = None) -> None:
+    def __init__(
+        self, slots: Sequence[Slot] | int | None = None, *, locks: Path | None = None, watch: GpuWatch | None = None
+    ) -> None:
         found = find_slots(slots) if slots is None or isinstance(slots, int) else slots
-        self._table = SlotTable(found, locks)
+        self._watch = watch or GpuWatch()
+        self._table = SlotTable(found, locks, watch=self._watch)
+        if any(slot.visible_devices for slot in found):
+            self._watch.start()
         self._jobs: list[LocalJob] = []
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["orchestrator.preload"])
@@ -70,11 +81,14 @@ class LocalLauncher:
     def slots(self) -> tuple[Slot, ...]:
         return self._table.slots
 
-    def free_slots(self) -> int:
-        return self._table.count_free()
+    def free_slots(self, need: Need = UNKNOWN) -> int:
+        return self._table.count_free(need)
 
-    def launch(self, folder: Path) -> LocalJob:
-        held = self._table.take()
+    def fits(self, need: Need) -> bool:
+        return self._table.fits(need)
+
+    def launch(self, folder: Path, need: Need = UNKNOWN) -> LocalJob:
+        held = self._table.take(need)
         if held is None:
             raise LaunchError(f"no slot is free: all {len(self.slots)} are taken, perhaps by another sweep on this machine")
         try:
@@ -82,11 +96,12 @@ class LocalLauncher:
         except BaseException:
             held.give_back()
             raise
-        job = LocalJob(folder, process, held)
+        job = LocalJob(folder, process, held, self._table)
         self._jobs = [one for one in self._jobs if one.poll() is None] + [job]
         return job
 
     def close(self) -> None:
+        self._watch.close()
         for job in self._jobs:
             job.stop(force=True)
         for job in self._jobs:
@@ -114,7 +129,7 @@ class LocalLauncher:
 def _work(folder: str, held: HeldSlot) -> None:
     """First code of ours in the new process."""
     gc.enable()  # after preload.py, which left it off
-    sys.exit(worker.run(Path(folder), held.slot))
+    sys.exit(worker.run(Path(folder), held.slot, on_peak=lambda peak_mb: adjust(held, peak_mb)))
 
 
 @contextmanager

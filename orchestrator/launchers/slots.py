@@ -2,80 +2,90 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
+import logging
 import os
-import subprocess
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from multiprocessing import reduction
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import psutil
 
 from orchestrator.errors import LaunchError
+from orchestrator.launchers.base import UNKNOWN, Need, Slot
+from orchestrator.launchers.gpus import Gpu, GpuWatch, find_gpus
+from orchestrator.launchers.locks import HeldSlot, LockFolder
+from orchestrator.launchers.sharing import SharedGpu
 
 WORKER_MEMORY_GB = 1.5
 """Host memory that a worker on the CPU is counted with; so that many cores and little memory do not swap."""
 
-SLOTS_FOLDER = "ORCHESTRATE_SLOTS"
-"""Environment variable: the folder of lock files, the same for all who share this machine's GPUs; default: below /tmp."""
+MOST_SHARES = 8
+"""Attempts that may share a GPU when their number goes by memory: more keep it no busier."""
+
+AUTO_THREADS = 4
+"""CPU threads of each of them, most of which load pictures, where the sweep file does not say."""
+
+LAST_LOSSES = 2
+"""A machine's last GPU is given up when so many attempts in a row have lost it."""
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 """What a container may use, as ``<microseconds or max> <period in microseconds>``."""
 
-
-@dataclass(frozen=True)
-class Slot:
-    """What one attempt may use.
-
-    visible_devices: the value of CUDA_VISIBLE_DEVICES; empty on the CPU.
-    memory_mb: memory of the GPU, where it is known.
-    """
-
-    name: str
-    visible_devices: str
-    num_threads: int
-    memory_mb: int | None = None
-
-    @property
-    def device(self) -> str:
-        """As torch calls it."""
-        return "cuda" if self.visible_devices else "cpu"
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """A GPU by its UUID, which stays the same however devices are numbered."""
-
-    uuid: str
-    memory_mb: int | None
+_log = logging.getLogger(__name__)
 
 
 def find_slots(
     num_slots: int | None = None,
     num_threads: int | None = None,
     *,
+    trials_per_gpu: int | Literal["auto"] | None = None,
     environment: Mapping[str, str] = os.environ,
     list_gpus: Callable[[], str] | None = None,
 ) -> tuple[Slot, ...]:
     """The slots of this machine: one a GPU, else one a core, which beats one worker with all cores.
 
     num_slots: a number of one's own; GPUs are then dealt out in turn. num_threads: CPU threads a slot; None divides the cores.
+    trials_per_gpu: so many slots on each GPU, of which no more than ``num_slots`` are dealt out; auto: as many as may ever be
+    used, of which the table lets in those that the GPU's memory holds.
 
     Raises:
         LaunchError: as find_gpus.
     """
     gpus = find_gpus(environment, list_gpus=list_gpus)
     num_cores = count_cores()
-    num_slots = num_slots or len(gpus) or min(num_cores, _fitting_in_memory())
+    if gpus:
+        return _deal(gpus, num_slots, num_threads, trials_per_gpu=trials_per_gpu, num_cores=num_cores)
+    num_slots = num_slots or min(num_cores, _fitting_in_memory())
     num_threads = num_threads or max(1, num_cores // num_slots)
-    if not gpus:
-        return tuple(Slot(name, "", num_threads) for name in _name_cpu_slots(num_slots))
+    return tuple(Slot(name, "", num_threads) for name in _name_cpu_slots(num_slots))
+
+
+def _deal(
+    gpus: Sequence[Gpu],
+    num_slots: int | None,
+    num_threads: int | None,
+    *,
+    trials_per_gpu: int | Literal["auto"] | None,
+    num_cores: int,
+) -> tuple[Slot, ...]:
+    """Slots on GPUs, in turn."""
+    if trials_per_gpu == "auto":
+        num_threads = num_threads or max(1, min(AUTO_THREADS, num_cores // len(gpus)))
+        # twice as many threads as cores, at most: those of an attempt wait for its GPU most of the time
+        each: int | None = max(1, min(MOST_SHARES, 2 * num_cores // (len(gpus) * num_threads)))
+    else:
+        each = trials_per_gpu
+    limits = (num_slots, None if each is None else each * len(gpus))
+    num_slots = min((limit for limit in limits if limit is not None), default=len(gpus))
+    num_threads = num_threads or max(1, num_cores // num_slots)
     dealt = [(gpus[index % len(gpus)], index // len(gpus)) for index in range(num_slots)]
-    return tuple(Slot(f"{gpu.uuid}-{share}", gpu.uuid, num_threads, gpu.memory_mb) for gpu, share in dealt)
+    counts = Counter(gpu.uuid for gpu, _ in dealt)
+
+    def most(gpu: Gpu) -> int | None:
+        return None if trials_per_gpu == "auto" else trials_per_gpu or counts[gpu.uuid]
+
+    return tuple(Slot(f"{gpu.uuid}-{share}", gpu.uuid, num_threads, gpu.memory_mb, most(gpu)) for gpu, share in dealt)
 
 
 def count_cores(quota: Path = CPU_QUOTA) -> int:
@@ -107,153 +117,96 @@ def _name_cpu_slots(num_slots: int) -> list[str]:
     return [f"cpu-{cpus[index % len(cpus)]}{share}" for index, share in enumerate(shares)]
 
 
-def find_gpus(environment: Mapping[str, str] = os.environ, *, list_gpus: Callable[[], str] | None = None) -> tuple[Gpu, ...]:
-    """The GPUs that CUDA_VISIBLE_DEVICES leaves, found without touching CUDA in this process.
-
-    list_gpus: gives lines of ``index, uuid, megabytes``; default: the driver's nvidia-smi.
-
-    Raises:
-        LaunchError: the driver is broken, or the variable names a GPU that is not there.
-    """
-    visible = environment.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None and visible.strip() in ("", "-1"):
-        return ()
-    listed = [[field.strip() for field in line.split(",")] for line in (list_gpus or _ask_nvidia_smi)().splitlines() if line]
-    by_index = {index: Gpu(uuid, int(memory) if memory.isdigit() else None) for index, uuid, memory in listed}
-    if visible is None or not by_index:
-        return tuple(by_index.values())
-    return tuple(_find_gpu(name.strip(), by_index) for name in visible.split(","))
-
-
-def _find_gpu(name: str, by_index: Mapping[str, Gpu]) -> Gpu:
-    """One entry of CUDA_VISIBLE_DEVICES: an index, the beginning of a UUID, or a part of a GPU (MIG)."""
-    if name.startswith("MIG"):
-        return Gpu(name, None)
-    for index, gpu in by_index.items():
-        if name == index or (not name.isdigit() and gpu.uuid.startswith(name)):
-            return gpu
-    raise LaunchError(f"CUDA_VISIBLE_DEVICES names {name!r}. Found here: {', '.join(by_index)}. Correct or unset it.")
-
-
-def _ask_nvidia_smi() -> str:
-    query = ["nvidia-smi", "--query-gpu=index,uuid,memory.total", "--format=csv,noheader,nounits"]
-    try:
-        return subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
-    except FileNotFoundError:
-        return ""  # no driver, no GPU
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        raise LaunchError(
-            f"nvidia-smi found no GPU: {error}; it said {error.stdout!r}. Mend the driver, or set CUDA_VISIBLE_DEVICES= ."
-        ) from error
-
-
 def _fitting_in_memory() -> int:
     return max(1, int(psutil.virtual_memory().total / 2**30 / WORKER_MEMORY_GB))
-
-
-class HeldSlot:
-    """A slot, owned. The lock goes with its file descriptor: handed to a worker, it is held until the last holder is gone.
-
-    So a slot stays taken while a worker lives whose dispatcher was killed, and is free at once when both are dead.
-    """
-
-    def __init__(self, slot: Slot, descriptor: int) -> None:
-        self.slot = slot
-        self._descriptor: int | None = descriptor
-
-    def __reduce__(self) -> tuple[object, ...]:
-        assert self._descriptor is not None, "a slot given back cannot be handed on"
-        return _receive, (self.slot, reduction.DupFd(self._descriptor))
-
-    def give_back(self) -> None:
-        """Let go; the slot is free when no worker holds it either."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-
-def _receive(slot: Slot, sent: Any) -> HeldSlot:  # what a descriptor is sent as depends on how the process was started
-    return HeldSlot(slot, sent.detach())
-
-
-def slots_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where lock files lie. TMPDIR, which a scheduler may set for each job, has no say in it."""
-    if chosen := environment.get(SLOTS_FOLDER):
-        return Path(chosen).expanduser()
-    return (Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())) / "orchestrate-slots"
 
 
 class SlotTable:
     """Which of some slots are free, told by lock files that all dispatchers on this machine share, whoever runs them.
 
+    watch: what becomes of the GPUs. One that is gone, or that attempts have lost, is left out from then on.
+
     Raises:
         LaunchError: the lock files cannot be made or opened.
     """
 
-    def __init__(self, slots: Sequence[Slot], folder: Path | None = None) -> None:
+    def __init__(self, slots: Sequence[Slot], folder: Path | None = None, *, watch: GpuWatch | None = None) -> None:
         self.slots = tuple(slots)
-        self._folder = folder or slots_folder()
-        with _telling(self._folder):
-            _make_shared(self._folder)
+        self._locks = LockFolder(folder)
+        self._watch = watch
+        self._on_cpu = [slot for slot in slots if not slot.visible_devices]
+        names = dict.fromkeys(slot.visible_devices for slot in slots if slot.visible_devices)
+        self._gpus = [SharedGpu([slot for slot in slots if slot.visible_devices == name], self._locks) for name in names]
+        self._losses: Counter[str] = Counter()
+        self._retired: dict[str, str] = {}
+        if watch is not None and self._gpus:
+            watch.tell(self._note_used)
 
-    def count_free(self) -> int:
-        """How many could be taken now."""
-        held = [self._try(slot) for slot in self.slots]
+    def count_free(self, need: Need = UNKNOWN) -> int:
+        """How many could be taken now by attempts with such a need.
+
+        Raises:
+            LaunchError: no GPU is left.
+        """
+        held = [self._try(slot) for slot in self._on_cpu]
         for one in held:
             if one is not None:
                 one.give_back()
-        return sum(one is not None for one in held)
+        on_cpu = sum(one is not None for one in held)
+        return on_cpu + sum(gpu.count_free(need) for gpu in self._large_enough(need))
 
-    def take(self) -> HeldSlot | None:
-        """The first free slot; None where all are taken."""
-        return next((held for slot in self.slots if (held := self._try(slot)) is not None), None)
+    def take(self, need: Need = UNKNOWN) -> HeldSlot | None:
+        """The first free slot, on the GPU with the fewest attempts; None where all are taken.
+
+        Raises:
+            LaunchError: no GPU is left.
+        """
+        for slot in self._on_cpu:
+            if (held := self._try(slot)) is not None:
+                return held
+        for gpu in sorted(self._large_enough(need), key=SharedGpu.count_held):
+            if (held := gpu.take(need)) is not None:
+                return held
+        return None
+
+    def fits(self, need: Need) -> bool:
+        """Whether a slot is known to be large enough, free or taken."""
+        return any(gpu.largest_mb is not None and gpu.largest_mb >= need.mb for gpu in self._find_live())
+
+    def give_back(self, held: HeldSlot, *, is_lost: bool) -> None:
+        """Let go of a slot when its attempt has ended. is_lost: for want of its GPU. May be repeated."""
+        name = held.slot.visible_devices
+        if not held.give_back() or not name:
+            return
+        self._losses[name] = self._losses[name] + 1 if is_lost else 0
+        has_others = len(self._find_live()) > 1
+        if is_lost and name not in self._retired and (has_others or self._losses[name] >= LAST_LOSSES):
+            self._retire(name, "an attempt on it has lost it" if has_others else "attempts on it keep losing it")
+
+    def _large_enough(self, need: Need) -> list[SharedGpu]:
+        """The GPUs on which an attempt is to run: where none is as large as it needs, the largest."""
+        live = self._find_live()
+        if self._gpus and not live:
+            lost = "; ".join(f"{name}: {why}" for name, why in self._retired.items())
+            raise LaunchError(f"no GPU is left on this machine. {lost}. See what nvidia-smi says; the same command then goes on.")
+        sizes = [gpu.largest_mb for gpu in live if gpu.largest_mb is not None]
+        enough_mb = min(need.mb, max(sizes, default=0))
+        return [gpu for gpu in live if gpu.largest_mb is None or gpu.largest_mb >= enough_mb]
+
+    def _find_live(self) -> list[SharedGpu]:
+        for gpu in self._gpus:
+            if gpu.name not in self._retired and self._watch is not None and not self._watch.is_listed(gpu.name):
+                self._retire(gpu.name, "nvidia-smi no longer lists it")
+        return [gpu for gpu in self._gpus if gpu.name not in self._retired]
+
+    def _retire(self, name: str, why: str) -> None:
+        self._retired[name] = why
+        _log.warning("%s: %s. It gets no more trials from this sweep until the sweep is started again.", name, why)
+
+    def _note_used(self, watch: GpuWatch) -> None:
+        for gpu in self._gpus:
+            gpu.note_used(watch.used_mb(gpu.name))
 
     def _try(self, slot: Slot) -> HeldSlot | None:
-        # filelock unlocks for everybody when one holder lets go; here the worker must keep what the dispatcher drops
-        with _telling(self._folder):
-            descriptor = _open_shared(self._folder / f"{slot.name.replace('/', '_')}.lock")
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        return HeldSlot(slot, descriptor)
-
-
-def _make_shared(folder: Path) -> None:
-    """Make a folder in which everybody may create files; one that exists keeps its mode."""
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError):  # another dispatcher was quicker
-            folder.mkdir()
-            folder.chmod(0o1777)  # past the umask
-
-
-def _open_shared(path: Path) -> int:
-    """Open a lock file, which may be another user's, or create it for everybody; returns its descriptor."""
-    flags = os.O_CLOEXEC | os.O_NOFOLLOW  # in a folder of everybody, a link may lead anywhere
-    while True:
-        # O_CREAT comes last: the kernel may refuse it for another user's file in a sticky folder
-        for access in (os.O_RDWR, os.O_RDONLY):
-            try:
-                return os.open(path, access | flags)
-            except PermissionError:
-                if access == os.O_RDONLY:
-                    raise
-            except FileNotFoundError:
-                break
-        with contextlib.suppress(FileExistsError):  # created by another dispatcher meanwhile
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | flags, 0o666)
-            os.fchmod(descriptor, 0o666)  # past the umask
-            return descriptor
-
-
-@contextlib.contextmanager
-def _telling(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise LaunchError(
-            f"{folder}: the lock files of this machine's slots cannot be used: {error}. Make the folder writable for everybody "
-            f"(chmod 1777), or set {SLOTS_FOLDER} to another, the same for all who share this machine."
-        ) from error
+        descriptor = self._locks.try_lock(slot.name)
+        return None if descriptor is None else HeldSlot(slot, descriptor)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_serializer, field_validator, model_validator
 
@@ -186,9 +186,15 @@ class BudgetSpec(Part):
 
 
 class ResourcesSpec(Part):
-    """How many attempts run at a time on this machine. Default: what the machine has."""
+    """How many attempts run at a time on this machine. Default: what the machine has, one a GPU or a core.
+
+    Where both are given, both hold: no more than ``slots`` in all, no more than ``trials_per_gpu`` on each.
+    """
 
     slots: int | None = Field(default=None, ge=1)
+    """At a time, in all. On GPUs they are dealt out in turn, so that several share one where there are more slots than GPUs."""
+    trials_per_gpu: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] | None = None
+    """On each GPU; auto: as many as its memory holds, by peaks measured in attempts before. On the CPU it means nothing."""
     threads_per_slot: int | None = Field(default=None, ge=1)
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from orchestrator.launchers.base import Slot
 from orchestrator.launchers.local import LocalLauncher
-from orchestrator.launchers.slots import Slot
 from orchestrator.trial import Attempt, TrialFolder, TrialSpec, make_key
 from trainers.config import DataConfig, SyntheticConfig, TrainConfig
 from trainers.data import open_dataset, prepare_dataset

@@ -48,6 +48,14 @@ BROKEN = [
     Broken("wrong_type", "base:\n  epochs: many\n", 2, ("base.epochs is 'many'", "Allowed: a whole number")),
     Broken("bool_for_number", "base:\n  epochs: true\n", 2, ("base.epochs is true", "Allowed: a whole number")),
     Broken("out_of_range", "base:\n  batch_size: 0\n", 2, ("base.batch_size is 0", "Allowed: at least 1")),
+    Broken("trials_per_gpu", "resources: {trials_per_gpu: 0}\n", 1, ("resources.trials_per_gpu is 0", "Allowed: at least 1")),
+    Broken(
+        "misspelled_auto",
+        "resources: {trials_per_gpu: atuo}\n",
+        1,
+        ("resources.trials_per_gpu is 'atuo'", "Allowed: auto or a whole number", "Did you mean 'auto'?"),
+    ),
+    Broken("misspelled_resource", "resources: {trials_per_gpus: 2}\n", 1, ("Did you mean 'trials_per_gpu'?",)),
     Broken("field_of_another_loss", "base:\n  loss: {name: dice, gamma: 2}\n", 2, ("base.loss.gamma: not a known field",)),
     Broken(
         "unknown_method",

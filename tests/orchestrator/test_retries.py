@@ -6,13 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.failures import FailureKind
-from orchestrator.retries import Failure, choose_terms, may_retry, read_failures
+from orchestrator.launchers.base import Need
+from orchestrator.retries import Failure, Terms, choose_terms, may_retry, read_failures
 from orchestrator.spec.limits import RetrySpec
 from orchestrator.trial import Event, TrialState
 
 KINDS = st.sampled_from(sorted(FailureKind))
 POLICIES = st.builds(RetrySpec, **{name: st.integers(0, 5) for name in RetrySpec.model_fields})
 LIMITED = set(RetrySpec.model_fields)
+OUT = FailureKind.CUDA_OUT_OF_MEMORY
 
 
 def test_every_kind_that_may_be_tried_again_has_its_name_in_the_file() -> None:
@@ -62,6 +64,38 @@ def test_an_attempt_fails_once(attempts: list[tuple[FailureKind, int]], after: i
     failures = read_failures(events, after=after)
     assert [failure.attempt for failure in failures] == list(range(after + 1, len(attempts) + 1))
     assert [failure.kind for failure in failures] == [kind for kind, _ in attempts[after:]]
+
+
+def test_a_larger_slot_comes_before_a_smaller_batch() -> None:
+    """As long as there is one here; then the batch is cut, and its parts are again tried wherever they may fit."""
+    lacked = [Failure(1, OUT, memory_mb=6000), Failure(2, OUT, memory_mb=24000), Failure(3, OUT, memory_mb=80000)]
+    terms = [choose_terms(lacked[:count], 32, fits=lambda need: need.mb <= 80000) for count in range(4)]
+    assert terms[:3] == [Terms(), Terms(more_than_mb=6000), Terms(more_than_mb=24000)]
+    assert (terms[3].accumulate, terms[3].more_than_mb) == (2, None)
+    assert choose_terms(lacked[:1], 32).accumulate == 2
+
+
+def test_the_smallest_batch_may_still_need_a_larger_gpu() -> None:
+    """Where there is one it is tried again; where there is none it has failed."""
+
+    def fits(need: Need) -> bool:
+        return need.mb <= 80000
+
+    lacked = [Failure(1, OUT, memory_mb=24000)]
+    assert may_retry(lacked, RetrySpec(), 2, fits=fits)
+    assert not may_retry(lacked, RetrySpec(), 2)
+    assert not may_retry([*lacked, Failure(2, OUT, memory_mb=80000)], RetrySpec(), 2, fits=fits)
+
+
+def test_what_an_attempt_had_is_what_it_had_last() -> None:
+    """Its part of the GPU may have been made smaller after an epoch."""
+    events = [
+        Event(kind="attempt_started", time_s=0, attempt=1, facts={"memory_mb": 24000}),
+        Event(kind="epoch", time_s=0, attempt=1, epoch=1, facts={"memory_mb": 3000}),
+        Event(kind="epoch", time_s=0, attempt=1, epoch=2, facts={"memory_mb": None}),
+        Event(kind="attempt_ended", time_s=0, attempt=1, state=TrialState.FAILED, failure=OUT),
+    ]
+    assert read_failures(events) == [Failure(1, OUT, epoch=3, memory_mb=3000)]
 
 
 def test_a_stopped_attempt_is_no_failure() -> None:

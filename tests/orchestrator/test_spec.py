@@ -37,7 +37,7 @@ search:
 seeds: [0, 1]
 folds: 3
 budget: {trials: 12, hours: 0.5}
-resources: {slots: 2, threads_per_slot: 1}
+resources: {slots: 2, trials_per_gpu: auto, threads_per_slot: 1}
 """
 
 
@@ -57,7 +57,7 @@ def test_a_full_file_is_read(tmp_path: Path) -> None:
     assert spec.base.optimizer.lr == 1e-4
     assert spec.budget is not None
     assert (spec.budget.trials, spec.budget.hours) == (12, 0.5)
-    assert (spec.resources.slots, spec.resources.threads_per_slot) == (2, 1)
+    assert (spec.resources.slots, spec.resources.trials_per_gpu, spec.resources.threads_per_slot) == (2, "auto", 1)
     assert spec.search is not None
     assert [p.path for p in spec.search.space] == ["loss", "loss.gamma", "batch_size", "arch"]
     assert [p.is_integer for p in spec.search.space[1:3]] == [False, True]

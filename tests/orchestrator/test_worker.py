@@ -13,7 +13,7 @@ import pytest
 from orchestrator.closing import fail
 from orchestrator.ensemble.store import read_predictions
 from orchestrator.failures import FailureKind
-from orchestrator.launchers.slots import Slot
+from orchestrator.launchers.base import Slot
 from orchestrator.pictures import draw_samples, make_palette, pick_evenly, write_png
 from orchestrator.trial import TrialFolder, TrialState
 from orchestrator.worker import ExitCode, is_worked_on, work

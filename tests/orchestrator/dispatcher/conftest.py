@@ -17,7 +17,7 @@ from orchestrator.closing import fail
 from orchestrator.dispatcher import Dispatcher, Outcome
 from orchestrator.failures import FailureKind
 from orchestrator.home import Home
-from orchestrator.launchers.base import JobExit, Launcher
+from orchestrator.launchers.base import UNKNOWN, JobExit, Launcher, Need
 from orchestrator.ledger import Ledger
 from orchestrator.spec.limits import LimitsSpec
 from orchestrator.trial import Event, TrialFolder, TrialResult, TrialSpec, TrialState
@@ -169,10 +169,13 @@ class ScriptedLauncher:
     def launched(self) -> list[str]:
         return [job.folder.name for job in self.jobs]
 
-    def free_slots(self) -> int:
+    def free_slots(self, need: Need = UNKNOWN) -> int:
         return self._num_slots - sum(job.exit is None for job in self.jobs)
 
-    def launch(self, folder: Path) -> ScriptedJob:
+    def fits(self, need: Need) -> bool:
+        return False
+
+    def launch(self, folder: Path, need: Need = UNKNOWN) -> ScriptedJob:
         assert self.free_slots() > 0, "more attempts than slots"
         job = ScriptedJob(folder, self._script)
         self.jobs.append(job)

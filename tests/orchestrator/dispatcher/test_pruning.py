@@ -23,7 +23,7 @@ def report_until_stopped(job: ScriptedJob) -> int | None:
     if job.stops:
         return ExitCode.STOPPED
     if job.num_polls == 1:
-        job.trial.append(Event(kind="attempt_started", time_s=1.0, attempt=attempt, facts={"slot": "gpu-0"}))
+        job.trial.append(Event(kind="attempt_started", time_s=1.0, attempt=attempt, facts={"gpu": "GPU-0"}))
     if job.num_polls % 3 == 0:
         epoch = job.num_polls // 3
         job.trial.append(Event(kind="epoch", time_s=1.0, attempt=attempt, epoch=epoch, metrics={"val/miou": epoch / 100}))

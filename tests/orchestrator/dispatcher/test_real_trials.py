@@ -38,7 +38,7 @@ from types import SimpleNamespace
 from orchestrator.dispatcher import Dispatcher
 from orchestrator.home import Home
 from orchestrator.launchers.local import LocalLauncher
-from orchestrator.launchers.slots import Slot
+from orchestrator.launchers.base import Slot
 from orchestrator.ledger import Ledger
 from orchestrator.trial import TrialSpec
 

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import LaunchError
-from orchestrator.launchers.base import Job, JobExit, Launcher
+from orchestrator.launchers.base import Job, JobExit, Launcher, Slot
 from orchestrator.launchers.inline import InlineLauncher
 from orchestrator.launchers.local import LocalLauncher
-from orchestrator.launchers.slots import Slot
 from orchestrator.trial import TrialFolder, TrialState
 from orchestrator.worker import ExitCode
 

@@ -13,16 +13,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator.launchers.base import JobExit
+from orchestrator.launchers.base import JobExit, Slot
 from orchestrator.launchers.local import LocalLauncher
-from orchestrator.launchers.slots import Slot
 from orchestrator.trial import Event, TrialFolder
 
 DISPATCHER = """
 import sys, time
 from pathlib import Path
 from orchestrator.launchers.local import LocalLauncher
-from orchestrator.launchers.slots import Slot
+from orchestrator.launchers.base import Slot
 
 launcher = LocalLauncher([Slot("cpu-0", "", 1), Slot("cpu-1", "", 1)], locks=Path(sys.argv[1]))
 jobs = [launcher.launch(Path(folder)) for folder in sys.argv[2:]]

@@ -11,7 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import LaunchError
-from orchestrator.launchers.slots import Gpu, Slot, SlotTable, count_cores, find_gpus, find_slots, slots_folder
+from orchestrator.launchers.base import Slot
+from orchestrator.launchers.gpus import Gpu, find_gpus
+from orchestrator.launchers.locks import slots_folder
+from orchestrator.launchers.slots import SlotTable, count_cores, find_slots
 
 LISTING = "0, GPU-aaaa, 81559\n1, GPU-bbbb, 24564\n2, GPU-cccc, [N/A]\n"
 A, B, C = Gpu("GPU-aaaa", 81559), Gpu("GPU-bbbb", 24564), Gpu("GPU-cccc", None)
@@ -107,8 +110,7 @@ def test_a_slot_is_held_until_its_last_holder_lets_go(tmp_path: Path, cpu_slots:
     table = SlotTable(cpu_slots[:1], tmp_path)
     held = table.take()
     assert held is not None
-    assert held._descriptor is not None
-    copy_of_worker = os.dup(held._descriptor)
+    copy_of_worker = os.dup(held.descriptor)
     held.give_back()
     assert table.count_free() == 0
     os.close(copy_of_worker)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from orchestrator.ensemble.evaluation import EnsembleReport
 from orchestrator.ensemble.from_runs import best_ensemble
 from orchestrator.home import Home
-from orchestrator.launchers.slots import Slot
+from orchestrator.launchers.base import Slot
 from orchestrator.tracking.place import Place
 from orchestrator.tracking.recording import Recorder
 from orchestrator.tracking.runs import RunReader

@@ -1,0 +1,132 @@
+"""The GPUs of this machine as the driver names them, found without touching CUDA in this process, and watched from then on."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from orchestrator.errors import LaunchError
+
+WATCH_S = 15.0
+"""Between two questions to the driver."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU by its UUID, which stays the same however devices are numbered."""
+
+    uuid: str
+    memory_mb: int | None
+    used_mb: int = 0
+    """What was taken of it when the driver was asked, by anybody."""
+
+
+def find_gpus(environment: Mapping[str, str] = os.environ, *, list_gpus: Callable[[], str] | None = None) -> tuple[Gpu, ...]:
+    """The GPUs that CUDA_VISIBLE_DEVICES leaves, found without touching CUDA in this process.
+
+    list_gpus: gives lines of ``index, uuid, megabytes``, and perhaps the megabytes in use; default: the driver's nvidia-smi.
+
+    Raises:
+        LaunchError: the driver is broken, or the variable names a GPU that is not there.
+    """
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and visible.strip() in ("", "-1"):
+        return ()
+    by_index = _read((list_gpus or ask_nvidia_smi)())
+    if visible is None or not by_index:
+        return tuple(by_index.values())
+    return tuple(_find_gpu(name.strip(), by_index) for name in visible.split(","))
+
+
+def _read(listing: str) -> dict[str, Gpu]:
+    """GPUs by their index; lines that are something else, such as a complaint about one that is lost, are passed over."""
+    fields = [[field.strip() for field in line.split(",")] for line in listing.splitlines()]
+    return {index: Gpu(uuid, *_megabytes(rest)) for index, uuid, *rest in (f for f in fields if len(f) >= 3 and f[0].isdigit())}
+
+
+def _megabytes(fields: Sequence[str]) -> tuple[int | None, int]:
+    """Of a GPU's memory, where it tells, and of what is in use."""
+    numbers = [int(field) if field.isdigit() else None for field in fields]
+    return numbers[0], (numbers[1] if len(numbers) > 1 else None) or 0
+
+
+def _find_gpu(name: str, by_index: Mapping[str, Gpu]) -> Gpu:
+    """One entry of CUDA_VISIBLE_DEVICES: an index, the beginning of a UUID, or a part of a GPU (MIG)."""
+    if name.startswith("MIG"):
+        return Gpu(name, None)
+    for index, gpu in by_index.items():
+        if name == index or (not name.isdigit() and gpu.uuid.startswith(name)):
+            return gpu
+    raise LaunchError(f"CUDA_VISIBLE_DEVICES names {name!r}. Found here: {', '.join(by_index)}. Correct or unset it.")
+
+
+def ask_nvidia_smi() -> str:
+    """A line for each GPU that the driver knows; none where there is no driver.
+
+    Raises:
+        LaunchError: the driver is broken, or does not answer.
+    """
+    query = ["nvidia-smi", "--query-gpu=index,uuid,memory.total,memory.used", "--format=csv,noheader,nounits"]
+    try:
+        return subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
+    except FileNotFoundError:
+        return ""  # no driver, no GPU
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        raise LaunchError(
+            f"nvidia-smi found no GPU: {error}; it said {error.stdout!r}. Mend the driver, or set CUDA_VISIBLE_DEVICES= ."
+        ) from error
+
+
+class GpuWatch:
+    """What the driver says of the GPUs from time to time.
+
+    It is asked in a thread: a driver in trouble may take its time, and nobody waits for it here. Where it gives no answer, the
+    last one stands: trials that a broken GPU fails tell as much.
+    """
+
+    def __init__(self, list_gpus: Callable[[], str] = ask_nvidia_smi, *, interval_s: float = WATCH_S) -> None:
+        self._list_gpus = list_gpus
+        self._interval_s = interval_s
+        self._known: Mapping[str, Gpu] | None = None
+        self._listener: Callable[[GpuWatch], None] | None = None
+        self._is_over = threading.Event()
+
+    def tell(self, listener: Callable[[GpuWatch], None]) -> None:
+        """Have ``listener`` called after each look, in the thread of it."""
+        self._listener = listener
+
+    def start(self) -> None:
+        """Ask now, and then until ``close``."""
+        self.look()
+        threading.Thread(target=self._go_on, name="watch-gpus", daemon=True).start()
+
+    def close(self) -> None:
+        self._is_over.set()
+
+    def look(self) -> None:
+        """Ask once."""
+        try:
+            self._known = {gpu.uuid: gpu for gpu in _read(self._list_gpus()).values()}
+            if self._listener is not None:
+                self._listener(self)
+        except LaunchError as error:
+            _log.debug("the GPUs cannot be looked at: %s", error)
+
+    def is_listed(self, uuid: str) -> bool:
+        """Whether the GPU is there, as far as is known; parts of GPUs (MIG) are not listed in any case."""
+        return self._known is None or uuid.startswith("MIG") or uuid in self._known
+
+    def used_mb(self, uuid: str) -> int:
+        """What is taken of its memory, by anybody; 0 where that is not known."""
+        gpu = (self._known or {}).get(uuid)
+        return gpu.used_mb if gpu else 0
+
+    def _go_on(self) -> None:
+        while not self._is_over.wait(self._interval_s):
+            self.look()

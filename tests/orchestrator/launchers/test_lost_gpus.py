@@ -1,0 +1,128 @@
+"""GPUs that disappear while a sweep runs."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import LaunchError
+from orchestrator.launchers.base import UNKNOWN, Need
+from orchestrator.launchers.gpus import GpuWatch
+from orchestrator.launchers.slots import SlotTable, find_slots
+
+BOTH = "0, GPU-a, 24000, 7\n1, GPU-b, 24000, 7\n"
+
+
+class Driver:
+    """Says what a test tells it to say."""
+
+    def __init__(self) -> None:
+        self.listing: str | None = BOTH
+
+    def __call__(self) -> str:
+        if self.listing is None:
+            raise LaunchError("nvidia-smi found no GPU")
+        return self.listing
+
+
+@pytest.fixture
+def driver() -> Driver:
+    """Of a machine with two GPUs."""
+    return Driver()
+
+
+@pytest.fixture
+def watch(driver: Driver) -> GpuWatch:
+    """Looks when a test says so."""
+    return GpuWatch(driver)
+
+
+@pytest.fixture
+def table(driver: Driver, watch: GpuWatch, tmp_path: Path) -> SlotTable:
+    """A slot on each GPU."""
+    return SlotTable(find_slots(environment={}, list_gpus=driver), tmp_path, watch=watch)
+
+
+def end_on(table: SlotTable, gpu: str, *, is_lost: bool) -> None:
+    """Let attempts begin until one is on the GPU, and have that one end."""
+    held = [one for _ in range(2) if (one := table.take()) is not None]
+    for one in held:
+        if one.slot.visible_devices == gpu:
+            table.give_back(one, is_lost=is_lost)
+            table.give_back(one, is_lost=is_lost)  # a job may be polled again
+        one.give_back()
+
+
+def test_a_gpu_that_is_not_listed_any_more_gets_no_trial(
+    driver: Driver, watch: GpuWatch, table: SlotTable, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is told once, also where the GPU comes back; the others go on."""
+    driver.listing = BOTH.splitlines()[1]
+    watch.look()
+    with caplog.at_level(logging.WARNING):
+        assert [table.count_free() for _ in range(3)] == [1, 1, 1]
+        driver.listing = BOTH
+        watch.look()
+        held = table.take()
+        assert held is not None
+        assert held.slot.visible_devices == "GPU-b"
+        assert not table.take()
+    assert [record.getMessage().partition(". ")[0] for record in caplog.records] == ["GPU-a: nvidia-smi no longer lists it"]
+
+
+def test_a_driver_that_does_not_answer_takes_no_gpu_away(driver: Driver, watch: GpuWatch, table: SlotTable) -> None:
+    """Nor does it hold anybody up; a line that is a complaint is passed over."""
+    watch.look()
+    driver.listing = None
+    watch.look()
+    assert table.count_free() == 2
+    driver.listing = f"Unable to determine the device handle for GPU 0000:3B:00.0\n{BOTH.splitlines()[1]}"
+    watch.look()
+    assert table.count_free() == 1
+
+
+def test_attempts_that_lose_a_gpu_retire_it(table: SlotTable) -> None:
+    """The first, as long as there is another GPU; the last GPU gets a second try."""
+    end_on(table, "GPU-a", is_lost=True)
+    assert table.count_free() == 1
+    end_on(table, "GPU-b", is_lost=True)
+    assert table.count_free() == 1
+    end_on(table, "GPU-b", is_lost=False)
+    end_on(table, "GPU-b", is_lost=True)
+    assert table.count_free() == 1
+    end_on(table, "GPU-b", is_lost=True)
+    with pytest.raises(LaunchError, match=r"no GPU is left .*GPU-a: an attempt .*GPU-b: attempts on it keep .*nvidia-smi"):
+        table.count_free()
+    with pytest.raises(LaunchError, match="no GPU is left"):
+        table.take(UNKNOWN)
+
+
+def test_a_gpu_that_is_gone_is_no_larger_slot(driver: Driver, watch: GpuWatch, tmp_path: Path) -> None:
+    """What waited for it goes where there is most memory left."""
+    driver.listing = "0, GPU-a, 24000\n1, GPU-b, 80000\n"
+    table = SlotTable(find_slots(environment={}, list_gpus=driver), tmp_path, watch=watch)
+    assert table.fits(Need(30000))
+    driver.listing = "0, GPU-a, 24000\n"
+    watch.look()
+    assert not table.fits(Need(30000))
+    held = table.take(Need(30000))
+    assert held is not None
+    assert held.slot.visible_devices == "GPU-a"
+
+
+def test_the_driver_is_asked_in_the_background(driver: Driver) -> None:
+    """Again and again, until it is closed."""
+    watch = GpuWatch(driver, interval_s=0.001)
+    watch.start()
+    try:
+        driver.listing = "0, GPU-a, 24000, 123\n"
+        deadline_s = time.monotonic() + 10
+        while watch.is_listed("GPU-b"):
+            assert time.monotonic() < deadline_s
+            time.sleep(0.001)
+        assert (watch.used_mb("GPU-a"), watch.used_mb("GPU-b"), watch.is_listed("MIG-1")) == (123, 0, True)
+    finally:
+        watch.close()

@@ -153,7 +153,8 @@ def compare(old: Content, new: Content) -> Changes:
     """Tell what was added, removed and changed from ``old`` to ``new``."""
     before, after = old.entries, new.entries
     pairs: list[tuple[Entry, Entry]] = []
-    for identify in (lambda entry: (entry.point, _key(entry)), lambda entry: entry.point, _key):
+    ways: tuple[Callable[[Entry], object], ...] = (lambda e: (e.point, _key(e)), lambda e: e.point, _key)
+    for identify in ways:
         matched, before, after = _match(before, after, identify)
         pairs += matched
     nearest, before, after = _match_nearest(before, after)
@@ -182,8 +183,8 @@ def _compare_settings(old: Content, new: Content) -> Iterator[Difference]:
         return find_differences(old.settings, new.settings)
     left_out = ("base", "data", "search")  # told by entries there, and here by themselves: there is nothing to compare
     ours, theirs = ({k: v for k, v in content.settings.items() if k not in left_out} for content in (new, old))
-    methods = (_method(content) for content in (old, new))
-    return itertools.chain([Difference("search.method", *methods)], find_differences(theirs, ours))
+    method = Difference("search.method", _method(old), _method(new))
+    return itertools.chain([method], find_differences(theirs, ours))
 
 
 def _method(content: Content) -> str | None:
@@ -198,7 +199,8 @@ Pairs = list[tuple[Entry, Entry]]
 def _match(before: Entries, after: Entries, identify: Callable[[Entry], object]) -> tuple[Pairs, Entries, Entries]:
     """Pairs that ``identify`` calls the same, and what is left of both."""
     by_name = {identify(entry): entry for entry in before}
-    pairs, left = [], []
+    pairs: Pairs = []
+    left: list[Entry] = []
     for entry in after:
         was = by_name.pop(identify(entry), None)
         if was is None:
@@ -214,7 +216,7 @@ def _match_nearest(before: Entries, after: Entries) -> tuple[Pairs, Entries, Ent
     if not ours or not theirs or len(ours) * len(theirs) > MAX_PAIRS:
         return [], before, after
     distances = [[len(leaves ^ others) for _, others in theirs] for _, leaves in ours]
-    pairs = []
+    pairs: Pairs = []
     for i, row in enumerate(distances):
         j = row.index(min(row))
         column = [distances_of_other[j] for distances_of_other in distances]
@@ -266,7 +268,7 @@ def _show(value: Any) -> str:
         return "[" + ", ".join(map(_show, value)) + "]"
     if value is None or isinstance(value, bool):
         return "none" if value is None else str(value).lower()
-    return str(value)
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
 def _shorten(text: str) -> str:

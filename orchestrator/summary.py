@@ -14,6 +14,7 @@ from rich.text import Text
 
 from orchestrator.ensemble.from_plan import EnsembleOutcome, EnsembleState
 from orchestrator.leaderboard import describe_config
+from orchestrator.outlook import Outlook
 from orchestrator.parts import TrialOutcome
 from orchestrator.plan import Plan, PlannedTrial, row_of
 from orchestrator.progress import STATE_COLORS
@@ -83,11 +84,15 @@ class PlanReport:
     spec: SweepSpec
     plan: Plan
     ensembles: tuple[EnsembleOutcome, ...] = ()
+    outlook: Outlook | None = None
 
     def to_json(self) -> dict[str, Any]:
+        outlook = self.outlook.to_json() if self.outlook else {}
+        durations_s = self.outlook.durations_s if self.outlook else {}
         return {
             "sweep": self.plan.sweep,
             "open_ended": self.plan.open_ended,
+            **outlook,
             "trials": [
                 {
                     "key": trial.spec.key,
@@ -96,6 +101,7 @@ class PlanReport:
                     "config": describe_config(trial.spec),
                     "configuration": trial.configuration.id,
                     "row": row_of(trial.configuration),
+                    "estimated_s": round(durations_s[trial.spec.key], 1) if trial.spec.key in durations_s else None,
                 }
                 for trial in self.plan.trials
             ],
@@ -109,7 +115,8 @@ class PlanReport:
         for number, trial in enumerate(self.plan.trials, start=1):
             table.add_row(str(number), *_plan_row(trial))
         parts = [table] if not self.ensembles else [table, _draw_ensembles(self.ensembles)]
-        return Group(*parts, summarize_plan(self.spec, self.plan))
+        told = self.outlook.lines() if self.outlook else []
+        return Group(*parts, *(Text(line) for line in (summarize_plan(self.spec, self.plan), *told)))
 
 
 def summarize_plan(spec: SweepSpec, plan: Plan) -> str:

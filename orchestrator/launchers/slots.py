@@ -135,8 +135,8 @@ def _find_gpu(name: str, by_index: Mapping[str, Gpu]) -> Gpu:
     raise LaunchError(f"CUDA_VISIBLE_DEVICES names {name!r}. Found here: {', '.join(by_index)}. Correct or unset it.")
 
 
-def _ask_nvidia_smi() -> str:
-    query = ["nvidia-smi", "--query-gpu=index,uuid,memory.total", "--format=csv,noheader,nounits"]
+def _ask_nvidia_smi(fields: str = "index,uuid,memory.total") -> str:
+    query = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     try:
         return subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
     except FileNotFoundError:
@@ -145,6 +145,16 @@ def _ask_nvidia_smi() -> str:
         raise LaunchError(
             f"nvidia-smi found no GPU: {error}; it said {error.stdout!r}. Mend the driver, or set CUDA_VISIBLE_DEVICES= ."
         ) from error
+
+
+def name_gpus() -> dict[str, str]:
+    """UUID -> what torch calls the GPU too, such as ``NVIDIA H100 80GB HBM3``.
+
+    Raises:
+        LaunchError: the driver is broken.
+    """
+    lines = _ask_nvidia_smi("uuid,name").splitlines()
+    return dict((uuid.strip(), name.strip()) for uuid, name in (line.split(",", 1) for line in lines if line))
 
 
 def _fitting_in_memory() -> int:

@@ -25,6 +25,9 @@ MAX_LETTERS = 80
 OF_TRIALS = ("base", "data", "search", "seeds", "folds")
 """Settings that decide which trials there are; all others change none."""
 
+NOT_KEPT = {"name", "description", "rows", "notify"}
+"""What is no setting: names, rows, which are told by entries, and addresses to notify, which may hold passwords."""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -126,8 +129,7 @@ class Changes:
 
 def content_of(spec: SweepSpec, plan: Plan) -> Content:
     """What a sweep comes to. What a search proposes as it goes is no content; its space is."""
-    left_out = {"name", "description", "rows"}
-    settings = spec.model_dump(mode="json", exclude=left_out if plan.open_ended else left_out | {"base", "data"})
+    settings = spec.model_dump(mode="json", exclude=NOT_KEPT if plan.open_ended else NOT_KEPT | {"base", "data"})
     if settings["search"] and not plan.open_ended:
         del settings["search"]["space"]
     if plan.open_ended:

@@ -35,10 +35,10 @@ class DiskSpace:
         if found_gb >= needed_gb:
             return None
         beside = f", {num_running} of them running" if num_running else ""
-        trials = f" and {self._largest_gb:.3g} GB for each of {num_running + 1} trials{beside}" if self._largest_gb else ""
+        trials = f" and {write_gb(self._largest_gb)} for each of {num_running + 1} trials{beside}" if self._largest_gb else ""
         return (
-            f"{self._folder}: {found_gb:.3g} GB are free on its disk, and the next trial needs {needed_gb:.3g} GB: "
-            f"{self._floor_gb:.3g} GB that stay free (limits.free_disk_gb){trials}. Nothing more is started. {HINT}"
+            f"{self._folder}: {write_gb(found_gb)} are free on its disk, and the next trial needs {write_gb(needed_gb)}: "
+            f"{write_gb(self._floor_gb)} that stay free (limits.free_disk_gb){trials}. Nothing more is started. {HINT}"
         )
 
 
@@ -84,21 +84,26 @@ class DiskNeed:
     def describe(self) -> str:
         """One line for people."""
         guess = " (guess)" if self.is_guess else ""
-        told = f"disk: {self.needed_gb:.2g} GB{guess} of checkpoints and predictions, {self.free_gb:.3g} GB free in {self.folder}"
+        free = f"{write_gb(self.free_gb)} free in {self.folder}"
+        told = f"disk: {write_gb(self.needed_gb)}{guess} of checkpoints and predictions, {free}"
         if self.is_enough:
             return told
-        return (
-            f"{told}, {self.floor_gb:.3g} GB of which stay free (limits.free_disk_gb): the sweep will stop before it is through"
-        )
+        floor = f"{write_gb(self.floor_gb)} of which stay free (limits.free_disk_gb)"
+        return f"{told}, {floor}: the sweep will stop before it is through"
 
     def find_lack(self) -> str | None:
         """Why not even the first trials can be run, and what to do; None where they can, or where nothing is sure."""
         if self.is_guess or self.free_gb >= self.floor_gb + self.first_gb:
             return None
         return (
-            f"{self.folder}: {self.free_gb:.3g} GB are free on its disk, and the first trials need {self.first_gb:.3g} GB beside "
-            f"{self.floor_gb:.3g} GB that stay free (limits.free_disk_gb). Nothing was started. {HINT}"
+            f"{self.folder}: {write_gb(self.free_gb)} are free on its disk, and the first trials need {write_gb(self.first_gb)} "
+            f"beside {write_gb(self.floor_gb)} that stay free (limits.free_disk_gb). Nothing was started. {HINT}"
         )
+
+
+def write_gb(amount: float) -> str:
+    """For people: ``0.0009 GB``, ``12.5 GB``, ``1840 GB``."""
+    return f"{amount:.3g} GB" if amount < 1000 else f"{amount:.0f} GB"
 
 
 def free_gb(folder: Path) -> float:

@@ -108,7 +108,7 @@ class Estimate:
         """One line for people."""
         kind, what = ("core", "the CPU") if self.machine.is_cpu else ("GPU", self.machine.device)
         slots = f"{self.machine.num_slots} slot{'s' * (self.machine.num_slots > 1)}"
-        told = f"estimate: {write_time(self.wall_s)} on {slots} of {what}, {self.device_hours:.2g} {kind}-hours"
+        told = f"estimate: {write_time(self.wall_s)} on {slots} of {what}, {write_hours(self.device_hours)} {kind}-hours"
         guesses = [f"{count} of {self.num_trials} trials by {basis}" for basis, count in self.guesses.items()]
         guesses += [f"{self.num_unlisted} not proposed yet, taken for points of the space"] if self.num_unlisted else []
         return f"{told} (guess: {'; '.join(guesses)})" if guesses else told
@@ -198,6 +198,11 @@ def write_time(seconds: float) -> str:
         if seconds < limit_s:
             return f"{seconds / unit_s:.{1 if unit == 'h' else 0}f} {unit}"
     return f"{seconds / 86400:.1f} days"
+
+
+def write_hours(hours: float) -> str:
+    """For people: ``under 0.1``, ``3.4``, ``120``."""
+    return "under 0.1" if hours < 0.1 else f"{hours:.{1 if hours < 10 else 0}f}"
 
 
 def _groups(arch: str, encoder: str, size: Size) -> tuple[tuple[object, ...], ...]:

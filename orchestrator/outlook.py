@@ -63,7 +63,7 @@ class Outlook:
             since = datetime.fromtimestamp(self.changes.since_s).strftime("%Y-%m-%d %H:%M")
             lines.append(f"changed since the sweep was begun on {since}:")
             lines += [f"  {line}" for line in self.changes.describe(self.num_left)]
-            lines += [f"  as they were: {self.changes.num_unchanged} configurations"] * bool(self.changes.num_unchanged)
+            lines += [f"  as before: {self.changes.num_unchanged} of the configurations"] * bool(self.changes.num_unchanged)
         lines += [known.describe() for known in (self.estimate, self.disk) if known is not None]
         return [*lines, *([self.drift] if self.drift else []), *self.notes]
 

@@ -208,9 +208,9 @@ def longest_first(plan: Plan, spec: SweepSpec, durations_s: Mapping[str, float])
     """The plan with long trials before short ones, so that no slot is left with one at the end.
 
     durations_s: by trial's key; what is missing takes no time. Rounds stay one after another. Nothing moves where the sweep may
-    end before it is through, by a budget of time, a stop rule or a pruner: what comes first is then what is done at all.
+    end before it is through, by a budget of time or a pruner: what comes first is then what is done at all.
     """
-    may_be_cut = spec.stop or spec.pruner or (spec.budget and (spec.budget.hours or spec.budget.gpu_hours))
+    may_be_cut = spec.pruner or (spec.budget and (spec.budget.hours or spec.budget.gpu_hours))
     if plan.open_ended or may_be_cut or not durations_s:
         return plan
     longest: defaultdict[str, float] = defaultdict(float)

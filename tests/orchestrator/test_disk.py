@@ -40,6 +40,7 @@ def test_a_plan_says_whether_the_disk_has_room_for_all(tmp_path: Path) -> None:
     assert not need(free_gb=15.9).is_enough
     assert "the sweep will stop before it is through" in need(free_gb=15.9).describe()
     assert "stop" not in need(free_gb=16).describe()
+    assert "disk: 14 GB of checkpoints and predictions, 1840 GB free in home" in need(free_gb=1840).describe()
 
 
 def test_a_sweep_is_refused_where_its_first_trials_have_no_room() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.estimates import Basis, Estimator, Job, Machine, estimate, run_on, write_time
+from orchestrator.estimates import Basis, Estimator, Job, Machine, estimate, run_on, write_hours, write_time
 from orchestrator.timings import Timing
 from orchestrator.trial import TrialSpec
 from trainers.config import DataConfig, TrainConfig
@@ -80,7 +80,7 @@ def test_a_plan_is_estimated_as_a_whole() -> None:
     assert found.kept_bytes == pytest.approx(5 * 4500)
     assert found.running_bytes == pytest.approx(2 * 7 * 4000)
     assert found.describe() == (
-        "estimate: 2 min on 2 slots of the CPU, 0.062 core-hours "
+        "estimate: 2 min on 2 slots of the CPU, under 0.1 core-hours "
         "(guess: 1 of 5 trials by other architectures or sizes; 1 not proposed yet, taken for points of the space)"
     )
     assert found.to_json()["guessed"] == {"others": 1}
@@ -95,3 +95,4 @@ def test_the_order_decides_the_end(order: list[float], wall_s: float) -> None:
 def test_times_are_written_for_people() -> None:
     """In the unit that suits them."""
     assert [write_time(s) for s in (40, 720, 12_240, 200_000)] == ["40 s", "12 min", "3.4 h", "2.3 days"]
+    assert [write_hours(h) for h in (0.06, 3.42, 1234.5)] == ["under 0.1", "3.4", "1234"]

@@ -121,9 +121,7 @@ def test_long_trials_come_first_within_their_round(tmp_path: Path) -> None:
     assert sorted(t.spec.key for t in ordered.trials) == sorted(t.spec.key for t in made.trials)
 
 
-@pytest.mark.parametrize(
-    "rule", ["budget: {hours: 1}", "budget: {gpu_hours: 1}", "stop: {no_improvement: 2}", "pruner: {name: median}"]
-)
+@pytest.mark.parametrize("rule", ["budget: {hours: 1}", "budget: {gpu_hours: 1}", "pruner: {name: median}"])
 def test_the_order_of_the_file_holds_where_a_sweep_may_be_cut_short(tmp_path: Path, rule: str) -> None:
     """What comes first is then what is done at all, and that is for the file to say."""
     spec = read(tmp_path, GRID + rule + "\n")

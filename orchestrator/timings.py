@@ -95,14 +95,13 @@ def _read(folder: TrialFolder, sizes: Mapping[str, Size]) -> Timing | None:
         result = folder.result()
         if result is None or result.state is not TrialState.COMPLETE or not result.facts:
             return None
-        spec = folder.spec()
-    except TrialError:
+        spec, (weights, others) = folder.spec(), _measure_files(folder)
+    except (TrialError, FileNotFoundError):  # cleared away just now
         return None
     epoch_s, total_s = _epoch_s(result), _total_s(result)
     num_samples = _number(result.facts, "num_samples") or _number(result.facts, "num_train")
     if epoch_s is None or not num_samples:
         return None
-    weights, others = _measure_files(folder)
     device = str(result.facts.get("device", ""))
     return Timing(
         key=result.key,

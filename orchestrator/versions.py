@@ -42,5 +42,5 @@ def describe_drift(results: Iterable[Mapping[str, str]], today: Mapping[str, str
     told = [f"{name.removeprefix(PREFIX)} {found} (now {today[name]})" for (name, found), _ in sorted(others.items())]
     return (
         f"{num_drifted} of {len(listed)} results that are reused were made with other versions: {', '.join(told)}. "
-        "They are no part of a trial's key"
+        "Versions are no part of a trial's key: nothing is trained again for them"
     )

@@ -78,11 +78,13 @@ def sweep(
     as_json: AsJson = False,
 ) -> None:
     """Plan a sweep, show the plan, and run what is not done yet."""
-    from orchestrator.sweep import plan_sweep, run_sweep
-
     if plan_only:
-        _print(plan_sweep(file, overrides=overrides or []), as_json=as_json)
+        from orchestrator.planning import plan_sweep
+
+        _print(plan_sweep(file, overrides=overrides or [], launcher=launcher.value, slots=slots), as_json=as_json)
         return
+    from orchestrator.sweep import run_sweep
+
     report = run_sweep(file, overrides=overrides or [], launcher=launcher.value, slots=slots)
     _print(report, as_json=as_json)
     raise typer.Exit(report.exit_code)

@@ -19,7 +19,7 @@ from orchestrator.spec.space import (
     sample_points,
 )
 from orchestrator.trial import make_key
-from trainers.config import Augmentation, DataConfig, Loss, SumLoss, TrainConfig, is_import_path
+from trainers.config import Augmentation, DataConfig, Fold, Loss, SumLoss, TrainConfig, is_import_path
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,36 @@ class DataFacts:
 
 
 @dataclass(frozen=True)
+class SplitSizes:
+    """Pictures on the two sides of a split."""
+
+    num_train: int
+    num_val: int
+
+
+@dataclass(frozen=True)
 class Facts:
-    """What preflight found out: about each data set that the sweep reads, and about the user's own code (path -> hash)."""
+    """What preflight found out: about each data set that the sweep reads, and about the user's own code (path -> hash).
+
+    splits: of each split that was tried, by ``split_part``.
+    """
 
     data: Mapping[str, DataFacts] = field(default_factory=dict)
     code: Mapping[str, str] = field(default_factory=dict)
+    splits: Mapping[str, SplitSizes] = field(default_factory=dict)
 
     def of(self, data: DataConfig) -> DataFacts:
         """Facts of the set that ``data`` reads; how it is split makes no difference."""
         return self.data[source_part(data)]
+
+    def sizes_of(self, data: DataConfig, fold: Fold | None) -> SplitSizes:
+        """Of a split; of one that was not tried, as it is asked for."""
+        if (tried := self.splits.get(split_part(data, fold))) is not None:
+            return tried
+        num_images = self.of(data).num_images
+        num_val = round(num_images * (1 / fold.count if fold else data.val_fraction))
+        num_train = num_images - num_val
+        return SplitSizes(num_train if data.limit is None else min(num_train, data.limit), num_val)
 
     def code_of(self, train: TrainConfig) -> dict[str, str]:
         """Import path -> hash of the source file, for what is the user's own in this training."""
@@ -145,6 +166,11 @@ def where_written(spec: SweepSpec, params: Mapping[str, Any], place: Place) -> t
 def source_part(data: DataConfig) -> str:
     """What of ``data`` decides what is read and prepared, as canonical text."""
     return data.model_dump_json(include=set(SOURCE_PATHS))
+
+
+def split_part(data: DataConfig, fold: Fold | None) -> str:
+    """What decides a split, as canonical text."""
+    return f"{data.model_dump_json()} {fold.model_dump_json() if fold else ''}"
 
 
 def import_paths(train: TrainConfig) -> Iterator[tuple[Place, str]]:

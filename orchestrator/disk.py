@@ -1,10 +1,12 @@
-"""Whether the disk has room for the next trial; asked before each launch."""
+"""Whether the disk has room: for all that a plan will write, and before each launch for the next trial."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 GB = 1e9
 
@@ -28,15 +30,15 @@ class DiskSpace:
 
     def find_lack(self, num_running: int) -> str | None:
         """What is lacking for one more trial beside ``num_running``, and what to do; None where there is room."""
-        free_gb = shutil.disk_usage(_existing(self._folder)).free / GB
+        found_gb = free_gb(self._folder)
         needed_gb = self._floor_gb + (num_running + 1) * self._largest_gb
-        if free_gb >= needed_gb:
+        if found_gb >= needed_gb:
             return None
         beside = f", {num_running} of them running" if num_running else ""
-        trials = f" and {self._largest_gb:.3g} GB for each of {num_running + 1} trials{beside}" if self._largest_gb else ""
+        trials = f" and {write_gb(self._largest_gb)} for each of {num_running + 1} trials{beside}" if self._largest_gb else ""
         return (
-            f"{self._folder}: {free_gb:.3g} GB are free on its disk, and the next trial needs {needed_gb:.3g} GB: "
-            f"{self._floor_gb:.3g} GB that stay free (limits.free_disk_gb){trials}. Nothing more is started. {HINT}"
+            f"{self._folder}: {write_gb(found_gb)} are free on its disk, and the next trial needs {write_gb(needed_gb)}: "
+            f"{write_gb(self._floor_gb)} that stay free (limits.free_disk_gb){trials}. Nothing more is started. {HINT}"
         )
 
 
@@ -44,6 +46,69 @@ HINT = (
     "Free some disk: remove `cache/` in it, which is made again when needed, or other files; or move ORCHESTRATE_HOME. "
     "Then the same command goes on."
 )
+
+
+@dataclass(frozen=True)
+class DiskNeed:
+    """What the trials of a plan are expected to write, against the space there is; in GB of 10**9 bytes.
+
+    kept_gb: what stays of all of them. running_gb: beside it, while as many run as there are slots. first_gb: what the first ones
+    need at once. is_guess: some of it goes by trials of other kinds.
+    """
+
+    folder: Path
+    free_gb: float
+    floor_gb: float
+    kept_gb: float
+    running_gb: float
+    first_gb: float
+    is_guess: bool
+
+    @property
+    def needed_gb(self) -> float:
+        return self.kept_gb + self.running_gb
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "needed_gb": round(self.needed_gb, 4),
+            "kept_gb": round(self.kept_gb, 4),
+            "free_gb": round(self.free_gb, 4),
+            "floor_gb": self.floor_gb,
+            "is_enough": self.is_enough,
+        }
+
+    @property
+    def is_enough(self) -> bool:
+        return self.free_gb >= self.floor_gb + self.needed_gb
+
+    def describe(self) -> str:
+        """One line for people."""
+        guess = " (guess)" if self.is_guess else ""
+        free = f"{write_gb(self.free_gb)} free in {self.folder}"
+        told = f"disk: {write_gb(self.needed_gb)}{guess} of checkpoints and predictions, {free}"
+        if self.is_enough:
+            return told
+        floor = f"{write_gb(self.floor_gb)} of which stay free (limits.free_disk_gb)"
+        return f"{told}, {floor}: the sweep will stop before it is through"
+
+    def find_lack(self) -> str | None:
+        """Why not even the first trials can be run, and what to do; None where they can, or where nothing is sure."""
+        if self.is_guess or self.free_gb >= self.floor_gb + self.first_gb:
+            return None
+        return (
+            f"{self.folder}: {write_gb(self.free_gb)} are free on its disk, and the first trials need {write_gb(self.first_gb)} "
+            f"beside {write_gb(self.floor_gb)} that stay free (limits.free_disk_gb). Nothing was started. {HINT}"
+        )
+
+
+def write_gb(amount: float) -> str:
+    """For people: ``0.0009 GB``, ``12.5 GB``, ``1840 GB``."""
+    return f"{amount:.3g} GB" if amount < 1000 else f"{amount:.0f} GB"
+
+
+def free_gb(folder: Path) -> float:
+    """Free space where a folder is, or will be."""
+    return shutil.disk_usage(_existing(folder)).free / GB
 
 
 def say_full(folder: Path, found: str) -> str:

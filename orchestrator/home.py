@@ -40,6 +40,11 @@ class Home:
         return self.root / "trials"
 
     @property
+    def plans(self) -> Path:
+        """What each sweep came to when it was begun last."""
+        return self.root / "plans"
+
+    @property
     def data(self) -> Path:
         """Prepared data sets."""
         return self.root / "data"

@@ -13,6 +13,9 @@ from orchestrator.spec.model import FixedEnsemble, RowId, SweepSpec
 from orchestrator.trial import TrialSpec, TrialState, make_key
 from trainers.config import Fold
 
+STAYING = (TrialState.CACHED, TrialState.FAILED, TrialState.PRUNED)
+"""States of trials that a run of the sweep leaves as they are."""
+
 
 @dataclass(frozen=True)
 class PlannedTrial:
@@ -61,9 +64,13 @@ class Plan:
 
     @property
     def has_work(self) -> bool:
-        """Whether anything may have to be trained; FAILED and PRUNED trials stay as they are."""
-        done = (TrialState.CACHED, TrialState.FAILED, TrialState.PRUNED)
-        return self.open_ended or any(trial.state not in done for trial in self.trials)
+        """Whether anything may have to be trained."""
+        return self.open_ended or bool(self.left)
+
+    @property
+    def left(self) -> tuple[PlannedTrial, ...]:
+        """Trials that are still to be trained, those that run just now too; FAILED and PRUNED ones stay as they are."""
+        return tuple(trial for trial in self.trials if trial.state not in STAYING)
 
     def count(self) -> Counter[TrialState]:
         """State -> number of trials."""
@@ -195,6 +202,26 @@ def round_of(trial: TrialSpec, spec: SweepSpec, plan: Plan) -> int:
     Always 0 in an open-ended search, where a configuration's value is wanted before the next is proposed.
     """
     return 0 if plan.open_ended else _position(trial.seed, spec)
+
+
+def longest_first(plan: Plan, spec: SweepSpec, durations_s: Mapping[str, float]) -> Plan:
+    """The plan with long trials before short ones, so that no slot is left with one at the end.
+
+    durations_s: by trial's key; what is missing takes no time. Rounds stay one after another. Nothing moves where the sweep may
+    end before it is through, by a budget of time or a pruner: what comes first is then what is done at all.
+    """
+    may_be_cut = spec.pruner or (spec.budget and (spec.budget.hours or spec.budget.gpu_hours))
+    if plan.open_ended or may_be_cut or not durations_s:
+        return plan
+    longest: defaultdict[str, float] = defaultdict(float)
+    for trial in plan.trials:
+        name = trial.configuration.id
+        longest[name] = max(longest[name], durations_s.get(trial.spec.key, 0.0))
+    return dataclasses.replace(
+        plan,
+        configurations=tuple(sorted(plan.configurations, key=lambda c: -longest[c.id])),
+        trials=tuple(sorted(plan.trials, key=lambda t: (_position(t.spec.seed, spec), -longest[t.configuration.id]))),
+    )
 
 
 def _position(seed: int, spec: SweepSpec) -> int:

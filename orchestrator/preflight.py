@@ -8,17 +8,20 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.configuration import (
     Candidate,
     DataFacts,
     Facts,
+    SplitSizes,
     candidates,
     each_augmentation,
     each_loss,
     import_paths,
     source_part,
+    split_part,
     where_written,
 )
 from orchestrator.errors import DataError, SpecError
@@ -44,8 +47,7 @@ def prepare(spec: SweepSpec, cache: Path) -> Facts:
     data = _prepare_data(spec, found, cache)
     facts = Facts(data=data, code=code)
     _check_classes(spec, found, facts)
-    _check_splits(spec, found, facts)
-    return facts
+    return replace(facts, splits=_try_splits(spec, found, facts))
 
 
 def allow_local_imports() -> None:
@@ -147,17 +149,20 @@ def _are_classes(ids: Iterable[int], num_classes: int) -> bool:
     return all(0 <= number < num_classes for number in ids)
 
 
-def _check_splits(spec: SweepSpec, found: Iterable[Candidate], facts: Facts) -> None:
+def _try_splits(spec: SweepSpec, found: Iterable[Candidate], facts: Facts) -> dict[str, SplitSizes]:
     from trainers.data import make_split, open_dataset
 
+    sizes: dict[str, SplitSizes] = {}
     for candidate in _distinct_data(found):
         data = open_dataset(facts.of(candidate.data).folder)
         for fold in spec.each_fold:
             try:
-                make_split(data, candidate.data, fold)
+                split = make_split(data, candidate.data, fold)
             except TrainersDataError as error:
                 at = f"fold {fold.index + 1} of {fold.count}: " if fold else ""
                 raise _refuse(spec, candidate, error, at) from error
+            sizes[split_part(candidate.data, fold)] = SplitSizes(len(split.train), len(split.val))
+    return sizes
 
 
 def _distinct_data(found: Iterable[Candidate]) -> Iterator[Candidate]:

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from orchestrator.ensemble.from_plan import EnsembleOutcome, EnsembleState
 from orchestrator.leaderboard import describe_config
+from orchestrator.outlook import Outlook
 from orchestrator.parts import TrialOutcome
 from orchestrator.plan import Plan, PlannedTrial, row_of
 from orchestrator.progress import STATE_COLORS
@@ -83,8 +84,11 @@ class PlanReport:
     spec: SweepSpec
     plan: Plan
     ensembles: tuple[EnsembleOutcome, ...] = ()
+    outlook: Outlook | None = None
 
     def to_json(self) -> dict[str, Any]:
+        outlook = self.outlook.to_json() if self.outlook else {}
+        durations_s = self.outlook.durations_s if self.outlook else {}
         return {
             "sweep": self.plan.sweep,
             "open_ended": self.plan.open_ended,
@@ -97,6 +101,7 @@ class PlanReport:
                 }
                 for data in self.plan.facts.data.values()
             ],
+            **outlook,
             "trials": [
                 {
                     "key": trial.spec.key,
@@ -105,6 +110,7 @@ class PlanReport:
                     "config": describe_config(trial.spec),
                     "configuration": trial.configuration.id,
                     "row": row_of(trial.configuration),
+                    "estimated_s": round(durations_s[trial.spec.key], 1) if trial.spec.key in durations_s else None,
                 }
                 for trial in self.plan.trials
             ],
@@ -118,7 +124,8 @@ class PlanReport:
         for number, trial in enumerate(self.plan.trials, start=1):
             table.add_row(str(number), *_plan_row(trial))
         parts = [table] if not self.ensembles else [table, _draw_ensembles(self.ensembles)]
-        return Group(*parts, *map(Text, describe_data(self.plan)), summarize_plan(self.spec, self.plan))
+        lines = (*describe_data(self.plan), summarize_plan(self.spec, self.plan), *(self.outlook.lines() if self.outlook else ()))
+        return Group(*parts, *map(Text, lines))
 
 
 def describe_data(plan: Plan) -> list[str]:

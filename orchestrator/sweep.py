@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import signal
-import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
-from orchestrator.configuration import Configuration, Facts
+from orchestrator.changes import content_of
+from orchestrator.configuration import Configuration
 from orchestrator.dispatcher import Dispatcher
 from orchestrator.ensemble.from_plan import (
     EnsembleOutcome,
@@ -23,42 +23,30 @@ from orchestrator.ensemble.from_plan import (
     make_record,
 )
 from orchestrator.ensemble.store import INFO_FILE
-from orchestrator.errors import TrackingError
+from orchestrator.errors import LaunchError, TrackingError
 from orchestrator.home import Home
 from orchestrator.launchers import LAUNCHERS
 from orchestrator.launchers.base import Launcher, NothingToLaunch
 from orchestrator.ledger import Ledger
 from orchestrator.needs import Needs, read_peaks
+from orchestrator.outlook import look_ahead
 from orchestrator.parts import Outcome
-from orchestrator.plan import Plan, make_plan, round_of, row_of, trials_of
-from orchestrator.preflight import prepare
+from orchestrator.plan import Plan, longest_first, round_of, row_of, trials_of
+from orchestrator.plan_record import write_record
+from orchestrator.planning import find_elsewhere, look_at_data, look_up, num_slots
 from orchestrator.progress import SweepProgress
 from orchestrator.spec import SweepSpec, load_spec
-from orchestrator.summary import PlanReport, SweepReport, describe_data, describe_outcome, summarize_plan
+from orchestrator.summary import SweepReport, describe_data, describe_outcome, summarize_plan
 from orchestrator.tracking.labels import RunLabel
 from orchestrator.tracking.mirror import MlflowTracker
 from orchestrator.tracking.place import Place
-from orchestrator.trial import TrialFolder, TrialResult, TrialSpec, TrialState
+from orchestrator.trial import TrialSpec
 
 MIRROR_TIMEOUT_S = 120.0
 """How long the end of a sweep waits for the tracking server."""
 
 SHORT_TIMEOUT_S = 10.0
 """The same, after Ctrl-C, or when the server has not answered the last time either."""
-
-
-def plan_sweep(file: Path, *, overrides: Sequence[str]) -> PlanReport:
-    """Lay out the sweep of ``file`` and run nothing.
-
-    Raises:
-        SpecError: the file or an override is wrong.
-        DataError: the data cannot be used.
-    """
-    spec = load_spec(file, overrides)
-    home = Home.from_environment()
-    facts = _prepare(spec, home)
-    plan = _look_up(spec, facts, home, Ledger(home.ledger_url), Console(stderr=True))
-    return PlanReport(spec, plan, tuple(look_up_ensembles(plan, home)))
 
 
 def run_sweep(file: Path, *, overrides: Sequence[str], launcher: str, slots: int | None) -> SweepReport:
@@ -69,7 +57,7 @@ def run_sweep(file: Path, *, overrides: Sequence[str], launcher: str, slots: int
     Raises:
         SpecError: the file or an override is wrong.
         DataError: the data cannot be used.
-        LaunchError: no worker can be started.
+        LaunchError: no worker can be started, or the disk has no room for what the first trials write.
     """
     console = Console(stderr=True)
     console.print(f"reading {file}", highlight=False, markup=False, soft_wrap=True)
@@ -85,22 +73,50 @@ def run_sweep(file: Path, *, overrides: Sequence[str], launcher: str, slots: int
     # of a new sweep first, because workers import torch in the background while data and plan are looked at
     workers = build() if is_new else None
     try:
-        facts = _prepare(spec, home)
-        plan = _look_up(spec, facts, home, ledger, console)
-        console.print(
-            "\n".join([*describe_data(plan), summarize_plan(spec, plan)]), highlight=False, markup=False, soft_wrap=True
-        )
+        facts = look_at_data(spec, home)
+        plan = look_up(spec, facts, home, ledger, console)
+        outlook = look_ahead(spec, plan, home, ledger, slots=num_slots(launcher, slots))
+        for line in (*describe_data(plan), summarize_plan(spec, plan), *outlook.lines()):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        if outlook.disk and (lack := outlook.disk.find_lack()):
+            raise LaunchError(lack)
         if workers is None:
             workers = build() if plan.has_work else NothingToLaunch()
         with home.become_owner() as owner:
-            return _run(spec, plan, home=home, ledger=ledger, owner=owner.name, launcher=workers, console=console)
+            _keep_content(spec, plan, home, console)
+            return _run(
+                spec,
+                plan,
+                durations_s=outlook.durations_s,
+                home=home,
+                ledger=ledger,
+                owner=owner.name,
+                launcher=workers,
+                console=console,
+            )
     finally:
         if workers is not None:
             workers.close()
 
 
+def _keep_content(spec: SweepSpec, plan: Plan, home: Home, console: Console) -> None:
+    """For the next plan to tell what was changed; no reason to train nothing where it cannot be written."""
+    try:
+        write_record(home.plans, spec.name, content_of(spec, plan))
+    except OSError as error:
+        console.print(f"[yellow]the next plan cannot tell what was changed[/]: {escape(str(error))}", soft_wrap=True)
+
+
 def _run(
-    spec: SweepSpec, plan: Plan, *, home: Home, ledger: Ledger, owner: str, launcher: Launcher, console: Console
+    spec: SweepSpec,
+    plan: Plan,
+    *,
+    durations_s: Mapping[str, float],
+    home: Home,
+    ledger: Ledger,
+    owner: str,
+    launcher: Launcher,
+    console: Console,
 ) -> SweepReport:
     from orchestrator.search import FolderHistory, build_search  # optuna takes a second: after the first sign of life
 
@@ -109,7 +125,8 @@ def _run(
     tracker.label(spec.name, {t.spec.key: _label(t.configuration, t.spec, reported) for t in plan.trials})
     tracker.reconcile(spec.name, _live_keys(ledger, spec.name))
     storage, history = home.optuna_url or home.optuna_journal, FolderHistory(home)
-    search = build_search(spec, plan, storage, owner=owner, is_dead=home.is_dead, history=history)
+    in_order = longest_first(plan, spec, durations_s)
+    search = build_search(spec, in_order, storage, owner=owner, is_dead=home.is_dead, history=history)
 
     def list_trials(configuration: Configuration) -> list[TrialSpec]:
         trials = trials_of(configuration, spec, plan.facts)
@@ -129,7 +146,7 @@ def _run(
             trials_of=list_trials,
             data_folder_of=lambda trial: plan.facts.of(trial.data).folder,
             round_of=lambda trial: round_of(trial, spec, plan),
-            find_result=(lambda trial: _find_elsewhere(home, trial)) if home.tracking else None,
+            find_result=(lambda trial: find_elsewhere(home, trial)) if home.tracking else None,
             monitor=progress,
             retry=spec.retry,
             limits=spec.limits,
@@ -141,10 +158,14 @@ def _run(
     if spec.rows and not outcome.interrupted:
         tracker.log_table(spec.name, [make_record(e) for e in ensembles if e.state is not EnsembleState.WAITING])
     _mirror_rest(tracker, spec.name, outcome, home, console)
+    position = {trial.spec.key: i for i, trial in enumerate(plan.trials)}  # in the order of the file, whatever ran first
     return SweepReport(
         spec.name,
         outcome.wall_s,
-        tuple(describe_outcome(trial, run_id=tracker.run_id(spec.name, trial.spec.key)) for trial in outcome.trials),
+        tuple(
+            describe_outcome(trial, run_id=tracker.run_id(spec.name, trial.spec.key))
+            for trial in sorted(outcome.trials, key=lambda trial: position.get(trial.spec.key, len(position)))
+        ),
         outcome.interrupted,
         tuple(e.to_json_with_figures(tracker.run_id(spec.name, e.planned.title)) for e in ensembles),
         search.stopped_because,
@@ -180,59 +201,6 @@ def _find_predictions(home: Home, spec: TrialSpec) -> Path:
     if run is None:
         raise TrackingError(f"{folder}: has no predictions of {spec.name}, nor has {Place.of(home)}. Train it again.")
     return fetch_predictions(reader, run, home.cache)
-
-
-def _prepare(spec: SweepSpec, home: Home) -> Facts:
-    if spec.is_open_ended or spec.pruner:
-        from orchestrator.search import check_search
-
-        check_search(spec)
-    with redirect_stdout(sys.stderr):  # the user's own code is imported, and may print
-        return prepare(spec, home.data)
-
-
-def _look_up(spec: SweepSpec, facts: Facts, home: Home, ledger: Ledger, console: Console) -> Plan:
-    """The plan, with where each trial stands: by the ledger, by its folder, or by another machine's run in MLflow."""
-    known: tuple[Configuration, ...] = ()
-    if spec.is_open_ended:
-        from orchestrator.search import read_known
-
-        known = tuple(configuration for configuration, _ in read_known(spec, facts, home.optuna_url or home.optuna_journal))
-    plan = make_plan(spec, facts, {}, known=known)
-    specs = [trial.spec for trial in plan.trials]
-    states = {key: row.state for key, row in ledger.states([trial.key for trial in specs], spec.name).items()}
-    missing = {trial.key: trial for trial in specs if _find_here(home, trial) is None}
-    found = set(_adopt(home, list(missing.values()), console)) if home.tracking and missing else set()
-    for trial in specs:
-        if trial.key not in missing or trial.key in found:
-            states[trial.key] = TrialState.COMPLETE
-        elif states.get(trial.key) is TrialState.COMPLETE:  # whose result is nowhere to be had
-            states[trial.key] = TrialState.WAITING
-    return make_plan(spec, facts, states, known=known)
-
-
-def _adopt(home: Home, specs: Sequence[TrialSpec], console: Console) -> list[str]:
-    """Take over what other machines have finished; a server that cannot be reached stops no sweep."""
-    from orchestrator.tracking.adopt import adopt_finished
-
-    try:
-        return adopt_finished(home, specs)
-    except TrackingError as error:
-        console.print(f"[yellow]planned from this machine alone[/]: {escape(str(error))}", soft_wrap=True)
-        return []
-
-
-def _find_here(home: Home, spec: TrialSpec) -> TrialResult | None:
-    """A finished trial's result in its folder on this machine."""
-    result = TrialFolder(home.trial_folder(spec.key)).result()
-    return result if result is not None and result.state is TrialState.COMPLETE else None
-
-
-def _find_elsewhere(home: Home, spec: TrialSpec) -> TrialResult | None:
-    """The result of a trial that another machine has finished, by way of the tracking server."""
-    from orchestrator.tracking.adopt import adopt_finished
-
-    return _find_here(home, spec) if adopt_finished(home, [spec]) else None
 
 
 def _live_keys(ledger: Ledger, sweep: str) -> list[str]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-import platform
 import socket
 import sys
 import time
@@ -20,7 +18,9 @@ from orchestrator.closing import fail, first_start_s, leave_waiting, leave_witho
 from orchestrator.failures import FailureKind, classify, describe, is_disk_full
 from orchestrator.heartbeat import Heartbeat
 from orchestrator.launchers.base import Slot
+from orchestrator.timings import measure_course
 from orchestrator.trial import Attempt, Event, TrialFolder, TrialResult, TrialSpec, TrialState
+from orchestrator.versions import library_versions
 from trainers.config import VOID
 
 if TYPE_CHECKING:  # torch is imported when the slot is taken, not before
@@ -30,9 +30,6 @@ if TYPE_CHECKING:  # torch is imported when the slot is taken, not before
 
 NUM_SAMPLES = 6
 """Validation images drawn into samples.png."""
-
-LIBRARIES = ("torch", "segmentation-models-pytorch", "timm", "albumentations", "numpy", "opencv-python-headless")
-"""Whose versions a result keeps."""
 
 ShouldStop = Callable[[], bool]
 
@@ -159,7 +156,8 @@ def _train(
         return _end_stopped(trial, attempt.number)
     heartbeat.beat()
     _write_predictions(trial, trained, data)
-    return _end_complete(trial, spec, attempt, trained, scored_fingerprint=data.scored_fingerprint)
+    size = spec.train.input_size or data.data.images.shape[1:3]
+    return _end_complete(trial, spec, attempt, trained, scored_fingerprint=data.scored_fingerprint, size=size)
 
 
 def _write_predictions(trial: TrialFolder, trained: Trained, data: SplitData) -> None:
@@ -191,7 +189,13 @@ def _write_predictions(trial: TrialFolder, trained: Trained, data: SplitData) ->
 
 
 def _end_complete(
-    trial: TrialFolder, spec: TrialSpec, attempt: Attempt, trained: Trained, *, scored_fingerprint: str
+    trial: TrialFolder,
+    spec: TrialSpec,
+    attempt: Attempt,
+    trained: Trained,
+    *,
+    scored_fingerprint: str,
+    size: tuple[int, ...],
 ) -> ExitCode:
     ended_s = time.time()
     result = TrialResult(
@@ -205,7 +209,13 @@ def _end_complete(
         started_s=first_start_s(trial, default=ended_s),
         ended_s=ended_s,
         deviation=attempt.deviation,
-        facts={**trained.facts, **_library_versions()},
+        facts={
+            **trained.facts,
+            **measure_course(trial.events()[0], ended_s),
+            "input_size": list(size),
+            "platform": sys.platform,
+            **library_versions(),
+        },
     )
     trial.append(Event(kind="attempt_ended", time_s=ended_s, attempt=attempt.number, state=TrialState.COMPLETE))
     trial.write_result(result)
@@ -236,14 +246,3 @@ def _machine_facts(slot: Slot) -> dict[str, Any]:
 def _memory_facts(slot: Slot, peak_mb: float, on_peak: OnPeak) -> dict[str, Any]:
     """Of a GPU: what was taken of it, and what the attempt may take."""
     return {"peak_memory_mb": round(peak_mb), "memory_mb": on_peak(peak_mb)} if slot.visible_devices else {}
-
-
-def _library_versions() -> dict[str, str]:
-    """Versions as ``version/<library>``; of those that are installed under that name."""
-    versions = {"version/python": platform.python_version(), "platform": sys.platform}
-    for name in LIBRARIES:
-        try:
-            versions[f"version/{name}"] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # OpenCV comes under several names
-    return versions

@@ -66,13 +66,13 @@ def _find_gpu(name: str, by_index: Mapping[str, Gpu]) -> Gpu:
     raise LaunchError(f"CUDA_VISIBLE_DEVICES names {name!r}. Found here: {', '.join(by_index)}. Correct or unset it.")
 
 
-def ask_nvidia_smi() -> str:
-    """A line for each GPU that the driver knows; none where there is no driver.
+def ask_nvidia_smi(fields: str = "index,uuid,memory.total,memory.used") -> str:
+    """A line of these fields for each GPU that the driver knows; none where there is no driver.
 
     Raises:
         LaunchError: the driver is broken, or does not answer.
     """
-    query = ["nvidia-smi", "--query-gpu=index,uuid,memory.total,memory.used", "--format=csv,noheader,nounits"]
+    query = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     try:
         return subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
     except FileNotFoundError:
@@ -81,6 +81,16 @@ def ask_nvidia_smi() -> str:
         raise LaunchError(
             f"nvidia-smi found no GPU: {error}; it said {error.stdout!r}. Mend the driver, or set CUDA_VISIBLE_DEVICES= ."
         ) from error
+
+
+def name_gpus() -> dict[str, str]:
+    """UUID -> what torch calls the GPU too, such as ``NVIDIA H100 80GB HBM3``.
+
+    Raises:
+        LaunchError: the driver is broken, or does not answer.
+    """
+    lines = ask_nvidia_smi("uuid,name").splitlines()
+    return {uuid.strip(): name.strip() for uuid, name in (line.split(",", 1) for line in lines if "," in line)}
 
 
 class GpuWatch:

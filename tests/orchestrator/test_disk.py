@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from orchestrator.disk import DiskSpace
+from orchestrator.disk import DiskNeed, DiskSpace
 
 
 def test_the_floor_stays_free(small_disk: Path) -> None:
@@ -27,3 +27,26 @@ def test_a_trial_needs_what_another_took(small_disk: Path, tmp_path: Path) -> No
     lack = disk.find_lack(2)
     assert lack is not None
     assert "0.0009 GB for each of 3 trials, 2 of them running" in lack
+
+
+def need(*, free_gb: float, is_guess: bool = False) -> DiskNeed:
+    """Ten trials of 1 GB on two slots."""
+    return DiskNeed(Path("home"), free_gb, floor_gb=2, kept_gb=10, running_gb=4, first_gb=6, is_guess=is_guess)
+
+
+def test_a_plan_says_whether_the_disk_has_room_for_all(tmp_path: Path) -> None:
+    """What stays, what is there while trials run, and what is left alone."""
+    assert need(free_gb=16).is_enough
+    assert not need(free_gb=15.9).is_enough
+    assert "the sweep will stop before it is through" in need(free_gb=15.9).describe()
+    assert "stop" not in need(free_gb=16).describe()
+    assert "disk: 14 GB of checkpoints and predictions, 1840 GB free in home" in need(free_gb=1840).describe()
+
+
+def test_a_sweep_is_refused_where_its_first_trials_have_no_room() -> None:
+    """But not on a guess: the dispatcher looks again before each launch."""
+    assert need(free_gb=8).find_lack() is None
+    lack = need(free_gb=7).find_lack()
+    assert lack is not None
+    assert "7 GB are free on its disk, and the first trials need 6 GB beside 2 GB that stay free" in lack
+    assert need(free_gb=7, is_guess=True).find_lack() is None

@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.configuration import DataFacts, Facts, resolve, source_part
 from orchestrator.errors import SpecError
-from orchestrator.plan import Plan, make_plan
+from orchestrator.plan import Plan, longest_first, make_plan
 from orchestrator.spec import SweepSpec, load_spec
 from orchestrator.trial import TrialState
 from trainers.config import DataConfig
@@ -108,3 +108,22 @@ def test_planning_changes_nothing(tmp_path: Path) -> None:
     """The same spec gives the same plan."""
     spec = read(tmp_path, GRID)
     assert plan(spec) == plan(spec)
+
+
+def test_long_trials_come_first_within_their_round(tmp_path: Path) -> None:
+    """What is started last is short, and yet every configuration is seen with the first seed before any with the next."""
+    spec = read(tmp_path, "search: {method: grid, space: {arch: [Unet, FPN, Linknet]}}\nseeds: [0, 1]\n")
+    made = plan(spec)
+    durations_s = {t.spec.key: {"FPN": 5.0, "Linknet": 9.0}.get(t.spec.train.arch, 1.0) for t in made.trials}
+    ordered = longest_first(made, spec, durations_s)
+    assert [c.label for c in ordered.configurations] == ["Linknet", "FPN", "Unet"]
+    assert [t.spec.name for t in ordered.trials][2:4] == ["Unet seed 0", "Linknet seed 1"]
+    assert sorted(t.spec.key for t in ordered.trials) == sorted(t.spec.key for t in made.trials)
+
+
+@pytest.mark.parametrize("rule", ["budget: {hours: 1}", "budget: {gpu_hours: 1}", "pruner: {name: median}"])
+def test_the_order_of_the_file_holds_where_a_sweep_may_be_cut_short(tmp_path: Path, rule: str) -> None:
+    """What comes first is then what is done at all, and that is for the file to say."""
+    spec = read(tmp_path, GRID + rule + "\n")
+    made = plan(spec)
+    assert longest_first(made, spec, {made.trials[1].spec.key: 9.0}) == made

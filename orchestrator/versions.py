@@ -1,0 +1,46 @@
+"""Versions of the libraries that results depend on: kept with each result, and compared with today's before one is reused."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+LIBRARIES = ("torch", "segmentation-models-pytorch", "timm", "albumentations", "numpy", "opencv-python-headless")
+"""Whose versions a result keeps."""
+
+PREFIX = "version/"
+"""Of the facts that hold them."""
+
+
+def library_versions() -> dict[str, str]:
+    """Versions as ``version/<library>``; of those that are installed under that name."""
+    versions = {f"{PREFIX}python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            versions[PREFIX + name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # OpenCV comes under several names
+    return versions
+
+
+def describe_drift(results: Iterable[Mapping[str, str]], today: Mapping[str, str]) -> str | None:
+    """One line where results were made with other versions than today's; None where all agree.
+
+    results: of each result that is reused, its versions; a library that one side does not know is passed over.
+    """
+    listed = list(results)
+    others: Counter[tuple[str, str]] = Counter()
+    num_drifted = 0
+    for versions in listed:
+        drifted = [(name, found) for name, found in versions.items() if found != today.get(name, found)]
+        num_drifted += bool(drifted)
+        others.update(drifted)
+    if not others:
+        return None
+    told = [f"{name.removeprefix(PREFIX)} {found} (now {today[name]})" for (name, found), _ in sorted(others.items())]
+    return (
+        f"{num_drifted} of {len(listed)} results that are reused were made with other versions: {', '.join(told)}. "
+        "Versions are no part of a trial's key: nothing is trained again for them"
+    )

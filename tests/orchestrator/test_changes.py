@@ -1,0 +1,140 @@
+"""What the plan tells of an edited sweep file, through the record that is kept of the last run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from orchestrator.changes import Changes, compare, content_of
+from orchestrator.configuration import DataFacts, Facts, source_part
+from orchestrator.errors import TrialError
+from orchestrator.plan import make_plan
+from orchestrator.plan_record import read_record, write_record
+from orchestrator.spec import SweepSpec, load_spec
+from trainers.config import DataConfig
+
+KNOWN = DataFacts("f" * 16, Path("prepared"), 16, 64, 128, 1, 5, ("a", "b", "c", "d", "e"))
+FACTS = Facts(data={source_part(DataConfig()): KNOWN})
+ROWS = "seeds: [0, 1]\nrows:\n  - {id: 11, epochs: 2}\n  - {id: 12, loss: {name: focal, gamma: 2}}\n  - {id: 13, arch: FPN}\n"
+GRID = "search: {method: grid, space: {loss.gamma: [1, 2], arch: [Unet, FPN]}}\n"
+
+
+def read(folder: Path, text: str) -> SweepSpec:
+    """Write a sweep file and read it."""
+    (folder / "sweep.yaml").write_text(text)
+    return load_spec(folder / "sweep.yaml")
+
+
+def edit(folder: Path, before: str, after: str, facts: Facts = FACTS) -> Changes:
+    """Begin a sweep of one text, keep its record as a run does, and compare another text with it."""
+    old = read(folder, before)
+    write_record(folder / "plans", old.name, content_of(old, make_plan(old, FACTS, {})))
+    kept = read_record(folder / "plans", "sweep")
+    assert kept is not None
+    new = read(folder, after)
+    return compare(kept, content_of(new, make_plan(new, facts, {})))
+
+
+def lines(changes: Changes, num_left: Mapping[str, int] | None = None) -> list[str]:
+    """As a person sees them."""
+    return changes.describe(num_left or {})
+
+
+def test_nothing_was_changed(tmp_path: Path) -> None:
+    """A file that says the same in other words is the same."""
+    changes = edit(tmp_path, ROWS, ROWS.replace("{id: 13, arch: FPN}", "{arch: FPN, id: 13, epochs: 30}"))
+    assert changes.is_empty
+    assert changes.num_unchanged == 3
+
+
+def test_rows_are_known_by_their_ids(tmp_path: Path) -> None:
+    """A changed row names its fields, and says whether anything has to be trained for it."""
+    changes = edit(tmp_path, ROWS, ROWS.replace("gamma: 2", "gamma: 3").replace("id: 13", "id: 14"))
+    (changed,) = changes.changed
+    assert lines(changes, {changed.entry.id: 2}) == ["row 12 changed: loss.gamma 2 -> 3 (2 to train)"]
+    assert changes.num_unchanged == 2
+
+
+def test_rows_come_and_go(tmp_path: Path) -> None:
+    """Added and removed rows are named."""
+    changes = edit(tmp_path, ROWS, ROWS.replace("{id: 13, arch: FPN}", "{id: 20, arch: Linknet}"))
+    assert [entry.row for entry in changes.added] == ["20"]
+    assert [entry.row for entry in changes.removed] == ["13"]
+    assert lines(changes)[0] == "added: row 20 (done already)"
+
+
+def test_an_object_under_another_name_is_one_difference(tmp_path: Path) -> None:
+    """A focal loss that became dice has not lost its gamma."""
+    changes = edit(tmp_path, ROWS, ROWS.replace("{name: focal, gamma: 2}", "{name: dice}"))
+    assert lines(changes) == ["row 12 changed: loss {name: focal, gamma: 2} -> {name: dice} (done already)"]
+
+
+def test_an_edit_of_base_is_told_once(tmp_path: Path) -> None:
+    """Not for each of the configurations that it changes."""
+    changes = edit(tmp_path, GRID, GRID + "base: {batch_size: 8}\n")
+    assert lines(changes) == ["all 4 configurations changed: batch_size 32 -> 8 (done already)"]
+    assert not changes.added
+    assert not changes.removed
+
+
+def test_other_pictures_under_the_same_path_are_told(tmp_path: Path) -> None:
+    """The file has not changed at all, and yet all is to be trained."""
+    other = Facts(data={source_part(DataConfig()): dataclasses.replace(KNOWN, fingerprint="e" * 16)})
+    changes = edit(tmp_path, ROWS, ROWS, other)
+    assert lines(changes) == [f"all 3 configurations changed: data.content {'f' * 16} -> {'e' * 16} (done already)"]
+
+
+def test_a_point_takes_the_place_of_its_nearest(tmp_path: Path) -> None:
+    """A value of a grid that became another is a change; one that came beside it is new."""
+    changes = edit(tmp_path, GRID, GRID.replace("[1, 2]", "[1, 3]"))
+    assert lines(changes) == ["gamma=3-Unet, gamma=3-FPN changed: loss.gamma 2 -> 3 (done already)"]
+    changes = edit(tmp_path, GRID, GRID.replace("[1, 2]", "[1, 2, 3]"))
+    assert [entry.label for entry in changes.added] == ["gamma=3-Unet", "gamma=3-FPN"]
+    assert changes.num_unchanged == 4
+
+
+def test_in_doubt_points_were_added_and_removed(tmp_path: Path) -> None:
+    """Of two that are as near as each other none was changed into the new one."""
+    changes = edit(tmp_path, GRID, GRID.replace("[1, 2]", "[3]"))
+    assert not changes.changed
+    assert len(changes.removed) == 4
+    assert len(changes.added) == 2
+
+
+def test_a_new_dimension_keeps_what_stands_at_its_default(tmp_path: Path) -> None:
+    """The points of before are among the new ones."""
+    changes = edit(tmp_path, GRID, GRID.replace("FPN]", "FPN], epochs: [30, 40]"))
+    assert changes.num_unchanged == 4
+    assert len(changes.added) == 4
+    assert not changes.changed
+
+
+def test_settings_that_change_no_trial_are_told_apart(tmp_path: Path) -> None:
+    """Seeds decide what is trained, a budget does not."""
+    changes = edit(tmp_path, GRID, GRID + "seeds: [0, 1]\nbudget: {hours: 8}\nretry: {exception: 3}\n")
+    assert lines(changes) == [
+        "seeds [0] -> [0, 1]",
+        "settings that change no trial: budget none -> {hours: 8}; retry.exception 1 -> 3",
+    ]
+
+
+def test_an_open_ended_search_is_known_by_its_space(tmp_path: Path) -> None:
+    """Its configurations come as it goes; what it chooses from is what a person edits."""
+    search = "search: {method: random, space: {epochs: {low: 1, high: 9}}}\nbudget: {trials: 3}\nbase: {batch_size: 4}\n"
+    changes = edit(tmp_path, search, search.replace("high: 9", "high: 10").replace("batch_size: 4", "batch_size: 8"))
+    assert lines(changes) == ["base.batch_size 4 -> 8", "search.space.epochs.high 9 -> 10"]
+    assert lines(edit(tmp_path, GRID, search)) == [
+        "search.method grid -> random",
+        "settings that change no trial: budget none -> {trials: 3}",
+    ]
+
+
+def test_a_damaged_record_says_where_it_is(tmp_path: Path) -> None:
+    """It is an error of its own kind, which a plan passes over."""
+    (tmp_path / "sweep.json").write_text('{"schema_version": 2}')
+    with pytest.raises(TrialError, match=r"sweep\.json: cannot be read by this version"):
+        read_record(tmp_path, "sweep")
+    assert read_record(tmp_path, "another") is None

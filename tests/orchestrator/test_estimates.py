@@ -1,0 +1,98 @@
+"""What trials will take, by what earlier ones took."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orchestrator.estimates import Basis, Estimator, Job, Machine, estimate, run_on, write_hours, write_time
+from orchestrator.timings import Timing
+from orchestrator.trial import TrialSpec
+from trainers.config import DataConfig, TrainConfig
+
+CPU = Machine("cpu", num_slots=2, num_threads=1)
+SIZE = (64, 128)
+
+
+def timing(**changed: Any) -> Timing:
+    """A trial of 100 pictures that took 10 s an epoch and 5 s beside."""
+    figures: dict[str, Any] = {"key": "k", "arch": "Unet", "encoder": "resnet18", "size": SIZE, "device": "cpu", "num_threads": 1}
+    figures |= {"num_samples": 100, "num_val": 10, "epoch_s": 10.0, "overhead_s": 5.0}
+    return Timing(**(figures | {"weights_bytes": 4000, "other_bytes": 500} | changed))
+
+
+def job(key: str = "new", *, num_train: int = 100, size: tuple[int, int] = SIZE, **fields: Any) -> Job:
+    """A trial to come."""
+    train = TrainConfig.model_validate({"encoder": "resnet18", "epochs": 4} | fields)
+    identity = {"configuration": key, "name": key, "data": DataConfig(), "seed": 0, "source_fingerprint": "f"}
+    return Job(TrialSpec(key=key, train=train, **identity), size, num_train, 10)
+
+
+def seconds(timings: list[Timing], one: Job, machine: Machine = CPU) -> tuple[float, Basis]:
+    """What it is expected to take, and by what."""
+    cost = Estimator(timings, machine).cost_of(one)
+    assert cost is not None
+    return cost.seconds, cost.basis
+
+
+def test_the_same_network_on_more_pictures_for_more_epochs() -> None:
+    """Time goes with epochs, pictures and nothing else; what is beside the epochs comes once."""
+    assert seconds([timing()], job()) == (pytest.approx(45), Basis.SAME)
+    assert seconds([timing()], job(epochs=8, num_train=200)) == (pytest.approx(165), Basis.SAME)
+
+
+def test_the_nearest_kin_counts() -> None:
+    """Other trials have no say where the same network was trained at the same size; else they are told apart as guesses."""
+    known = [timing(), timing(encoder="resnet34", epoch_s=20.0), timing(arch="FPN", epoch_s=1.0)]
+    assert seconds(known, job())[0] == pytest.approx(45)
+    assert seconds(known, job(encoder="mobilenet_v2")) == (pytest.approx(65), Basis.ARCHITECTURE)
+    assert seconds(known, job(arch="Linknet"))[1] is Basis.OTHERS
+
+
+def test_other_sizes_count_by_their_pixels() -> None:
+    """A network that was seen at another size only is a guess."""
+    assert seconds([timing()], job(size=(128, 128))) == (pytest.approx(85), Basis.OTHERS)
+
+
+def test_threads_share_the_work_of_a_cpu() -> None:
+    """Seconds of one core are what is measured."""
+    assert seconds([timing(num_threads=2)], job())[0] == pytest.approx(85)
+    assert seconds([timing()], job(), Machine("cpu", 1, 4))[0] == pytest.approx(15)
+
+
+def test_another_kind_of_device_says_nothing() -> None:
+    """Where nothing was trained on such a device there is no estimate."""
+    gpu = Machine("NVIDIA H100", 1, 8)
+    assert Estimator([timing()], gpu).cost_of(job()) is None
+    assert estimate([job()], Estimator([timing()], gpu), gpu) is None
+
+
+def test_a_plan_is_estimated_as_a_whole() -> None:
+    """Wall time on the slots, hours of the device, bytes on the disk, and which of it is a guess."""
+    jobs = [job("a"), job("b"), job("c", arch="FPN"), job("d")]
+    found = estimate(jobs, Estimator([timing()], CPU), CPU, unlisted=[job("later")])
+    assert found is not None
+    assert found.wall_s == pytest.approx(135)
+    assert found.device_hours == pytest.approx(225 / 3600)
+    assert found.guesses == {Basis.OTHERS: 1}
+    assert found.durations_s.keys() == {"a", "b", "c", "d"}
+    assert found.kept_bytes == pytest.approx(5 * 4500)
+    assert found.running_bytes == pytest.approx(2 * 7 * 4000)
+    assert found.describe() == (
+        "estimate: 2 min on 2 slots of the CPU, under 0.1 core-hours "
+        "(guess: 1 of 5 trials by other architectures or sizes; 1 not proposed yet, taken for points of the space)"
+    )
+    assert found.to_json()["guessed"] == {"others": 1}
+
+
+@pytest.mark.parametrize(("order", "wall_s"), [([1, 1, 1, 3], 4), ([3, 1, 1, 1], 3)])
+def test_the_order_decides_the_end(order: list[float], wall_s: float) -> None:
+    """Each trial goes to the slot that is free first."""
+    assert run_on(order, 2) == wall_s
+
+
+def test_times_are_written_for_people() -> None:
+    """In the unit that suits them."""
+    assert [write_time(s) for s in (40, 720, 12_240, 200_000)] == ["40 s", "12 min", "3.4 h", "2.3 days"]
+    assert [write_hours(h) for h in (0.06, 3.42, 1234.5)] == ["under 0.1", "3.4", "1234"]

@@ -7,6 +7,7 @@ import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -46,8 +47,8 @@ SHORT_TIMEOUT_S = 10.0
 """The same, after Ctrl-C, or when the server has not answered the last time either."""
 
 
-def plan_sweep(file: Path, *, overrides: Sequence[str]) -> PlanReport:
-    """Lay out the sweep of ``file`` and run nothing.
+def plan_sweep(file: Path, *, overrides: Sequence[str], again: str | None = None) -> PlanReport:
+    """Lay out the sweep of ``file`` and run nothing. again: as in run_sweep.
 
     Raises:
         SpecError: the file or an override is wrong.
@@ -55,15 +56,16 @@ def plan_sweep(file: Path, *, overrides: Sequence[str]) -> PlanReport:
     """
     spec = load_spec(file, overrides)
     home = Home.from_environment()
-    facts = _prepare(spec, home)
+    facts = _prepare(spec, home, again=again)
     plan = _look_up(spec, facts, home, Ledger(home.ledger_url), Console(stderr=True))
     return PlanReport(spec, plan, tuple(look_up_ensembles(plan, home)))
 
 
-def run_sweep(file: Path, *, overrides: Sequence[str], launcher: str, slots: int | None) -> SweepReport:
+def run_sweep(file: Path, *, overrides: Sequence[str], launcher: str, slots: int | None, again: str | None = None) -> SweepReport:
     """Run what the sweep of ``file`` still lacks; progress goes to standard error.
 
-    slots: trials at once; None: what the file says, else one a GPU or a core.
+    slots: trials at once; None: what the file says, else one a GPU or a core. again: a name under which everything is trained,
+    whatever was trained without it or under another.
 
     Raises:
         SpecError: the file or an override is wrong.
@@ -83,7 +85,7 @@ def run_sweep(file: Path, *, overrides: Sequence[str], launcher: str, slots: int
     # of a new sweep first, because workers import torch in the background while data and plan are looked at
     workers = build() if is_new else None
     try:
-        facts = _prepare(spec, home)
+        facts = _prepare(spec, home, again=again)
         plan = _look_up(spec, facts, home, ledger, console)
         console.print(summarize_plan(spec, plan), highlight=False, markup=False, soft_wrap=True)
         if workers is None:
@@ -177,13 +179,13 @@ def _find_predictions(home: Home, spec: TrialSpec) -> Path:
     return fetch_predictions(reader, run, home.cache)
 
 
-def _prepare(spec: SweepSpec, home: Home) -> Facts:
+def _prepare(spec: SweepSpec, home: Home, *, again: str | None) -> Facts:
     if spec.is_open_ended or spec.pruner:
         from orchestrator.search import check_search
 
         check_search(spec)
     with redirect_stdout(sys.stderr):  # the user's own code is imported, and may print
-        return prepare(spec, home.data)
+        return replace(prepare(spec, home.data), again=again)
 
 
 def _look_up(spec: SweepSpec, facts: Facts, home: Home, ledger: Ledger, console: Console) -> Plan:

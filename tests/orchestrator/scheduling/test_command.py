@@ -80,7 +80,7 @@ def ended(folder: Path, number: int) -> Callable[[], bool]:
 
 
 def test_killed_and_stopped_it_goes_on_with_the_same_occurrence(tmp_path: Path) -> None:
-    """kill -9 of the scheduler takes its sweep along; the next takes it up again, and hands SIGTERM on and waits."""
+    """Kill -9 of the scheduler takes its sweep along; the next takes it up again, and hands SIGTERM on and waits."""
     (tmp_path / "slow_losses.py").write_text(
         "import os\nimport pathlib\nimport time\n\npathlib.Path('started').write_text(str(os.getpid()))\ntime.sleep(600)\n"
     )

@@ -70,7 +70,7 @@ class Clock:
 
     def _tell(self, event: JobSubmissionEvent) -> None:
         line = self._lines[event.job_id]
-        times = [_normal(time) for time in event.scheduled_run_times if not _is_repeated(time, line)]
+        times = [time for time in map(_normal, event.scheduled_run_times) if not _is_repeated(time, line)]
         if times:
             self._on_due(event.job_id, times)
 
@@ -96,16 +96,16 @@ def _make_trigger(text: str, zone: str | None) -> BaseTrigger:
 
 def _follow(trigger: BaseTrigger, line: CronLine, since: datetime) -> Iterator[datetime]:
     while (time := trigger.get_next_fire_time(since, since)) is not None:
-        since = time
-        if not _is_repeated(time, line):
-            yield _normal(time)
+        since = _normal(time)
+        if not _is_repeated(since, line):
+            yield since
 
 
 def _is_repeated(time: datetime, line: CronLine) -> bool:
-    """Whether the clock was set back and shows a given hour for the second time; what is due every hour goes on."""
+    """Whether the clock was set back and shows a given hour for the second time; what is due every hour goes on. time: normal."""
     return bool(time.fold) and not line.hour.is_open
 
 
 def _normal(time: datetime) -> datetime:
-    """The same instant, as clocks show it that were set forward over the time given."""
+    """The same instant as clocks show it: APScheduler gives times that they are set forward over, and folds where there is none."""
     return time.astimezone(UTC).astimezone(time.tzinfo)

@@ -116,10 +116,12 @@ class Scheduler:
 
     def run(self, inbox: SimpleQueue[Message]) -> None:
         """Do what messages call for, until it is over."""
+        self._handle_rest(inbox)
+        self.start_next()
         while not self.is_over:
+            self.handle(inbox.get())
             self._handle_rest(inbox)
             self.start_next()
-            self.handle(inbox.get())
 
     def _handle_rest(self, inbox: SimpleQueue[Message]) -> None:
         with suppress(Empty):

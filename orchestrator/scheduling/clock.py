@@ -107,5 +107,5 @@ def _is_repeated(time: datetime, line: CronLine) -> bool:
 
 
 def _normal(time: datetime) -> datetime:
-    """The same instant as clocks show it: APScheduler gives times that they are set forward over, and folds where there is none."""
+    """The same instant as clocks show it: APScheduler gives times that are left out, and folds where there is none."""
     return time.astimezone(UTC).astimezone(time.tzinfo)

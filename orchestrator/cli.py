@@ -200,7 +200,7 @@ def retry(sweeps: Annotated[list[str], typer.Argument(metavar="SWEEP", help="Nam
 
 @app.command()
 def schedule(
-    files: Annotated[list[Path] | None, typer.Argument(metavar="FILE...", help="Sweep files with a 'schedule'.")] = None,
+    files: Annotated[list[Path] | None, typer.Argument(metavar="FILE", help="Sweep files with a 'schedule'.")] = None,
     at_once: Annotated[int, typer.Option(min=1, help="Sweeps at a time; the others wait, by priority.")] = 1,
     list_only: Annotated[bool, typer.Option("--list", help="Show past and next occurrences, and run nothing.")] = False,
     export: Annotated[ExportFormat | None, typer.Option(help="Print lines or units for another scheduler.")] = None,

@@ -54,15 +54,14 @@ def count_trials(occurrence: Occurrence, record: ScheduleRecord) -> dict[str, in
 
 
 def has_news(occurrence: Occurrence, record: ScheduleRecord, home: Home) -> bool:
-    """Whether anything was trained for the occurrence: a trial is complete and was not before, or has ended otherwise since."""
+    """Whether anything was trained since the occurrence was first started."""
     started_s = occurrence.started.timestamp() if occurrence.started else 0.0
     for trial in _read_trials(occurrence, record):
         if trial["state"] == TrialState.COMPLETE:
             return True
-        if trial["state"] != TrialState.CACHED:
-            result = TrialFolder(home.trial_folder(trial["key"])).result()
-            if result is not None and result.ended_s >= started_s:
-                return True
+        result = TrialFolder(home.trial_folder(trial["key"])).result()
+        if result is not None and result.ended_s >= started_s:
+            return True
     return False
 
 

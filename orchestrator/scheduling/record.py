@@ -53,8 +53,9 @@ class _Line(BaseModel):
 class Occurrence(_Line):
     """One time at which a sweep was due.
 
-    stands_for: how many times, this one included: earlier ones that came while nobody watched are made good by it. exit_code: of
-    `orchestrate sweep`. trials: state -> number. note: what else there is to say, for people.
+    stands_for: how many times, this one included: earlier ones that came while nobody watched are made good by it.
+    started: for the first time, where it was cut off and went on. exit_code: of `orchestrate sweep`.
+    trials: state -> number. note: what else there is to say, for people.
     """
 
     id: str

@@ -131,7 +131,8 @@ class Scheduler:
     def start_next(self) -> None:
         """Start what waits, as far as there is room."""
         while self._waiting and len(self._running) < self._at_once and not self._num_stops:
-            occurrence = self._waiting.pop(0).model_copy(update={"state": State.RUNNING, "started": self._now()})
+            waiting = self._waiting.pop(0)
+            occurrence = waiting.model_copy(update={"state": State.RUNNING, "started": waiting.started or self._now()})
             self._record.write(occurrence)
             try:
                 running = self._launch(occurrence, self._sweeps[occurrence.sweep])

@@ -18,9 +18,6 @@ PATHS = ("ORCHESTRATE_HOME", "ORCHESTRATE_DATA", "ORCHESTRATE_SLOTS")
 ADDRESSES = ("ORCHESTRATE_STORAGE", "MLFLOW_TRACKING_URI")
 """Variables that may hold passwords."""
 
-SHELL_DATE = "+%Y-%m-%dT%H:%M%:z"
-"""Names an occurrence as our own scheduler does."""
-
 
 def write_crontab(sweeps: Sequence[ScheduledSweep]) -> str:
     """Lines for `crontab -e`: absolute paths, the working directory, time zones.
@@ -39,7 +36,7 @@ def write_crontab(sweeps: Sequence[ScheduledSweep]) -> str:
         if sweep.schedule.timezone != zone:
             zone = sweep.schedule.timezone
             lines += ["# cronie reads CRON_TZ; Debian's cron does not, and goes by the machine's zone.", f"CRON_TZ={zone}"]
-        again = f' --again "{sweep.name}@$(date {SHELL_DATE})"' if sweep.schedule.again else ""
+        again = f" --again {_name_now(sweep)}" if sweep.schedule.again else ""
         command = f"cd {shlex.quote(str(Path.cwd()))} && {shlex.join(_command(sweep))}{again}"
         lines.append(f"{sweep.schedule.cron} {_one_line(command, sweep).replace('%', chr(92) + '%')}")
     return "\n".join(lines)
@@ -101,7 +98,7 @@ def _service(sweep: ScheduledSweep) -> Iterator[str]:
     yield from (f'Environment="{name}={_quote(value, sweep)}"' for name, value in _environment().items())
     words = _command(sweep)
     if sweep.schedule.again:
-        script = f'exec "$@" --again "{sweep.name}@$(date {SHELL_DATE})"'
+        script = f'exec "$@" --again {_name_now(sweep)}'
         words = ["/bin/sh", "-c", script, "sh", *words]
     yield "ExecStart=" + " ".join(f'"{_quote(word, sweep).replace("$", "$$")}"' for word in words)
     yield from ("KillMode=mixed", "KillSignal=SIGINT", "TimeoutStopSec=15min", "SuccessExitStatus=130")
@@ -116,6 +113,12 @@ def _timer(sweep: ScheduledSweep) -> Iterator[str]:
 
 def _command(sweep: ScheduledSweep) -> list[str]:
     return [sys.executable, "-m", "orchestrator.cli", "sweep", str(sweep.file)]
+
+
+def _name_now(sweep: ScheduledSweep) -> str:
+    """For a shell: the name of the occurrence, as our own scheduler has it."""
+    zone = f"TZ={sweep.schedule.timezone} " if sweep.schedule.timezone else ""
+    return f'"{sweep.name}@$({zone}date +%Y-%m-%dT%H:%M%:z)"'
 
 
 def _environment() -> dict[str, str]:

@@ -12,6 +12,7 @@ from orchestrator.home import Home
 from orchestrator.scheduling.record import Occurrence, ScheduleRecord, State
 from orchestrator.scheduling.scheduler import Due, Ended, ScheduledSweep, Scheduler, Stop
 from orchestrator.spec.schedule import ScheduleSpec
+from orchestrator.trial import TrialFolder, TrialResult, TrialState
 
 TEN = datetime(2026, 11, 22, 22, tzinfo=UTC)
 
@@ -157,6 +158,28 @@ def test_the_outcome_tells_what_was_trained(tmp_path: Path, code: int, trials: t
     (ended,) = evening.record.occurrences().values()
     assert (ended.state, ended.exit_code, sum(ended.trials.values())) == (state, code, len(trials))
     assert evening.said[-1].startswith(f"{at('a')}: {state}")
+
+
+def test_what_was_trained_before_a_kill_is_news(tmp_path: Path) -> None:
+    """Of an occurrence that was cut off when all was trained, the next scheduler finds all cached; an older result is no news."""
+    first = Evening(tmp_path, a=0)
+    first.due("a")
+    for key, ended in {f"{0:016x}": TEN - timedelta(days=1), f"{1:016x}": TEN + timedelta(minutes=5)}.items():
+        folder = TrialFolder(first.home.trial_folder(key))
+        folder.path.mkdir(parents=True)
+        folder.write_result(TrialResult(key=key, state=TrialState.COMPLETE, attempt=0, started_s=0.0, ended_s=ended.timestamp()))
+
+    later = Evening(tmp_path, a=0)
+    later.now = TEN + timedelta(hours=1)
+    later.scheduler.take_up()
+    later.scheduler.start_next()
+    later.end(at("a"), 0, "CACHED", "CACHED")
+    assert later.states() == {at("a"): State.DONE}
+
+    later.now = tomorrow = TEN + timedelta(days=1)
+    later.due("a", at=tomorrow)
+    later.end("a@2026-11-23T22:00+00:00", 0, "CACHED", "CACHED")
+    assert later.states()["a@2026-11-23T22:00+00:00"] is State.NOTHING_NEW
 
 
 def test_a_sweep_that_cannot_be_started_holds_up_no_other(tmp_path: Path) -> None:

@@ -73,10 +73,10 @@ def occurrences(folder: Path) -> list[dict[str, Any]]:
     return list(json.loads(done.stdout)["occurrences"])
 
 
-def ended(folder: Path, number: int) -> Callable[[], bool]:
-    """Whether so many occurrences have been run to their end."""
+def ended(folder: Path, name: str) -> Callable[[], bool]:
+    """Whether an occurrence of the sweep has been run to its end."""
     record = ScheduleRecord(folder / "mlruns" / "schedule")
-    return lambda: sum(o.exit_code is not None and not o.state.is_open for o in record.occurrences().values()) >= number
+    return lambda: any(o.sweep == name and o.exit_code is not None for o in record.occurrences().values())
 
 
 def test_killed_and_stopped_it_goes_on_with_the_same_occurrence(tmp_path: Path) -> None:
@@ -134,24 +134,20 @@ schedule: {{cron: "{EVERY_MINUTE}", again: AGAIN}}
 @pytest.mark.long
 def test_nothing_new_is_said_and_again_trains_anew(tmp_path: Path) -> None:
     """Where all is done the record says so; with `again` the same training is run once more, under the occurrence's id."""
-    file = tmp_path / "nightly.yaml"
-    file.write_text(TINY.replace("AGAIN", "false"))
+    (tmp_path / "nightly.yaml").write_text(TINY.replace("AGAIN", "false"))
+    (tmp_path / "anew.yaml").write_text(TINY.replace("AGAIN", "true"))
     sweep = command("sweep", "nightly.yaml", "--launcher", "inline", "--json")
     done = subprocess.run(sweep, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, check=True)
     (by_hand,) = json.loads(done.stdout)["trials"]
 
-    let_be_due(tmp_path, "nightly")
-    with scheduler(tmp_path, "nightly.yaml") as process:
-        wait_for(ended(tmp_path, 1), process)
-    (first, *_) = occurrences(tmp_path)
-    assert (first["state"], first["trials"]) == ("nothing new", {"CACHED": 1})
-
-    file.write_text(TINY.replace("AGAIN", "true"))
-    with scheduler(tmp_path, "nightly.yaml") as process:
-        wait_for(ended(tmp_path, 2), process)
-    anew = next(o for o in occurrences(tmp_path) if o["state"] == "done")
-    assert anew["trials"] == {"COMPLETE": 1}
+    for name in ("nightly", "anew"):
+        let_be_due(tmp_path, name)
+        with scheduler(tmp_path, f"{name}.yaml") as process:
+            wait_for(ended(tmp_path, name), process)
+    first = {found["sweep"]: found for found in reversed(occurrences(tmp_path))}
+    assert (first["nightly"]["state"], first["nightly"]["trials"]) == ("nothing new", {"CACHED": 1})
+    anew = first["anew"]
+    assert (anew["state"], anew["trials"]) == ("done", {"COMPLETE": 1})
     (trial,) = json.loads((tmp_path / "mlruns" / "schedule" / f"{anew['id']}.json").read_text())["trials"]
     assert anew["id"] in trial["name"]
     assert trial["key"] != by_hand["key"]
-    assert trial["metrics"] == by_hand["metrics"]

@@ -62,7 +62,7 @@ class ScheduleReport:
             zone = f" {schedule.watch.timezone}" if schedule.watch.timezone else ""
             times = "\n".join(f"{time:%a} {time.isoformat(' ', 'minutes')}" for time in schedule.next)
             coming.add_row(escape(schedule.sweep), schedule.watch.cron + zone, times)
-        past = _make_table(f"Last {NUM_SHOWN}", ("occurrence", "outcome", "started", "took", "trials", "note"))
+        past = _make_table("Last occurrences", ("occurrence", "started", "took", "outcome"))
         for occurrence in self.occurrences[-NUM_SHOWN:]:
             past.add_row(*(escape(cell) for cell in _row(occurrence, is_watched=self.is_watched)))
         watched = "A scheduler runs here." if self.is_watched else "No scheduler runs here: `orchestrate schedule FILE...`"
@@ -105,15 +105,15 @@ def _is_watched(home: Home) -> bool:
 def _make_table(title: str, columns: Sequence[str]) -> Table:
     table = Table(title=title, box=None, padding=(0, 1), header_style="dim", title_justify="left")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column != columns[-1])
     return table
 
 
 def _row(occurrence: Occurrence, *, is_watched: bool) -> tuple[str, ...]:
-    state = str(occurrence.state)
+    state, note = str(occurrence.state), occurrence.note
     if occurrence.state is State.RUNNING and not is_watched:
-        state = "cut off; the next scheduler goes on with it"
-    took = "" if not (occurrence.started and occurrence.ended) else str(occurrence.ended - occurrence.started).partition(".")[0]
+        state, note = "cut off", "the next scheduler goes on with it"
     started = f"{occurrence.started:%m-%d %H:%M}" if occurrence.started else ""
+    took = "" if not (occurrence.started and occurrence.ended) else str(occurrence.ended - occurrence.started).partition(".")[0]
     trials = ", ".join(f"{number} {kind.lower()}" for kind, number in occurrence.trials.items())
-    return occurrence.id, state, started, took, trials, occurrence.note or ""
+    return occurrence.id, started, took, ": ".join(text for text in (state, trials, note) if text)

@@ -39,6 +39,13 @@ class LauncherName(StrEnum):
     inline = "inline"
 
 
+class ExportFormat(StrEnum):
+    """What else can run a sweep by the clock."""
+
+    crontab = "crontab"
+    systemd = "systemd"
+
+
 class Flips(StrEnum):
     """Mirror images that a prediction is the mean over."""
 
@@ -75,17 +82,20 @@ def sweep(
     slots: Annotated[
         int | None, typer.Option(min=1, help="Trials at once; default: the file's, else one a GPU or a core.")
     ] = None,
+    again: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Train everything anew under this name; the same name goes on with it.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Plan a sweep, show the plan, and run what is not done yet."""
     if plan_only:
         from orchestrator.planning import plan_sweep
 
-        _print(plan_sweep(file, overrides=overrides or [], launcher=launcher.value, slots=slots), as_json=as_json)
+        _print(plan_sweep(file, overrides=overrides or [], launcher=launcher.value, slots=slots, again=again), as_json=as_json)
         return
     from orchestrator.sweep import run_sweep
 
-    report = run_sweep(file, overrides=overrides or [], launcher=launcher.value, slots=slots)
+    report = run_sweep(file, overrides=overrides or [], launcher=launcher.value, slots=slots, again=again)
     _print(report, as_json=as_json)
     raise typer.Exit(report.exit_code)
 
@@ -190,6 +200,33 @@ def retry(sweeps: Annotated[list[str], typer.Argument(metavar="SWEEP", help="Nam
     for name in sweeps:
         reset = ledger.reset_failed(ledger.members(name))
         print(f"{name}: {len(reset)} failed trials will be tried again" if reset else f"{name}: no failed trials")
+
+
+@app.command()
+def schedule(
+    files: Annotated[list[Path] | None, typer.Argument(metavar="FILE", help="Sweep files with a 'schedule'.")] = None,
+    at_once: Annotated[int, typer.Option(min=1, help="Sweeps at a time; the others wait, by priority.")] = 1,
+    list_only: Annotated[bool, typer.Option("--list", help="Show past and next occurrences, and run nothing.")] = False,
+    export: Annotated[ExportFormat | None, typer.Option(help="Print lines or units for another scheduler.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run sweeps by the cron lines in their files, until Ctrl-C."""
+    from orchestrator.home import Home
+    from orchestrator.scheduling.command import load_scheduled, run_schedule
+    from orchestrator.scheduling.listing import list_schedule
+    from orchestrator.scheduling.units import EXPORTS
+
+    home = Home.from_environment()
+    if list_only:
+        _print(list_schedule(files or [], home), as_json=as_json)
+        return
+    if not files:
+        raise SpecError("orchestrate schedule: no FILE. Name the sweep files to run, or ask for --list.")
+    sweeps = load_scheduled(files)
+    if export is not None:
+        print(EXPORTS[export.value](sweeps))
+        return
+    raise typer.Exit(run_schedule(sweeps, home, at_once=at_once))
 
 
 @data_app.command()

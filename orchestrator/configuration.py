@@ -55,11 +55,13 @@ class Facts:
     """What preflight found out: about each data set that the sweep reads, and about the user's own code (path -> hash).
 
     splits: of each split that was tried, by ``split_part``.
+    again: under which name everything is trained anew, as if nothing had been done.
     """
 
     data: Mapping[str, DataFacts] = field(default_factory=dict)
     code: Mapping[str, str] = field(default_factory=dict)
     splits: Mapping[str, SplitSizes] = field(default_factory=dict)
+    again: str | None = None
 
     def of(self, data: DataConfig) -> DataFacts:
         """Facts of the set that ``data`` reads; how it is split makes no difference."""
@@ -120,6 +122,7 @@ def resolve(spec: SweepSpec, choice: Params | Row, facts: Facts) -> Configuratio
         source_fingerprint=found.fingerprint,
         code=facts.code_of(candidate.train),
         removed=found.removed,
+        again=facts.again,
     )
     seed = choice.seed if isinstance(choice, Row) else None
     label = f"row {choice.id}" if isinstance(choice, Row) else _label(candidate)

@@ -7,7 +7,8 @@ OrchestrateError
 ├── TrialError       a trial's folder is not what it should be
 ├── TrackingError    the tracking server cannot be used
 ├── EnsembleError    these predictions cannot be combined
-└── PredictError     a model, the pictures or the place for the masks cannot be used
+├── PredictError     a model, the pictures or the place for the masks cannot be used
+└── ScheduleError    a schedule cannot be kept or exported
 """
 
 
@@ -41,3 +42,7 @@ class EnsembleError(OrchestrateError):
 
 class PredictError(OrchestrateError):
     """What to predict with, on or into cannot be used; nothing was written."""
+
+
+class ScheduleError(OrchestrateError):
+    """A schedule that cannot be kept, or not be written as crontab or systemd have it."""

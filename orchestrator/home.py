@@ -59,6 +59,11 @@ class Home:
         return self.root / "locks"
 
     @property
+    def schedule(self) -> Path:
+        """What `orchestrate schedule` notes down, and the logs of the sweeps that it has run."""
+        return self.root / "schedule"
+
+    @property
     def artifacts(self) -> Path:
         return self.root / "artifacts"
 

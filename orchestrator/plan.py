@@ -114,8 +114,19 @@ def _make_trial(configuration: Configuration, spec: SweepSpec, facts: Facts, *, 
         name += f" seed {seed}"
     if fold:
         name += f" fold {fold.index + 1}/{fold.count}"
+    if facts.again:
+        name += f" again {facts.again}"
     return TrialSpec(
-        key=make_key(train, data, seed=seed, fold=fold, source_fingerprint=found.fingerprint, code=code, removed=found.removed),
+        key=make_key(
+            train,
+            data,
+            seed=seed,
+            fold=fold,
+            source_fingerprint=found.fingerprint,
+            code=code,
+            removed=found.removed,
+            again=facts.again,
+        ),
         configuration=configuration.id,
         name=name,
         train=train,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -23,8 +24,8 @@ from orchestrator.summary import PlanReport
 from orchestrator.trial import TrialFolder, TrialResult, TrialSpec, TrialState
 
 
-def plan_sweep(file: Path, *, overrides: Sequence[str], launcher: str, slots: int | None) -> PlanReport:
-    """Lay out the sweep of ``file`` and run nothing; launcher, slots: as run_sweep, for its estimate.
+def plan_sweep(file: Path, *, overrides: Sequence[str], launcher: str, slots: int | None, again: str | None = None) -> PlanReport:
+    """Lay out the sweep of ``file`` and run nothing; launcher, slots, again: as run_sweep.
 
     Raises:
         SpecError: the file or an override is wrong.
@@ -32,7 +33,7 @@ def plan_sweep(file: Path, *, overrides: Sequence[str], launcher: str, slots: in
     """
     spec = load_spec(file, overrides)
     home = Home.from_environment()
-    facts = look_at_data(spec, home)
+    facts = look_at_data(spec, home, again=again)
     ledger = Ledger(home.ledger_url)
     plan = look_up(spec, facts, home, ledger, Console(stderr=True))
     outlook = look_ahead(spec, plan, home, ledger, slots=num_slots(launcher, slots))
@@ -44,8 +45,8 @@ def num_slots(launcher: str, slots: int | None) -> int | None:
     return 1 if launcher == "inline" else slots
 
 
-def look_at_data(spec: SweepSpec, home: Home) -> Facts:
-    """Check what only the data, the user's code and Optuna can tell of a sweep file.
+def look_at_data(spec: SweepSpec, home: Home, *, again: str | None) -> Facts:
+    """Check what only the data, the user's code and Optuna can tell of a sweep file. again: as run_sweep.
 
     Raises:
         SpecError: the file is wrong.
@@ -56,7 +57,7 @@ def look_at_data(spec: SweepSpec, home: Home) -> Facts:
 
         check_search(spec)
     with redirect_stdout(sys.stderr):  # the user's own code is imported, and may print
-        return prepare(spec, home.data)
+        return replace(prepare(spec, home.data), again=again)
 
 
 def look_up(spec: SweepSpec, facts: Facts, home: Home, ledger: Ledger, console: Console) -> Plan:

@@ -49,10 +49,11 @@ SHORT_TIMEOUT_S = 10.0
 """The same, after Ctrl-C, or when the server has not answered the last time either."""
 
 
-def run_sweep(file: Path, *, overrides: Sequence[str], launcher: str, slots: int | None) -> SweepReport:
+def run_sweep(file: Path, *, overrides: Sequence[str], launcher: str, slots: int | None, again: str | None = None) -> SweepReport:
     """Run what the sweep of ``file`` still lacks; progress goes to standard error.
 
-    slots: trials at once; None: what the file says, else one a GPU or a core.
+    slots: trials at once; None: what the file says, else one a GPU or a core. again: a name under which everything is trained,
+    whatever was trained without it or under another.
 
     Raises:
         SpecError: the file or an override is wrong.
@@ -73,7 +74,7 @@ def run_sweep(file: Path, *, overrides: Sequence[str], launcher: str, slots: int
     # of a new sweep first, because workers import torch in the background while data and plan are looked at
     workers = build() if is_new else None
     try:
-        facts = look_at_data(spec, home)
+        facts = look_at_data(spec, home, again=again)
         plan = look_up(spec, facts, home, ledger, console)
         outlook = look_ahead(spec, plan, home, ledger, slots=num_slots(launcher, slots))
         for line in (*describe_data(plan), summarize_plan(spec, plan), *outlook.lines()):

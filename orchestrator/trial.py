@@ -139,12 +139,13 @@ def make_key(
     source_fingerprint: str,
     code: dict[str, str],
     removed: tuple[int, ...] = (),
+    again: str | None = None,
 ) -> str:
     """Hash what is trained: fields that differ from their defaults, data, seed, fold, code; no path, no machine.
 
     What the fingerprint covers already (source, split lists) and names of classes are left out; instead of how cleaning was asked
-    for, what it removed counts (positions in the source). With ``seed`` None and ``fold`` None this is the configuration's hash.
-    Returns 16 hexadecimal digits.
+    for, what it removed counts (positions in the source). ``again`` tells repetitions of one training apart.
+    With ``seed`` None and ``fold`` None this is the configuration's hash. Returns 16 hexadecimal digits.
     """
     identity = {
         "train": train.model_dump(mode="json", exclude_defaults=True),
@@ -159,6 +160,8 @@ def make_key(
     }
     if removed:
         identity["removed"] = hashlib.sha256(json.dumps(sorted(removed)).encode()).hexdigest()[:16]
+    if again:
+        identity["again"] = again
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
@@ -229,17 +232,8 @@ class TrialFolder:
         (self.path / "result.json").unlink(missing_ok=True)
 
     def append(self, event: Event) -> None:
-        """Add an event; one write, so that a kill leaves at most one torn last line.
-
-        A torn line of a killed predecessor is closed first, so that it cannot swallow this one.
-        """
-        with open(self.path / "progress.jsonl", "ab+") as file:
-            if file.tell() > 0:
-                file.seek(-1, os.SEEK_END)
-                torn = file.read(1) != b"\n"
-            else:
-                torn = False
-            file.write(b"\n" * torn + event.model_dump_json(exclude_defaults=True).encode() + b"\n")
+        """Add an event."""
+        append_line(self.path / "progress.jsonl", event.model_dump_json(exclude_defaults=True))
 
     def events(self, offset: int = 0) -> tuple[list[Event], int]:
         """Events from byte ``offset`` on, and the offset to go on from. Torn lines are passed over."""
@@ -284,3 +278,16 @@ def write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(scratch, path)
+
+
+def append_line(path: Path, text: str) -> None:
+    """Add a line; one write, so that a kill leaves at most one torn last line.
+
+    A torn line of a killed predecessor is closed first, so that it cannot swallow this one.
+    """
+    with open(path, "ab+") as file:
+        torn = False
+        if file.tell() > 0:
+            file.seek(-1, os.SEEK_END)
+            torn = file.read(1) != b"\n"
+        file.write(b"\n" * torn + text.encode() + b"\n")

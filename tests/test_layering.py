@@ -45,6 +45,7 @@ def test_trainers_know_nothing_of_the_orchestrator() -> None:
         ("mlflow", {"orchestrator/tracking/"}),
         ("sqlalchemy", {"orchestrator/ledger.py"}),
         ("ray", {"orchestrator/launchers/ray.py"}),
+        ("apscheduler", {"orchestrator/scheduling/clock.py"}),
         ("numba", {"orchestrator/ensemble/kernel.py"}),
         ("albumentations", {"trainers/transforms.py", "orchestrator/preload.py"}),
         (
@@ -110,5 +111,17 @@ def test_help_loads_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = done.stdout[done.stdout.index("LOADED") :]
     assert "sweep" in done.stdout
-    for heavy in ("torch", "optuna", "mlflow", "ray", "pandas", "numpy", "numba", "sqlalchemy", "albumentations", "pydantic"):
+    for heavy in (
+        "torch",
+        "optuna",
+        "mlflow",
+        "ray",
+        "pandas",
+        "numpy",
+        "numba",
+        "sqlalchemy",
+        "albumentations",
+        "pydantic",
+        "apscheduler",
+    ):
         assert f"'{heavy}'" not in loaded

@@ -108,8 +108,10 @@ def read_known(spec: SweepSpec, facts: Facts, storage: Path | str) -> tuple[tupl
 
 
 def _open_study(spec: SweepSpec, facts: Facts, storage: Path | str, *, owner: str, is_dead: Callable[[str], bool]) -> Study:
+    """What was done under another name of ``--again`` is another sweep's: of this one nothing is known or spent yet."""
     name = study_name(spec, facts)
-    return Study(open_storage(storage), name=name, owner=owner, sweep=spec.name, rounds=_rounds(spec), is_dead=is_dead)
+    sweep = f"{spec.name} again {facts.again}" if facts.again else spec.name
+    return Study(open_storage(storage), name=name, owner=owner, sweep=sweep, rounds=_rounds(spec), is_dead=is_dead)
 
 
 def study_name(spec: SweepSpec, facts: Facts) -> str:

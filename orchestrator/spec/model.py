@@ -13,6 +13,7 @@ from orchestrator.spec.limits import LimitsSpec, RetrySpec
 from orchestrator.spec.names import NOT_METHODS, Method
 from orchestrator.spec.part import Part
 from orchestrator.spec.pruner import PrunerSpec, StopSpec
+from orchestrator.spec.schedule import ScheduleSpec
 from orchestrator.spec.schema import is_whole
 from trainers.config import DataConfig, Fold, TrainConfig
 
@@ -217,7 +218,7 @@ def write_title(id: RowId, label: str | None) -> str:
     return f"row {id}" if label is None else f"{id}: {label}"
 
 
-NOT_YET = ("schedule", "ensemble", "keep")
+NOT_YET = ("ensemble", "keep")
 """Keys that later versions read."""
 
 
@@ -238,6 +239,7 @@ class SweepSpec(Part):
     resources: ResourcesSpec = ResourcesSpec()
     retry: RetrySpec = RetrySpec()
     limits: LimitsSpec = LimitsSpec()
+    schedule: ScheduleSpec | None = None
     ensembles: tuple[FixedEnsemble, ...] = ()
 
     _document: Document | None = PrivateAttr(default=None)

@@ -33,7 +33,7 @@ BROKEN = [
     ),
     Broken("unknown_key", "nmae: a\n", 1, ("nmae: not a known field", "Did you mean 'name'?")),
     Broken("misplaced_key", "epochs: 3\n", 1, ("epochs: not a known field", "Did you mean 'base.epochs'?")),
-    Broken("not_yet", "schedule: 0 3 * * *\n", 1, ("schedule: this version does not have it yet",)),
+    Broken("not_yet", "ensemble: 4\n", 1, ("ensemble: this version does not have it yet",)),
     Broken(
         "unknown_field", "base:\n  optimizer:\n    learning_rate: 1\n", 3, ("base.optimizer.learning_rate", "Known: name, lr")
     ),

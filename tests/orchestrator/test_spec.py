@@ -38,6 +38,7 @@ seeds: [0, 1]
 folds: 3
 budget: {trials: 12, hours: 0.5}
 resources: {slots: 2, trials_per_gpu: auto, threads_per_slot: 1}
+schedule: {cron: "0 22 * * 1-5", timezone: Europe/Rome, priority: 2}
 """
 
 

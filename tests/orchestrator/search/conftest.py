@@ -67,10 +67,11 @@ def build(
     clock: Callable[[], float] = lambda: 0.0,
     states: Mapping[str, TrialState] | None = None,
     history: History | None = None,
+    facts: Facts = FACTS,
 ) -> StudySearch:
     """A search over a sweep as a new run of it would have it; states: of trials, by key."""
-    known = [configuration for configuration, _ in read_known(spec, FACTS, storage)]
-    plan = make_plan(spec, FACTS, states or {}, known=known)
+    known = [configuration for configuration, _ in read_known(spec, facts, storage)]
+    plan = make_plan(spec, facts, states or {}, known=known)
     return build_search(spec, plan, storage, owner=owner, is_dead=is_dead, clock=clock, history=history)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import given
@@ -41,6 +42,18 @@ def test_gpu_hours_are_those_of_all_runs(tmp_path: Path, storage: Path | str) ->
     second.spend(1)
     assert second.propose() is None
     assert second.stopped_because == "budget.gpu_hours is spent"
+
+
+def test_each_name_of_again_has_a_budget_of_its_own(tmp_path: Path, journal: Path) -> None:
+    """A sweep that trains everything anew every night would end with the night that spends the last of it."""
+    spec = read(tmp_path, GRID + "budget: {gpu_hours: 1}\n")
+    monday, tuesday = replace(FACTS, again="monday"), replace(FACTS, again="tuesday")
+    first = build(spec, journal, facts=monday)
+    first.spend(3600)
+    assert first.propose() is None
+    first.close()
+    assert build(spec, journal, facts=monday).propose() is None
+    assert build(spec, journal, facts=tuesday).propose() is not None
 
 
 def test_two_dispatchers_spend_one_budget(tmp_path: Path, journal: Path) -> None:

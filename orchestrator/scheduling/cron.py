@@ -1,0 +1,115 @@
+"""Reads a crontab line into the numbers that each of its five fields stands for; what clock.py and units.py have in common."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+
+EXAMPLE = "minute hour day month weekday, such as '0 22 * * 1-5'"
+
+_PART = re.compile(r"(?:(?P<all>\*)|(?P<first>\w+)(?:-(?P<last>\w+))?)(?:/(?P<step>\d+))?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of the line. text: as written. values: what it stands for; of weekdays, 0 is Sunday."""
+
+    text: str
+    values: frozenset[int]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it begins with a star, by which cron decides how days and weekdays go together."""
+        return self.text.startswith("*")
+
+
+@dataclass(frozen=True)
+class CronLine:
+    """When a sweep is due, in minutes, as crontab(5) has it."""
+
+    minute: Field
+    hour: Field
+    day: Field
+    month: Field
+    weekday: Field
+
+    @property
+    def takes_either_day(self) -> bool:
+        """Whether a date is meant that fits the day or the weekday; else it has to fit both."""
+        return not self.day.is_open and not self.weekday.is_open
+
+    @property
+    def text(self) -> str:
+        """The line, its fields one space apart."""
+        return " ".join(field.text for field in (self.minute, self.hour, self.day, self.month, self.weekday))
+
+
+def split_line(text: str) -> list[str]:
+    """The five fields, as written.
+
+    Raises:
+        ValueError: they are not five.
+    """
+    fields = text.split()
+    if len(fields) != 5:
+        raise ValueError(f"it has {len(fields)} fields, not five")
+    return fields
+
+
+def parse_line(text: str) -> CronLine:
+    """Read a line.
+
+    Raises:
+        ValueError: what crontab(5) does not know.
+    """
+    minute, hour, day, month, weekday = split_line(text)
+    return CronLine(
+        Field(minute, _expand(minute, "minute", 0, 59)),
+        Field(hour, _expand(hour, "hour", 0, 23)),
+        Field(day, _expand(day, "day", 1, 31)),
+        Field(month, _expand(month, "month", 1, 12, names=MONTHS)),
+        parse_weekday(weekday),
+    )
+
+
+def parse_weekday(text: str) -> Field:
+    """Read the fifth field, where 0 and 7 are Sunday.
+
+    Raises:
+        ValueError: what crontab(5) does not know.
+    """
+    return Field(text, frozenset(day % 7 for day in _expand(text, "weekday", 0, 7, names=WEEKDAYS)))
+
+
+def _expand(text: str, field: str, low: int, high: int, *, names: tuple[str, ...] = ()) -> frozenset[int]:
+    values: set[int] = set()
+    for part in text.split(","):
+        match = _PART.fullmatch(part)
+        if match is None:
+            raise ValueError(
+                f"its {field} is {text!r}, not *, a number, a range such as 1-5, a step such as */2, or a list of these"
+            )
+        if match["step"] and not match["all"] and not match["last"]:
+            raise ValueError(
+                f"its {field} is {text!r}: a step goes through a range, such as {match['first']}-{high}/{match['step']}"
+            )
+        highest = 6 if names == WEEKDAYS and match["all"] else high  # 7 is Sunday once more
+        first = low if match["all"] else _number(match["first"], field, low, high, names=names)
+        last = highest if match["all"] else first if not match["last"] else _number(match["last"], field, low, high, names=names)
+        step = int(match["step"] or 1)
+        if first > last or step < 1:
+            raise ValueError(f"its {field} is {text!r}, which holds nothing: ranges rise, by steps of at least 1")
+        values.update(range(first, last + 1, step))
+    return frozenset(values)
+
+
+def _number(word: str, field: str, low: int, high: int, *, names: tuple[str, ...]) -> int:
+    if word.isdecimal() and low <= int(word) <= high:
+        return int(word)
+    if word.lower() in names:
+        return names.index(word.lower()) + low
+    known = f", or {', '.join(names)}" if names else ""
+    raise ValueError(f"its {field} has {word!r}, which is none of {low} to {high}{known}")

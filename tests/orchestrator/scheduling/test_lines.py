@@ -1,0 +1,117 @@
+"""Lines of a crontab, by APScheduler and as crontab(5) has them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from queue import SimpleQueue
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from orchestrator.errors import SpecError
+from orchestrator.scheduling.clock import Clock, next_times
+from orchestrator.spec import SweepSpec, load_spec
+
+ROME = "Europe/Rome"
+
+
+def times(line: str, since: str, *, count: int = 4) -> list[str]:
+    """When a line is due in Rome."""
+    start = datetime.fromisoformat(since).replace(tzinfo=ZoneInfo(ROME))
+    return [f"{time:%a} {time.isoformat(timespec='minutes')}" for time in next_times(line, ROME, since=start, count=count)]
+
+
+@pytest.mark.parametrize(
+    ("weekdays", "expected"),
+    [
+        ("1-5", ["Mon", "Tue", "Wed", "Thu", "Fri", "Mon"]),
+        ("0,6", ["Sun", "Sat", "Sun", "Sat", "Sun", "Sat"]),
+        ("5-7", ["Sun", "Fri", "Sat", "Sun", "Fri", "Sat"]),
+        ("*/2", ["Sun", "Tue", "Thu", "Sat", "Sun", "Tue"]),
+        ("Mon,wed", ["Mon", "Wed", "Mon", "Wed", "Mon", "Wed"]),
+    ],
+)
+def test_weekdays_are_those_of_cron(weekdays: str, expected: list[str]) -> None:
+    """0 and 7 are Sunday, though APScheduler counts from Monday."""
+    assert [time[:3] for time in times(f"0 22 * * {weekdays}", "2026-11-22T00:00", count=6)] == expected
+
+
+def test_day_and_weekday_are_alternatives() -> None:
+    """As in cron: the 13th and every Friday; a star in front makes both count."""
+    assert times("0 0 13 * 5", "2026-12-01T00:00") == [
+        "Fri 2026-12-04T00:00+01:00",
+        "Fri 2026-12-11T00:00+01:00",
+        "Sun 2026-12-13T00:00+01:00",
+        "Fri 2026-12-18T00:00+01:00",
+    ]
+    assert times("0 0 */2 * 5", "2026-12-01T00:00", count=2) == ["Fri 2026-12-11T00:00+01:00", "Fri 2026-12-25T00:00+01:00"]
+
+
+def test_a_night_of_25_hours_has_one_occurrence() -> None:
+    """Clocks that are set back show 02:30 twice; what is due every hour is due in both."""
+    assert times("30 2 * * *", "2026-10-24T12:00", count=2) == ["Sun 2026-10-25T02:30+02:00", "Mon 2026-10-26T02:30+01:00"]
+    hourly = times("0 * * * *", "2026-10-25T01:30", count=3)
+    assert hourly == ["Sun 2026-10-25T02:00+02:00", "Sun 2026-10-25T02:00+01:00", "Sun 2026-10-25T03:00+01:00"]
+
+
+def test_a_night_of_23_hours_loses_none() -> None:
+    """Where 02:30 does not come, it is the same instant as 03:30."""
+    assert times("30 2 * * *", "2027-03-27T12:00", count=2) == ["Sun 2027-03-28T03:30+02:00", "Mon 2027-03-29T02:30+02:00"]
+
+
+def test_the_clock_tells_at_once_what_was_missed() -> None:
+    """All of it in one message, in order, and nothing of what had been answered for."""
+    told: SimpleQueue[tuple[str, list[datetime]]] = SimpleQueue()
+    clock = Clock(lambda name, times: told.put((name, list(times))))
+    last = datetime.now(UTC).replace(second=0, microsecond=0)
+    clock.watch("a", "* * * * *", "UTC", since=last - timedelta(minutes=3))
+    try:
+        clock.start()
+        name, found = told.get(timeout=10)
+    finally:
+        clock.close()
+    assert name == "a"
+    assert found[:3] == [last - timedelta(minutes=2), last - timedelta(minutes=1), last]
+
+
+# ------------------------------------------------------------------------------------------ in a file
+
+
+def load(folder: Path, schedule: str) -> SweepSpec:
+    """A file with this schedule."""
+    path = folder / "nightly.yaml"
+    path.write_text(f"base: {{epochs: 1}}\nschedule: {schedule}\n")
+    return load_spec(path)
+
+
+def test_a_line_alone_is_a_schedule(tmp_path: Path) -> None:
+    """It means the same as a mapping with defaults."""
+    assert load(tmp_path, '"0 22  * * 1-5"').schedule == load(tmp_path, '{cron: "0 22 * * 1-5", misfire_grace_s: 3600}').schedule
+
+
+@pytest.mark.parametrize(
+    ("schedule", "said"),
+    [
+        (
+            '"0 25 * * *"',
+            r"nightly.yaml:2: schedule is '0 25 \* \* \*', .*the last value \(25\) is higher than the maximum value",
+        ),
+        ('{cron: "0 22 * *"}', r"schedule.cron is .*: it has 4 fields, not five. Allowed: minute hour day month weekday"),
+        ('{cron: "0 0 30 2 *"}', "schedule.cron is .*: no date ever fits it"),
+        ('{cron: "0 0 * * 8"}', "its weekday has '8', which is none of 0 to 7, or sun, mon"),
+        ('{cron: "5/15 * * * *"}', "its minute is '5/15': a step goes through a range, such as 5-59/15"),
+        ('{cron: "0 0 last * *"}', "its day has 'last', which is none of 1 to 31"),
+        ('{cron: "0 0 * * *", timezone: Europe/Roma}', "schedule.timezone is 'Europe/Roma', .*Did you mean 'Europe/Rome'"),
+        ('{cron: "0 0 * * *", timezone: Rome}', "Did you mean 'Europe/Rome'"),
+        ('{cron: "0 0 * * *", priorty: 3}', "schedule.priorty: not a known field.*Did you mean 'priority'"),
+        ('{cron: "0 0 * * *", misfire_grace_s: 0}', "schedule.misfire_grace_s is 0. Allowed: at least 1"),
+        ("{timezone: UTC}", "schedule.cron is missing"),
+        ("{name: cosine}", "Did you mean 'base.schedule'"),
+        ("22", "schedule is 22. Allowed: minute hour day month weekday"),
+    ],
+)
+def test_a_wrong_schedule_is_told(tmp_path: Path, schedule: str, said: str) -> None:
+    """With line, place, what APScheduler or cron has against it, and what is allowed."""
+    with pytest.raises(SpecError, match=said):
+        load(tmp_path, schedule)

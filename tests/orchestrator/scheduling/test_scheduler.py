@@ -1,0 +1,231 @@
+"""What becomes of due times: order, overlap, grace, restarts; by messages and a clock that the test sets."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from orchestrator.home import Home
+from orchestrator.scheduling.record import Occurrence, ScheduleRecord, State
+from orchestrator.scheduling.scheduler import Due, Ended, ScheduledSweep, Scheduler, Stop
+from orchestrator.spec.schedule import ScheduleSpec
+from orchestrator.trial import TrialFolder, TrialResult, TrialState
+
+TEN = datetime(2026, 11, 22, 22, tzinfo=UTC)
+
+
+class Sweep:
+    """A sweep under way that does as it is told."""
+
+    def __init__(self) -> None:
+        self.num_stops = 0
+
+    def stop(self) -> None:
+        """Count."""
+        self.num_stops += 1
+
+
+class Evening:
+    """A scheduler of sweeps with these priorities, and all that it says and starts."""
+
+    def __init__(self, root: Path, at_once: int = 1, **priorities: int) -> None:
+        self.home = Home(root)
+        self.record = ScheduleRecord(self.home.schedule)
+        self.now = TEN
+        self.said: list[str] = []
+        self.started: dict[str, Sweep] = {}
+        self.broken: set[str] = set()
+        sweeps = [
+            ScheduledSweep(name, Path(f"{name}.yaml"), ScheduleSpec(cron="0 22 * * *", priority=priority, misfire_grace_s=600))
+            for name, priority in priorities.items()
+        ]
+        self.scheduler = Scheduler(
+            sweeps,
+            self.record,
+            self.home,
+            at_once=at_once,
+            launch=self._launch,
+            say=self.said.append,
+            now=lambda: self.now,
+        )
+
+    def _launch(self, occurrence: Occurrence, _: ScheduledSweep) -> Sweep:
+        if occurrence.id in self.broken:
+            raise OSError("no process to be had")
+        return self.started.setdefault(occurrence.id, Sweep())
+
+    def due(self, *names: str, at: datetime = TEN) -> None:
+        """These sweeps are due, in this order."""
+        for name in names:
+            self.scheduler.handle(Due(name, [at]))
+        self.scheduler.start_next()
+
+    def end(self, id: str, code: int = 0, *states: str) -> None:
+        """A sweep ends, and says so of its trials."""
+        document = {"trials": [{"key": f"{i:016x}", "state": state} for i, state in enumerate(states)]}
+        self.record.document_of(id).write_text(json.dumps(document))
+        self.scheduler.handle(Ended(id, code))
+        self.scheduler.start_next()
+
+    def states(self) -> dict[str, State]:
+        """Id -> how it stands by the record."""
+        return {occurrence.id: occurrence.state for occurrence in self.record.occurrences().values()}
+
+
+def at(name: str) -> str:
+    """The id of this evening's occurrence."""
+    return f"{name}@2026-11-22T22:00+00:00"
+
+
+def test_the_highest_priority_is_first_and_equals_come_in_order(tmp_path: Path) -> None:
+    """One at a time, whatever the order in which they became due."""
+    evening = Evening(tmp_path, a=0, b=5, c=0, d=5)
+    evening.due("a", "b", "c", "d")
+    for name in ("b", "d", "a", "c"):
+        assert list(evening.started)[-1] == at(name)
+        evening.end(at(name))
+    assert list(evening.started) == [at(name) for name in ("b", "d", "a", "c")]
+
+
+def test_several_may_run_at_once(tmp_path: Path) -> None:
+    """As many as were asked for."""
+    evening = Evening(tmp_path, at_once=2, a=0, b=0, c=0)
+    evening.due("a", "b", "c")
+    assert list(evening.started) == [at("a"), at("b")]
+    assert evening.states()[at("c")] is State.WAITING
+
+
+def test_a_sweep_never_runs_beside_itself(tmp_path: Path) -> None:
+    """What is due meanwhile is skipped, said and recorded; running or only waiting makes no difference."""
+    evening = Evening(tmp_path, a=1, b=0)
+    evening.due("a", "b")
+    tomorrow = TEN + timedelta(days=1)
+    evening.now = tomorrow
+    evening.due("a", "b", at=tomorrow)
+    skipped = [o for o in evening.record.occurrences().values() if o.state is State.SKIPPED]
+    assert [(o.id, o.note) for o in skipped] == [
+        ("a@2026-11-23T22:00+00:00", f"{at('a')} still runs"),
+        ("b@2026-11-23T22:00+00:00", f"{at('b')} still waits"),
+    ]
+    assert any(f"{at('a')} still runs" in line for line in evening.said)
+    assert list(evening.started) == [at("a")]
+
+
+def test_missed_times_are_run_once_within_grace(tmp_path: Path) -> None:
+    """The last one stands for all; how many, is said and recorded."""
+    evening = Evening(tmp_path, a=0)
+    evening.now = TEN + timedelta(seconds=600)
+    evening.scheduler.handle(Due("a", [TEN - timedelta(days=2), TEN - timedelta(days=1), TEN]))
+    evening.scheduler.start_next()
+    assert list(evening.started) == [at("a")]
+    assert evening.record.occurrences()[at("a")].stands_for == 3
+    assert "2 earlier" in evening.said[0]
+
+
+def test_what_is_found_too_late_is_not_run(tmp_path: Path) -> None:
+    """It is recorded as missed, and why."""
+    evening = Evening(tmp_path, a=0)
+    evening.now = TEN + timedelta(seconds=601)
+    evening.due("a")
+    (missed,) = evening.record.occurrences().values()
+    assert (missed.state, missed.started) == (State.MISSED, None)
+    assert missed.note == "found due 0:10:01 late, with a misfire_grace_s of 600"
+    assert not evening.started
+
+
+@pytest.mark.parametrize(
+    ("code", "trials", "state"),
+    [
+        (0, ("COMPLETE", "CACHED"), State.DONE),
+        (0, ("CACHED", "CACHED"), State.NOTHING_NEW),
+        (0, ("CACHED", "PRUNED"), State.NOTHING_NEW),
+        (1, ("CACHED", "FAILED"), State.FAILED),
+        (2, (), State.REFUSED),
+        (130, ("WAITING",), State.INTERRUPTED),
+        (-9, (), State.CRASHED),
+    ],
+)
+def test_the_outcome_tells_what_was_trained(tmp_path: Path, code: int, trials: tuple[str, ...], state: State) -> None:
+    """An occurrence that found everything done says so."""
+    evening = Evening(tmp_path, a=0)
+    evening.record.folder.mkdir()
+    evening.record.log_of(at("a")).write_text("the last word\n")
+    evening.due("a")
+    evening.end(at("a"), code, *trials)
+    (ended,) = evening.record.occurrences().values()
+    assert (ended.state, ended.exit_code, sum(ended.trials.values())) == (state, code, len(trials))
+    assert evening.said[-1].startswith(f"{at('a')}: {state}")
+
+
+def test_what_was_trained_before_a_kill_is_news(tmp_path: Path) -> None:
+    """Of an occurrence that was cut off when all was trained, the next scheduler finds all cached; an older result is no news."""
+    first = Evening(tmp_path, a=0)
+    first.due("a")
+    for key, ended in {f"{0:016x}": TEN - timedelta(days=1), f"{1:016x}": TEN + timedelta(minutes=5)}.items():
+        folder = TrialFolder(first.home.trial_folder(key))
+        folder.path.mkdir(parents=True)
+        folder.write_result(TrialResult(key=key, state=TrialState.COMPLETE, attempt=0, started_s=0.0, ended_s=ended.timestamp()))
+
+    later = Evening(tmp_path, a=0)
+    later.now = TEN + timedelta(hours=1)
+    later.scheduler.take_up()
+    later.scheduler.start_next()
+    later.end(at("a"), 0, "CACHED", "CACHED")
+    assert later.states() == {at("a"): State.DONE}
+
+    later.now = tomorrow = TEN + timedelta(days=1)
+    later.due("a", at=tomorrow)
+    later.end("a@2026-11-23T22:00+00:00", 0, "CACHED", "CACHED")
+    assert later.states()["a@2026-11-23T22:00+00:00"] is State.NOTHING_NEW
+
+
+def test_a_sweep_that_cannot_be_started_holds_up_no_other(tmp_path: Path) -> None:
+    """It is recorded as crashed, and the next is started."""
+    evening = Evening(tmp_path, a=1, b=0)
+    evening.broken.add(at("a"))
+    evening.due("a", "b")
+    assert evening.states() == {at("a"): State.CRASHED, at("b"): State.RUNNING}
+
+
+def test_a_stop_is_passed_on_and_waited_for(tmp_path: Path) -> None:
+    """Nothing more is started; what ran and what waited goes on with the next scheduler, under the same ids."""
+    evening = Evening(tmp_path, a=1, b=0)
+    evening.due("a", "b")
+    evening.scheduler.handle(Stop())
+    assert evening.started[at("a")].num_stops == 1
+    assert not evening.scheduler.is_over
+    evening.end(at("a"), 130, "WAITING")
+    assert evening.scheduler.is_over
+    assert evening.scheduler.exit_code == 0
+    assert evening.states() == {at("a"): State.SUSPENDED, at("b"): State.WAITING}
+
+    later = Evening(tmp_path, at_once=2, a=1, b=0)
+    later.now = TEN + timedelta(days=3)
+    later.scheduler.take_up()
+    later.scheduler.start_next()
+    assert list(later.started) == [at("a"), at("b")]
+
+
+def test_a_sweep_stopped_by_others_is_not_taken_up(tmp_path: Path) -> None:
+    """Whoever stopped it wanted that."""
+    evening = Evening(tmp_path, a=0)
+    evening.due("a")
+    evening.end(at("a"), 130, "WAITING")
+    later = Evening(tmp_path, a=0)
+    later.scheduler.take_up()
+    later.scheduler.start_next()
+    assert not later.started
+
+
+def test_a_torn_record_costs_its_last_line_only(tmp_path: Path) -> None:
+    """After a kill in the middle of a write, what was written before and comes later is there."""
+    evening = Evening(tmp_path, a=0)
+    evening.due("a")
+    lines = evening.record.folder / "occurrences.jsonl"
+    lines.write_bytes(lines.read_bytes()[:-7])
+    assert evening.states() == {at("a"): State.WAITING}
+    evening.end(at("a"), 0, "COMPLETE")
+    assert evening.states() == {at("a"): State.DONE}

@@ -28,6 +28,8 @@ from orchestrator.home import Home
 from orchestrator.launchers import LAUNCHERS
 from orchestrator.launchers.base import Launcher, NothingToLaunch
 from orchestrator.ledger import Ledger
+from orchestrator.notice import describe_end, describe_failure
+from orchestrator.notify import Message, Notifier, open_notifier
 from orchestrator.parts import Outcome
 from orchestrator.plan import Plan, make_plan, round_of, row_of, trials_of
 from orchestrator.preflight import prepare
@@ -55,6 +57,7 @@ def plan_sweep(file: Path, *, overrides: Sequence[str]) -> PlanReport:
     """
     spec = load_spec(file, overrides)
     home = Home.from_environment()
+    open_notifier(spec)
     facts = _prepare(spec, home)
     plan = _look_up(spec, facts, home, Ledger(home.ledger_url), Console(stderr=True))
     return PlanReport(spec, plan, tuple(look_up_ensembles(plan, home)))
@@ -74,6 +77,22 @@ def run_sweep(file: Path, *, overrides: Sequence[str], launcher: str, slots: int
     console.print(f"reading {file}", highlight=False, markup=False, soft_wrap=True)
     spec = load_spec(file, overrides)
     home = Home.from_environment()
+    notifier = open_notifier(spec)
+    try:
+        report = _run_spec(spec, home, launcher=launcher, slots=slots, console=console)
+    except BaseException as error:  # of an interruption too: whoever waits for the sweep is told
+        _tell(notifier, describe_failure(spec.name, error, home), console)
+        raise
+    _tell(notifier, describe_end(report, home), console)
+    return report
+
+
+def _tell(notifier: Notifier, message: Message, console: Console) -> None:
+    for trouble in notifier.tell(message):
+        console.print(f"[yellow]notify[/]: {escape(trouble)}", soft_wrap=True)
+
+
+def _run_spec(spec: SweepSpec, home: Home, *, launcher: str, slots: int | None, console: Console) -> SweepReport:
     ledger = Ledger(home.ledger_url)
     is_new = not ledger.members(spec.name)
 

@@ -45,6 +45,7 @@ def test_trainers_know_nothing_of_the_orchestrator() -> None:
         ("mlflow", {"orchestrator/tracking/"}),
         ("sqlalchemy", {"orchestrator/ledger.py"}),
         ("ray", {"orchestrator/launchers/ray.py"}),
+        ("apprise", {"orchestrator/notify.py"}),
         ("numba", {"orchestrator/ensemble/kernel.py"}),
         ("albumentations", {"trainers/transforms.py", "orchestrator/preload.py"}),
         (

@@ -9,8 +9,10 @@ from typing import Annotated, Any, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_serializer, field_validator, model_validator
 
 from orchestrator.spec.file import Document, Place
+from orchestrator.spec.keep import KeepSpec
 from orchestrator.spec.limits import LimitsSpec, RetrySpec
 from orchestrator.spec.names import NOT_METHODS, Method
+from orchestrator.spec.notify import Addresses
 from orchestrator.spec.part import Part
 from orchestrator.spec.pruner import PrunerSpec, StopSpec
 from orchestrator.spec.schema import is_whole
@@ -211,7 +213,7 @@ def write_title(id: RowId, label: str | None) -> str:
     return f"row {id}" if label is None else f"{id}: {label}"
 
 
-NOT_YET = ("schedule", "ensemble", "keep")
+NOT_YET = ("schedule", "ensemble")
 """Keys that later versions read."""
 
 
@@ -232,6 +234,8 @@ class SweepSpec(Part):
     resources: ResourcesSpec = ResourcesSpec()
     retry: RetrySpec = RetrySpec()
     limits: LimitsSpec = LimitsSpec()
+    keep: KeepSpec = KeepSpec()
+    notify: Addresses = ()
     ensembles: tuple[FixedEnsemble, ...] = ()
 
     _document: Document | None = PrivateAttr(default=None)

@@ -88,7 +88,9 @@ def _expand(written: str, where: str, environment: Mapping[str, str]) -> str:
     """The address with the values of the variables that it names."""
     for name in _NAMED.findall(written):
         if not environment.get(name):
-            raise SpecError(f"{where} names ${{{name}}}, which the environment does not hold. Set {name}, or leave the entry out.")
+            raise SpecError(
+                f"{where} names ${{{name}}}, which the environment does not hold. Set {name}, or leave the entry out."
+            )
     return _NAMED.sub(lambda found: environment[found[1]], written)
 
 
@@ -104,7 +106,9 @@ def _open(address: str, where: str) -> Service:
         except Exception:  # a parser that trips; its message would hold the address
             plugin = None
     if plugin is None:
-        raise SpecError(f"{where} is no address that Apprise can use{_explain(address)} (not shown here: it may hold a password).")
+        raise SpecError(
+            f"{where} is no address that Apprise can use{_explain(address)} (not shown here: it may hold a password)."
+        )
     sender = apprise.Apprise(asset=asset)
     sender.add(plugin)
     return Service(where, str(plugin.service_name), sender)

@@ -12,6 +12,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from orchestrator.clean.command import apply_keep, write_size
+from orchestrator.clean.rule import write_rule
 from orchestrator.configuration import Configuration, Facts
 from orchestrator.dispatcher import Dispatcher
 from orchestrator.ensemble.from_plan import (
@@ -100,18 +102,21 @@ def _run_spec(spec: SweepSpec, home: Home, *, launcher: str, slots: int | None, 
         return LAUNCHERS[launcher](slots or spec.resources.slots, spec.resources.threads_per_slot)
 
     # of a new sweep first, because workers import torch in the background while data and plan are looked at
-    workers = build() if is_new else None
+    workers: Launcher | None = None
+    owner = home.become_owner()  # before the data are looked at: `clean` leaves alone what an owner may be about to use
     try:
+        if is_new:
+            workers = build()
         facts = _prepare(spec, home)
         plan = _look_up(spec, facts, home, ledger, console)
         console.print(summarize_plan(spec, plan), highlight=False, markup=False, soft_wrap=True)
         if workers is None:
             workers = build() if plan.has_work else NothingToLaunch()
-        with home.become_owner() as owner:
-            return _run(spec, plan, home=home, ledger=ledger, owner=owner.name, launcher=workers, console=console)
+        return _run(spec, plan, home=home, ledger=ledger, owner=owner.name, launcher=workers, console=console)
     finally:
         if workers is not None:
             workers.close()
+        owner.close()
 
 
 def _run(
@@ -122,6 +127,7 @@ def _run(
     tracker = MlflowTracker(Place.of(home))
     reported = {str(row.id): row.reported for row in spec.rows}
     tracker.label(spec.name, {t.spec.key: _label(t.configuration, t.spec, reported) for t in plan.trials})
+    tracker.note_rule(spec.name, write_rule(spec.keep.checkpoints))
     tracker.reconcile(spec.name, _live_keys(ledger, spec.name))
     storage, history = home.optuna_url or home.optuna_journal, FolderHistory(home)
     search = build_search(spec, plan, storage, owner=owner, is_dead=home.is_dead, history=history)
@@ -155,6 +161,8 @@ def _run(
     if spec.rows and not outcome.interrupted:
         tracker.log_table(spec.name, [make_record(e) for e in ensembles if e.state is not EnsembleState.WAITING])
     _mirror_rest(tracker, spec.name, outcome, home, console)
+    if spec.keep.checkpoints != "all" and not outcome.interrupted:
+        _keep(spec, home, console)
     return SweepReport(
         spec.name,
         outcome.wall_s,
@@ -164,6 +172,22 @@ def _run(
         search.stopped_because,
         outcome.halted,
     )
+
+
+def _keep(spec: SweepSpec, home: Home, console: Console) -> None:
+    """Remove the checkpoints that the sweep does not keep; what cannot be removed now, `orchestrate clean` removes."""
+    rule = f"keep: {{checkpoints: {spec.keep.checkpoints}}}"
+    try:
+        removed, left = apply_keep(home, spec.name)
+    except TrackingError as error:
+        console.print(
+            f"[yellow]{escape(rule)} not applied, `orchestrate clean` does it later[/]: {escape(str(error))}", soft_wrap=True
+        )
+        return
+    size = write_size(sum(find.num_bytes for find in removed))
+    console.print(f"{rule}: {len(removed)} files removed, {size}", highlight=False, markup=False, soft_wrap=True)
+    for one in left:
+        console.print(f"left alone: {one.what}: {one.why}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _label(configuration: Configuration, trial: TrialSpec, reported: Mapping[str, float | None]) -> RunLabel:

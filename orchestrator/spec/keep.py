@@ -25,8 +25,8 @@ def _check_rule(value: Any) -> Any:
 
 
 class KeepSpec(Part):
-    """What a sweep keeps when it has ended. Results, confusion matrices and predictions always stay, and so do members of ensembles
-    that were logged.
+    """What a sweep keeps when it has ended. Results, confusion matrices and predictions always stay, and so do the checkpoints of
+    members of ensembles that were logged.
 
     The best are those of the highest val/miou; trials that were scored on other images or classes, such as those of another fold,
     are ranked apart. A trial that several sweeps share keeps its checkpoint while one of them wants it.

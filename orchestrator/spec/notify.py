@@ -11,8 +11,8 @@ def _to_list(value: Any) -> Any:
     addresses = [value] if isinstance(value, str) else value
     if not isinstance(addresses, list | tuple) or not all(isinstance(a, str) and a.strip() for a in addresses):
         raise ValueError(
-            "is neither an address nor a list of addresses. Allowed: URLs as Apprise takes them, such as mailto://..., or ${NAME} "
-            "for what the environment variable NAME holds"
+            "is neither an address nor a list of addresses. Allowed: URLs as Apprise takes them, such as mailto://..., or "
+            "${NAME} for what the environment variable NAME holds"
         )
     return tuple(addresses)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from orchestrator.clean.command import apply_keep, write_size
+from orchestrator.clean.command import keep_at_end
 from orchestrator.clean.rule import write_rule
 from orchestrator.configuration import Configuration, Facts
 from orchestrator.dispatcher import Dispatcher
@@ -161,8 +161,9 @@ def _run(
     if spec.rows and not outcome.interrupted:
         tracker.log_table(spec.name, [make_record(e) for e in ensembles if e.state is not EnsembleState.WAITING])
     _mirror_rest(tracker, spec.name, outcome, home, console)
-    if spec.keep.checkpoints != "all" and not outcome.interrupted:
-        _keep(spec, home, console)
+    if not outcome.interrupted:
+        for line in keep_at_end(home, spec.name, spec.keep.checkpoints):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
     return SweepReport(
         spec.name,
         outcome.wall_s,
@@ -172,22 +173,6 @@ def _run(
         search.stopped_because,
         outcome.halted,
     )
-
-
-def _keep(spec: SweepSpec, home: Home, console: Console) -> None:
-    """Remove the checkpoints that the sweep does not keep; what cannot be removed now, `orchestrate clean` removes."""
-    rule = f"keep: {{checkpoints: {spec.keep.checkpoints}}}"
-    try:
-        removed, left = apply_keep(home, spec.name)
-    except TrackingError as error:
-        console.print(
-            f"[yellow]{escape(rule)} not applied, `orchestrate clean` does it later[/]: {escape(str(error))}", soft_wrap=True
-        )
-        return
-    size = write_size(sum(find.num_bytes for find in removed))
-    console.print(f"{rule}: {len(removed)} files removed, {size}", highlight=False, markup=False, soft_wrap=True)
-    for one in left:
-        console.print(f"left alone: {one.what}: {one.why}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _label(configuration: Configuration, trial: TrialSpec, reported: Mapping[str, float | None]) -> RunLabel:

@@ -104,7 +104,8 @@ def _explain_missing(folder: TrialFolder) -> str:
     """Of a trial's folder without a checkpoint."""
     if (removed := read_removal(folder)) is not None:
         return say_removed(str(folder.path), folder.spec().key, removed)
-    return f"{folder.path / CHECKPOINT}: not found. Where the trial is finished, MLflow has it: name it by its key, {folder.spec().key}."
+    key = folder.spec().key
+    return f"{folder.path / CHECKPOINT}: not found. Of a finished trial MLflow has it: give its key, {key}, instead of the path."
 
 
 def _size_beside(checkpoint: Path) -> tuple[int, int] | None:

@@ -24,9 +24,11 @@ from orchestrator.clean.finds import (
     list_trials,
 )
 from orchestrator.clean.removal import remove
+from orchestrator.clean.rule import DEFAULT
 from orchestrator.errors import SpecError, TrackingError
 from orchestrator.home import Home
 from orchestrator.ledger import Ledger
+from orchestrator.spec.keep import Rule
 from orchestrator.tracking.place import Place
 from orchestrator.worker import is_worked_on
 from trainers.config import check_known
@@ -131,6 +133,20 @@ def apply_keep(home: Home, sweep: str) -> tuple[list[Find], list[Left]]:
     ledger, records = Ledger(home.ledger_url), _open_records(home)
     finds = list(Checkpoints(home, ledger, records, ledger.members(sweep)).find_not_kept())
     return remove(finds, home, ledger, note=_noting(records))
+
+
+def keep_at_end(home: Home, sweep: str, rule: Rule) -> list[str]:
+    """Apply a sweep's rule when it has ended; returns what to tell of it. What cannot be removed now, ``clean`` removes later."""
+    if rule == DEFAULT:
+        return []
+    try:
+        removed, left = apply_keep(home, sweep)
+    except TrackingError as error:
+        return [f"keep: {{checkpoints: {rule}}} is not applied yet, `orchestrate clean` does that: {error}"]
+    return [
+        f"keep: {{checkpoints: {rule}}}: {len(removed)} files removed, {write_size(_add_up(removed))}",
+        *(f"left alone: {one.what}: {one.why}" for one in left),
+    ]
 
 
 def _look(home: Home, ledger: Ledger, records: CheckpointRecords | None, keys: Collection[str] | None) -> Iterator[Find | Left]:

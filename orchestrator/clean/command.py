@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
@@ -23,7 +24,7 @@ from orchestrator.clean.finds import (
     has_ended,
     list_trials,
 )
-from orchestrator.clean.removal import remove
+from orchestrator.clean.removal import remove, remove_shared
 from orchestrator.clean.rule import DEFAULT
 from orchestrator.errors import SpecError, TrackingError
 from orchestrator.home import Home
@@ -36,6 +37,8 @@ from trainers.config import check_known
 if TYPE_CHECKING:
     from orchestrator.clean.checkpoints import Checkpoints
     from orchestrator.tracking.checkpoints import CheckpointRecords
+
+NEEDS_MLFLOW = "checkpoints that MLflow has as well, or that `keep` does not keep"
 
 
 @dataclass(frozen=True)
@@ -101,14 +104,14 @@ def clean(home: Home, sweeps: Sequence[str], *, dry_run: bool, console: Console)
     """
     if not home.root.is_dir():
         raise SpecError(f"{home.root}: not found. Clean where the sweeps ran, or set ORCHESTRATE_HOME.")
-    ledger = Ledger(home.ledger_url)
-    keys = _list_keys(ledger, sweeps)
     free_before = _measure_free(home)
+    ledger, cleared = _open_ledger(home, may_clear=not (sweeps or dry_run))
+    keys = _list_keys(ledger, sweeps)
     try:
         records, left = _open_records(home) if _has_records(home) else None, []
     except TrackingError as error:
-        records, left = None, [Left("checkpoints in MLflow and those that `keep` does not keep", str(error))]
-    finds: dict[Any, Find] = {}
+        records, left = None, [Left(NEEDS_MLFLOW, str(error))]
+    finds: dict[Path, Find] = {}
     for found in _look(home, ledger, records, keys):
         if isinstance(found, Left):
             left.append(found)
@@ -119,7 +122,20 @@ def clean(home: Home, sweeps: Sequence[str], *, dry_run: bool, console: Console)
         console.print(f"freeing {write_size(_add_up(finds.values()))} in {len(finds)} files and folders", highlight=False)
         removed, more = remove(list(finds.values()), home, ledger, note=_noting(records))
         left += more
-    return CleanReport(home, tuple(finds.values()), tuple(removed), tuple(left), dry_run, free_before, _measure_free(home))
+    every, gone = (*cleared, *finds.values()), (*cleared, *removed)
+    return CleanReport(home, every, gone, tuple(left), dry_run, free_before, _measure_free(home))
+
+
+def _open_ledger(home: Home, *, may_clear: bool) -> tuple[Ledger, list[Find]]:
+    """The ledger, and what had to go before it could be opened: a disk without room for another byte leaves it none either."""
+    try:
+        return Ledger(home.ledger_url), []
+    except TrackingError as error:
+        cleared = remove_shared(list(find_unpacked(home)), home)[0] if may_clear else []
+        if not cleared:
+            free = write_size(_measure_free(home))
+            raise TrackingError(f"{error} {free} are free on its disk: if it is full, remove one file by hand first.") from error
+        return Ledger(home.ledger_url), cleared
 
 
 def apply_keep(home: Home, sweep: str) -> tuple[list[Find], list[Left]]:
@@ -183,7 +199,7 @@ def _guarded(open_checkpoints: Callable[[], Checkpoints]) -> Iterator[Find | Lef
         yield from checkpoints.find_not_kept()
         yield from checkpoints.find_copies()
     except TrackingError as error:
-        yield Left("checkpoints in MLflow and those that `keep` does not keep", str(error))
+        yield Left(NEEDS_MLFLOW, str(error))
 
 
 def _has_records(home: Home) -> bool:

@@ -27,10 +27,18 @@ def remove(finds: Sequence[Find], home: Home, ledger: Ledger, *, note: NoteRemov
     left: list[Left] = []
     for (_, key), group in groupby(sorted(finds, key=_order), key=_order):
         some = list(group)
-        problem = _remove_of(key, some, home, ledger, note, removed) if key else _remove_shared(some, home, removed)
+        gone, problem = _remove_of(key, some, home, ledger, note) if key else remove_shared(some, home)
+        removed += gone
         if problem is not None:
             left.append(problem)
     return removed, left
+
+
+def remove_shared(finds: Sequence[Find], home: Home) -> tuple[list[Find], Left | None]:
+    """Remove what is no single trial's, unless a dispatcher lives that may need it."""
+    if living := find_living(home):
+        return [], Left("caches and prepared data", f"{', '.join(living)} may need them")
+    return _remove_all(finds)
 
 
 def _order(find: Find) -> tuple[bool, str]:
@@ -47,25 +55,17 @@ def is_needed(ledger: Ledger, folder: TrialFolder, finds: Iterable[Find]) -> boo
     return rests and not has_ended(folder, row)
 
 
-def _remove_shared(finds: Iterable[Find], home: Home, removed: list[Find]) -> Left | None:
-    if living := find_living(home):
-        return Left("caches and prepared data", f"{', '.join(living)} may need them")
-    return _remove_all(finds, removed)
-
-
-def _remove_of(
-    key: str, finds: Sequence[Find], home: Home, ledger: Ledger, note: NoteRemoval, removed: list[Find]
-) -> Left | None:
+def _remove_of(key: str, finds: Sequence[Find], home: Home, ledger: Ledger, note: NoteRemoval) -> tuple[list[Find], Left | None]:
     folder = TrialFolder(home.trial_folder(key))
     if not folder.path.is_dir():
-        return _note_and_remove(folder, finds, note, removed)
+        return _note_and_remove(folder, finds, note)
     with hold(folder) as is_free:
         if not is_free or is_needed(ledger, folder, finds):
-            return Left(key, "a dispatcher works on it")
-        return _note_and_remove(folder, finds, note, removed)
+            return [], Left(key, "a dispatcher works on it, or is about to")
+        return _note_and_remove(folder, finds, note)
 
 
-def _note_and_remove(folder: TrialFolder, finds: Sequence[Find], note: NoteRemoval, removed: list[Find]) -> Left | None:
+def _note_and_remove(folder: TrialFolder, finds: Sequence[Find], note: NoteRemoval) -> tuple[list[Find], Left | None]:
     """The note first: after a kill in between it is one too many, and no file is gone without one."""
     reasons = {find.reason: find for find in finds if find.reason is not None}
     try:
@@ -75,12 +75,12 @@ def _note_and_remove(folder: TrialFolder, finds: Sequence[Find], note: NoteRemov
             for run_id in find.run_ids:
                 note(run_id, reason)
     except (OSError, TrackingError) as error:
-        return Left(folder.path.name, str(error))
-    return _remove_all(finds, removed)
+        return [], Left(folder.path.name, str(error))
+    return _remove_all(finds)
 
 
-def _remove_all(finds: Iterable[Find], removed: list[Find]) -> Left | None:
-    problem = None
+def _remove_all(finds: Iterable[Find]) -> tuple[list[Find], Left | None]:
+    removed, problem = [], None
     for find in finds:
         try:
             _unlink(find.path)
@@ -88,7 +88,7 @@ def _remove_all(finds: Iterable[Find], removed: list[Find]) -> Left | None:
             problem = Left(str(find.path), error.strerror or str(error))
         else:
             removed.append(find)
-    return problem
+    return removed, problem
 
 
 def _unlink(path: Path) -> None:

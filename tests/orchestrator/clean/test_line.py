@@ -6,10 +6,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.orchestrator.test_notify import Chat, chat
@@ -58,9 +58,9 @@ class Folder:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, chat: Chat) -> Iterator[Folder]:
+def folder(tmp_path: Path, chat: Chat) -> Folder:
     """With a chat to be told."""
-    yield Folder(tmp_path, chat)
+    return Folder(tmp_path, chat)
 
 
 def test_a_checkpoint_goes_with_the_rule_and_comes_back_when_it_is_wanted(folder: Folder, chat: Chat) -> None:
@@ -69,7 +69,7 @@ def test_a_checkpoint_goes_with_the_rule_and_comes_back_when_it_is_wanted(folder
     assert folder.checkpoints() == {best["key"]}
     assert [got["title"] for got in chat.received] == ["tiny: done"]
     assert best["name"] in chat.received[0]["message"]
-    folder.run("data", "make", "test.npz", "--num-images", "8", "--height", "32", "--width", "64")
+    np.savez(folder.path / "test.npz", test_set=np.zeros((4, 32, 64), np.uint8))
     refused = folder.run("predict", other["key"], "test.npz", "--out", "masks.npz", code=2).stderr
     assert f"orchestrate retry SWEEP --trial {other['key']}" in refused
 

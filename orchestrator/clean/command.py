@@ -85,7 +85,7 @@ class CleanReport:
                 f"{self.home.root}: would free {write_size(_add_up(self.finds))}; {write_size(self.free_before)} are free now"
             )
         else:
-            freed = f"freed {write_size(_add_up(self.removed))}" if self.removed else "nothing to free"
+            freed = f"freed {write_size(_add_up(self.removed))}" if self.finds else "nothing to free"
             free = f"{write_size(self.free_before)} were free on its disk, {write_size(self.free_after)} are now"
             parts.append(f"{self.home.root}: {freed}; {free}")
         parts += [f"Left alone: {left.what}: {left.why}" for left in self.left]

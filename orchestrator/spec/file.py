@@ -216,7 +216,8 @@ class _Reading:
         try:
             value = constructors[tag](node)
         except (ValueError, KeyError, OverflowError):
-            raise self._error(node, place, f"is {node.value[:40]!r}, which is not of the kind that its tag says") from None
+            found = "a value" if self._is_secret(place) else repr(node.value[:40])
+            raise self._error(node, place, f"is {found}, which is not of the kind that its tag says") from None
         if isinstance(value, int | float) and not (math.isfinite(value) and abs(value) < 2**63):
             raise self._error(node, place, f"is {node.value[:40]}. Allowed: a finite number below 2^63")
         return value
@@ -228,6 +229,9 @@ class _Reading:
         except UnicodeEncodeError:
             raise self._error(node, place, "holds half a character (a lone surrogate)") from None
         return text
+
+    def _is_secret(self, place: Place) -> bool:
+        return place[:1] == (SECRET,) or self.name == f"{OPTION} {SECRET}"
 
     def _check_tag(self, node: Node, place: Place, expected: str) -> None:
         if str(node.tag) != expected:

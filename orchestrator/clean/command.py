@@ -107,10 +107,12 @@ def clean(home: Home, sweeps: Sequence[str], *, dry_run: bool, console: Console)
     free_before = _measure_free(home)
     ledger, cleared = _open_ledger(home, may_clear=not (sweeps or dry_run))
     keys = _list_keys(ledger, sweeps)
+    records: CheckpointRecords | None = None
+    left: list[Left] = []
     try:
-        records, left = _open_records(home) if _has_records(home) else None, []
+        records = _open_records(home) if _has_records(home) else None
     except TrackingError as error:
-        records, left = None, [Left(NEEDS_MLFLOW, str(error))]
+        left.append(Left(NEEDS_MLFLOW, str(error)))
     finds: dict[Path, Find] = {}
     for found in _look(home, ledger, records, keys):
         if isinstance(found, Left):

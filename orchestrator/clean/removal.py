@@ -80,7 +80,8 @@ def _note_and_remove(folder: TrialFolder, finds: Sequence[Find], note: NoteRemov
 
 
 def _remove_all(finds: Iterable[Find]) -> tuple[list[Find], Left | None]:
-    removed, problem = [], None
+    removed: list[Find] = []
+    problem: Left | None = None
     for find in finds:
         try:
             _unlink(find.path)

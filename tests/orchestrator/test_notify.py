@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,46 +16,15 @@ from orchestrator.notice import describe_end, describe_failure
 from orchestrator.notify import VARIABLE, Kind, Message, open_notifier
 from orchestrator.spec import SweepSpec, load_spec
 from orchestrator.summary import SweepReport
+from tests.orchestrator.conftest import SECRET, Chat
 
-SECRET = "hunter2"
 MESSAGE = Message("losses: done", "4 complete", Kind.success)
 
 
-class Chat:
-    """Takes JSON by POST, and answers as it is told to."""
-
-    def __init__(self) -> None:
-        self.received: list[dict[str, Any]] = []
-        self.status = 200
-        chat = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                chat.received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                self.send_response(chat.status)
-                self.end_headers()
-
-            def log_message(self, *_arguments: object) -> None:
-                """Say nothing."""
-
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
-
-    @property
-    def address(self) -> str:
-        return f"json://somebody:{SECRET}@127.0.0.1:{self.server.server_port}/{SECRET}"
-
-
-@pytest.fixture
-def chat(monkeypatch: pytest.MonkeyPatch) -> Iterator[Chat]:
-    """Listens on loopback."""
+@pytest.fixture(autouse=True)
+def _nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs the tests is not told."""
     monkeypatch.delenv(VARIABLE, raising=False)
-    chat = Chat()
-    thread = threading.Thread(target=chat.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    yield chat
-    chat.server.shutdown()
-    chat.server.server_close()
-    thread.join()
 
 
 @pytest.fixture

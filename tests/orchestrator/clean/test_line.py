@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.orchestrator.test_notify import Chat, chat
-
-__all__ = ["chat"]
+from tests.orchestrator.conftest import Chat
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 
@@ -34,7 +32,7 @@ class Folder:
     def __init__(self, path: Path, chat: Chat) -> None:
         self.path = path
         (path / "tiny.yaml").write_text(SWEEP)
-        known = ("MLFLOW_TRACKING_URI", "ORCHESTRATE_STORAGE", "ORCHESTRATE_HOME")
+        known = ("MLFLOW_TRACKING_URI", "ORCHESTRATE_STORAGE", "ORCHESTRATE_HOME", "ORCHESTRATE_NOTIFY")
         self._environment = {k: v for k, v in os.environ.items() if k not in known}
         self._environment |= {"ORCHESTRATE_SLOTS": str(path / "slots"), "CHAT": chat.address}
 

@@ -1,4 +1,4 @@
-"""A real trial small enough for tests: 16 generated tiles, the smallest encoder, one epoch; one launcher for all tests, and a chat."""
+"""A real trial small enough for tests: 16 generated tiles, the smallest encoder, one epoch; a launcher for all tests, a chat."""
 
 from __future__ import annotations
 

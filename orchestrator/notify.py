@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -129,7 +130,8 @@ def _explain(address: str) -> str:
 def _list_schemes() -> list[str]:
     import apprise
 
-    described = apprise.Apprise().details()["schemas"]
+    with _silence():
+        described = apprise.Apprise().details()["schemas"]
     return sorted({scheme for entry in described for kind in ("protocols", "secure_protocols") for scheme in entry[kind] or ()})
 
 
@@ -144,14 +146,16 @@ def _send(service: Service, message: Message) -> str | None:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Drop what is logged below: it holds addresses."""
+    """Drop what is logged and warned of below: it holds addresses, or is about plugins that nobody asked for."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     # an ancestor's level counts for those without one of their own, so that urllib3.connectionpool is silenced with urllib3
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL + 1)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)

@@ -216,8 +216,8 @@ class _Reading:
         try:
             value = constructors[tag](node)
         except (ValueError, KeyError, OverflowError):
-            found = "a value" if self._is_secret(place) else repr(node.value[:40])
-            raise self._error(node, place, f"is {found}, which is not of the kind that its tag says") from None
+            found = "" if self._is_secret(place) else f"{node.value[:40]!r}, which is "
+            raise self._error(node, place, f"is {found}not of the kind that its tag says") from None
         if isinstance(value, int | float) and not (math.isfinite(value) and abs(value) < 2**63):
             raise self._error(node, place, f"is {node.value[:40]}. Allowed: a finite number below 2^63")
         return value

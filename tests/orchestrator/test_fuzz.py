@@ -68,11 +68,12 @@ PLAIN: dict[Any, Strategy] = {
 
 @cache
 def fields_of(model: type[BaseModel], depth: int) -> Strategy:
-    """Some of a model's fields; ``name`` always, where it has one, because it chooses among models."""
+    """Some of a model's fields; always those that it needs, and ``name``, because it chooses among models."""
     if depth < 0:
         return JUNK
     fields = {name: often(fitting(field.annotation, depth)) for name, field in model.model_fields.items()}
-    required = {name: fields.pop(name) for name in ("name",) if name in fields and model is not SweepSpec}
+    always = [name for name, field in model.model_fields.items() if field.is_required() or name == "name"]
+    required = {name: fields.pop(name) for name in always}
     return st.lists(st.sampled_from(sorted(fields)), max_size=3, unique=True).flatmap(
         lambda chosen: st.fixed_dictionaries(required | {name: fields[name] for name in chosen})
     ) if fields else st.fixed_dictionaries(required)  # fmt: skip
@@ -88,15 +89,17 @@ def space() -> Strategy:
     return st.dictionaries(paths, often(choices | entry), min_size=1, max_size=3)
 
 
+IDS: Strategy = st.integers(0, 3) | st.sampled_from(["a", "1"])
+
+
 def rows() -> Strategy:
     """With fields of base directly, as a row has them."""
     own = {name: often(fitting(field.annotation, 1)) for name, field in Row.model_fields.items() if name not in ("id", "data")}
-    ids = st.integers(0, 3) | st.sampled_from(["a", "1"])
     base, data = fields_of(TrainConfig, 2), fields_of(DataConfig, 1)
     row = st.builds(
         lambda base, own: {**(base if isinstance(base, dict) else {}), **own},
         base,
-        st.fixed_dictionaries({"id": often(ids)}, optional=own | {"data": often(data)}),
+        st.fixed_dictionaries({"id": often(IDS)}, optional=own | {"data": often(data)}),
     )
     return st.lists(often(row), min_size=1, max_size=3)
 
@@ -117,7 +120,15 @@ def documents(**fixed: Strategy) -> Strategy:
     pruners = st.builds(
         lambda pruner: {"name": pruner[0], "options": pruner[1]}, named(["median", "asha", "wilcoxon", *PRUNERS], dict(PRUNERS))
     )
-    special: dict[str, Strategy] = {"search": searches, "rows": rows(), "pruner": pruners, "name": st.just("fuzz")}
+    members = st.lists(often(IDS), min_size=1, max_size=3)
+    ensembles = st.lists(often(st.fixed_dictionaries({"id": often(IDS), "members": often(members)})), max_size=2)
+    special: dict[str, Strategy] = {
+        "search": searches,
+        "rows": rows(),
+        "pruner": pruners,
+        "ensembles": ensembles,
+        "name": st.just("fuzz"),
+    }
     keys = {
         name: often(special.get(name, fitting(field.annotation)))
         for name, field in SweepSpec.model_fields.items()

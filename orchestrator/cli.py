@@ -185,21 +185,38 @@ def report(
 
 
 @app.command()
-def retry(sweeps: Annotated[list[str], typer.Argument(metavar="SWEEP", help="Names of sweeps.")]) -> None:
-    """Let failed trials be tried again by the next `orchestrate sweep`."""
+def retry(
+    sweeps: Annotated[list[str], typer.Argument(metavar="SWEEP", help="Names of sweeps.")],
+    trials: Annotated[
+        list[str] | None,
+        typer.Option("--trial", metavar="KEY", help="A finished trial to be trained again; its key, or the beginning of it."),
+    ] = None,
+) -> None:
+    """Let failed trials, or those named, be tried again by the next `orchestrate sweep`."""
     from orchestrator.home import Home
-    from orchestrator.ledger import Ledger
-    from trainers.config import check_known
+    from orchestrator.retraining import retry_failed, train_again
 
-    ledger = Ledger(Home.from_environment().ledger_url)
-    for name in sweeps:
-        try:
-            check_known(name, ledger.sweeps(), "sweep")
-        except ValueError as error:
-            raise SpecError(str(error)) from None
-    for name in sweeps:
-        reset = ledger.reset_failed(ledger.members(name))
-        print(f"{name}: {len(reset)} failed trials will be tried again" if reset else f"{name}: no failed trials")
+    home = Home.from_environment()
+    for line in train_again(home, sweeps, trials) if trials else retry_failed(home, sweeps):
+        print(line)
+
+
+@app.command()
+def clean(
+    sweeps: Annotated[
+        list[str] | None, typer.Argument(metavar="SWEEP", help="Only what is of their trials; default: everything.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go, and remove nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Free disk: checkpoints that no sweep keeps, and whatever can be made or fetched again."""
+    from rich.console import Console
+
+    from orchestrator.clean.command import clean as clean_up
+    from orchestrator.home import Home
+
+    report = clean_up(Home.from_environment(), sweeps or [], dry_run=dry_run, console=Console(stderr=True))
+    _print(report, as_json=as_json)
 
 
 @app.command()

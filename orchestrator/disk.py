@@ -43,8 +43,8 @@ class DiskSpace:
 
 
 HINT = (
-    "Free some disk: remove `cache/` in it, which is made again when needed, or other files; or move ORCHESTRATE_HOME. "
-    "Then the same command goes on."
+    "Free some disk: `orchestrate clean` removes what can be made or fetched again, `keep` in the sweep file says how many "
+    "checkpoints stay; or move ORCHESTRATE_HOME. Then the same command goes on."
 )
 
 

@@ -195,6 +195,14 @@ class Ledger:
             names = connection.execute(sa.select(_members.c.sweep).distinct().order_by(_members.c.sweep)).scalars().all()
             return [str(name) for name in names]
 
+    def memberships(self) -> dict[str, set[str]]:
+        """Keys of all registered trials, each with the sweeps that it belongs to."""
+        found: dict[str, set[str]] = {}
+        with self._engine.connect() as connection:
+            for row in connection.execute(sa.select(_members.c.key, _members.c.sweep)):
+                found.setdefault(row.key, set()).add(row.sweep)
+        return found
+
     def reclaim(self, is_dead: Callable[[str], bool]) -> list[str]:
         """Set back to WAITING what owners hold that are dead; returns the keys."""
         running = _trials.c.state == TrialState.RUNNING

@@ -16,6 +16,7 @@ from orchestrator.ensemble.from_plan import look_up_ensembles
 from orchestrator.errors import TrackingError
 from orchestrator.home import Home
 from orchestrator.ledger import Ledger
+from orchestrator.notify import open_notifier
 from orchestrator.outlook import look_ahead
 from orchestrator.plan import Plan, make_plan
 from orchestrator.preflight import prepare
@@ -33,6 +34,7 @@ def plan_sweep(file: Path, *, overrides: Sequence[str], launcher: str, slots: in
     """
     spec = load_spec(file, overrides)
     home = Home.from_environment()
+    open_notifier(spec)  # an address that cannot be told anything is found before anything runs
     facts = look_at_data(spec, home, again=again)
     ledger = Ledger(home.ledger_url)
     plan = look_up(spec, facts, home, ledger, Console(stderr=True))

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from orchestrator.changes import content_of
+from orchestrator.clean.command import keep_at_end
+from orchestrator.clean.rule import write_rule
 from orchestrator.configuration import Configuration
 from orchestrator.dispatcher import Dispatcher
 from orchestrator.ensemble.from_plan import (
@@ -29,6 +31,8 @@ from orchestrator.launchers import LAUNCHERS
 from orchestrator.launchers.base import Launcher, NothingToLaunch
 from orchestrator.ledger import Ledger
 from orchestrator.needs import Needs, read_peaks
+from orchestrator.notice import describe_end, describe_failure
+from orchestrator.notify import Message, Notifier, open_notifier
 from orchestrator.outlook import look_ahead
 from orchestrator.parts import Outcome
 from orchestrator.plan import Plan, longest_first, round_of, row_of, trials_of
@@ -64,6 +68,24 @@ def run_sweep(file: Path, *, overrides: Sequence[str], launcher: str, slots: int
     console.print(f"reading {file}", highlight=False, markup=False, soft_wrap=True)
     spec = load_spec(file, overrides)
     home = Home.from_environment()
+    notifier = open_notifier(spec)
+    try:
+        report = _run_spec(spec, home, launcher=launcher, slots=slots, again=again, console=console)
+    except BaseException as error:  # of an interruption too: whoever waits for the sweep is told
+        _tell(notifier, describe_failure(spec.name, error, home), console)
+        raise
+    _tell(notifier, describe_end(report, home), console)
+    return report
+
+
+def _tell(notifier: Notifier, message: Message, console: Console) -> None:
+    for trouble in notifier.tell(message):
+        console.print(f"[yellow]notify[/]: {escape(trouble)}", soft_wrap=True)
+
+
+def _run_spec(
+    spec: SweepSpec, home: Home, *, launcher: str, slots: int | None, again: str | None, console: Console
+) -> SweepReport:
     ledger = Ledger(home.ledger_url)
     is_new = not ledger.members(spec.name)
 
@@ -72,8 +94,11 @@ def run_sweep(file: Path, *, overrides: Sequence[str], launcher: str, slots: int
         return LAUNCHERS[launcher](slots or asked.slots, asked.threads_per_slot, trials_per_gpu=asked.trials_per_gpu)
 
     # of a new sweep first, because workers import torch in the background while data and plan are looked at
-    workers = build() if is_new else None
+    workers: Launcher | None = None
+    owner = home.become_owner()  # before the data are looked at: `clean` leaves alone what an owner may be about to use
     try:
+        if is_new:
+            workers = build()
         facts = look_at_data(spec, home, again=again)
         plan = look_up(spec, facts, home, ledger, console)
         outlook = look_ahead(spec, plan, home, ledger, slots=num_slots(launcher, slots))
@@ -83,21 +108,21 @@ def run_sweep(file: Path, *, overrides: Sequence[str], launcher: str, slots: int
             raise LaunchError(lack)
         if workers is None:
             workers = build() if plan.has_work else NothingToLaunch()
-        with home.become_owner() as owner:
-            _keep_content(spec, plan, home, console)
-            return _run(
-                spec,
-                plan,
-                durations_s=outlook.durations_s,
-                home=home,
-                ledger=ledger,
-                owner=owner.name,
-                launcher=workers,
-                console=console,
-            )
+        _keep_content(spec, plan, home, console)
+        return _run(
+            spec,
+            plan,
+            durations_s=outlook.durations_s,
+            home=home,
+            ledger=ledger,
+            owner=owner.name,
+            launcher=workers,
+            console=console,
+        )
     finally:
         if workers is not None:
             workers.close()
+        owner.close()
 
 
 def _keep_content(spec: SweepSpec, plan: Plan, home: Home, console: Console) -> None:
@@ -124,6 +149,7 @@ def _run(
     tracker = MlflowTracker(Place.of(home))
     reported = {str(row.id): row.reported for row in spec.rows}
     tracker.label(spec.name, {t.spec.key: _label(t.configuration, t.spec, reported) for t in plan.trials})
+    tracker.note_rule(spec.name, write_rule(spec.keep.checkpoints))
     tracker.reconcile(spec.name, _live_keys(ledger, spec.name))
     storage, history = home.optuna_url or home.optuna_journal, FolderHistory(home)
     in_order = longest_first(plan, spec, durations_s)
@@ -159,6 +185,9 @@ def _run(
     if spec.rows and not outcome.interrupted:
         tracker.log_table(spec.name, [make_record(e) for e in ensembles if e.state is not EnsembleState.WAITING])
     _mirror_rest(tracker, spec.name, outcome, home, console)
+    if not outcome.interrupted:
+        for line in keep_at_end(home, spec.name, spec.keep.checkpoints):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
     position = {trial.spec.key: i for i, trial in enumerate(plan.trials)}  # in the order of the file, whatever ran first
     return SweepReport(
         spec.name,

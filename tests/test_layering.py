@@ -46,6 +46,7 @@ def test_trainers_know_nothing_of_the_orchestrator() -> None:
         ("sqlalchemy", {"orchestrator/ledger.py"}),
         ("ray", {"orchestrator/launchers/ray.py"}),
         ("apscheduler", {"orchestrator/scheduling/clock.py"}),
+        ("apprise", {"orchestrator/notify.py"}),
         ("numba", {"orchestrator/ensemble/kernel.py"}),
         ("albumentations", {"trainers/transforms.py", "orchestrator/preload.py"}),
         (

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from orchestrator.errors import PredictError
+from orchestrator.removals import read_removal, say_removed
+from orchestrator.tracking.labels import REMOVED
 from orchestrator.tracking.place import Place
-from orchestrator.trial import TrialSpec
+from orchestrator.trial import TrialFolder, TrialSpec
 
 if TYPE_CHECKING:
     from orchestrator.home import Home
     from orchestrator.tracking.lookup import FoundModel
+    from orchestrator.tracking.runs import RunReader, RunRow
 
 CHECKPOINT = "best.safetensors"
 """As trainers.predict calls it; importing that takes seconds."""
@@ -55,6 +58,8 @@ def find_files(name: str, home: Home) -> ModelFiles:
         return ModelFiles(name=str(path), members=(MemberFiles(str(path), checkpoint, size=_size_beside(checkpoint)),))
     if len(path.parts) > 1 or path.suffix == ".safetensors":
         beside = path if path.is_dir() else path.parent
+        if checkpoint.name == CHECKPOINT and (beside / "trial.json").exists():
+            raise PredictError(_explain_missing(TrialFolder(beside)))
         found = ", ".join(sorted(entry.name for entry in beside.iterdir())[:8]) if beside.is_dir() else ""
         raise PredictError(f"{checkpoint}: not found; {beside} holds {found or 'nothing'}. A trial's folder holds {CHECKPOINT}.")
     from orchestrator.tracking.lookup import find_model  # imports mlflow, which takes seconds
@@ -76,13 +81,31 @@ def _fetch(model: FoundModel, home: Home) -> ModelFiles:
     members = tuple(
         MemberFiles(
             name=key,
-            checkpoint=reader.fetch(rows[key], CHECKPOINT, cache),
+            checkpoint=_fetch_checkpoint(reader, rows[key], home),
             weight=weight,
             size=_read_size(reader.fetch(rows[key], "trial.json", cache)),
         )
         for key, weight in model.weights.items()
     )
     return ModelFiles(model.name, members, run_id=model.run_id)
+
+
+def _fetch_checkpoint(reader: RunReader, row: RunRow, home: Home) -> Path:
+    path = reader.find_file(row, CHECKPOINT, home.cache / "files")
+    if path is not None:
+        return path
+    removed = row.tags.get(REMOVED) or read_removal(TrialFolder(home.trial_folder(row.key)))
+    if removed is not None:
+        raise PredictError(say_removed(row.name, row.key, removed))
+    return reader.fetch(row, CHECKPOINT, home.cache / "files")  # raises, with what may have become of it
+
+
+def _explain_missing(folder: TrialFolder) -> str:
+    """Of a trial's folder without a checkpoint."""
+    if (removed := read_removal(folder)) is not None:
+        return say_removed(str(folder.path), folder.spec().key, removed)
+    key = folder.spec().key
+    return f"{folder.path / CHECKPOINT}: not found. Of a finished trial MLflow has it: give its key, {key}, instead of the path."
 
 
 def _size_beside(checkpoint: Path) -> tuple[int, int] | None:

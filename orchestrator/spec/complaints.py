@@ -141,8 +141,12 @@ def _other_key(raw: Mapping[str | int, Any], part: str | int) -> str | int | Non
 
 
 def _look_up(raw: Any, place: Place) -> Any:
+    """What stands at ``place``; None where nothing does, such as the second of a pair that has one."""
     for part in place:
-        raw = raw.get(part) if isinstance(raw, dict) else raw[part] if isinstance(raw, list) and isinstance(part, int) else None
+        if isinstance(raw, dict):
+            raw = raw.get(part)
+        else:
+            raw = raw[part] if isinstance(raw, list) and isinstance(part, int) and part < len(raw) else None
     return raw
 
 

@@ -33,6 +33,9 @@ PARAMETER_FIELDS = ("choices", "low", "high", "log", "step", "when")
 
 OPTION = "--set"
 
+SECRET = "notify"
+"""The key whose values may hold passwords: no message shows them."""
+
 
 @dataclass(frozen=True)
 class Document:
@@ -213,7 +216,8 @@ class _Reading:
         try:
             value = constructors[tag](node)
         except (ValueError, KeyError, OverflowError):
-            raise self._error(node, place, f"is {node.value[:40]!r}, which is not of the kind that its tag says") from None
+            found = "" if self._is_secret(place) else f"{node.value[:40]!r}, which is "
+            raise self._error(node, place, f"is {found}not of the kind that its tag says") from None
         if isinstance(value, int | float) and not (math.isfinite(value) and abs(value) < 2**63):
             raise self._error(node, place, f"is {node.value[:40]}. Allowed: a finite number below 2^63")
         return value
@@ -225,6 +229,9 @@ class _Reading:
         except UnicodeEncodeError:
             raise self._error(node, place, "holds half a character (a lone surrogate)") from None
         return text
+
+    def _is_secret(self, place: Place) -> bool:
+        return place[:1] == (SECRET,) or self.name == f"{OPTION} {SECRET}"
 
     def _check_tag(self, node: Node, place: Place, expected: str) -> None:
         if str(node.tag) != expected:
@@ -243,7 +250,7 @@ def override(document: Document, option: str) -> Document:
     Raises:
         SpecError: no ``=``, a value that is not YAML, a way through something that is no mapping or list.
     """
-    name = f"{OPTION} {option}"
+    name = f"{OPTION} {SECRET}" if SECRET in option.partition("=")[0] else f"{OPTION} {option}"
     path, equals, text = option.partition("=")
     tokens = [t[1:-1] if t.startswith("[") else t for t in re.findall(r"\[\d+\]|[^.\[\]]+", path)]
     if not equals or not tokens or not re.fullmatch(r"[^.\[\]=]+(\.[^.\[\]]+|\[\d+\])*", path):
@@ -277,7 +284,8 @@ def _choose_key(node: Any, tokens: Sequence[str], *, place: Place, name: str) ->
             raise SpecError(f"{name}: {write_place(place)} is a list and has no {tokens[0]!r}. Allowed: {allowed}.")
         return int(tokens[0]), 1
     if not isinstance(node, dict):
-        raise SpecError(f"{name}: {write_place(place)} is {node!r}, which has nothing inside that could be set.")
+        found = "a value" if place[:1] == (SECRET,) else repr(node)
+        raise SpecError(f"{name}: {write_place(place)} is {found}, which has nothing inside that could be set.")
     if place == SPACE:
         return _choose_parameter(node, tokens)
     return (int(tokens[0]) if tokens[0].isdecimal() and int(tokens[0]) in node else tokens[0]), 1

@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_serializer, field_validator, model_validator
 
 from orchestrator.spec.file import Document, Place
+from orchestrator.spec.keep import KeepSpec
 from orchestrator.spec.limits import LimitsSpec, RetrySpec
 from orchestrator.spec.names import NOT_METHODS, Method
+from orchestrator.spec.notify import Addresses
 from orchestrator.spec.part import Part
 from orchestrator.spec.pruner import PrunerSpec, StopSpec
 from orchestrator.spec.schedule import ScheduleSpec
@@ -218,7 +220,7 @@ def write_title(id: RowId, label: str | None) -> str:
     return f"row {id}" if label is None else f"{id}: {label}"
 
 
-NOT_YET = ("ensemble", "keep")
+NOT_YET = ("ensemble",)
 """Keys that later versions read."""
 
 
@@ -240,6 +242,8 @@ class SweepSpec(Part):
     retry: RetrySpec = RetrySpec()
     limits: LimitsSpec = LimitsSpec()
     schedule: ScheduleSpec | None = None
+    keep: KeepSpec = KeepSpec()
+    notify: Addresses = ()
     ensembles: tuple[FixedEnsemble, ...] = ()
 
     _document: Document | None = PrivateAttr(default=None)

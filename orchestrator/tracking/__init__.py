@@ -11,6 +11,7 @@ sent.py         what has been sent already
 mirror.py       the queue and the thread between the dispatcher and a server that may be slow or dead
 runs.py         runs -> rows, files and finished trials
 lookup.py       what a person calls a model -> its trials
+checkpoints.py  which sweeps keep which checkpoints, and who needs them
 model.py        checkpoints -> an MLflow model; served_model.py is the code that goes with it
 page.py         MLflow's page as a leaderboard
 

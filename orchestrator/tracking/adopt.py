@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from orchestrator import removals
 from orchestrator.home import Home
 from orchestrator.tracking.place import Place
 from orchestrator.tracking.runs import RunReader
@@ -21,7 +22,7 @@ FILES = ("confusions.npz", "result.json")
 
 _OF_ATTEMPT = (
     "mirror.json", "result.json", "last.pt", "best.safetensors", "confusions.npz",
-    "predictions.json", "predictions.zst", "predictions.labels.zst", "samples.png",
+    "predictions.json", "predictions.zst", "predictions.labels.zst", "samples.png", removals.FILE,
 )  # fmt: skip
 """What an attempt of this machine may have left, which is not the adopted trial's."""
 

@@ -13,6 +13,12 @@ from typing import Any
 ROW, REPORTED, FORMER_ROW = "row", "reported", "former_row"
 """Tags: the row of the sweep's table, the figure published for it, and the row of an earlier form of the sweep file."""
 
+KEEP = "keep"
+"""Tag of a sweep's experiment: which checkpoints it keeps."""
+
+REMOVED = "checkpoint_removed"
+"""Tag of a run whose checkpoint was removed: by what."""
+
 
 @dataclass(frozen=True)
 class RunLabel:

@@ -56,10 +56,15 @@ def find_model(place: Place, name: str) -> FoundModel:
         return _take(place, next((run for run in runs if run.data.tags.get("state") == TrialState.COMPLETE), runs[0]))
 
 
+def read_weights(run: Run) -> dict[str, float]:
+    """Key -> weight of an ensemble's members."""
+    return {p.removeprefix(_WEIGHT): float(w) for p, w in run.data.params.items() if p.startswith(_WEIGHT)}
+
+
 def _take(place: Place, run: Run) -> FoundModel:
     tags, name = run.data.tags, run.info.run_name or run.info.run_id
     if tags.get("kind") == "ensemble":
-        weights = {p.removeprefix(_WEIGHT): float(w) for p, w in run.data.params.items() if p.startswith(_WEIGHT)}
+        weights = read_weights(run)
     elif tags.get("kind") == "trial":
         weights = {tags["key"]: 1.0}
     else:

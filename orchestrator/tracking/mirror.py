@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _MAX_BACKOFF_S, _CLOSING_BACKOFF_S = 30.0, 1.0
-_TABLE = "table"  # the place in the queue of a sweep's ensembles; no trial's key
+_TABLE, _RULE = "table", "rule"  # places in the queue of a sweep's ensembles and of its rule; no trial's keys
 
 
 @dataclass
@@ -91,6 +91,10 @@ class MlflowTracker:
                     self.mirror(sweep, TrialFolder(self._place.trials / key), True)
 
         self._put((sweep, ""), _Job(run, None))
+
+    def note_rule(self, sweep: str, rule: str) -> None:
+        """Record which checkpoints the sweep keeps."""
+        self._put((sweep, _RULE), _Job(lambda recorder: recorder.note_rule(sweep, rule), None))
 
     def log_table(self, sweep: str, records: Sequence[EnsembleRecord]) -> None:
         """Record the fixed ensembles of the sweep's table, all of them: what is not among them is of an earlier table."""

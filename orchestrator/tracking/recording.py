@@ -7,17 +7,16 @@ import importlib.metadata
 import subprocess
 import time
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from orchestrator.tracking.connection import all_experiments, connect, ensure_experiment, find_experiment, search_runs, told
 from orchestrator.tracking.ensembles import log_table
-from orchestrator.tracking.labels import EnsembleRecord, RunLabel
+from orchestrator.tracking.labels import KEEP, EnsembleRecord, RunLabel
 from orchestrator.tracking.place import Place
 from orchestrator.tracking.relabel import relabel_runs
-from orchestrator.tracking.sent import Sent, read_sent, write_sent
+from orchestrator.tracking.sent import Sent, mark_file, read_sent, write_sent
 from orchestrator.tracking.series import (
     Point,
     Progress,
@@ -86,6 +85,15 @@ class Recorder:
         """
         with told(self._place):
             relabel_runs(self._client, sweep, labels)
+
+    def note_rule(self, sweep: str, rule: str) -> None:
+        """Record which checkpoints the sweep keeps, for whoever cleans up.
+
+        Raises:
+            TrackingError: the server cannot be used.
+        """
+        with told(self._place):
+            self._client.set_experiment_tag(ensure_experiment(self._client, self._place, sweep), KEEP, rule)
 
     def log_table(self, sweep: str, records: Sequence[EnsembleRecord]) -> list[str]:
         """Record the fixed ensembles of the sweep's table; returns their runs' ids.
@@ -232,7 +240,7 @@ class Recorder:
         """Upload what changed since it was uploaded last, remembering each file at once."""
         for name in names:
             path = folder.path / name
-            if path.exists() and (mark := _mark(path)) != sent.artifacts.get(name):
+            if path.exists() and (mark := mark_file(path)) != sent.artifacts.get(name):
                 self._client.log_artifact(run_id, str(path))
                 sent = sent.model_copy(update={"artifacts": sent.artifacts | {name: mark}})
                 write_sent(folder, sent)
@@ -270,11 +278,6 @@ def _tells(run: Run | None, result: TrialResult) -> bool:
 def _is_ahead(run: Run, result: TrialResult) -> bool:
     """Whether another machine has done what failed here: its success stands."""
     return run.data.tags.get("state") == TrialState.COMPLETE and result.state is not TrialState.COMPLETE
-
-
-def _mark(path: Path) -> str:
-    found = path.stat()
-    return f"{found.st_size}-{found.st_mtime_ns}"
 
 
 def _describe_origin() -> dict[str, str]:

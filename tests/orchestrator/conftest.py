@@ -1,10 +1,13 @@
-"""A real trial small enough for tests: 16 generated tiles, the smallest encoder, one epoch; and one launcher for all tests."""
+"""A real trial small enough for tests: 16 generated tiles, the smallest encoder, one epoch; a launcher for all tests, a chat."""
 
 from __future__ import annotations
 
+import json
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,9 @@ from orchestrator.launchers.local import LocalLauncher
 from orchestrator.trial import Attempt, TrialFolder, TrialSpec, make_key
 from trainers.config import DataConfig, SyntheticConfig, TrainConfig
 from trainers.data import open_dataset, prepare_dataset
+
+SECRET = "hunter2"
+"""In the address of the chat."""
 
 TINY_DATA = DataConfig(synthetic=SyntheticConfig(num_images=16, height=32, width=64), val_fraction=0.25, ignore_classes=(0,))
 
@@ -107,3 +113,39 @@ def local_launcher(cpu_slots: tuple[Slot, ...], tmp_path_factory: pytest.TempPat
     launcher = LocalLauncher(cpu_slots, locks=tmp_path_factory.mktemp("slots"))
     yield launcher
     launcher.close()
+
+
+class Chat:
+    """Takes JSON by POST, and answers as it is told to."""
+
+    def __init__(self) -> None:
+        self.received: list[dict[str, Any]] = []
+        self.status = 200
+        chat = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                chat.received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                self.send_response(chat.status)
+                self.end_headers()
+
+            def log_message(self, *_arguments: object) -> None:
+                """Say nothing."""
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+
+    @property
+    def address(self) -> str:
+        return f"json://somebody:{SECRET}@127.0.0.1:{self.server.server_port}/{SECRET}"
+
+
+@pytest.fixture
+def chat() -> Iterator[Chat]:
+    """A chat that listens on loopback."""
+    chat = Chat()
+    thread = threading.Thread(target=chat.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    yield chat
+    chat.server.shutdown()
+    chat.server.server_close()
+    thread.join()

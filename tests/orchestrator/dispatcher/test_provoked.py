@@ -12,6 +12,7 @@ import pytest
 
 from orchestrator.failures import FailureKind
 from orchestrator.launchers.local import LocalLauncher
+from orchestrator.launchers.slots import Slot
 from orchestrator.spec.limits import LimitsSpec, RetrySpec
 from orchestrator.trial import TrialFolder, TrialSpec, TrialState
 from tests.orchestrator.dispatcher.conftest import Bench, Point
@@ -59,6 +60,31 @@ def test_a_failure_is_told_by_its_kind(run: Run, loss: str, kind: FailureKind, r
     assert last_words in (result.log_tail or "")
     pid = next(event.facts["pid"] for event in folder.events()[0] if "pid" in event.facts)
     assert not psutil.pid_exists(pid)
+
+
+@pytest.mark.slow
+def test_the_sweep_goes_on_after_an_attempt_that_nothing_but_a_kill_could_end(
+    bench: Bench,
+    cpu_slots: tuple[Slot, ...],
+    tmp_path: Path,
+    make_spec: Callable[..., TrialSpec],
+    tiny_data: Path,
+    user_code: Path,
+) -> None:
+    """It deafens its process to every other signal; its log says where it stood, and the next trial has its slot."""
+    trials = [make_spec(loss={"name": f"provoking:{loss}"}) for loss in ("Stuck", "Loss")]
+    points = [Point(str(i), (trial,)) for i, trial in enumerate(trials)]
+    launcher = LocalLauncher(cpu_slots[:1], locks=tmp_path / "slots")
+    try:
+        limits = LimitsSpec(silence_s=8, free_disk_gb=0)
+        outcome = bench.run(points, launcher, data_folder_of=lambda spec: tiny_data, retry=NEVER, limits=limits)
+    finally:
+        launcher.close()
+    stuck, next_one = outcome.trials
+    assert stuck.result is not None
+    assert (stuck.state, stuck.result.failure) == (TrialState.FAILED, FailureKind.HANG)
+    assert "provoking.py" in (stuck.result.log_tail or "")
+    assert next_one.state is TrialState.COMPLETE
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import time
@@ -93,6 +94,14 @@ class Hanging(Loss):
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         while True:
             time.sleep(3600)
+
+
+class Stuck(Loss):
+    """C code that never comes back and lets no other Python run: no signal handler, no thread."""
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        re.match(r"(a+)+$", "a" * 100 + "b")
+        return super().forward(logits, target)
 
 
 class Large(Loss):

@@ -1,0 +1,194 @@
+"""People are told how a sweep ended, by a real HTTP server that stands for their chat; and no address is ever shown."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.cli import main
+from orchestrator.errors import DataError, SpecError
+from orchestrator.home import Home
+from orchestrator.notice import describe_end, describe_failure
+from orchestrator.notify import VARIABLE, Kind, Message, open_notifier
+from orchestrator.spec import SweepSpec, load_spec
+from orchestrator.summary import SweepReport
+from tests.orchestrator.conftest import SECRET, Chat
+
+MESSAGE = Message("losses: done", "4 complete", Kind.success)
+
+
+@pytest.fixture(autouse=True)
+def _nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs the tests is not told."""
+    monkeypatch.delenv(VARIABLE, raising=False)
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Callable[..., SweepSpec]:
+    """Read a sweep file."""
+
+    def read(text: str, *options: str) -> SweepSpec:
+        path = tmp_path / "losses.yaml"
+        path.write_text(text)
+        return load_spec(path, options)
+
+    return read
+
+
+def test_a_message_comes_to_everybody_once(chat: Chat, read: Callable[..., SweepSpec]) -> None:
+    """To whom the file names, by an address or by a variable, and to whom the environment names."""
+    spec = read(f"notify: ['${{CHAT}}', 'json://${{WHO}}:{SECRET}@127.0.0.1:{chat.server.server_port}/other']\n")
+    environment = {VARIABLE: f"{chat.address} ", "CHAT": chat.address, "WHO": "me"}
+    assert open_notifier(spec, environment).tell(MESSAGE) == []
+    assert [(got["title"], got["message"], got["type"]) for got in chat.received] == [
+        ("losses: done", "4 complete", "success")
+    ] * 2
+
+
+def test_nobody_is_told_where_nobody_is_named(chat: Chat, read: Callable[..., SweepSpec]) -> None:
+    """Nor is Apprise needed."""
+    assert open_notifier(read("name: a\n"), {}).tell(MESSAGE) == []
+
+
+@pytest.mark.parametrize("status", [500, 404, None])
+def test_a_message_that_does_not_arrive_is_a_warning(
+    chat: Chat,
+    read: Callable[..., SweepSpec],
+    status: int | None,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """It says whose it was, and neither it nor any log at any level shows the address. None: nobody listens."""
+    caplog.set_level(logging.NOTSET)
+    address = chat.address if status else f"json://somebody:{SECRET}@127.0.0.1:9/{SECRET}"
+    chat.status = status or 0
+    [trouble] = open_notifier(read("name: a\nnotify: ${CHAT}\n"), {"CHAT": address}).tell(MESSAGE)
+    assert "losses.yaml:2: notify[0] (JSON) could not be told" in trouble
+    assert SECRET not in trouble + caplog.text + "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "pieces"),
+    [
+        (f"notify: jsno://u:{SECRET}@host\n", (), ("losses.yaml:1: notify[0]", "'jsno' is none", "Did you mean 'json'?")),
+        (f"name: a\nnotify: [{SECRET}]\n", (), ("losses.yaml:2: notify[0]", "does not begin with a service")),
+        (f"notify: slack://{SECRET}\n", (), ("losses.yaml:1: notify[0]", "after slack:// is missing or wrong")),
+        ("notify: '${NO_SUCH}'\n", (), ("losses.yaml:1: notify[0] names ${NO_SUCH}", "Set NO_SUCH")),
+        ("name: a\n", (f"notify=slack://{SECRET}",), ("--set notify: notify[0]", "after slack://")),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_answered(
+    read: Callable[..., SweepSpec],
+    text: str,
+    options: tuple[str, ...],
+    pieces: tuple[str, ...],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """With its place and what is wrong with it, without showing it."""
+    caplog.set_level(logging.NOTSET)
+    with pytest.raises(SpecError) as caught:
+        open_notifier(read(text, *options), {})
+    assert [piece for piece in pieces if piece not in str(caught.value)] == []
+    assert SECRET not in str(caught.value) + caplog.text
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        f"notify={{url: slack://{SECRET}}}",
+        f"notify=[slack://{SECRET}",
+        f"notify.x={SECRET}",
+        f"notify {SECRET}",
+        f"notify=!!int {SECRET}",
+    ],
+)
+def test_no_complaint_about_the_file_shows_an_address(read: Callable[..., SweepSpec], option: str) -> None:
+    """However it was mistyped."""
+    with pytest.raises(SpecError, match=r"^--set notify: ") as caught:
+        read(f"notify: slack://{SECRET}\n", option)
+    assert SECRET not in str(caught.value)
+
+
+def test_a_spec_does_not_write_its_addresses(read: Callable[..., SweepSpec]) -> None:
+    """What is dumped is stored and shown."""
+    spec = read(f"notify: slack://{SECRET}\n")
+    assert SECRET not in repr(spec) + spec.model_dump_json()
+
+
+def report(**changed: Any) -> SweepReport:
+    """A sweep that ended."""
+    done = {"name": "dice", "state": "COMPLETE", "metrics": {"val/miou": 0.61234}, "reason": None}
+    better = {"name": "focal", "state": "CACHED", "metrics": {"val/miou": 0.7}, "reason": None}
+    failed = {"name": "mine", "state": "FAILED", "metrics": {}, "reason": "ValueError: no postgresql://u:hunter2@h/db"}
+    parts: dict[str, Any] = {"sweep": "losses", "wall_s": 3725.0, "trials": (done, better, failed), "interrupted": False}
+    return SweepReport(**(parts | changed))
+
+
+def test_a_message_says_what_one_wants_to_know(tmp_path: Path) -> None:
+    """Counts, time, the best trial, why others failed, where to look; no password."""
+    told = describe_end(report(), Home(tmp_path, tracking="http://me:hunter2@server:5000"))
+    assert (told.title, told.kind) == ("losses: ended, 1 of 3 trials failed", Kind.warning)
+    assert told.body.splitlines() == [
+        "1 complete, 1 cached, 1 failed in 1 h 2 min",
+        "best: focal, val/miou 0.7000",
+        "failed: mine: ValueError: no postgresql://u:***@h/db",
+        "Where to look: orchestrate report losses; http://me:***@server:5000",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changed", "title", "kind"),
+    [
+        ({"trials": ()}, "losses: done", Kind.success),
+        ({"interrupted": True}, "losses: interrupted", Kind.warning),
+        ({"halted": "the disk is full"}, "losses: halted", Kind.failure),
+    ],
+)
+def test_each_end_has_its_title(tmp_path: Path, changed: dict[str, Any], title: str, kind: Kind) -> None:
+    """And how good the news is."""
+    told = describe_end(report(**changed), Home(tmp_path))
+    assert (told.title, told.kind) == (title, kind)
+
+
+def test_an_interruption_before_the_first_trial_is_told(tmp_path: Path) -> None:
+    """As one, not as a failure; an error by what it says."""
+    assert describe_failure("losses", KeyboardInterrupt(), Home(tmp_path)).title == "losses: interrupted"
+    told = describe_failure("losses", DataError("tiles.npz: not found"), Home(tmp_path))
+    assert (told.title, told.body.splitlines()[0]) == ("losses: failed", "tiles.npz: not found")
+
+
+def run_sweep(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """What the command says of a sweep that it refuses."""
+    (folder / "losses.yaml").write_text(text)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("ORCHESTRATE_HOME", str(folder / "home"))
+    monkeypatch.setattr("sys.argv", ["orchestrate", "sweep", "losses.yaml", "--launcher", "inline"])
+    with pytest.raises(SystemExit) as exited:
+        main()
+    assert exited.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_a_sweep_that_cannot_begin_is_told(
+    chat: Chat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever started it by a clock is not there to read it."""
+    monkeypatch.setenv("CHAT", chat.address)
+    said = run_sweep(tmp_path, "data: {source: nowhere.npz}\nnotify: ${CHAT}\n", monkeypatch, capsys)
+    assert chat.received[0]["title"] == "losses: failed"
+    assert "nowhere.npz" in chat.received[0]["message"]
+    assert SECRET not in said
+
+
+def test_a_bad_address_stops_the_sweep_before_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is written, no data looked at."""
+    said = run_sweep(tmp_path, f"notify: slack://{SECRET}\n", monkeypatch, capsys)
+    assert "losses.yaml:1: notify[0] is no address that Apprise can use" in said
+    assert SECRET not in said
+    assert not (tmp_path / "home").exists()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
-from orchestrator.errors import OrchestrateError, SpecError
+from orchestrator.errors import OrchestrateError
 
 if TYPE_CHECKING:
     from orchestrator.tracking.runs import RunReader
@@ -55,6 +55,9 @@ ModelName = Annotated[
         help="A run's id, a trial's key or its beginning, a checkpoint's path, or a sweep for the ensemble chosen of it last.",
     ),
 ]
+SweepName = Annotated[str, typer.Argument(metavar="SWEEP", help="Name of a sweep.")]
+Launching = Annotated[LauncherName, typer.Option(help="local: a process an attempt. inline: in this process.")]
+Slots = Annotated[int | None, typer.Option(min=1, help="Trials at once; default: one a GPU, else one a core.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output and nothing else there.")]
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help="synthetic, a .npz, or a folder with images/ and masks/.")]
 DataOptions = Annotated[
@@ -69,10 +72,8 @@ def sweep(
         list[str] | None, typer.Option("--set", metavar="a.b=c", help="Change one field of the file; may be repeated.")
     ] = None,
     plan_only: Annotated[bool, typer.Option("--plan", help="Show the plan and stop before anything runs.")] = False,
-    launcher: Annotated[
-        LauncherName, typer.Option(help="local: a process an attempt. inline: in this process.")
-    ] = LauncherName.local,
-    slots: Annotated[int | None, typer.Option(min=1, help="Trials at once; default: one a GPU, else one a core.")] = None,
+    launcher: Launching = LauncherName.local,
+    slots: Slots = None,
     as_json: AsJson = False,
 ) -> None:
     """Plan a sweep, show the plan, and run what is not done yet."""
@@ -82,6 +83,38 @@ def sweep(
         _print(plan_sweep(file, overrides=overrides or []), as_json=as_json)
         return
     report = run_sweep(file, overrides=overrides or [], launcher=launcher.value, slots=slots)
+    _print(report, as_json=as_json)
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def worker(
+    name: SweepName,
+    launcher: Launching = LauncherName.local,
+    slots: Slots = None,
+    as_json: AsJson = False,
+) -> None:
+    """Join a sweep that was begun elsewhere: run its trials on this machine's slots, by way of ORCHESTRATE_STORAGE."""
+    from orchestrator.joining import join_sweep
+
+    report = join_sweep(name, launcher=launcher.value, slots=slots)
+    _print(report, as_json=as_json)
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def stop(
+    name: SweepName,
+    now: Annotated[bool, typer.Option("--now", help="Kill what runs, as a second Ctrl-C does.")] = False,
+    timeout_s: Annotated[
+        float | None, typer.Option("--timeout", metavar="SECONDS", min=0, help="Wait no longer; default: until all have ended.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """End a sweep gracefully, on whatever machines it runs, and wait until it has ended."""
+    from orchestrator.stopping import stop_sweep
+
+    report = stop_sweep(name, now=now, timeout_s=timeout_s)
     _print(report, as_json=as_json)
     raise typer.Exit(report.exit_code)
 
@@ -175,14 +208,10 @@ def retry(sweeps: Annotated[list[str], typer.Argument(metavar="SWEEP", help="Nam
     """Let failed trials be tried again by the next `orchestrate sweep`."""
     from orchestrator.home import Home
     from orchestrator.ledger import Ledger
-    from trainers.config import check_known
+    from orchestrator.stopping import check_sweeps
 
     ledger = Ledger(Home.from_environment().ledger_url)
-    for name in sweeps:
-        try:
-            check_known(name, ledger.sweeps(), "sweep")
-        except ValueError as error:
-            raise SpecError(str(error)) from None
+    check_sweeps(ledger, sweeps)
     for name in sweeps:
         reset = ledger.reset_failed(ledger.members(name))
         print(f"{name}: {len(reset)} failed trials will be tried again" if reset else f"{name}: no failed trials")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import types
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from rich.console import Console
@@ -27,17 +25,19 @@ from orchestrator.errors import TrackingError
 from orchestrator.home import Home
 from orchestrator.launchers import LAUNCHERS
 from orchestrator.launchers.base import Launcher, NothingToLaunch
-from orchestrator.ledger import Ledger
+from orchestrator.ledger import Ledger, Role
 from orchestrator.parts import Outcome
-from orchestrator.plan import Plan, make_plan, round_of, row_of, trials_of
+from orchestrator.plan import Plan, make_plan, round_of, trials_of
 from orchestrator.preflight import prepare
 from orchestrator.progress import SweepProgress
+from orchestrator.shared_plan import make_label, share_plan
 from orchestrator.spec import SweepSpec, load_spec
+from orchestrator.stopping import Presence, heeding_stops, present
 from orchestrator.summary import PlanReport, SweepReport, describe_outcome, summarize_plan
-from orchestrator.tracking.labels import RunLabel
 from orchestrator.tracking.mirror import MlflowTracker
 from orchestrator.tracking.place import Place
 from orchestrator.trial import TrialFolder, TrialResult, TrialSpec, TrialState
+from trainers.config import DataConfig
 
 MIRROR_TIMEOUT_S = 120.0
 """How long the end of a sweep waits for the tracking server."""
@@ -55,8 +55,8 @@ def plan_sweep(file: Path, *, overrides: Sequence[str]) -> PlanReport:
     """
     spec = load_spec(file, overrides)
     home = Home.from_environment()
-    facts = _prepare(spec, home)
-    plan = _look_up(spec, facts, home, Ledger(home.ledger_url), Console(stderr=True))
+    facts = look_ahead(spec, home)
+    plan = look_up(spec, facts, home, Ledger(home.ledger_url), Console(stderr=True))
     return PlanReport(spec, plan, tuple(look_up_ensembles(plan, home)))
 
 
@@ -83,33 +83,43 @@ def run_sweep(file: Path, *, overrides: Sequence[str], launcher: str, slots: int
     # of a new sweep first, because workers import torch in the background while data and plan are looked at
     workers = build() if is_new else None
     try:
-        facts = _prepare(spec, home)
-        plan = _look_up(spec, facts, home, ledger, console)
-        console.print(summarize_plan(spec, plan), highlight=False, markup=False, soft_wrap=True)
-        if workers is None:
-            workers = build() if plan.has_work else NothingToLaunch()
-        with home.become_owner() as owner:
-            return _run(spec, plan, home=home, ledger=ledger, owner=owner.name, launcher=workers, console=console)
+        with present(home, ledger, spec.name, Role.SWEEP) as presence:
+            facts = look_ahead(spec, home)
+            plan = look_up(spec, facts, home, ledger, console)
+            console.print(summarize_plan(spec, plan), highlight=False, markup=False, soft_wrap=True)
+            share_plan(spec, plan, home=home, ledger=ledger)
+            if workers is None:
+                workers = build() if plan.has_work else NothingToLaunch()
+            return run_plan(spec, plan, home=home, ledger=ledger, presence=presence, launcher=workers, console=console)
     finally:
         if workers is not None:
             workers.close()
 
 
-def _run(
-    spec: SweepSpec, plan: Plan, *, home: Home, ledger: Ledger, owner: str, launcher: Launcher, console: Console
+def run_plan(
+    spec: SweepSpec,
+    plan: Plan,
+    *,
+    home: Home,
+    ledger: Ledger,
+    presence: Presence,
+    launcher: Launcher,
+    console: Console,
+    is_worker: bool = False,
 ) -> SweepReport:
+    """Work the plan off, be it one's own or, as a worker, that of a sweep; which then sees to the ensembles of its table."""
     from orchestrator.search import FolderHistory, build_search  # optuna takes a second: after the first sign of life
 
     tracker = MlflowTracker(Place.of(home))
     reported = {str(row.id): row.reported for row in spec.rows}
-    tracker.label(spec.name, {t.spec.key: _label(t.configuration, t.spec, reported) for t in plan.trials})
-    tracker.reconcile(spec.name, _live_keys(ledger, spec.name))
+    tracker.label(spec.name, {t.spec.key: make_label(t.configuration, t.spec, reported) for t in plan.trials})
+    tracker.reconcile(spec.name, lambda: live_keys(ledger, spec.name))
     storage, history = home.optuna_url or home.optuna_journal, FolderHistory(home)
-    search = build_search(spec, plan, storage, owner=owner, is_dead=home.is_dead, history=history)
+    search = build_search(spec, plan, storage, owner=presence.owner, is_dead=home.is_dead, history=history)
 
     def list_trials(configuration: Configuration) -> list[TrialSpec]:
         trials = trials_of(configuration, spec, plan.facts)
-        tracker.label(spec.name, {trial.key: _label(configuration, trial, reported) for trial in trials})
+        tracker.label(spec.name, {trial.key: make_label(configuration, trial, reported) for trial in trials})
         return trials
 
     total = None if plan.open_ended else len(plan.trials)
@@ -121,7 +131,7 @@ def _run(
             tracker=tracker,
             ledger=ledger,
             home=home,
-            owner=owner,
+            owner=presence.owner,
             trials_of=list_trials,
             data_folder_of=lambda trial: plan.facts.of(trial.data).folder,
             round_of=lambda trial: round_of(trial, spec, plan),
@@ -130,10 +140,10 @@ def _run(
             retry=spec.retry,
             limits=spec.limits,
         )
-        with _stopping(dispatcher, progress):
+        with heeding_stops(dispatcher, presence.listener, progress.note):
             outcome = dispatcher.run()
-    ensembles = _combine(plan, outcome, home, console)
-    if spec.rows and not outcome.interrupted:
+    ensembles = [] if is_worker else _combine(plan, outcome, home, console)
+    if spec.rows and not outcome.interrupted and not is_worker:
         tracker.log_table(spec.name, [make_record(e) for e in ensembles if e.state is not EnsembleState.WAITING])
     _mirror_rest(tracker, spec.name, outcome, home, console)
     return SweepReport(
@@ -145,12 +155,6 @@ def _run(
         search.stopped_because,
         outcome.halted,
     )
-
-
-def _label(configuration: Configuration, trial: TrialSpec, reported: Mapping[str, float | None]) -> RunLabel:
-    """What this sweep calls a trial, whoever trained it. reported: row's id -> published figure."""
-    row = row_of(configuration)
-    return RunLabel(trial.name, row, reported.get(row) if row is not None else None)
 
 
 def _combine(plan: Plan, outcome: Outcome, home: Home, console: Console) -> list[EnsembleOutcome]:
@@ -177,16 +181,22 @@ def _find_predictions(home: Home, spec: TrialSpec) -> Path:
     return fetch_predictions(reader, run, home.cache)
 
 
-def _prepare(spec: SweepSpec, home: Home) -> Facts:
+def look_ahead(spec: SweepSpec, home: Home, locate: Callable[[DataConfig], DataConfig] = lambda data: data) -> Facts:
+    """What has to be known of data, code and search before anything starts; ``locate`` as in preflight.prepare.
+
+    Raises:
+        SpecError: an option of the search, or something of the user's own, cannot be used.
+        DataError: the data cannot be used.
+    """
     if spec.is_open_ended or spec.pruner:
         from orchestrator.search import check_search
 
         check_search(spec)
     with redirect_stdout(sys.stderr):  # the user's own code is imported, and may print
-        return prepare(spec, home.data)
+        return prepare(spec, home.data, locate)
 
 
-def _look_up(spec: SweepSpec, facts: Facts, home: Home, ledger: Ledger, console: Console) -> Plan:
+def look_up(spec: SweepSpec, facts: Facts, home: Home, ledger: Ledger, console: Console) -> Plan:
     """The plan, with where each trial stands: by the ledger, by its folder, or by another machine's run in MLflow."""
     known: tuple[Configuration, ...] = ()
     if spec.is_open_ended:
@@ -230,30 +240,10 @@ def _find_elsewhere(home: Home, spec: TrialSpec) -> TrialResult | None:
     return _find_here(home, spec) if adopt_finished(home, [spec]) else None
 
 
-def _live_keys(ledger: Ledger, sweep: str) -> list[str]:
+def live_keys(ledger: Ledger, sweep: str) -> list[str]:
     """Trials that another dispatcher works on right now."""
     now_s = ledger.now_s()
     return [key for key, row in ledger.states(ledger.members(sweep)).items() if row.is_held(now_s)]
-
-
-@contextmanager
-def _stopping(dispatcher: Dispatcher, progress: SweepProgress) -> Iterator[None]:
-    """Turn the first Ctrl-C (or SIGTERM) into a graceful end, the second into a quick one."""
-    num_signals = 0
-
-    def stop(_number: int, _frame: types.FrameType | None) -> None:
-        nonlocal num_signals
-        num_signals += 1
-        if num_signals == 1:
-            progress.note("stopping: running epochs end and are kept; once more to stop at once")
-        dispatcher.request_stop()
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _mirror_rest(tracker: MlflowTracker, sweep: str, outcome: Outcome, home: Home, console: Console) -> None:

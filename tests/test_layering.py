@@ -43,7 +43,7 @@ def test_trainers_know_nothing_of_the_orchestrator() -> None:
     [
         ("optuna", {"orchestrator/search/"}),
         ("mlflow", {"orchestrator/tracking/"}),
-        ("sqlalchemy", {"orchestrator/ledger.py"}),
+        ("sqlalchemy", {"orchestrator/ledger/"}),
         ("ray", {"orchestrator/launchers/ray.py"}),
         ("numba", {"orchestrator/ensemble/kernel.py"}),
         ("albumentations", {"trainers/transforms.py", "orchestrator/preload.py"}),

@@ -6,7 +6,7 @@ import getpass
 import importlib.metadata
 import subprocess
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from mlflow.entities import Metric, Param, Run, RunTag
@@ -132,7 +132,7 @@ class Recorder:
         self._client.set_terminated(run_id, _STATUS[result.state], round(result.ended_s * 1000))
         return run_id
 
-    def find_abandoned(self, sweep: str, live_keys: Collection[str]) -> list[str]:
+    def find_abandoned(self, sweep: str, live_keys: Callable[[], Collection[str]]) -> list[str]:
         """Keys of the sweep's RUNNING runs that nobody works on; those without a folder on this machine are closed here.
 
         So are ensembles whose process was killed while it logged them.
@@ -140,16 +140,19 @@ class Recorder:
         with told(self._place):
             experiment = find_experiment(self._client, sweep)
             running = [] if experiment is None else search_runs(self._client, [experiment], "attributes.status = 'RUNNING'")
+            live = live_keys() if running else ()
             here: list[str] = []
             for run in running:
                 key = run.data.tags.get("key", "")
                 if run.data.tags.get("kind") == "ensemble":
                     self._end_ensemble(run)
-                if run.data.tags.get("kind") != "trial" or key in live_keys:
+                if run.data.tags.get("kind") != "trial" or key in live:
                     continue
                 if (self._place.trials / key / "trial.json").exists():
                     here.append(key)
-                else:
+                elif (
+                    self._client.get_run(run.info.run_id).info.status == "RUNNING"
+                ):  # still: another machine may just have ended it
                     self._stop(run.info.run_id)
             return here
 

@@ -103,6 +103,19 @@ def worker(
 
 
 @app.command()
+def status(
+    sweeps: Annotated[
+        list[str] | None, typer.Argument(metavar="SWEEP", help="Names of sweeps; default: those that run, else the latest.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show how sweeps stand: what runs where, how fast, what failed and why, what MLflow lacks."""
+    from orchestrator.status import read_status
+
+    _print(read_status(sweeps or []), as_json=as_json)
+
+
+@app.command()
 def stop(
     name: SweepName,
     now: Annotated[bool, typer.Option("--now", help="Kill what runs, as a second Ctrl-C does.")] = False,
@@ -115,6 +128,19 @@ def stop(
     from orchestrator.stopping import stop_sweep
 
     report = stop_sweep(name, now=now, timeout_s=timeout_s)
+    _print(report, as_json=as_json)
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def sync(
+    sweeps: Annotated[list[str] | None, typer.Argument(metavar="SWEEP", help="Names of sweeps; default: all.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Repair MLflow by hand: send what it lacks, and close runs that nobody works on."""
+    from orchestrator.syncing import sync as sync_sweeps
+
+    report = sync_sweeps(sweeps or [])
     _print(report, as_json=as_json)
     raise typer.Exit(report.exit_code)
 

@@ -13,6 +13,7 @@ mlruns/trials/<key>/
   samples.png          image, truth, prediction
   result.json          TrialResult: written last, atomically; its presence means that the trial has ended
   mirror.json          what the tracker has sent already
+  mirror.lock          held by whoever sends it
   lock                 held by the process that works in the folder
 """
 

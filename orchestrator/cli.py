@@ -135,12 +135,15 @@ def stop(
 @app.command()
 def sync(
     sweeps: Annotated[list[str] | None, typer.Argument(metavar="SWEEP", help="Names of sweeps; default: all.")] = None,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", metavar="SECONDS", min=0, help="How long a server that is away is waited for.")
+    ] = 60.0,
     as_json: AsJson = False,
 ) -> None:
     """Repair MLflow by hand: send what it lacks, and close runs that nobody works on."""
     from orchestrator.syncing import sync as sync_sweeps
 
-    report = sync_sweeps(sweeps or [])
+    report = sync_sweeps(sweeps or [], timeout_s)
     _print(report, as_json=as_json)
     raise typer.Exit(report.exit_code)
 

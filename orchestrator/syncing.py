@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -17,9 +18,6 @@ from orchestrator.stopping import check_sweeps
 from orchestrator.tracking.place import Place, RefusedError
 from orchestrator.trial import TrialFolder, TrialState
 from orchestrator.worker import is_worked_on
-
-PATIENCE_S = 60.0
-"""How long a server that does not answer is asked again."""
 
 LONGEST_PAUSE_S = 8.0
 
@@ -84,8 +82,10 @@ class SyncReport:
         return "\n".join(sweep.describe() for sweep in self.sweeps) or "The ledger knows no sweep."
 
 
-def sync(sweeps: Sequence[str] = ()) -> SyncReport:
+def sync(sweeps: Sequence[str] = (), patience_s: float = 60.0) -> SyncReport:
     """Send what MLflow lacks of the sweeps named, or of all that the ledger knows.
+
+    patience_s: how long a server that does not answer is asked again.
 
     Raises:
         SpecError: nobody knows one of them.
@@ -94,18 +94,18 @@ def sync(sweeps: Sequence[str] = ()) -> SyncReport:
     home = Home.from_environment()
     ledger = Ledger(home.ledger_url)
     check_sweeps(ledger, sweeps)
-    place = Place.of(home)
     done: list[SyncedSweep] = []
     for sweep in sweeps or ledger.sweeps():
-        done.append(_sync_sweep(sweep, home=home, ledger=ledger, place=place))
+        done.append(_sync_sweep(sweep, home=home, ledger=ledger, patience_s=patience_s))
         if done[-1].trouble:  # the other sweeps would meet the same
             break
-    return SyncReport(str(place), tuple(done))
+    return SyncReport(str(Place.of(home)), tuple(done))
 
 
-def _sync_sweep(sweep: str, *, home: Home, ledger: Ledger, place: Place) -> SyncedSweep:
+def _sync_sweep(sweep: str, *, home: Home, ledger: Ledger, patience_s: float) -> SyncedSweep:
     from orchestrator.tracking.repair import Repairer
 
+    place, patiently = Place.of(home), Patience(patience_s)
     shared = read_shared_plan(ledger, sweep)
     labels = shared.labels if shared else {}
     folders = [folder for folder in list_resting(sweep, home=home, ledger=ledger) if not is_worked_on(folder)]
@@ -116,12 +116,12 @@ def _sync_sweep(sweep: str, *, home: Home, ledger: Ledger, place: Place) -> Sync
         return {key for key, row in ledger.states(ledger.members(sweep)).items() if is_held(row, ledger, home)}
 
     try:
-        repairer = _patiently(lambda: Repairer(place))
-        lacking = _patiently(lambda: repairer.look(sweep, folders, live_keys))
+        repairer = patiently(lambda: Repairer(place))
+        lacking = patiently(lambda: repairer.look(sweep, folders, live_keys))
         for folder in lacking.folders:
             key = folder.path.name
             try:
-                sent[key] = _patiently(lambda folder=folder, key=key: repairer.send(sweep, folder, labels.get(key)))  # type: ignore[misc]
+                sent[key] = patiently(partial(repairer.send, sweep, folder, labels.get(key)))
             except (RefusedError, TrialError) as error:  # its own fault: the others may be sent
                 refused[key] = str(error)
     except TrackingError as error:
@@ -133,11 +133,13 @@ def list_resting(sweep: str, *, home: Home, ledger: Ledger) -> Iterator[TrialFol
     """Folders on this machine of trials that were worked on for ``sweep``, or found done by it, and that nobody holds."""
     for key, row in ledger.states(ledger.members(sweep), sweep).items():
         folder = TrialFolder(home.trial_folder(key))
-        is_of_sweep = row.state in ENDED or row.sweep == sweep
-        if not is_of_sweep or is_held(row, ledger, home) or not (folder.path / "trial.json").exists():
+        if is_held(row, ledger, home) or not (folder.path / "trial.json").exists():
             continue
-        has_something = (folder.path / "result.json").exists() or (folder.path / "progress.jsonl").exists()
-        if has_something:
+        if (folder.path / "result.json").exists():
+            is_news = row.state in ENDED or row.sweep == sweep
+        else:  # what ended on another machine is told by that: here lies an attempt that others have left behind
+            is_news = row.state not in ENDED and row.sweep == sweep and (folder.path / "progress.jsonl").exists()
+        if is_news:
             yield folder
 
 
@@ -146,18 +148,27 @@ def is_held(row: LedgerRow, ledger: Ledger, home: Home) -> bool:
     return row.is_held(ledger.now_s()) and row.owner is not None and not home.is_dead(row.owner)
 
 
-def _patiently(work: Callable[[], T]) -> T:
-    """Try again, for a while, what fails for the server's sake."""
-    deadline_s, pause_s = time.monotonic() + PATIENCE_S, 1.0
-    while True:
-        try:
-            return work()
-        except RefusedError:
-            raise
-        except TrackingError as error:
-            if time.monotonic() + pause_s > deadline_s:
+class Patience:
+    """Tries again what fails for the server's sake, for ``patience_s`` each time.
+
+    Raises:
+        TrackingError: it still fails, or the server refuses this one request.
+    """
+
+    def __init__(self, patience_s: float) -> None:
+        self._patience_s = patience_s
+
+    def __call__(self, work: Callable[[], T]) -> T:
+        deadline_s, pause_s = time.monotonic() + self._patience_s, 1.0
+        while True:
+            try:
+                return work()
+            except RefusedError:
                 raise
-            message = f"no answer yet, asked again in {pause_s:.0f} s: {error}"
-            Console(stderr=True).print(message, highlight=False, markup=False, soft_wrap=True)
-            time.sleep(pause_s)
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            except TrackingError as error:
+                if time.monotonic() + pause_s > deadline_s:
+                    raise
+                message = f"no answer yet, asked again in {pause_s:.0f} s: {error}"
+                Console(stderr=True).print(message, highlight=False, markup=False, soft_wrap=True)
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)

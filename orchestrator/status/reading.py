@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from orchestrator.errors import TrialError
 from orchestrator.home import Home
 from orchestrator.ledger import DispatcherRow, Ledger, LedgerRow
 from orchestrator.proposals import OBJECTIVE
@@ -55,6 +56,7 @@ class SweepStatus:
 
     counts: of its trials by state; num_proposed_later: further ones that its search may come to. interrupted: names of trials
     that nobody works on any more, though they were begun. unmirrored: of trials that rest, and of which MLflow lacks something.
+    unreadable: why results in folders here cannot be read.
     """
 
     sweep: str
@@ -64,6 +66,7 @@ class SweepStatus:
     running: tuple[RunningTrial, ...]
     interrupted: tuple[str, ...]
     failed: tuple[FailedTrial, ...]
+    unreadable: tuple[str, ...]
     unmirrored: tuple[str, ...]
     best: tuple[str, float] | None
     trials_per_h: float | None
@@ -81,7 +84,6 @@ def read_sweep(sweep: str, *, home: Home, ledger: Ledger) -> SweepStatus:
 
     Raises:
         SpecError: its plan was written by another version.
-        TrialError: a folder was.
     """
     shared = read_shared_plan(ledger, sweep)
     names = _Names(home, shared)
@@ -93,7 +95,7 @@ def read_sweep(sweep: str, *, home: Home, ledger: Ledger) -> SweepStatus:
     dispatchers = tuple(row for row in ledger.roster.list_alive(home.is_alive) if row.sweep == sweep)
     now_s = ledger.now_s()
     running = tuple(_read_running(key, names.of(key), row, home=home, now_s=now_s) for key, row in held.items())
-    results = dict(_read_results(home, [key for key, state in states.items() if state in ENDED]))
+    results, unreadable = _read_results(home, [key for key, state in states.items() if state in ENDED])
     own = [result for key, result in results.items() if rows[key].sweep == sweep]
     num_later = max(0, shared.num_allowed - len(keys)) if shared and shared.num_allowed is not None else 0
     num_waiting = num_later + sum(state is TrialState.WAITING for state in states.values())
@@ -109,6 +111,7 @@ def read_sweep(sweep: str, *, home: Home, ledger: Ledger) -> SweepStatus:
             for key, state in states.items()
             if state is TrialState.FAILED
         ),
+        unreadable=tuple(unreadable),
         unmirrored=tuple(names.of(folder.path.name) for folder in _list_unmirrored(sweep, home, ledger)),
         best=max(_read_figures(results, names), key=lambda named: named[1], default=None),
         trials_per_h=_measure_pace(own, dispatchers, now_s),
@@ -126,8 +129,10 @@ class _Names:
     def of(self, key: str) -> str:
         if key in self.planned:
             return self.planned[key]
-        folder = TrialFolder(self._home.trial_folder(key))
-        return folder.spec().name if (folder.path / "trial.json").exists() else key
+        try:
+            return TrialFolder(self._home.trial_folder(key)).spec().name
+        except TrialError:  # on another machine, or damaged
+            return key
 
 
 def _state_of(row: LedgerRow | None, *, is_held: bool) -> TrialState:
@@ -137,10 +142,19 @@ def _state_of(row: LedgerRow | None, *, is_held: bool) -> TrialState:
     return row.state
 
 
-def _read_results(home: Home, keys: Iterable[str]) -> Iterator[tuple[str, TrialResult]]:
+def _read_results(home: Home, keys: Iterable[str]) -> tuple[dict[str, TrialResult], list[str]]:
+    """Results by key, and what is wrong with those that cannot be read: the others are to be seen all the same."""
+    results: dict[str, TrialResult] = {}
+    unreadable = []
     for key in keys:
-        if (result := TrialFolder(home.trial_folder(key)).result()) is not None:
-            yield key, result
+        try:
+            result = TrialFolder(home.trial_folder(key)).result()
+        except TrialError as error:
+            unreadable.append(str(error))
+            continue
+        if result is not None:
+            results[key] = result
+    return results, unreadable
 
 
 def _read_running(key: str, name: str, row: LedgerRow, *, home: Home, now_s: float) -> RunningTrial:

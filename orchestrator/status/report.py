@@ -69,6 +69,7 @@ def _describe(sweep: SweepStatus) -> dict[str, Any]:
         "running": [_describe_running(trial) for trial in sweep.running],
         "interrupted": list(sweep.interrupted),
         "failed": [asdict(trial) for trial in sweep.failed],
+        "unreadable": list(sweep.unreadable),
         "unmirrored": list(sweep.unmirrored),
         "best": None if sweep.best is None else {"name": sweep.best[0], "miou": sweep.best[1]},
         "trials_per_h": sweep.trials_per_h,
@@ -98,6 +99,8 @@ def _draw(sweep: SweepStatus) -> Iterator[RenderableType]:
         yield Padding(_draw_running(sweep.running), (0, 0, 0, 2))
     for trial in sweep.failed:
         yield Text(_write_failure(trial))
+    for trouble in sweep.unreadable:
+        yield Text(f"  {trouble}")
     if sweep.unmirrored:
         hint = "" if sweep.dispatchers else f"; `orchestrate sync {sweep.sweep}` sends them"
         yield Text(f"  not in MLflow yet: {len(sweep.unmirrored)} trials ({_shorten(sweep.unmirrored)}){hint}")

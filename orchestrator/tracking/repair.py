@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mlflow.entities import Run
 
+from orchestrator.errors import TrialError
 from orchestrator.tracking.connection import connect, find_experiment, search_runs, told
 from orchestrator.tracking.labels import RunLabel
 from orchestrator.tracking.place import Place
@@ -56,7 +57,11 @@ class Repairer:
         """Whether a run says all that an ended or interrupted trial has left."""
         if run is None:
             return False
-        if (result := folder.result()) is not None:
+        try:
+            result = folder.result()
+        except TrialError:  # whoever tries to send it tells
+            return False
+        if result is not None:
             return is_ahead(run, result) or (tells(run, result) and run.info.status == STATUS[result.state])
         sent = read_sent(folder, str(self._place))
         is_same = sent is not None and sent.run_id == run.info.run_id and sent.offset == folder.events()[1]

@@ -69,7 +69,7 @@ class Recorder:
             result, sent = folder.result(), read_sent(folder, str(self._place))
             if sent is None and result is not None:
                 first = self._find_anywhere(folder.spec().key, result)
-                if first is not None and not is_ahead(first, result):
+                if first is not None and not _is_ahead(first, result):
                     return self.refer(sweep, folder.spec(), result, label=label)
                 if first is not None and first.data.tags.get("sweep") == sweep:
                     return str(first.info.run_id)
@@ -109,7 +109,7 @@ class Recorder:
             own, first = self._find_current(experiment, result), self._find_anywhere(spec.key, result)
             if folder.result() is not None and not tells(first, result):
                 # The sweep that trained it ended before its mirror did.
-                owner = first.data.tags.get("sweep", sweep) if first and not is_ahead(first, result) else sweep
+                owner = first.data.tags.get("sweep", sweep) if first and not _is_ahead(first, result) else sweep
                 self._send_own(owner, folder, ended=True, label=label if owner == sweep else None)
                 own, first = self._find_current(experiment, result), self._find_anywhere(spec.key, result)
             if own is not None and tells(own, result):
@@ -276,7 +276,7 @@ def tells(run: Run | None, result: TrialResult) -> bool:
     return tags.get("state") == result.state and tags.get("attempt") == str(result.attempt)
 
 
-def is_ahead(run: Run, result: TrialResult) -> bool:
+def _is_ahead(run: Run, result: TrialResult) -> bool:
     """Whether another machine has done what failed here: its success stands."""
     return run.data.tags.get("state") == TrialState.COMPLETE and result.state is not TrialState.COMPLETE
 

@@ -11,9 +11,9 @@ from orchestrator.errors import TrialError
 from orchestrator.tracking.connection import connect, find_experiment, search_runs, told
 from orchestrator.tracking.labels import RunLabel
 from orchestrator.tracking.place import Place
-from orchestrator.tracking.recording import STATUS, Recorder, is_ahead, tells
+from orchestrator.tracking.recording import STATUS, Recorder, tells
 from orchestrator.tracking.sent import read_sent
-from orchestrator.trial import TrialFolder
+from orchestrator.trial import TrialFolder, TrialResult, TrialState
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,14 @@ class Repairer:
         except TrialError:  # whoever tries to send it tells
             return False
         if result is not None:
-            return is_ahead(run, result) or (tells(run, result) and run.info.status == STATUS[result.state])
+            return _is_done(run, result) or (tells(run, result) and run.info.status == STATUS[result.state])
         sent = read_sent(folder, str(self._place))
         is_same = sent is not None and sent.run_id == run.info.run_id and sent.offset == folder.events()[1]
         return is_same and run.info.status == "KILLED"
+
+
+def _is_done(run: Run, result: TrialResult) -> bool:
+    """Whether the run tells of a success that is not older than ``result``, be it another machine's: that stands."""
+    tags = run.data.tags
+    is_complete = tags.get("state") == TrialState.COMPLETE and run.info.status == STATUS[TrialState.COMPLETE]
+    return is_complete and int(tags.get("attempt", 0)) >= result.attempt

@@ -36,6 +36,7 @@ class StopListener:
     """Hears of wishes to stop from the moment a command has begun, in a thread of its own. A context manager.
 
     It also says in the ledger, from time to time, that its owner is alive. look_s: between two looks that nobody asks for.
+    num_looks: how often it has looked.
     """
 
     def __init__(self, roster: Roster, owner: Owner, *, look_s: float = LOOK_S) -> None:

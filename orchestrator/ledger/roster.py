@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +10,10 @@ from enum import StrEnum
 
 import sqlalchemy as sa
 
+from orchestrator.errors import TrackingError
 from orchestrator.ledger.database import Database, tables
+
+_log = logging.getLogger(__name__)
 
 _dispatchers = sa.Table(
     "ledger_dispatchers",
@@ -74,7 +78,11 @@ class Roster:
         try:
             yield
         finally:
-            self.strike([owner])
+            try:
+                with self._database.told():
+                    self.strike([owner])
+            except TrackingError as error:  # the work is done, and whoever is long unseen counts as gone
+                _log.warning("%s", error)
 
     def look(self, owner: str) -> int:
         """Say that ``owner`` is alive; returns how often it is asked to stop.

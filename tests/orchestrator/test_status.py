@@ -136,11 +136,9 @@ def test_what_a_dead_dispatcher_left_waits(scene: Scene) -> None:
     with scene.home.become_owner() as owner:
         scene.begin("a", owner=owner.name)
         assert scene.look().counts == {TrialState.RUNNING: 1}
-        owner.close()
-        scene.ledger.roster.strike([owner.name])
-        killed = owner.name.replace(owner.name.split(":")[1], "999999999")
-    scene.ledger.release("a", owner.name)
-    scene.begin("a", owner=killed)
+        scene.ledger.release("a", owner.name)
+        host, _, started_ms = owner.name.rsplit(":", 2)
+        scene.begin("a", owner=f"{host}:999999999:{started_ms}")
     status = scene.look()
     assert status.counts == {TrialState.WAITING: 1}
     assert (status.running, status.interrupted) == ((), ("trial a",))

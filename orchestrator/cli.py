@@ -237,10 +237,9 @@ def retry(sweeps: Annotated[list[str], typer.Argument(metavar="SWEEP", help="Nam
     """Let failed trials be tried again by the next `orchestrate sweep`."""
     from orchestrator.home import Home
     from orchestrator.ledger import Ledger
-    from orchestrator.stopping import check_sweeps
 
     ledger = Ledger(Home.from_environment().ledger_url)
-    check_sweeps(ledger, sweeps)
+    ledger.check_sweeps(sweeps)
     for name in sweeps:
         reset = ledger.reset_failed(ledger.members(name))
         print(f"{name}: {len(reset)} failed trials will be tried again" if reset else f"{name}: no failed trials")

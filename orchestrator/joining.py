@@ -14,8 +14,8 @@ from orchestrator.home import Home
 from orchestrator.launchers import LAUNCHERS
 from orchestrator.ledger import Ledger, Role
 from orchestrator.plan import Plan
+from orchestrator.presence import present
 from orchestrator.shared_plan import SharedPlan, read_shared_plan
-from orchestrator.stopping import check_sweeps, present
 from orchestrator.summary import SweepReport, summarize_plan
 from orchestrator.sweep import look_ahead, look_up, run_plan
 from trainers.config import TRAINER_VERSION, DataConfig
@@ -57,7 +57,7 @@ def join_sweep(sweep: str, *, launcher: str, slots: int | None) -> SweepReport:
 
 
 def _read(ledger: Ledger, sweep: str) -> SharedPlan:
-    check_sweeps(ledger, [sweep])
+    ledger.check_sweeps([sweep])
     shared = read_shared_plan(ledger, sweep)
     if shared is None:
         raise SpecError(f"{sweep}: the ledger has no plan of it. Begin it with `orchestrate sweep FILE`, and join it then.")

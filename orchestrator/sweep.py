@@ -29,10 +29,10 @@ from orchestrator.ledger import Ledger, Role
 from orchestrator.parts import Outcome
 from orchestrator.plan import Plan, make_plan, round_of, trials_of
 from orchestrator.preflight import prepare
+from orchestrator.presence import Presence, heeding_stops, present
 from orchestrator.progress import SweepProgress
 from orchestrator.shared_plan import make_label, share_plan
 from orchestrator.spec import SweepSpec, load_spec
-from orchestrator.stopping import Presence, heeding_stops, present
 from orchestrator.summary import PlanReport, SweepReport, describe_outcome, summarize_plan
 from orchestrator.tracking.mirror import MlflowTracker
 from orchestrator.tracking.place import Place

@@ -14,7 +14,6 @@ from orchestrator.errors import TrackingError, TrialError
 from orchestrator.home import Home
 from orchestrator.ledger import Ledger, LedgerRow
 from orchestrator.shared_plan import read_shared_plan
-from orchestrator.stopping import check_sweeps
 from orchestrator.tracking.place import Place, RefusedError
 from orchestrator.trial import TrialFolder, TrialState
 from orchestrator.worker import is_worked_on
@@ -93,7 +92,7 @@ def sync(sweeps: Sequence[str] = (), patience_s: float = 60.0) -> SyncReport:
     """
     home = Home.from_environment()
     ledger = Ledger(home.ledger_url)
-    check_sweeps(ledger, sweeps)
+    ledger.check_sweeps(sweeps)
     done: list[SyncedSweep] = []
     for sweep in sweeps or ledger.sweeps():
         done.append(_sync_sweep(sweep, home=home, ledger=ledger, patience_s=patience_s))

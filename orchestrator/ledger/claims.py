@@ -9,9 +9,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from orchestrator.errors import SpecError
 from orchestrator.ledger.database import Database, tables
 from orchestrator.ledger.roster import Roster
 from orchestrator.trial import TrialState
+from trainers.config import check_known
 
 KEYS_A_STATEMENT = 500
 """SQLite takes a limited number of parameters a statement."""
@@ -178,6 +180,19 @@ class Ledger:
         with self._engine.connect() as connection:
             names = connection.execute(sa.select(_members.c.sweep).distinct().order_by(_members.c.sweep)).scalars().all()
             return [str(name) for name in names]
+
+    def check_sweeps(self, names: Iterable[str]) -> None:
+        """Check that all of these sweeps are known here.
+
+        Raises:
+            SpecError: one is not, with the nearest name.
+        """
+        known = sorted({*self.sweeps(), *self.roster.sweeps()})
+        for name in names:
+            try:
+                check_known(name, known, "sweep")
+            except ValueError as error:
+                raise SpecError(str(error)) from None
 
     def reclaim(self, is_dead: Callable[[str], bool]) -> list[str]:
         """Set back to WAITING what owners hold that are dead; returns the keys."""

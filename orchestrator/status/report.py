@@ -16,7 +16,7 @@ from orchestrator.home import Home
 from orchestrator.ledger import Ledger
 from orchestrator.status.reading import FailedTrial, RunningTrial, SweepStatus, read_sweep
 from orchestrator.status.slots import SlotUse, look_at_slots
-from orchestrator.stopping import check_sweeps, describe_dispatcher
+from orchestrator.stopping import describe_dispatcher
 from orchestrator.trial import TrialState
 
 SHOWN_LOG_LINES = 5
@@ -49,7 +49,7 @@ def read_status(sweeps: Sequence[str] = ()) -> StatusReport:
     """
     home = Home.from_environment()
     ledger = Ledger(home.ledger_url)
-    check_sweeps(ledger, sweeps)
+    ledger.check_sweeps(sweeps)
     names = list(sweeps) or _list_current(ledger, home)
     return StatusReport(tuple(read_sweep(name, home=home, ledger=ledger) for name in names), look_at_slots())
 

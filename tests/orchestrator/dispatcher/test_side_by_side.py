@@ -24,7 +24,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from orchestrator.home import Home
 from orchestrator.ledger import Ledger, Role
-from orchestrator.stopping import present
+from orchestrator.presence import present
 from orchestrator.worker import ExitCode
 from tests.orchestrator.dispatcher.conftest import SWEEP, Bench, ScriptedLauncher, complete, points
 

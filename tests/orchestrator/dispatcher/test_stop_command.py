@@ -12,7 +12,8 @@ import pytest
 
 from orchestrator.errors import SpecError
 from orchestrator.ledger import Role
-from orchestrator.stopping import StopListener, stop_sweep
+from orchestrator.presence import StopListener
+from orchestrator.stopping import stop_sweep
 from orchestrator.trial import TrialState
 from tests.orchestrator.dispatcher.conftest import SWEEP, Bench
 
@@ -23,7 +24,7 @@ import sys
 from pathlib import Path
 from orchestrator.home import Home
 from orchestrator.ledger import Ledger, Role
-from orchestrator.stopping import heeding_stops, present
+from orchestrator.presence import heeding_stops, present
 from tests.orchestrator.dispatcher.conftest import SWEEP, Bench, ScriptedLauncher, points, stop_when_asked
 
 home = Home(Path(sys.argv[1]))

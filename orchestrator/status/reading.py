@@ -87,10 +87,12 @@ def read_sweep(sweep: str, *, home: Home, ledger: Ledger) -> SweepStatus:
     """
     shared = read_shared_plan(ledger, sweep)
     names = _Names(home, shared)
-    left_out = set(shared.left_out) if shared else set()
-    keys = [*names.planned, *sorted(ledger.members(sweep).keys() - names.planned.keys() - left_out)]
-    rows = ledger.states(keys, sweep)
-    held = {key: row for key, row in rows.items() if is_held(row, ledger, home)}
+    every = [*names.planned, *sorted(ledger.members(sweep).keys() - names.planned.keys())]
+    known = ledger.states(every, sweep)
+    held = {key: row for key, row in known.items() if is_held(row, ledger, home)}
+    left_out = set(shared.left_out) - held.keys() if shared else set()  # a dispatcher may be at an earlier form of the file
+    keys = [key for key in every if key not in left_out]
+    rows = {key: known[key] for key in keys if key in known}
     states = {key: _state_of(rows.get(key), is_held=key in held) for key in keys}
     dispatchers = tuple(row for row in ledger.roster.list_alive(home.is_alive) if row.sweep == sweep)
     now_s = ledger.now_s()

@@ -114,6 +114,13 @@ def test_trials_are_counted_by_state(scene: Scene) -> None:
     assert status.best == ("trial a", 0.5)
 
 
+def test_what_runs_by_an_earlier_form_of_the_file_is_seen(scene: Scene) -> None:
+    """Another dispatcher may not have come to its end when the file was changed and begun again."""
+    scene.begin("old")
+    scene.plan("new")
+    assert scene.look().counts == {TrialState.RUNNING: 1, TrialState.WAITING: 1}
+
+
 def test_a_running_trial_tells_where_it_stands(scene: Scene) -> None:
     """Slot, attempt, epoch, best so far, speed, last sign of life."""
     scene.plan("a")

@@ -81,7 +81,8 @@ def test_now_kills_what_would_run_on(bench: Bench, start: Start) -> None:
     """Without it the command waits as long as it is told to and says who is still there."""
     process = start("stubborn")
     report = stop_sweep(SWEEP, timeout_s=0.5)
-    assert (report.left, report.exit_code) == (report.asked, 1)
+    assert ([row.owner for row in report.left], report.exit_code) == ([row.owner for row in report.asked], 1)
+    assert len(report.left) == 1
     assert process.poll() is None
     assert stop_sweep(SWEEP, now=True).exit_code == 0
     assert process.wait(timeout=30) == 130

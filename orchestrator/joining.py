@@ -12,6 +12,7 @@ from orchestrator.configuration import Facts
 from orchestrator.errors import DataError, SpecError, TrackingError
 from orchestrator.home import Home
 from orchestrator.launchers import LAUNCHERS
+from orchestrator.launchers.base import Launcher, NothingToLaunch
 from orchestrator.ledger import Ledger, Role
 from orchestrator.plan import Plan
 from orchestrator.presence import present
@@ -47,7 +48,9 @@ def join_sweep(sweep: str, *, launcher: str, slots: int | None) -> SweepReport:
         plan = look_up(spec, facts, home, ledger, console)
         _check_trials(shared, plan)
         console.print(f"joining {summarize_plan(spec, plan)}", highlight=False, markup=False, soft_wrap=True)
-        workers = LAUNCHERS[launcher](slots or spec.resources.slots, spec.resources.threads_per_slot)
+        workers: Launcher = NothingToLaunch()
+        if plan.has_work:
+            workers = LAUNCHERS[launcher](slots or spec.resources.slots, spec.resources.threads_per_slot)
         try:
             return run_plan(
                 spec, plan, home=home, ledger=ledger, presence=presence, launcher=workers, console=console, is_worker=True

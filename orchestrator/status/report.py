@@ -99,6 +99,8 @@ def _draw(sweep: SweepStatus) -> Iterator[RenderableType]:
         yield Padding(_draw_running(sweep.running), (0, 0, 0, 2))
     for trial in sweep.failed:
         yield Text(_write_failure(trial))
+    if sweep.failed:
+        yield Text(f"  `orchestrate retry {sweep.sweep}` lets what failed be tried again")
     for trouble in sweep.unreadable:
         yield Text(f"  {trouble}")
     if sweep.unmirrored:
@@ -163,7 +165,8 @@ def _draw_running(running: Sequence[RunningTrial]) -> Table:
 
 def _write_failure(trial: FailedTrial) -> str:
     kind = f"{trial.failure}: " if trial.failure else ""
-    log = "".join(f"\n      {line}" for line in trial.log_tail.splitlines()[-SHOWN_LOG_LINES:])
+    told = [line for line in trial.log_tail.splitlines() if line.strip(" ^~")]  # without a traceback's underlines
+    log = "".join(f"\n      {line}" for line in told[-SHOWN_LOG_LINES:])
     return f"  failed: {trial.name} (attempt {trial.attempts}): {kind}{trial.reason}{log}"
 
 

@@ -170,7 +170,9 @@ def test_a_failure_is_shown_with_its_kind_reason_and_log(scene: Scene) -> None:
     assert (elsewhere.failure, elsewhere.reason) == (None, "a folder on another machine")
     console = Console(width=200, record=True)
     console.print(read_status([SWEEP]).render())
-    assert "ValueError: [no]\n      line 4\n" in console.export_text()
+    shown = console.export_text()
+    assert "ValueError: [no]\n      line 4\n" in shown
+    assert f"`orchestrate retry {SWEEP}`" in shown
 
 
 def test_what_mlflow_lacks_is_told(scene: Scene) -> None:

@@ -107,8 +107,9 @@ def _check_facts(shared: SharedPlan, facts: Facts) -> None:
         found = facts.data[known.source]
         if (found.fingerprint, found.removed) != (known.fingerprint, known.removed):
             what = "the same pictures, cleaned otherwise," if found.fingerprint == known.fingerprint else "other pictures"
+            here = _locate(DataConfig.model_validate_json(known.source), os.environ.get(DATA_FOLDER))
             raise DataError(
-                f"{found.folder.name}: {shared.spec.name} was begun on {shared.host} with fingerprint {known.fingerprint}, and "
+                f"{here.source}: {shared.spec.name} was begun on {shared.host} with fingerprint {known.fingerprint}, and "
                 f"what this machine has is {found.fingerprint}: {what} than there. Copy that file here, or set {DATA_FOLDER}."
             )
     for path, known_hash in shared.code.items():

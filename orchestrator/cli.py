@@ -62,6 +62,9 @@ ModelName = Annotated[
         help="A run's id, a trial's key or its beginning, a checkpoint's path, or a sweep for the ensemble chosen of it last.",
     ),
 ]
+SweepName = Annotated[str, typer.Argument(metavar="SWEEP", help="Name of a sweep.")]
+Launching = Annotated[LauncherName, typer.Option(help="local: a process an attempt. inline: in this process.")]
+Slots = Annotated[int | None, typer.Option(min=1, help="Trials at once; default: the file's, else one a GPU or a core.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output and nothing else there.")]
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help="synthetic, a .npz, or a folder with images/ and masks/.")]
 DataOptions = Annotated[
@@ -76,12 +79,8 @@ def sweep(
         list[str] | None, typer.Option("--set", metavar="a.b=c", help="Change one field of the file; may be repeated.")
     ] = None,
     plan_only: Annotated[bool, typer.Option("--plan", help="Show the plan and stop before anything runs.")] = False,
-    launcher: Annotated[
-        LauncherName, typer.Option(help="local: a process an attempt. inline: in this process.")
-    ] = LauncherName.local,
-    slots: Annotated[
-        int | None, typer.Option(min=1, help="Trials at once; default: the file's, else one a GPU or a core.")
-    ] = None,
+    launcher: Launching = LauncherName.local,
+    slots: Slots = None,
     again: Annotated[
         str | None, typer.Option(metavar="NAME", help="Train everything anew under this name; the same name goes on with it.")
     ] = None,
@@ -96,6 +95,67 @@ def sweep(
     from orchestrator.sweep import run_sweep
 
     report = run_sweep(file, overrides=overrides or [], launcher=launcher.value, slots=slots, again=again)
+    _print(report, as_json=as_json)
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def worker(
+    name: SweepName,
+    launcher: Launching = LauncherName.local,
+    slots: Slots = None,
+    as_json: AsJson = False,
+) -> None:
+    """Join a sweep that was begun elsewhere: run its trials on this machine's slots, by way of ORCHESTRATE_STORAGE."""
+    from orchestrator.joining import join_sweep
+
+    report = join_sweep(name, launcher=launcher.value, slots=slots)
+    _print(report, as_json=as_json)
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def status(
+    sweeps: Annotated[
+        list[str] | None, typer.Argument(metavar="SWEEP", help="Names of sweeps; default: those that run, else the latest.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show how sweeps stand: what runs where, how fast, what failed and why, what MLflow lacks."""
+    from orchestrator.status import read_status
+
+    _print(read_status(sweeps or []), as_json=as_json)
+
+
+@app.command()
+def stop(
+    name: SweepName,
+    now: Annotated[bool, typer.Option("--now", help="Kill what runs, as a second Ctrl-C does.")] = False,
+    timeout_s: Annotated[
+        float | None, typer.Option("--timeout", metavar="SECONDS", min=0, help="Wait no longer; default: until all have ended.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """End a sweep gracefully, on whatever machines it runs, and wait until it has ended."""
+    from orchestrator.stopping import stop_sweep
+
+    report = stop_sweep(name, now=now, timeout_s=timeout_s)
+    _print(report, as_json=as_json)
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def sync(
+    sweeps: Annotated[list[str] | None, typer.Argument(metavar="SWEEP", help="Names of sweeps; default: all.")] = None,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", metavar="SECONDS", min=0, help="How long a server that is away is waited for.")
+    ] = 60.0,
+    as_json: AsJson = False,
+) -> None:
+    """Repair MLflow by hand: send what it lacks, and close runs that nobody works on."""
+    from orchestrator.syncing import sync as sync_sweeps
+
+    report = sync_sweeps(sweeps or [], timeout_s)
     _print(report, as_json=as_json)
     raise typer.Exit(report.exit_code)
 

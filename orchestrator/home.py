@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -97,20 +98,29 @@ class Home:
 
     def is_dead(self, owner: str) -> bool:
         """Whether ``owner`` lived on this machine and no longer does. Of other machines only leases tell: False."""
+        return self.is_alive(owner) is False
+
+    def is_alive(self, owner: str) -> bool | None:
+        """Whether ``owner`` lives; None where it is of another machine."""
         host, pid, started_ms = owner.rsplit(":", 2)
         if host != socket.gethostname():
-            return False
+            return None
         path = _lock_path(self.locks, owner)
         if not path.exists():  # closed, or an owner of another home that shares our database
-            return not _is_running(int(pid), started_s=int(started_ms) / 1000)
+            return _is_running(int(pid), started_s=int(started_ms) / 1000)
         lock = FileLock(path, thread_local=False)
         try:
             lock.acquire(blocking=False)
         except Timeout:
-            return False
+            return True
         path.unlink(missing_ok=True)
         lock.release()
-        return True
+        return False
+
+    def nudge(self, owner: str) -> None:
+        """Have an owner of this home look into the ledger at once."""
+        with suppress(OSError):  # gone meanwhile, of another home, or another user's: it looks by itself soon
+            os.utime(_lock_path(self.locks, owner))
 
 
 class Owner:
@@ -122,6 +132,14 @@ class Owner:
     def __init__(self, locks: Path) -> None:
         locks.mkdir(parents=True, exist_ok=True)
         self._lock, self.name = _take_new_name(locks)
+
+    @property
+    def nudged_ns(self) -> int:
+        """When somebody last had us look into the ledger, as a mark that changes."""
+        try:
+            return os.stat(self._lock.lock_file).st_mtime_ns
+        except FileNotFoundError:
+            return 0
 
     def close(self) -> None:
         """Give the name up."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from orchestrator.preflight import prepare
 from orchestrator.spec import SweepSpec, load_spec
 from orchestrator.summary import PlanReport
 from orchestrator.trial import TrialFolder, TrialResult, TrialSpec, TrialState
+from trainers.config import DataConfig
 
 
 def plan_sweep(file: Path, *, overrides: Sequence[str], launcher: str, slots: int | None, again: str | None = None) -> PlanReport:
@@ -47,8 +48,10 @@ def num_slots(launcher: str, slots: int | None) -> int | None:
     return 1 if launcher == "inline" else slots
 
 
-def look_at_data(spec: SweepSpec, home: Home, *, again: str | None) -> Facts:
-    """Check what only the data, the user's code and Optuna can tell of a sweep file. again: as run_sweep.
+def look_at_data(
+    spec: SweepSpec, home: Home, *, again: str | None, locate: Callable[[DataConfig], DataConfig] = lambda data: data
+) -> Facts:
+    """Check what only the data, the user's code and Optuna can tell of a sweep file. again: as run_sweep; locate: as prepare.
 
     Raises:
         SpecError: the file is wrong.
@@ -59,7 +62,7 @@ def look_at_data(spec: SweepSpec, home: Home, *, again: str | None) -> Facts:
 
         check_search(spec)
     with redirect_stdout(sys.stderr):  # the user's own code is imported, and may print
-        return replace(prepare(spec, home.data), again=again)
+        return replace(prepare(spec, home.data, locate), again=again)
 
 
 def look_up(spec: SweepSpec, facts: Facts, home: Home, ledger: Ledger, console: Console) -> Plan:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,10 +32,11 @@ from trainers.errors import ConfigError
 from trainers.errors import DataError as TrainersDataError
 
 
-def prepare(spec: SweepSpec, cache: Path) -> Facts:
+def prepare(spec: SweepSpec, cache: Path, locate: Callable[[DataConfig], DataConfig] = lambda data: data) -> Facts:
     """Read each data set once into ``cache``, try each split, import what is the user's own, build each list of transforms.
 
-    Import paths are looked for in the working directory too.
+    Import paths are looked for in the working directory too. locate: where this machine has what the sweep names; facts are kept
+    under what the sweep says.
 
     Raises:
         SpecError: something named by import path, or a transform, cannot be used.
@@ -44,7 +45,7 @@ def prepare(spec: SweepSpec, cache: Path) -> Facts:
     found = list(candidates(spec))
     code = _check_code(spec, found)
     _check_augmentations(spec, found)
-    data = _prepare_data(spec, found, cache)
+    data = _prepare_data(spec, found, cache, locate)
     facts = Facts(data=data, code=code)
     _check_classes(spec, found, facts)
     return replace(facts, splits=_try_splits(spec, found, facts))
@@ -95,7 +96,9 @@ def _check_augmentations(spec: SweepSpec, found: Iterable[Candidate]) -> None:
                 raise SpecError(f"{_tell(spec, candidate, place)}: {error}") from error
 
 
-def _prepare_data(spec: SweepSpec, found: Iterable[Candidate], cache: Path) -> dict[str, DataFacts]:
+def _prepare_data(
+    spec: SweepSpec, found: Iterable[Candidate], cache: Path, locate: Callable[[DataConfig], DataConfig]
+) -> dict[str, DataFacts]:
     from trainers.data import open_dataset, prepare_dataset
 
     facts: dict[str, DataFacts] = {}
@@ -104,7 +107,7 @@ def _prepare_data(spec: SweepSpec, found: Iterable[Candidate], cache: Path) -> d
         if part in facts:
             continue
         try:
-            folder = prepare_dataset(candidate.data, cache)
+            folder = prepare_dataset(locate(candidate.data), cache)
             data = open_dataset(folder)
         except TrainersDataError as error:
             raise _refuse(spec, candidate, error) from error

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-import types
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -29,19 +26,20 @@ from orchestrator.errors import LaunchError, TrackingError
 from orchestrator.home import Home
 from orchestrator.launchers import LAUNCHERS
 from orchestrator.launchers.base import Launcher, NothingToLaunch
-from orchestrator.ledger import Ledger
+from orchestrator.ledger import Ledger, Role
 from orchestrator.needs import Needs, read_peaks
 from orchestrator.notice import describe_end, describe_failure
 from orchestrator.notify import Message, Notifier, open_notifier
 from orchestrator.outlook import look_ahead
 from orchestrator.parts import Outcome
-from orchestrator.plan import Plan, longest_first, round_of, row_of, trials_of
+from orchestrator.plan import Plan, longest_first, round_of, trials_of
 from orchestrator.plan_record import write_record
 from orchestrator.planning import find_elsewhere, look_at_data, look_up, num_slots
+from orchestrator.presence import Presence, heeding_stops, present
 from orchestrator.progress import SweepProgress
+from orchestrator.shared_plan import make_label, share_plan
 from orchestrator.spec import SweepSpec, load_spec
 from orchestrator.summary import SweepReport, describe_data, describe_outcome, summarize_plan
-from orchestrator.tracking.labels import RunLabel
 from orchestrator.tracking.mirror import MlflowTracker
 from orchestrator.tracking.place import Place
 from orchestrator.trial import TrialSpec
@@ -95,34 +93,34 @@ def _run_spec(
 
     # of a new sweep first, because workers import torch in the background while data and plan are looked at
     workers: Launcher | None = None
-    owner = home.become_owner()  # before the data are looked at: `clean` leaves alone what an owner may be about to use
     try:
         if is_new:
             workers = build()
-        facts = look_at_data(spec, home, again=again)
-        plan = look_up(spec, facts, home, ledger, console)
-        outlook = look_ahead(spec, plan, home, ledger, slots=num_slots(launcher, slots))
-        for line in (*describe_data(plan), summarize_plan(spec, plan), *outlook.lines()):
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
-        if outlook.disk and (lack := outlook.disk.find_lack()):
-            raise LaunchError(lack)
-        if workers is None:
-            workers = build() if plan.has_work else NothingToLaunch()
-        _keep_content(spec, plan, home, console)
-        return _run(
-            spec,
-            plan,
-            durations_s=outlook.durations_s,
-            home=home,
-            ledger=ledger,
-            owner=owner.name,
-            launcher=workers,
-            console=console,
-        )
+        with present(home, ledger, spec.name, Role.SWEEP) as presence:  # before the data are looked at: `clean` leaves them alone
+            facts = look_at_data(spec, home, again=again)
+            plan = look_up(spec, facts, home, ledger, console)
+            outlook = look_ahead(spec, plan, home, ledger, slots=num_slots(launcher, slots))
+            for line in (*describe_data(plan), summarize_plan(spec, plan), *outlook.lines()):
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
+            if outlook.disk and (lack := outlook.disk.find_lack()):
+                raise LaunchError(lack)
+            share_plan(spec, plan, home=home, ledger=ledger)
+            _keep_content(spec, plan, home, console)
+            if workers is None:
+                workers = build() if plan.has_work else NothingToLaunch()
+            return run_plan(
+                spec,
+                plan,
+                durations_s=outlook.durations_s,
+                home=home,
+                ledger=ledger,
+                presence=presence,
+                launcher=workers,
+                console=console,
+            )
     finally:
         if workers is not None:
             workers.close()
-        owner.close()
 
 
 def _keep_content(spec: SweepSpec, plan: Plan, home: Home, console: Console) -> None:
@@ -133,31 +131,36 @@ def _keep_content(spec: SweepSpec, plan: Plan, home: Home, console: Console) -> 
         console.print(f"[yellow]the next plan cannot tell what was changed[/]: {escape(str(error))}", soft_wrap=True)
 
 
-def _run(
+def run_plan(
     spec: SweepSpec,
     plan: Plan,
     *,
     durations_s: Mapping[str, float],
     home: Home,
     ledger: Ledger,
-    owner: str,
+    presence: Presence,
     launcher: Launcher,
     console: Console,
+    is_worker: bool = False,
 ) -> SweepReport:
+    """Work the plan off, be it one's own or, as a worker, that of a sweep; which then sees to the ensembles of its table.
+
+    durations_s: what trials are expected to take, by their keys; the longest of a round goes first.
+    """
     from orchestrator.search import FolderHistory, build_search  # optuna takes a second: after the first sign of life
 
     tracker = MlflowTracker(Place.of(home))
     reported = {str(row.id): row.reported for row in spec.rows}
-    tracker.label(spec.name, {t.spec.key: _label(t.configuration, t.spec, reported) for t in plan.trials})
+    tracker.label(spec.name, {t.spec.key: make_label(t.configuration, t.spec, reported) for t in plan.trials})
     tracker.note_rule(spec.name, write_rule(spec.keep.checkpoints))
-    tracker.reconcile(spec.name, _live_keys(ledger, spec.name))
+    tracker.reconcile(spec.name, lambda: live_keys(ledger, spec.name))
     storage, history = home.optuna_url or home.optuna_journal, FolderHistory(home)
     in_order = longest_first(plan, spec, durations_s)
-    search = build_search(spec, in_order, storage, owner=owner, is_dead=home.is_dead, history=history)
+    search = build_search(spec, in_order, storage, owner=presence.owner, is_dead=home.is_dead, history=history)
 
     def list_trials(configuration: Configuration) -> list[TrialSpec]:
         trials = trials_of(configuration, spec, plan.facts)
-        tracker.label(spec.name, {trial.key: _label(configuration, trial, reported) for trial in trials})
+        tracker.label(spec.name, {trial.key: make_label(configuration, trial, reported) for trial in trials})
         return trials
 
     total = None if plan.open_ended else len(plan.trials)
@@ -169,7 +172,7 @@ def _run(
             tracker=tracker,
             ledger=ledger,
             home=home,
-            owner=owner,
+            owner=presence.owner,
             trials_of=list_trials,
             data_folder_of=lambda trial: plan.facts.of(trial.data).folder,
             round_of=lambda trial: round_of(trial, spec, plan),
@@ -179,10 +182,10 @@ def _run(
             limits=spec.limits,
             needs=Needs(read_peaks(home)),
         )
-        with _stopping(dispatcher, progress):
+        with heeding_stops(dispatcher, presence.listener, progress.note):
             outcome = dispatcher.run()
-    ensembles = _combine(plan, outcome, home, console)
-    if spec.rows and not outcome.interrupted:
+    ensembles = [] if is_worker else _combine(plan, outcome, home, console)
+    if spec.rows and not outcome.interrupted and not is_worker:
         tracker.log_table(spec.name, [make_record(e) for e in ensembles if e.state is not EnsembleState.WAITING])
     _mirror_rest(tracker, spec.name, outcome, home, console)
     if not outcome.interrupted:
@@ -201,12 +204,6 @@ def _run(
         search.stopped_because,
         outcome.halted,
     )
-
-
-def _label(configuration: Configuration, trial: TrialSpec, reported: Mapping[str, float | None]) -> RunLabel:
-    """What this sweep calls a trial, whoever trained it. reported: row's id -> published figure."""
-    row = row_of(configuration)
-    return RunLabel(trial.name, row, reported.get(row) if row is not None else None)
 
 
 def _combine(plan: Plan, outcome: Outcome, home: Home, console: Console) -> list[EnsembleOutcome]:
@@ -233,30 +230,10 @@ def _find_predictions(home: Home, spec: TrialSpec) -> Path:
     return fetch_predictions(reader, run, home.cache)
 
 
-def _live_keys(ledger: Ledger, sweep: str) -> list[str]:
+def live_keys(ledger: Ledger, sweep: str) -> list[str]:
     """Trials that another dispatcher works on right now."""
     now_s = ledger.now_s()
     return [key for key, row in ledger.states(ledger.members(sweep)).items() if row.is_held(now_s)]
-
-
-@contextmanager
-def _stopping(dispatcher: Dispatcher, progress: SweepProgress) -> Iterator[None]:
-    """Turn the first Ctrl-C (or SIGTERM) into a graceful end, the second into a quick one."""
-    num_signals = 0
-
-    def stop(_number: int, _frame: types.FrameType | None) -> None:
-        nonlocal num_signals
-        num_signals += 1
-        if num_signals == 1:
-            progress.note("stopping: running epochs end and are kept; once more to stop at once")
-        dispatcher.request_stop()
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _mirror_rest(tracker: MlflowTracker, sweep: str, outcome: Outcome, home: Home, console: Console) -> None:

@@ -14,6 +14,7 @@ mlruns/trials/<key>/
   result.json          TrialResult: written last, atomically; its presence means that the trial has ended
   mirror.json          what the tracker has sent already
   removed.json         why best.safetensors is gone     (removals.py)
+  mirror.lock          held by whoever sends it
   lock                 held by the process that works in the folder
 """
 

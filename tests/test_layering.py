@@ -43,7 +43,7 @@ def test_trainers_know_nothing_of_the_orchestrator() -> None:
     [
         ("optuna", {"orchestrator/search/"}),
         ("mlflow", {"orchestrator/tracking/"}),
-        ("sqlalchemy", {"orchestrator/ledger.py"}),
+        ("sqlalchemy", {"orchestrator/ledger/"}),
         ("ray", {"orchestrator/launchers/ray.py"}),
         ("apscheduler", {"orchestrator/scheduling/clock.py"}),
         ("apprise", {"orchestrator/notify.py"}),

@@ -8,6 +8,7 @@ recording.py    one trial folder -> one run, idempotently
 relabel.py      names and rows of runs that are there already
 ensembles.py    an ensemble -> its run
 sent.py         what has been sent already
+repair.py       which of a sweep's trials the server lacks
 mirror.py       the queue and the thread between the dispatcher and a server that may be slow or dead
 runs.py         runs -> rows, files and finished trials
 lookup.py       what a person calls a model -> its trials

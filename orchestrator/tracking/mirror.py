@@ -74,17 +74,17 @@ class MlflowTracker:
         with self._changed:
             self._labels[sweep] = {**self._labels.get(sweep, {}), **labels}
 
-    def reconcile(self, sweep: str, live_keys: Collection[str]) -> None:
+    def reconcile(self, sweep: str, live_keys: Callable[[], Collection[str]]) -> None:
         """Let no run of the sweep stay RUNNING whose trial nobody works on; what its folder still has to tell is told first.
 
-        Runs that the sweep has already are called as ``label`` said.
+        Runs that the sweep has already are called as ``label`` said. live_keys: asked in the mirror's thread, when it is known
+        which runs there are, so that it counts in what others have begun meanwhile.
         """
-        live = frozenset(live_keys)
 
         def run(recorder: Recorder) -> None:
             if labels := self._labels_of(sweep):
                 recorder.relabel(sweep, labels)
-            for key in recorder.find_abandoned(sweep, live):
+            for key in recorder.find_abandoned(sweep, live_keys):
                 with self._changed:
                     has_newer = (sweep, key) in self._pending
                 if not has_newer:

@@ -6,8 +6,9 @@ import getpass
 import importlib.metadata
 import subprocess
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
+from filelock import FileLock
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
@@ -36,7 +37,7 @@ ARTIFACTS = (
     "confusions.npz", "samples.png", "log.txt", "result.json",
 )  # fmt: skip
 
-_STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAILED: "FAILED"}
+STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAILED: "FAILED"}
 _METRICS_A_BATCH, _OTHERS_A_BATCH = 800, 100  # MLflow takes 1000 of all kinds together, 100 params, 100 tags, 1 MB
 _ABANDONED_ENSEMBLE_S = 600  # logging one takes seconds
 _GONE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}  # no such run here; a run that somebody deleted
@@ -63,7 +64,7 @@ class Recorder:
             TrackingError: the server cannot be used; what was sent so far is remembered.
             TrialError: the folder is not a trial's.
         """
-        with told(self._place):
+        with _alone_with(folder), told(self._place):
             result, sent = folder.result(), read_sent(folder, str(self._place))
             if sent is None and result is not None:
                 first = self._find_anywhere(folder.spec().key, result)
@@ -114,12 +115,12 @@ class Recorder:
         with told(self._place):
             experiment = ensure_experiment(self._client, self._place, sweep)
             own, first = self._find_current(experiment, result), self._find_anywhere(spec.key, result)
-            if folder.result() is not None and not _tells(first, result):
+            if folder.result() is not None and not tells(first, result):
                 # The sweep that trained it ended before its mirror did.
                 owner = first.data.tags.get("sweep", sweep) if first and not _is_ahead(first, result) else sweep
                 self._send_own(owner, folder, ended=True, label=label if owner == sweep else None)
                 own, first = self._find_current(experiment, result), self._find_anywhere(spec.key, result)
-            if own is not None and _tells(own, result):
+            if own is not None and tells(own, result):
                 return str(own.info.run_id)
             origin = {} if first is None else {"cached_from": str(first.info.run_id)}
             if own is None:
@@ -137,10 +138,10 @@ class Recorder:
         params = {name: value for name, value in make_params(spec).items() if name not in known}
         tags = describe_result(result) | describe_system(result.facts)
         self._log(run_id, points=headline(result, Progress()), params=params, tags=tags)
-        self._client.set_terminated(run_id, _STATUS[result.state], round(result.ended_s * 1000))
+        self._client.set_terminated(run_id, STATUS[result.state], round(result.ended_s * 1000))
         return run_id
 
-    def find_abandoned(self, sweep: str, live_keys: Collection[str]) -> list[str]:
+    def find_abandoned(self, sweep: str, live_keys: Callable[[], Collection[str]]) -> list[str]:
         """Keys of the sweep's RUNNING runs that nobody works on; those without a folder on this machine are closed here.
 
         So are ensembles whose process was killed while it logged them.
@@ -148,16 +149,19 @@ class Recorder:
         with told(self._place):
             experiment = find_experiment(self._client, sweep)
             running = [] if experiment is None else search_runs(self._client, [experiment], "attributes.status = 'RUNNING'")
+            live = live_keys() if running else ()
             here: list[str] = []
             for run in running:
                 key = run.data.tags.get("key", "")
                 if run.data.tags.get("kind") == "ensemble":
                     self._end_ensemble(run)
-                if run.data.tags.get("kind") != "trial" or key in live_keys:
+                if run.data.tags.get("kind") != "trial" or key in live:
                     continue
                 if (self._place.trials / key / "trial.json").exists():
                     here.append(key)
-                else:
+                elif (
+                    self._client.get_run(run.info.run_id).info.status == "RUNNING"
+                ):  # still: another machine may just have ended it
                     self._stop(run.info.run_id)
             return here
 
@@ -193,7 +197,7 @@ class Recorder:
         if result:  # after the files: whoever finds the run COMPLETE finds them all
             tags = describe_result(result) | describe_system(result.facts)
             self._log(run_id, points=headline(result, progress), params={}, tags=tags)
-            self._client.set_terminated(run_id, _STATUS[result.state], round(result.ended_s * 1000))
+            self._client.set_terminated(run_id, STATUS[result.state], round(result.ended_s * 1000))
         elif ended:
             self._stop(run_id, round(events[-1].time_s * 1000) if events else None)
         elif not sent.running:
@@ -264,10 +268,15 @@ class Recorder:
         experiments = [str(found.experiment_id) for found in all_experiments(self._client)]
         runs = search_runs(self._client, experiments, f"tags.key = '{key}' and tags.kind = 'trial'")
         firsts = [run for run in runs if "cached_from" not in run.data.tags]
-        return next((run for run in firsts if _tells(run, result)), firsts[0] if firsts else None)
+        return next((run for run in firsts if tells(run, result)), firsts[0] if firsts else None)
 
 
-def _tells(run: Run | None, result: TrialResult) -> bool:
+def _alone_with(folder: TrialFolder) -> FileLock:
+    """Keeps out other mirrors of this machine, such as those of two dispatchers on one sweep: both would make the run."""
+    return FileLock(folder.path / "mirror.lock", thread_local=False)
+
+
+def tells(run: Run | None, result: TrialResult) -> bool:
     """Whether all that the trial left is on the server: the state is the last that is sent."""
     if run is None:
         return False

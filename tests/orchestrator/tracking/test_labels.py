@@ -27,7 +27,7 @@ def run_sweep(place: Place, sweep: str, folder: TrialFolder, labels: dict[str, R
     """What a sweep that finds the trial done tells MLflow."""
     tracker = MlflowTracker(place)
     tracker.label(sweep, labels)
-    tracker.reconcile(sweep, ())
+    tracker.reconcile(sweep, tuple)
     tracker.mirror(sweep, folder, True)
     assert tracker.close(60) == []
 

@@ -134,7 +134,7 @@ def test_reconcile_leaves_no_run_running(place, worker) -> None:
     worker.finish(folders["ended"])
     folders["elsewhere"].path.rename(place.trials / "gone")
     tracker = MlflowTracker(place)
-    tracker.reconcile("s", {"live"})
+    tracker.reconcile("s", lambda: {"live"})
     assert tracker.close(60) == []
     found = {run.data.tags["key"]: (run.info.status, run.data.tags["state"]) for run in runs_of(place)}
     assert found == {
@@ -202,7 +202,7 @@ def test_a_reference_left_half_written_is_finished(place, worker) -> None:
     tags = {"kind": "trial", "sweep": "second", "key": "k1", "cached_from": runs_of(place)[0].info.run_id}
     client.create_run(client.create_experiment("second"), tags=tags)
     tracker = MlflowTracker(place)
-    tracker.reconcile("second", set())
+    tracker.reconcile("second", set)
     assert tracker.close(60) == []
     (run,) = runs_of(place, "second")
     assert (run.info.status, run.data.tags["state"], run.data.metrics["val/miou"]) == ("FINISHED", "COMPLETE", 0.5)
@@ -274,7 +274,7 @@ def test_reconcile_ends_ensembles_left_half_logged(place) -> None:
         start_ms = round((time.time() - age_s) * 1000)
         client.create_run(experiment, start_time=start_ms, run_name=name, tags={"kind": "ensemble", "state": "COMPLETE"})
     tracker = MlflowTracker(place)
-    tracker.reconcile("s", set())
+    tracker.reconcile("s", set)
     assert tracker.close(60) == []
     found = {run.info.run_name: (run.info.status, run.data.tags["state"]) for run in runs_of(place)}
     assert found == {"old": ("KILLED", "FAILED"), "new": ("RUNNING", "COMPLETE")}

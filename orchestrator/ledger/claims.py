@@ -1,41 +1,26 @@
-"""Who owns which trial: the dispatchers' one book of claims with leases, in SQLite here, in PostgreSQL when shared."""
+"""Who owns which trial: the dispatchers' one book of claims with leases."""
 
 from __future__ import annotations
 
-import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from filelock import FileLock
-from sqlalchemy.dialects import postgresql, sqlite
 
-from orchestrator.errors import TrackingError
-from orchestrator.secrets import redact
+from orchestrator.errors import SpecError
+from orchestrator.ledger.database import Database, tables
+from orchestrator.ledger.roster import Roster
 from orchestrator.trial import TrialState
-
-LEDGER_VERSION = 1
-"""Of the tables below."""
-
-DATABASES = ("sqlite", "postgresql")
-
-BUSY_TIMEOUT_S = 60.0
-"""How long a statement waits for another process to end its own."""
+from trainers.config import check_known
 
 KEYS_A_STATEMENT = 500
 """SQLite takes a limited number of parameters a statement."""
 
-_tables = sa.MetaData()
-
-_meta = sa.Table("ledger_meta", _tables, sa.Column("version", sa.Integer, primary_key=True))
-
 _trials = sa.Table(
     "ledger_trials",
-    _tables,
+    tables,
     sa.Column("key", sa.String(64), primary_key=True),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("owner", sa.String(255)),
@@ -49,7 +34,7 @@ _trials = sa.Table(
 
 _members = sa.Table(
     "ledger_members",
-    _tables,
+    tables,
     sa.Column("sweep", sa.String(255), primary_key=True),
     sa.Column("key", sa.String(64), primary_key=True),
     sa.Column("configuration", sa.String(64), nullable=False),
@@ -92,12 +77,13 @@ class Ledger:
     def __init__(self, url: str, *, clock: Callable[[], float] = time.time, lease_s: float = 60.0) -> None:
         self.lease_s = lease_s
         self._clock = clock
-        with _telling(url):
-            self._engine = _connect(url)
-            self._create_tables()
+        self._database = Database(url)
+        self._engine = self._database.engine
+        self.roster = Roster(self._database, clock=clock, lease_s=lease_s)
+        """Who works on which sweep, and what each sweep comes to."""
 
     def close(self) -> None:
-        self._engine.dispose()
+        self._database.close()
 
     def now_s(self) -> float:
         """Unix time by the clock that leases are measured with."""
@@ -113,9 +99,9 @@ class Ledger:
             return
         waiting = {"state": TrialState.WAITING, "attempt": 0, "settled_attempt": 0}
         with self._engine.begin() as connection:
-            connection.execute(self._insert(_trials), [{"key": key, **waiting} for key, _ in pairs])
+            connection.execute(self._insert_new(_trials), [{"key": key, **waiting} for key, _ in pairs])
             rows = [{"sweep": sweep, "key": key, "configuration": configuration} for key, configuration in pairs]
-            connection.execute(self._insert(_members), rows)
+            connection.execute(self._insert_new(_members), rows)
 
     def claim(self, key: str, sweep: str, owner: str, *, after: int = 0) -> int | None:
         """Take a trial; returns the number of the attempt (from 1), or None where it is not to be had.
@@ -203,6 +189,19 @@ class Ledger:
                 found.setdefault(row.key, set()).add(row.sweep)
         return found
 
+    def check_sweeps(self, names: Iterable[str]) -> None:
+        """Check that all of these sweeps are known here.
+
+        Raises:
+            SpecError: one is not, with the nearest name.
+        """
+        known = sorted({*self.sweeps(), *self.roster.sweeps()})
+        for name in names:
+            try:
+                check_known(name, known, "sweep")
+            except ValueError as error:
+                raise SpecError(str(error)) from None
+
     def reclaim(self, is_dead: Callable[[str], bool]) -> list[str]:
         """Set back to WAITING what owners hold that are dead; returns the keys."""
         running = _trials.c.state == TrialState.RUNNING
@@ -244,24 +243,9 @@ class Ledger:
                 connection.execute(sa.update(_members).where(member).values(pruned=True))
         return is_ours
 
-    def _create_tables(self) -> None:
-        with _only_creator(self._engine.url), self._engine.begin() as connection:
-            if self._engine.dialect.name == "postgresql":
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(0x6F726368)))
-            _tables.create_all(connection)
-            connection.execute(self._insert(_meta), [{"version": LEDGER_VERSION}])
-            found = connection.execute(sa.select(sa.func.max(_meta.c.version))).scalar_one()
-        if found != LEDGER_VERSION:
-            raise TrackingError(
-                f"{redact(str(self._engine.url))}: was written by ledger version {found}, expected {LEDGER_VERSION}. "
-                "Use the orchestrate that wrote it, or move it away: finished trials are found again in their folders."
-            )
-
-    def _insert(self, table: sa.Table) -> sa.Insert:
-        """Insert what is not there yet; each dialect has its own class for that."""
-        if self._engine.dialect.name == "postgresql":
-            return postgresql.insert(table).on_conflict_do_nothing()
-        return sqlite.insert(table).on_conflict_do_nothing()
+    def _insert_new(self, table: sa.Table) -> sa.Insert:
+        """Insert what is not there yet."""
+        return self._database.insert(table).on_conflict_do_nothing()
 
 
 def _is_held_by(owner: str) -> tuple[sa.ColumnElement[bool], ...]:
@@ -277,54 +261,3 @@ def _as_seen(state: TrialState, *, is_pruned_here: bool) -> TrialState:
     if is_pruned_here and state is not TrialState.COMPLETE:
         return TrialState.PRUNED
     return TrialState.WAITING if state is TrialState.PRUNED and not is_pruned_here else state
-
-
-def _connect(url: str) -> sa.Engine:
-    parsed = sa.make_url(url)
-    kind = parsed.get_backend_name()
-    if kind not in DATABASES:
-        raise TrackingError(f"ledger: {kind!r} is no known database. Known: {', '.join(DATABASES)}. See ORCHESTRATE_STORAGE.")
-    if kind != "sqlite":
-        if "@" in f"{parsed.host}{parsed.database}":  # the driver would print the rest of the password as a host
-            raise ValueError("there is a second @; within a password write @ as %40 and / as %2F")
-        return sa.create_engine(parsed, pool_pre_ping=True)
-    if not parsed.database:
-        raise TrackingError(f"ledger: {url!r} names no file; a ledger in memory cannot be shared. Write sqlite:///FILE.")
-    Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S})
-    sa.event.listen(engine, "connect", _set_up_sqlite)
-    return engine
-
-
-@contextmanager
-def _telling(url: str) -> Iterator[None]:
-    """Turn what SQLAlchemy, the driver or the disk raise while the ledger is opened into an error for people."""
-    try:
-        yield
-    except ImportError as error:
-        found, hint = str(error), "Install the driver: pip install 'orchestrate[postgres]'."
-        raise TrackingError(_say_unusable(url, found, hint)) from error
-    except (ValueError, sa.exc.ArgumentError) as error:
-        hint = "Write postgresql://USER:PASSWORD@HOST:PORT/DATABASE."
-        raise TrackingError(_say_unusable(url, str(error), hint)) from error
-    except (sa.exc.SQLAlchemyError, OSError) as error:
-        found = str(getattr(error, "orig", None) or error)
-        hint = "Is the server up, and is the address right?" if "postgres" in url else "Can the file be written?"
-        raise TrackingError(_say_unusable(url, found, hint)) from error
-
-
-def _say_unusable(url: str, found: str, hint: str) -> str:
-    first_line = (found.strip().splitlines() or ["no reason given"])[0]
-    return redact(f"{url}: the ledger cannot be opened: {first_line.rstrip('.')}. {hint} See ORCHESTRATE_STORAGE.")
-
-
-def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
-    """Readers never wait for a writer; a commit survives kill -9, and a power cut costs at most the last few claims."""
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=NORMAL")
-
-
-def _only_creator(url: sa.URL) -> AbstractContextManager[object]:
-    """SQLite: of many processes that open a fresh file at once, let one create the tables and switch to WAL."""
-    is_file = url.get_backend_name() == "sqlite"
-    return FileLock(f"{url.database}.lock", thread_local=False) if is_file else nullcontext()

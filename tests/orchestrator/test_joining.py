@@ -1,0 +1,144 @@
+"""`orchestrate worker` on a machine that is not the one that planned: what it may join, and what it refuses."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator.data.make import make_data
+from orchestrator.errors import DataError, OrchestrateError, SpecError, TrackingError
+from orchestrator.home import Home
+from orchestrator.joining import join_sweep
+from orchestrator.launchers import LAUNCHERS
+from orchestrator.launchers.base import Launcher
+from orchestrator.ledger import Ledger
+from orchestrator.plan import make_plan
+from orchestrator.preflight import prepare
+from orchestrator.shared_plan import SharedPlan, read_shared_plan, share_plan
+from orchestrator.spec import load_spec
+
+SWEEP = """
+name: shared
+data: {source: set.npz, val_fraction: 0.25}
+base: {epochs: 1}
+search:
+  method: grid
+  space:
+    loss: [{name: focal}, {name: "own_losses:Loss"}]
+    optimizer.lr: {low: 0.1, high: 0.3, step: 0.1}
+"""
+
+
+@pytest.fixture
+def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
+    """A sweep that another machine has begun, by its plan; this machine has a home of its own, and its data elsewhere."""
+    there, here = tmp_path / "there", tmp_path / "here"
+    for folder in (there, here / "data"):
+        folder.mkdir(parents=True)
+    (there / "tiny.yaml").write_text(SWEEP)
+    (here / "own_losses.py").write_text("class Loss:\n    pass\n")
+    monkeypatch.chdir(here)
+    monkeypatch.syspath_prepend(here)
+    monkeypatch.delitem(sys.modules, "own_losses", raising=False)  # of another test's folder
+    make_data(there / "set.npz", {"num_images": 16, "height": 32, "width": 32})
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    spec, home, ledger = load_spec(there / "tiny.yaml"), Home(there / "mlruns", storage=url), Ledger(url)
+    share_plan(spec, make_plan(spec, prepare(spec, home.data), {}), home=home, ledger=ledger)
+    (there / "set.npz").rename(here / "data" / "set.npz")
+    for name, value in (("ORCHESTRATE_HOME", str(here / "mlruns")), ("ORCHESTRATE_STORAGE", url)):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("ORCHESTRATE_DATA", str(here / "data"))
+    return ledger
+
+
+def refused() -> OrchestrateError:
+    """Why this machine may not join; no worker is started for it."""
+    with pytest.raises(OrchestrateError) as caught:
+        join_sweep("shared", launcher="none", slots=None)
+    return caught.value
+
+
+def test_a_plan_survives_the_ledger(begun: Ledger) -> None:
+    """Whoever reads it has the same sweep, trials and data."""
+    shared = read_shared_plan(begun, "shared")
+    assert shared is not None
+    assert SharedPlan.model_validate_json(shared.model_dump_json()) == shared
+    assert len(shared.trials) == 6
+    assert shared.spec.search is not None
+    assert [len(parameter.values or ()) for parameter in shared.spec.search.space] == [2, 3]
+
+
+def test_a_sweep_that_nobody_began_is_refused(begun: Ledger) -> None:
+    """With the nearest name."""
+    with pytest.raises(SpecError, match="Did you mean 'shared'"):
+        join_sweep("shred", launcher="inline", slots=None)
+
+
+def test_data_that_are_not_here_are_asked_for(begun: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the path of the sweep, and by where they were looked for."""
+    monkeypatch.setenv("ORCHESTRATE_DATA", "nowhere")
+    error = refused()
+    assert isinstance(error, DataError)
+    assert "there/set.npz: not found on this machine, and neither is" in str(error)
+    assert "nowhere/set.npz (ORCHESTRATE_DATA)" in str(error)
+    monkeypatch.delenv("ORCHESTRATE_DATA")
+    assert "set ORCHESTRATE_DATA to the folder that has it" in str(refused())
+
+
+def test_other_data_of_the_same_name_are_refused(begun: Ledger) -> None:
+    """By their fingerprint, before anything is trained on them."""
+    Path("data/set.npz").unlink()
+    make_data(Path("data/set.npz"), {"num_images": 16, "height": 32, "width": 32, "seed": 1})
+    error = refused()
+    assert isinstance(error, DataError)
+    assert str(error).startswith(f"{Path('data/set.npz').absolute()}: shared was begun on ")
+    assert "other pictures than there" in str(error)
+
+
+def test_other_code_of_the_same_name_is_refused(begun: Ledger) -> None:
+    """A loss of one's own is to be the same file."""
+    Path("own_losses.py").write_text("class Loss:\n    '''Another one.'''\n")
+    error = refused()
+    assert isinstance(error, SpecError)
+    assert "own_losses:Loss: its file differs" in str(error)
+
+
+def test_without_a_common_tracking_server_results_would_be_lost(begun: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two machines with a home each; told before the data are looked at."""
+    shared = read_shared_plan(begun, "shared")
+    assert shared is not None
+    begun.roster.write_plan("shared", shared.model_copy(update={"host": "far"}).model_dump_json())
+    error = refused()
+    assert isinstance(error, TrackingError)
+    assert "far, which began the sweep, has no MLFLOW_TRACKING_URI" in str(error)
+    begun.roster.write_plan("shared", shared.model_copy(update={"host": "far", "has_tracking": True}).model_dump_json())
+    assert "this machine has no MLFLOW_TRACKING_URI" in str(refused())
+
+
+def test_another_version_is_refused(begun: Ledger) -> None:
+    """One that would train otherwise, and one whose plan cannot be read."""
+    shared = read_shared_plan(begun, "shared")
+    assert shared is not None
+    begun.roster.write_plan("shared", shared.model_copy(update={"trainer_version": 0}).model_dump_json())
+    assert "was begun with trainer version 0" in str(refused())
+    begun.roster.write_plan("shared", shared.model_dump_json().replace('"schema_version":1', '"schema_version":9', 1))
+    assert "cannot be read by this version of orchestrate (schema_version" in str(refused())
+
+
+class Launched(Exception):
+    """The worker has come so far as to start something."""
+
+
+def test_the_same_data_elsewhere_make_the_same_trials(begun: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found under ORCHESTRATE_DATA by its name, verified, and planned as the other machine did."""
+
+    def build(_slots: int | None, _threads: int | None) -> Launcher:
+        raise Launched
+
+    monkeypatch.setitem(LAUNCHERS, "none", build)
+    with pytest.raises(Launched):
+        join_sweep("shared", launcher="none", slots=None)
+    assert begun.roster.list_alive(lambda owner: True) == []

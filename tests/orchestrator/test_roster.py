@@ -1,0 +1,79 @@
+"""The roster: who works on which sweep, who is asked to stop, and the plan that a sweep leaves for others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.ledger import Ledger, Role, Roster
+
+
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """The clock of the ledger."""
+    return Clock()
+
+
+@pytest.fixture
+def roster(tmp_path: Path, clock: Clock) -> Roster:
+    """Nobody has entered it."""
+    return Ledger(f"sqlite:///{tmp_path}/ledger.db", clock=clock, lease_s=60).roster
+
+
+def unknown(_owner: str) -> bool | None:
+    """Every owner is of another machine."""
+    return None
+
+
+def test_a_wish_meets_those_who_are_there(roster: Roster) -> None:
+    """Not those of another sweep, and none that begins later, be it under the same name."""
+    with (
+        roster.entered("a:1:1", "s", Role.SWEEP),
+        roster.entered("b:1:1", "s", Role.WORKER),
+        roster.entered("c:1:1", "t", Role.SWEEP),
+    ):
+        roster.ask_to_stop([row.owner for row in roster.list_alive(unknown) if row.sweep == "s"], 1)
+        assert [roster.look(owner) for owner in ("a:1:1", "b:1:1", "c:1:1")] == [1, 1, 0]
+    with roster.entered("a:1:1", "s", Role.SWEEP):
+        assert roster.look("a:1:1") == 0
+
+
+def test_a_smaller_wish_takes_nothing_back(roster: Roster) -> None:
+    """Whoever was asked to stop at once is not asked gracefully afterwards."""
+    with roster.entered("a:1:1", "s", Role.SWEEP):
+        roster.ask_to_stop(["a:1:1"], 2)
+        roster.ask_to_stop(["a:1:1"], 1)
+        assert roster.look("a:1:1") == 2
+
+
+def test_those_of_other_machines_live_while_they_look_in(roster: Roster, clock: Clock) -> None:
+    """Of this machine's it is known; what did not leave in an orderly way is forgotten when it is known to be dead."""
+    with roster.entered("far:1:1", "s", Role.WORKER), roster.entered("here:1:1", "s", Role.SWEEP):
+        clock.now_s += 59
+        roster.look("here:1:1")
+        assert [row.owner for row in roster.list_alive(unknown)] == ["far:1:1", "here:1:1"]
+        clock.now_s += 59
+        assert [row.owner for row in roster.list_alive(unknown)] == ["here:1:1"]
+        assert [row.owner for row in roster.list_alive(lambda owner: owner.startswith("far"))] == ["far:1:1"]
+        roster.strike_dead(lambda owner: owner == "here:1:1")
+        assert roster.list_alive(lambda owner: True)[0].owner == "far:1:1"
+
+
+def test_the_last_plan_counts(roster: Roster, clock: Clock) -> None:
+    """Of a sweep as well as of all."""
+    for sweep, document in (("s", "one"), ("t", "two"), ("s", "three")):
+        clock.now_s += 1
+        roster.write_plan(sweep, document)
+    assert (roster.read_plan("s"), roster.read_plan("t"), roster.read_plan("u")) == ("three", "two", None)
+    assert roster.latest() == "s"
+    assert roster.sweeps() == ["s", "t"]

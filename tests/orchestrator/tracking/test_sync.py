@@ -1,0 +1,158 @@
+"""`orchestrate sync`: whatever MLflow lacks of the ledger's trials is there afterwards, once, and nothing stays RUNNING."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from mlflow import MlflowClient
+
+from orchestrator.ledger import Ledger
+from orchestrator.syncing import SyncedSweep, sync
+from orchestrator.tracking.mirror import MlflowTracker
+from orchestrator.tracking.place import Place
+from orchestrator.tracking.recording import Recorder
+from orchestrator.trial import TrialFolder, TrialState
+from tests.orchestrator.tracking.test_mirror import mirror, runs_of
+
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1
+
+
+@pytest.fixture
+def ledger(place: Place, monkeypatch: pytest.MonkeyPatch) -> Ledger:
+    """Of the home that the command sees."""
+    for name in ("ORCHESTRATE_STORAGE", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ORCHESTRATE_HOME", str(place.trials.parent))
+    return Ledger(f"sqlite:///{place.trials.parent}/ledger.db")
+
+
+def enter(ledger: Ledger, key: str, state: TrialState | None = TrialState.COMPLETE, *, owner: str = "far:1:1") -> None:
+    """What a dispatcher enters of its trial; None: it has not ended."""
+    ledger.register("s", [(key, "c")])
+    assert ledger.claim(key, "s", owner)
+    if state is not None:
+        ledger.finish(key, owner, state, "no" if state is TrialState.FAILED else None)
+
+
+def synced() -> SyncedSweep:
+    """What the command did for the one sweep."""
+    [one] = sync().sweeps
+    return one
+
+
+def test_what_is_lacking_is_sent_and_nothing_else(place, worker, ledger) -> None:
+    """A trial that was never sent, one whose end was not, one whose run somebody deleted; the second time nothing is lacking."""
+    for key in ("whole", "deleted"):
+        mirror(place, worker.train(key)[0])
+    (whole,) = (run for run in runs_of(place) if run.data.tags["key"] == "whole")
+    (deleted,) = (run for run in runs_of(place) if run.data.tags["key"] == "deleted")
+    MlflowClient(tracking_uri=place.uri).delete_run(deleted.info.run_id)
+    half = worker.start("half")
+    mirror(place, half, ended=False)
+    worker.finish(half, state=TrialState.FAILED)
+    worker.train("unsent")
+    for key in ("whole", "deleted", "unsent"):
+        enter(ledger, key)
+    enter(ledger, "half", TrialState.FAILED)
+    enter(ledger, "never trained here")
+
+    report = sync(["s"])
+    assert report.exit_code == 0
+    [done] = report.sweeps
+    assert (done.num_checked, set(done.sent), done.refused) == (4, {"deleted", "half", "unsent"}, {})
+    runs = {run.data.tags["key"]: run for run in runs_of(place)}
+    assert {key: run.info.status for key, run in runs.items()} == {
+        "whole": "FINISHED",
+        "deleted": "FINISHED",
+        "half": "FAILED",
+        "unsent": "FINISHED",
+    }
+    assert runs["whole"].info.run_id == whole.info.run_id
+    assert synced().sent == {}
+    assert len(runs_of(place)) == 4
+
+
+def test_a_trial_that_somebody_works_on_is_left_alone(place, worker, ledger) -> None:
+    """Its dispatcher mirrors it; what nobody holds any more is closed, with its folder here or not."""
+    folders = {key: worker.start(key) for key in ("held", "left", "gone")}
+    for folder in folders.values():
+        mirror(place, folder, ended=False)
+    for key in folders:
+        enter(ledger, key, None)
+    ledger.release("left", "far:1:1")
+    ledger.release("gone", "far:1:1")
+    folders["gone"].path.rename(place.trials / "elsewhere")
+    done = synced()
+    assert (set(done.sent), done.closed) == ({"left"}, ("gone",))
+    found = {run.data.tags["key"]: run.info.status for run in runs_of(place)}
+    assert found == {"held": "RUNNING", "left": "KILLED", "gone": "KILLED"}
+    assert (synced().sent, synced().closed) == ({}, ())
+
+
+def test_an_attempt_that_another_machine_overtook_says_nothing(place, worker, ledger) -> None:
+    """Its trial is COMPLETE by the ledger and in MLflow; the folder here has no end, and must not take it back."""
+    folder, _ = worker.train()
+    mirror(place, folder)
+    enter(ledger, "k1")
+    (folder.path / "result.json").unlink()
+    assert (synced().num_checked, synced().sent) == (0, {})
+    (run,) = runs_of(place)
+    assert (run.info.status, run.data.tags["state"]) == ("FINISHED", "COMPLETE")
+
+
+def test_a_refused_trial_does_not_hold_up_the_others(place, worker, ledger) -> None:
+    """The exit code says that something is lacking still."""
+    broken, _ = worker.train("broken")
+    (broken.path / "result.json").write_text("{")
+    worker.train("k1")
+    enter(ledger, "broken")
+    enter(ledger, "k1")
+    report = sync()
+    assert report.exit_code == 1
+    [done] = report.sweeps
+    assert (set(done.sent), set(done.refused)) == ({"k1"}, {"broken"})
+
+
+def test_a_server_that_stays_away_is_told(place, worker, ledger, monkeypatch) -> None:
+    """After some patience; nothing is lost, and the exit code is 1."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    worker.train("k1")
+    enter(ledger, "k1")
+    report = sync(patience_s=1.5)
+    assert report.exit_code == 1
+    assert report.sweeps[0].trouble is not None
+    assert "127.0.0.1:9" in report.render()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert set(synced().sent) == {"k1"}
+
+
+def test_two_mirrors_of_one_machine_make_one_run(place, worker) -> None:
+    """As of two dispatchers on a sweep, of which one ran a trial and the other sees that it has ended."""
+    folders = [worker.train(f"k{number}")[0] for number in range(3)]
+    barrier = threading.Barrier(2)
+
+    def send(recorder: Recorder, folders: list[TrialFolder]) -> None:
+        for folder in folders:
+            barrier.wait(60)
+            recorder.send("s", folder, ended=True)
+
+    mirror(place, worker.train("first")[0])  # makes the experiment
+    threads = [threading.Thread(target=send, args=(Recorder(place), folders)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(run.data.tags["key"] for run in runs_of(place)) == ["first", "k0", "k1", "k2"]
+
+
+def test_reconcile_asks_who_works_when_it_knows_what_runs(place, worker) -> None:
+    """A trial that another dispatcher has begun after the sweep did is not taken for abandoned."""
+    live: set[str] = set()
+    tracker = MlflowTracker(place)
+    tracker.mirror("s", worker.start("begun since"), False)
+    tracker.reconcile("s", lambda: live)
+    live.add("begun since")
+    assert tracker.close(60) == []
+    (run,) = runs_of(place)
+    assert run.info.status == "RUNNING"

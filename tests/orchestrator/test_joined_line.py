@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
 SWEEP = """
 name: tiny
 data: {source: set.npz, val_fraction: 0.25, ignore_classes: [0]}
-base: {arch: FPN, encoder: resnet18, epochs: 80, batch_size: 8, precision: float32}
+base: {arch: FPN, encoder: resnet18, epochs: 40, batch_size: 8, precision: float32}
 search:
   method: grid
   space:
@@ -78,9 +78,11 @@ class Machine:
         return sum(path.read_bytes().count(b'"kind":"epoch"') for path in progress) >= num_epochs
 
 
-def _wait_until(is_so: Callable[[], bool]) -> None:
+def _wait_until(is_so: Callable[[], bool], *processes: subprocess.Popen[str]) -> None:
+    """While these run."""
     deadline_s = time.monotonic() + 240
     while not is_so():
+        assert [process.poll() for process in processes] == [None] * len(processes)
         assert time.monotonic() < deadline_s
         time.sleep(0.05)
 
@@ -104,10 +106,10 @@ def test_a_worker_finishes_what_its_sweep_was_killed_over(machines: tuple[Machin
     """Each trial is complete and one run, though the planner dies by kill -9; status and sync agree, and nothing is left over."""
     planner, joiner = machines
     sweep = planner.start("sweep", "tiny.yaml")
-    _wait_until(planner.has_trained)
+    _wait_until(planner.has_trained, sweep)
     (planner.folder / "set.npz").rename(joiner.folder / "data/set.npz")
     worker = joiner.start("worker", "tiny")
-    _wait_until(joiner.has_trained)
+    _wait_until(joiner.has_trained, sweep, worker)
 
     [status] = joiner.run("status")["sweeps"]
     assert sorted(row["role"] for row in status["dispatchers"]) == ["sweep", "worker"]
@@ -135,10 +137,10 @@ def test_one_stop_ends_both(machines: tuple[Machine, Machine]) -> None:
     """Gracefully, from either machine: exit code 130, nothing RUNNING, and what was stopped waits."""
     planner, joiner = machines
     sweep = planner.start("sweep", "tiny.yaml", "--set", "base.epochs=500")
-    _wait_until(planner.has_trained)
+    _wait_until(planner.has_trained, sweep)
     (planner.folder / "set.npz").rename(joiner.folder / "data/set.npz")
     worker = joiner.start("worker", "tiny")
-    _wait_until(joiner.has_trained)
+    _wait_until(joiner.has_trained, sweep, worker)
     document = joiner.run("stop", "tiny")
     assert [row["has_ended"] for row in document["dispatchers"]] == [True, True]
     for process in (sweep, worker):

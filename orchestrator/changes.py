@@ -117,7 +117,7 @@ class Changes:
         """A line for all that were changed alike."""
         alike: defaultdict[str, list[Entry]] = defaultdict(list)
         for changed in self.changed:
-            alike["; ".join(difference.describe() for difference in changed.differences)].append(changed.entry)
+            alike["; ".join(difference.describe() for difference in _without_echo(changed.differences))].append(changed.entry)
         for number, (what, entries) in enumerate(alike.items()):
             if number == MAX_LINES:
                 yield f"{sum(map(len, list(alike.values())[number:]))} more changed; --plan --json lists them"
@@ -271,6 +271,12 @@ def _show(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return "none" if value is None else str(value).lower()
     return f"{value:.12g}" if isinstance(value, float) else str(value)
+
+
+def _without_echo(differences: Sequence[Difference]) -> Iterator[Difference]:
+    """Without what the data hold, where other data are asked for anyway: hashes tell a person nothing then."""
+    others = [d for d in differences if d.path != "data.content"]
+    return iter(others if any(d.path.startswith("data.") for d in others) else differences)
 
 
 def _shorten(text: str) -> str:

@@ -85,6 +85,8 @@ def test_other_pictures_under_the_same_path_are_told(tmp_path: Path) -> None:
     other = Facts(data={source_part(DataConfig()): dataclasses.replace(KNOWN, fingerprint="e" * 16)})
     changes = edit(tmp_path, ROWS, ROWS, other)
     assert lines(changes) == [f"all 3 configurations changed: data.content {'f' * 16} -> {'e' * 16} (done already)"]
+    edited = edit(tmp_path, ROWS, ROWS + "data: {ignore_classes: [0]}\n", other)
+    assert lines(edited) == ["all 3 configurations changed: data.ignore_classes [] -> [0] (done already)"], "and no hash"
 
 
 def test_a_point_takes_the_place_of_its_nearest(tmp_path: Path) -> None:

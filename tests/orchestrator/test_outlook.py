@@ -48,7 +48,7 @@ def test_an_edited_sweep_is_told_before_it_runs(tmp_path: Path) -> None:
     run(tmp_path, "--json")
 
     (tmp_path / "tiny.yaml").write_text(
-        SWEEP.replace("dice", "jaccard") + "  - {id: 3, arch: Linknet, epochs: 4}\nbudget: {hours: 9}\n"
+        SWEEP.replace("dice", "jaccard") + "  - {id: 3, arch: Linknet, epochs: 4}\nlimits: {silence_s: 800}\n"
     )
     edited = plan(tmp_path)
     changes, estimate = edited["changes"], edited["estimate"]
@@ -66,7 +66,7 @@ def test_an_edited_sweep_is_told_before_it_runs(tmp_path: Path) -> None:
     ]
     assert [entry["row"] for entry in changes["added"]] == ["3"]
     assert changes["unchanged"] == 1
-    assert [difference["field"] for difference in changes["settings"]] == ["budget"]
+    assert [difference["field"] for difference in changes["settings"]] == ["limits.silence_s"]
     assert [trial["state"] for trial in edited["trials"]] == ["CACHED", "WAITING", "WAITING"]
     assert [trial["estimated_s"] is None for trial in edited["trials"]] == [True, False, False]
     assert (estimate["num_trials"], estimate["slots"], estimate["guessed"]) == (2, 1, {"others": 1})
@@ -74,6 +74,7 @@ def test_an_edited_sweep_is_told_before_it_runs(tmp_path: Path) -> None:
     assert 0 < edited["disk"]["kept_gb"] < 1
 
     told = run(tmp_path, "--plan", "--set", "limits.free_disk_gb=1000000000").stdout
+    told = " ".join(told.split())  # lines are as long as the terminal
     assert "row 2 changed: loss {name: dice} -> {name: jaccard} (1 to train)" in told
     assert "the sweep will stop before it is through" in told
     refused = run(

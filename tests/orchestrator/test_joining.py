@@ -135,7 +135,7 @@ class Launched(Exception):
 def test_the_same_data_elsewhere_make_the_same_trials(begun: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """Found under ORCHESTRATE_DATA by its name, verified, and planned as the other machine did."""
 
-    def build(_slots: int | None, _threads: int | None) -> Launcher:
+    def build(_slots: int | None, _threads: int | None, *, trials_per_gpu: int | str | None) -> Launcher:
         raise Launched
 
     monkeypatch.setitem(LAUNCHERS, "none", build)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(200)]
 
 SWEEP = """
 data: {source: synthetic, synthetic: {num_images: 16, height: 32, width: 64}, val_fraction: 0.25, ignore_classes: [0]}

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(200)]
 
 SWEEP = """
 data: {source: synthetic, synthetic: {num_images: 16, height: 32, width: 64}, val_fraction: 0.25, ignore_classes: [0]}
@@ -48,7 +48,7 @@ def test_an_edited_sweep_is_told_before_it_runs(tmp_path: Path) -> None:
     run(tmp_path, "--json")
 
     (tmp_path / "tiny.yaml").write_text(
-        SWEEP.replace("dice", "jaccard") + "  - {id: 3, arch: Linknet, epochs: 4}\nlimits: {silence_s: 800}\n"
+        SWEEP.replace("dice", "jaccard") + "  - {id: 3, arch: Linknet, epochs: 2}\nlimits: {silence_s: 800}\n"
     )
     edited = plan(tmp_path)
     changes, estimate = edited["changes"], edited["estimate"]
@@ -78,7 +78,7 @@ def test_an_edited_sweep_is_told_before_it_runs(tmp_path: Path) -> None:
     assert "row 2 changed: loss {name: dice} -> {name: jaccard} (1 to train)" in told
     assert "the sweep will stop before it is through" in told
     refused = run(
-        tmp_path, "--set", "limits.free_disk_gb=1000000000", "--set", "rows[2].arch=FPN", "--set", "rows[2].epochs=2", code=2
+        tmp_path, "--set", "limits.free_disk_gb=1000000000", "--set", "rows[2].arch=FPN", "--set", "rows[2].epochs=3", code=2
     )
     assert "Nothing was started" in refused.stderr
     assert plan(tmp_path)["changes"] == changes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -45,10 +46,12 @@ def check_study(scene: Scene, num_configurations: int) -> None:
 
 
 def check_folder(folder: TrialFolder, undisturbed: TrialFolder) -> None:
-    """The same weights and predictions bit for bit; every epoch, also one that was trained again, with the same figures."""
+    """The same weights and predictions bit for bit; every epoch told, with the same figures, and at most the last one again."""
     expected = {event.epoch: _timeless(event.metrics) for event in undisturbed.events()[0] if event.kind == "epoch"}
     epochs = [event for event in folder.events()[0] if event.kind == "epoch"]
     assert {event.epoch for event in epochs} == set(expected)
+    steps = {(later.epoch or 0) - (earlier.epoch or 0) for earlier, later in pairwise(epochs)}
+    assert steps <= {0, 1}, f"{folder.path}: an attempt did not go on from the last checkpoint"
     for event in epochs:
         assert _timeless(event.metrics) == expected[event.epoch], f"{folder.path}: epoch {event.epoch} of {event.attempt}"
     result, other = folder.result(), undisturbed.result()

@@ -33,7 +33,7 @@ search:
 seeds: [0, 1]
 resources: {slots: 2, threads_per_slot: 1}
 retry: {signal: 50, exit: 50}
-limits: {free_disk_gb: 0}
+limits: {free_disk_gb: 0, checkpoint_s: 0}
 """
 
 LONGEST_COMMAND_S = 400.0

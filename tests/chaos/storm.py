@@ -26,6 +26,9 @@ SIGNALS: dict[str, tuple[tuple[signal.Signals, ...], ...]] = {
 }
 """With what each may be struck; two signals come a second apart."""
 
+SHARES: dict[str, int] = {Role.DISPATCHER: 3, Role.FORKSERVER: 2, Role.WORKER: 3, Role.SERVER: 1, MACHINE: 1}
+"""How often each is struck where all are there."""
+
 LONGEST_OUTAGE_S = 20.0
 """Of the tracking server."""
 
@@ -103,7 +106,8 @@ class Storm:
         if Role.DISPATCHER not in present:  # it has just ended
             return
         present[MACHINE] = self.scene.marked()
-        victim = self.rng.choice(sorted(present))
+        victims = sorted(present)
+        [victim] = self.rng.choices(victims, weights=[SHARES[victim] for victim in victims])
         numbers = self.rng.choice(SIGNALS[victim])
         blow = Blow(victim, numbers, time.monotonic() - self._began_s)
         self.blows.append(blow)

@@ -40,7 +40,7 @@ def test_kills_change_nothing(undisturbed: Undisturbed, empty_database: Path, tm
         scene = Scene(tmp_path / f"scene {number}", database=empty_database if number % 2 == 0 else None)
         print(f"sweep {number}, MLflow {'as a server' if scene.server else 'embedded'}", flush=True)
         try:
-            storm = Storm(scene, rng, min(left, KILLS_A_SWEEP), pause_s=undisturbed.wall_s / 2)
+            storm = Storm(scene, rng, min(left, KILLS_A_SWEEP), pause_s=undisturbed.wall_s / 3)
             storm.rage()
             _check(scene, undisturbed)
         finally:

@@ -40,8 +40,8 @@ from trainers.config.train import (
 
 __all__ = [
     "AUGMENTATIONS",
-    "LOSSES",
     "CHECKPOINT_INTERVAL_S",
+    "LOSSES",
     "TRAINER_VERSION",
     "VOID",
     "Augmentation",

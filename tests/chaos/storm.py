@@ -26,8 +26,8 @@ SIGNALS: dict[str, tuple[tuple[signal.Signals, ...], ...]] = {
 }
 """With what each may be struck; two signals come a second apart."""
 
-SHARES: dict[str, int] = {Role.DISPATCHER: 3, Role.FORKSERVER: 2, Role.WORKER: 3, Role.SERVER: 1, MACHINE: 1}
-"""How often each is struck where all are there."""
+SHARES: dict[str, int] = {Role.DISPATCHER: 3, Role.FORKSERVER: 3, Role.WORKER: 6, Role.SERVER: 1, MACHINE: 1}
+"""How often each is struck where all are there; workers are not, while a sweep starts."""
 
 LONGEST_OUTAGE_S = 20.0
 """Of the tracking server."""

@@ -7,7 +7,7 @@ from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
+from urllib.parse import unquote, urlparse
 
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import TrialState as OptunaState
@@ -101,7 +101,7 @@ def _check_metrics(database: Path, run_id: str, folder: TrialFolder) -> None:
 
 
 def _find_artifacts(scene: Scene, uri: str) -> Path:
-    path = urlparse(uri).path
+    path = unquote(urlparse(uri).path)
     return Path(path) if scene.server is None else scene.server.folder / "artifacts" / path.lstrip("/")
 
 

@@ -93,7 +93,7 @@ def _check_metrics(database: Path, run_id: str, folder: TrialFolder) -> None:
         for name, value in event.metrics.items()
     }
     assert sent.keys() == expected.keys(), f"{folder.path}: metrics that differ: {sent.keys() ^ expected.keys()}"
-    assert all(sent[name, step] == value for (name, step), value in expected.items() if name not in TIMED)
+    assert all(sent[name, step] == value for (name, step), value in expected.items() if name not in TIMED), folder.path
     result = folder.result()
     assert result is not None
     last = _query(database, "select value from latest_metrics where run_uuid = ? and key = 'val/miou'", run_id)

@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 
 from orchestrator.home import Home
+from orchestrator.trial import Event, TrialFolder
 from tests.orchestrator.tracking.conftest import Server
 
 MARK = "ORCHESTRATE_CHAOS"
@@ -25,7 +26,7 @@ MARK = "ORCHESTRATE_CHAOS"
 SWEEP = """
 name: chaos
 data: {source: synthetic, synthetic: {num_images: 24, height: 32, width: 64}, val_fraction: 0.25, ignore_classes: [0]}
-base: {arch: FPN, encoder: timm-mobilenetv3_small_100, epochs: 8, batch_size: 6, precision: float32}
+base: {arch: FPN, encoder: timm-mobilenetv3_small_100, epochs: 12, batch_size: 6, precision: float32}
 search:
   method: grid
   space:
@@ -128,6 +129,21 @@ class Scene:
         """Key -> result.json, of the trials that are complete."""
         found = {path.parent.name: path.read_bytes() for path in self.home.trials.glob("*/result.json")}
         return {key: content for key, content in found.items() if json.loads(content)["state"] == "COMPLETE"}
+
+    def events(self) -> dict[str, list[Event]]:
+        """Key -> what its folder tells."""
+        return {path.parent.name: TrialFolder(path.parent).events()[0] for path in self.home.trials.glob("*/progress.jsonl")}
+
+    def num_epochs(self) -> int:
+        """Epochs told so far, those that were trained again too."""
+        return sum(event.kind == "epoch" for events in self.events().values() for event in events)
+
+    def num_resumed(self) -> int:
+        """Attempts that went on from a checkpoint, by what they told first."""
+        first = {
+            (key, event.attempt): event.epoch for key, told in self.events().items() for event in reversed(told) if event.epoch
+        }
+        return sum(epoch > 1 for epoch in first.values() if epoch)
 
     def clear(self) -> None:
         """Leave nothing running."""

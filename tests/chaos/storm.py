@@ -57,10 +57,24 @@ class Blow:
 
 
 @dataclass
+class Moment:
+    """``delay_s`` after so many epochs have been told, or from now on where they have been."""
+
+    delay_s: float
+    after_epochs: int
+    _from_s: float | None = None
+
+    def has_come(self, scene: Scene) -> bool:
+        if self._from_s is None and scene.num_epochs() >= self.after_epochs:
+            self._from_s = time.monotonic()
+        return self._from_s is not None and time.monotonic() >= self._from_s + self.delay_s
+
+
+@dataclass
 class Storm:
     """Strikes one scene ``num_blows`` times, or fewer where the sweep is done before.
 
-    pause_s: the longest between two blows. Whatever a command leaves behind that it must not is found when it has ended.
+    pause_s: the longest wait for a blow. Whatever a command leaves behind that it must not is found when it has ended.
     """
 
     scene: Scene
@@ -89,17 +103,20 @@ class Storm:
 
     def _run_once(self) -> Ended:
         command = self.scene.start()
-        next_s = self._draw_pause()
+        moment = self._draw_moment()
         while command.is_running:
             self._raise_server()
-            if time.monotonic() > next_s and len(self.blows) < self.num_blows:
+            if len(self.blows) < self.num_blows and moment.has_come(self.scene):
                 self._strike()
-                next_s = self._draw_pause()
+                moment = self._draw_moment()
             time.sleep(0.02)
         return command.wait()
 
-    def _draw_pause(self) -> float:
-        return time.monotonic() + self.rng.uniform(0, self.pause_s)
+    def _draw_moment(self) -> Moment:
+        """At any time; but twice as often while something is trained, since most of the time of such a short sweep is not."""
+        if self.rng.random() < 1 / 3:
+            return Moment(self.rng.uniform(0, self.pause_s), after_epochs=0)
+        return Moment(self.rng.uniform(0, self.pause_s / 4), after_epochs=self.scene.num_epochs() + 1)
 
     def _strike(self) -> None:
         present: dict[str, list[psutil.Process]] = {str(role): found for role, found in self.scene.processes().items()}
@@ -111,7 +128,7 @@ class Storm:
         numbers = self.rng.choice(SIGNALS[victim])
         blow = Blow(victim, numbers, time.monotonic() - self._began_s)
         self.blows.append(blow)
-        print(blow, flush=True)
+        print(f"{blow}, after {self.scene.num_epochs()} epochs", flush=True)
         if victim in (Role.SERVER, MACHINE):
             self._fell_server(numbers[0])
         targets = present[victim] if victim == MACHINE else [self.rng.choice(present[victim])]

@@ -35,7 +35,7 @@ def test_kills_change_nothing(undisturbed: Undisturbed, empty_database: Path, tm
     print(
         f"\nORCHESTRATE_CHAOS_SEED={seed}: {NUM_KILLS} kills; undisturbed, the sweep takes {undisturbed.wall_s:.0f} s", flush=True
     )
-    rng, counts, began_s, number = random.Random(seed), Counter[str](), time.monotonic(), 0
+    rng, counts, began_s, number, num_resumed = random.Random(seed), Counter[str](), time.monotonic(), 0, 0
     while (left := NUM_KILLS - counts.total()) > 0:
         scene = Scene(tmp_path / f"scene {number}", database=empty_database if number % 2 == 0 else None)
         print(f"sweep {number}, MLflow {'as a server' if scene.server else 'embedded'}", flush=True)
@@ -45,10 +45,14 @@ def test_kills_change_nothing(undisturbed: Undisturbed, empty_database: Path, tm
             _check(scene, undisturbed)
         finally:
             scene.clear()
+        num_resumed += scene.num_resumed()
         counts.update(blow.kind for blow in storm.blows)
         number += 1
     kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()))
-    print(f"{counts.total()} kills of {number} sweeps in {time.monotonic() - began_s:.0f} s: {kinds}", flush=True)
+    print(
+        f"{counts.total()} kills of {number} sweeps in {time.monotonic() - began_s:.0f} s, {num_resumed} attempts resumed: {kinds}",
+        flush=True,
+    )
 
 
 def _check(scene: Scene, undisturbed: Undisturbed) -> None:

@@ -27,6 +27,10 @@ class Undisturbed:
     def keys(self) -> set[str]:
         return {trial["key"] for trial in self.document["trials"]}
 
+    @property
+    def num_configurations(self) -> int:
+        return len({trial["config"]["train"]["loss"]["name"] for trial in self.document["trials"]})
+
     def folder(self, key: str) -> TrialFolder:
         return TrialFolder(self.scene.home.trial_folder(key))
 

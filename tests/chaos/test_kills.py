@@ -58,7 +58,7 @@ def _check(scene: Scene, undisturbed: Undisturbed) -> None:
     assert ended.code == 0, ended.stderr
     check_document(ended.document, undisturbed.document)
     check_ledger(scene, undisturbed.keys)
-    check_study(scene, num_configurations=len({trial["name"].split(" seed")[0] for trial in ended.document["trials"]}))
+    check_study(scene, undisturbed.num_configurations)
     for key in sorted(undisturbed.keys):
         check_folder(TrialFolder(scene.home.trial_folder(key)), undisturbed.folder(key))
     check_mlflow(scene, undisturbed.keys)

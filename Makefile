@@ -4,11 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test test-long lint test-fast bench clean
+.PHONY: help setup demo test test-long chaos lint test-fast bench clean
 
 help:
 	@sed -n '1,/^PYTHON/{s/^# //p}' Makefile
-	@echo "make lint   ruff and mypy    make test-fast   without the slow tests    make test-long   only the longest    make bench   benchmarks/    make clean   remove .venv"
+	@echo "make lint   ruff and mypy    make test-fast   without the slow tests    make test-long   only the longest    make chaos   60 random kills    make bench   benchmarks/    make clean   remove .venv"
 
 setup: $(VENV)/.ready
 
@@ -43,6 +43,9 @@ test: lint
 
 test-long: setup
 	$(BIN)/pytest -n auto --dist worksteal -m long
+
+chaos: setup
+	ORCHESTRATE_CHAOS_KILLS=$${ORCHESTRATE_CHAOS_KILLS:-60} $(BIN)/pytest -n 0 -s tests/chaos
 
 test-fast: setup
 	$(BIN)/pytest -n auto --dist worksteal -m "not slow and not long"

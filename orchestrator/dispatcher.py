@@ -98,7 +98,7 @@ class Dispatcher:
         self._attempts = Attempts(shared, launcher, on_epoch=self._report, silence_s=limits.silence_s, clock=clock)
         self._retries = Retries(retry or RetrySpec(), ledger, launcher)
         self._needs = needs or Needs()
-        self._layout = Layout(ledger, self._retries, self._needs, data_folder_of, limits.silence_s)
+        self._layout = Layout(ledger, self._retries, self._needs, data_folder_of, limits)
         self._others = OthersResults(self._folder_of, find_result, clock)
         self._queue = Queue(launcher, self._needs, round_of)
         self._elsewhere: dict[str, TrialSpec] = {}

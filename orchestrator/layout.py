@@ -10,6 +10,7 @@ from orchestrator.exits import Ending, find_unentered
 from orchestrator.ledger import Ledger
 from orchestrator.needs import Needs
 from orchestrator.retries import Retries, Terms
+from orchestrator.spec.limits import LimitsSpec
 from orchestrator.trial import Attempt, TrialFolder, TrialSpec
 
 
@@ -21,7 +22,7 @@ class Layout:
     retries: Retries
     needs: Needs
     data_folder_of: Callable[[TrialSpec], Path]
-    silence_s: float
+    limits: LimitsSpec
 
     def prepare(self, spec: TrialSpec, folder: TrialFolder, attempt: int) -> Ending | None:
         """Make the folder ready for a claimed attempt; returns the end that lies in it and that the ledger did not know.
@@ -42,7 +43,8 @@ class Layout:
                 data_folder=str(self.data_folder_of(spec)),
                 accumulate=terms.accumulate,
                 deviation=terms.deviation,
-                silence_s=self.silence_s,
+                silence_s=self.limits.silence_s,
+                checkpoint_s=self.limits.checkpoint_s,
             )
         )
         return None

@@ -32,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from orchestrator.errors import TrialError
 from orchestrator.failures import FailureKind
-from trainers.config import TRAINER_VERSION, DataConfig, Fold, TrainConfig
+from trainers.config import CHECKPOINT_INTERVAL_S, TRAINER_VERSION, DataConfig, Fold, TrainConfig
 
 SCHEMA_VERSION: Literal[1] = 1
 """Of every file written into a trial folder."""
@@ -89,6 +89,8 @@ class Attempt(Record):
     """In which way, and why, the trial is not trained exactly as its spec says."""
     silence_s: float | None = None
     """Without a sign of life for so long, it is killed."""
+    checkpoint_s: float = CHECKPOINT_INTERVAL_S
+    """Between two checkpoints, at least."""
 
 
 class TrialResult(Record):

@@ -148,6 +148,7 @@ def _train(
         folder=trial.path,
         num_threads=slot.num_threads,
         device=slot.device,
+        checkpoint_interval_s=attempt.checkpoint_s,
         accumulate=attempt.accumulate,
         on_epoch=on_epoch,
         on_step=heartbeat.beat,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from trainers.average import build_average
 from trainers.batches import TrainBatches, sample_seed
 from trainers.checkpoint import Progress, Trained, load_last, save_best, save_last
-from trainers.config import TRAINER_VERSION, EarlyStoppingConfig, TrainConfig
+from trainers.config import CHECKPOINT_INTERVAL_S, TRAINER_VERSION, EarlyStoppingConfig, TrainConfig
 from trainers.data import SplitData
 from trainers.data.checks import count_labels
 from trainers.device import Device, choose_device, limited_threads, num_loaders
@@ -92,7 +92,7 @@ def train(
     folder: Path,
     num_threads: int | None = None,
     device: str | None = None,
-    checkpoint_interval_s: float = 15.0,
+    checkpoint_interval_s: float = CHECKPOINT_INTERVAL_S,
     accumulate: int = 1,
     on_epoch: Callable[[EpochReport], Continue] = _go_on,
     on_step: Callable[[], None] = _do_nothing,

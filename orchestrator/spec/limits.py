@@ -1,4 +1,4 @@
-"""What a sweep file may say of failures: how often a trial is tried again, and when an attempt or the sweep is given up."""
+"""What a sweep file may say of failures: how often a trial is tried again, what a kill may cost, and what is given up when."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pydantic import Field
 
 from orchestrator.failures import FailureKind
 from orchestrator.spec.part import Part
+from trainers.config import CHECKPOINT_INTERVAL_S
 
 Retries = Annotated[int, Field(ge=0, le=100)]
 
@@ -34,10 +35,12 @@ class RetrySpec(Part):
 
 
 class LimitsSpec(Part):
-    """When an attempt counts as hung, and how much space is left alone."""
+    """When an attempt counts as hung, how often it is made safe, and how much space is left alone."""
 
     silence_s: float = Field(default=900, ge=5)
     """Seconds without progress after which an attempt is killed; its signs come every 2 s at most. Longer than whatever it does
     at a stretch: to start and load the data, to take a step, to predict a batch of validation images, to write predictions."""
+    checkpoint_s: float = Field(default=CHECKPOINT_INTERVAL_S, ge=0)
+    """Seconds of training that a kill may cost beside the running epoch; 0: there is a checkpoint after every epoch."""
     free_disk_gb: float = Field(default=2, ge=0)
     """Free space (of 10**9 bytes), beside what the trials under way may need, below which no trial is started."""

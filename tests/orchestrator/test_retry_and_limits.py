@@ -31,14 +31,14 @@ def test_without_a_word_crashes_are_tried_again_once(tmp_path: Path) -> None:
     }
     assert allowed[FailureKind.CUDA_OUT_OF_MEMORY] == 3
     assert allowed[FailureKind.EXCEPTION] == 1
-    assert (limits.silence_s, limits.free_disk_gb) == (900, 2)
+    assert (limits.silence_s, limits.free_disk_gb, limits.checkpoint_s) == (900, 2, 15)
 
 
 def test_the_file_may_say_otherwise(tmp_path: Path) -> None:
     """What it does not name stays as it is."""
-    retry, limits = load(tmp_path, "retry: {hang: 0, diverged: 2}\nlimits: {silence_s: 60}\n")
+    retry, limits = load(tmp_path, "retry: {hang: 0, diverged: 2}\nlimits: {silence_s: 60, checkpoint_s: 0}\n")
     assert (retry.hang, retry.diverged, retry.exception) == (0, 2, 1)
-    assert (limits.silence_s, limits.free_disk_gb) == (60, 2)
+    assert (limits.silence_s, limits.free_disk_gb, limits.checkpoint_s) == (60, 2, 0)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ loss.py    the losses
 train.py   TrainConfig: everything else
 """
 
-from trainers.config.base import TRAINER_VERSION, VOID, Config, check_known, check_size, is_import_path
+from trainers.config.base import CHECKPOINT_INTERVAL_S, TRAINER_VERSION, VOID, Config, check_known, check_size, is_import_path
 from trainers.config.data import DataConfig, Fold, SplitLists, SyntheticConfig
 from trainers.config.loss import (
     LOSSES,
@@ -40,6 +40,7 @@ from trainers.config.train import (
 
 __all__ = [
     "AUGMENTATIONS",
+    "CHECKPOINT_INTERVAL_S",
     "LOSSES",
     "TRAINER_VERSION",
     "VOID",

@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict
 TRAINER_VERSION = 2
 """Part of every trial's key; raised by hand whenever the same configuration would give another result."""
 
+CHECKPOINT_INTERVAL_S = 15.0
+"""Between two checkpoints, at least, where nothing else is asked for."""
+
 VOID = 255
 """The mask value of pixels that are never trained on and never scored (padding, unlabelled)."""
 

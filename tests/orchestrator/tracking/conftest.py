@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -88,35 +90,54 @@ def worker(place: Place) -> Worker:
 
 
 class Server:
-    """A real ``mlflow server`` on one port, that can be killed and started again."""
+    """A real ``mlflow server`` on one port, that can be killed and started again. variables: of its environment, beside ours."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, variables: Mapping[str, str] | None = None) -> None:
         self.folder = folder
+        self._variables = dict(variables or {})
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.uri = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    @property
+    def database(self) -> Path:
+        return self.folder / "mlflow.db"
+
+    @property
+    def is_started(self) -> bool:
+        """Whether its process lives, be it up already or not."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self, *, is_awaited: bool = True) -> None:
         command = [
             sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1",
-            "--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db",
+            "--backend-store-uri", f"sqlite:///{self.database}",
             "--artifacts-destination", str(self.folder / "artifacts"),
         ]  # fmt: skip
-        environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        environment = os.environ | quiet | self._variables
         log = open(self.folder / "server.log", "ab")  # noqa: SIM115  the process keeps it
         self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
         log.close()
-        self._wait_until_up()
+        if is_awaited:
+            self.wait_until_up()
 
-    def kill(self) -> None:
-        if self._process is not None:
-            os.killpg(self._process.pid, 9)
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send ``number`` to all its processes, and SIGKILL to what has not ended by it soon."""
+        if self._process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+            os.killpg(self._process.pid, number)
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-            self._process = None
+        self._process = None
 
-    def _wait_until_up(self) -> None:
+    def wait_until_up(self) -> None:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             try:

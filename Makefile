@@ -39,7 +39,7 @@ lint: setup
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/pytest -n auto --dist worksteal -m "not long"
+	$(BIN)/pytest -n auto --dist worksteal -m "not long and not chaos"
 
 test-long: setup
 	$(BIN)/pytest -n auto --dist worksteal -m long
@@ -48,7 +48,7 @@ chaos: setup
 	ORCHESTRATE_CHAOS_KILLS=$${ORCHESTRATE_CHAOS_KILLS:-60} $(BIN)/pytest -n 0 -s tests/chaos
 
 test-fast: setup
-	$(BIN)/pytest -n auto --dist worksteal -m "not slow and not long"
+	$(BIN)/pytest -n auto --dist worksteal -m "not slow and not long and not chaos"
 
 bench: setup
 	$(BIN)/python benchmarks/upsample.py

@@ -26,7 +26,7 @@ KILLS_A_SWEEP = 8
 """At most; one that is done before is followed by another."""
 
 
-@pytest.mark.long
+@pytest.mark.chaos
 @pytest.mark.timeout(600 + 90 * NUM_KILLS)
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1
 def test_kills_change_nothing(undisturbed: Undisturbed, empty_database: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from orchestrator.closing import fail, first_start_s, leave_waiting, leave_witho
 from orchestrator.failures import FailureKind, classify, describe, is_disk_full
 from orchestrator.heartbeat import Heartbeat
 from orchestrator.launchers.base import Slot
+from orchestrator.locking import is_locked
 from orchestrator.timings import measure_course
 from orchestrator.trial import Attempt, Event, TrialFolder, TrialResult, TrialSpec, TrialState
 from orchestrator.versions import library_versions
@@ -87,15 +88,7 @@ def work(folder: Path, slot: Slot, should_stop: ShouldStop, *, on_peak: OnPeak =
 
 def is_worked_on(trial: TrialFolder) -> bool:
     """Whether a process works in the folder, such as one that has not noticed yet that its dispatcher died."""
-    if not trial.lock.exists():
-        return False
-    lock = FileLock(trial.lock, thread_local=False)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        return True
-    lock.release()
-    return False
+    return trial.lock.exists() and is_locked(trial.lock)
 
 
 def _attempt(trial: TrialFolder, slot: Slot, should_stop: ShouldStop, on_peak: OnPeak) -> ExitCode:

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from orchestrator.errors import TrialError
 from orchestrator.home import Home
 from orchestrator.ledger import LedgerRow
+from orchestrator.locking import is_locked
 from orchestrator.trial import TrialFolder, TrialState
 
 LEFTOVER_AGE_S = 3600.0
@@ -103,7 +104,7 @@ def find_data(home: Home) -> Iterator[Find | Left]:
             return
     for path in _list(home.data):
         if path.name.endswith(_PARTIAL):
-            if _is_old(path) and not _is_locked(path.with_name(f"{path.name.removesuffix(_PARTIAL)}.lock")):
+            if _is_old(path) and not is_locked(path.with_name(f"{path.name.removesuffix(_PARTIAL)}.lock")):
                 yield Find(Kind.leftover, path, measure(path))
         elif (path / "dataset.json").exists() and path.name.partition("-")[0] not in fingerprints:
             yield Find(Kind.data, path, measure(path))
@@ -149,13 +150,3 @@ def _is_old(path: Path) -> bool:
         return time.time() - path.stat().st_mtime > LEFTOVER_AGE_S
     except FileNotFoundError:
         return False
-
-
-def _is_locked(path: Path) -> bool:
-    lock = FileLock(path, thread_local=False)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        return True
-    lock.release()
-    return False

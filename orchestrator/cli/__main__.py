@@ -1,0 +1,6 @@
+"""``python -m orchestrator.cli``, the same as ``orchestrate``."""
+
+from orchestrator.cli import main
+
+if __name__ == "__main__":  # a worker imports this module under another name
+    main()

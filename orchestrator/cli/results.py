@@ -1,0 +1,135 @@
+"""Commands that show what sweeps came to, and put it to use."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.options import AsJson, Sweeps, or_latest, print_report
+
+app = typer.Typer()
+
+
+class Flips(StrEnum):
+    """Mirror images that a prediction is the mean over."""
+
+    none = "none"
+    horizontal = "horizontal"
+    both = "both"
+
+
+ModelName = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN_OR_ENSEMBLE",
+        help="A run's id, a trial's key or its beginning, a checkpoint's path, or a sweep for the ensemble chosen of it last.",
+    ),
+]
+
+
+@app.command()
+def leaderboard(
+    sweeps: Sweeps = None,
+    top: Annotated[int | None, typer.Option(min=1, help="Only the first N.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rank trials, with intervals, and show which differences are real."""
+    from orchestrator.home import Home
+    from orchestrator.leaderboard import load_leaderboard
+    from orchestrator.tracking.place import Place
+    from orchestrator.tracking.runs import RunReader
+
+    home = Home.from_environment()
+    reader = RunReader(Place.of(home))
+    ranking = load_leaderboard(reader, or_latest(sweeps, reader), cache=home.cache)
+    print_report(ranking if top is None else ranking.top(top), as_json=as_json)
+
+
+@app.command()
+def best_ensemble(
+    sweeps: Sweeps = None,
+    k: Annotated[int, typer.Option("--k", min=1, help="How many members at most.")] = 4,
+    exactly: Annotated[bool, typer.Option("--exactly", help="Exactly k members, even where fewer are better.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Choose the trials whose mean prediction is best, and say how much of the gain is real."""
+    from orchestrator.ensemble.from_runs import best_ensemble as choose
+    from orchestrator.home import Home
+    from orchestrator.tracking.place import Place
+    from orchestrator.tracking.runs import RunReader
+
+    home = Home.from_environment()
+    reader = RunReader(Place.of(home))
+    print_report(choose(reader, or_latest(sweeps, reader), k=k, exactly=exactly, cache=home.cache), as_json=as_json)
+
+
+@app.command()
+def predict(
+    model: ModelName,
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="A .npz, or a folder of pictures.")],
+    out: Annotated[Path, typer.Option(help="FILE.npz, FILE.csv (a row a picture), or a folder for PNG masks.")],
+    tta: Annotated[Flips | None, typer.Option(help="Mean over mirror images; default: as validated.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures at once; default: as validated.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the first GPU, else the CPU.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Predict the masks of pictures by a run, an ensemble or a checkpoint."""
+    from orchestrator.home import Home
+    from orchestrator.predict.command import predict as predict_pictures
+
+    home, flips = Home.from_environment(), None if tta is None else tta.value
+    report = predict_pictures(model, source, out=out, home=home, flips=flips, batch_size=batch_size, device=device)  # type: ignore[arg-type]  # mypy takes an enum's values for any str
+    print_report(report, as_json=as_json)
+
+
+@app.command()
+def export(
+    model: ModelName,
+    out: Annotated[Path | None, typer.Option(help="Save it as this folder instead of logging it to the run.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Log a run, an ensemble or a checkpoint as an MLflow model that can be loaded and served."""
+    from orchestrator.home import Home
+    from orchestrator.predict.export import export as export_model
+
+    print_report(export_model(model, home=Home.from_environment(), out=out), as_json=as_json)
+
+
+@app.command()
+def report(
+    name: Annotated[str | None, typer.Argument(metavar="SWEEP", help="Name of a sweep; default: the latest.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write one HTML file instead of printing.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print a sweep's table: a line a row or configuration over its seeds, ensembles in their place, published figures beside."""
+    from orchestrator.home import Home
+    from orchestrator.report.command import make_report
+    from orchestrator.tracking.place import Place
+    from orchestrator.tracking.runs import RunReader
+
+    home = Home.from_environment()
+    print_report(make_report(RunReader(Place.of(home)), name, out=out, cache=home.cache), as_json=as_json)
+
+
+@app.command()
+def ui(
+    name: Annotated[str | None, typer.Argument(metavar="SWEEP", help="Name of a sweep; default: the latest.")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
+) -> None:
+    """Show MLflow's page, sorted by val/miou, until Ctrl-C."""
+    from orchestrator.home import Home
+    from orchestrator.tracking.page import open_page
+    from orchestrator.tracking.place import Place
+
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))  # so that the server ends with us
+    page = open_page(Place.of(Home.from_environment()), name, port=port)
+    try:
+        print(f"{page.url}\nCtrl-C ends it." if page.process else page.url, flush=True)
+        page.wait()
+    finally:
+        page.close()

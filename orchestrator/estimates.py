@@ -1,7 +1,7 @@
 """What the trials that are still to run will take, by what earlier ones took; pure: timings.py reads the past.
 
 On the CPU times are counted in seconds of one core, because slots have different numbers of threads; on a GPU in seconds of
-the GPU. Both go with the number of pictures, their pixels and the epochs.
+the GPU. Both go with the number of pictures, their pixels and the epochs; a picture of validation counts as VAL_SHARE of one.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ from orchestrator.trial import TrialSpec
 
 BEST_CHECKPOINTS_OF_LAST = 3
 """What is written to go on from, in best checkpoints: weights and two moments of each."""
+
+
+VAL_SHARE = 1 / 3
+"""What a forward pass takes of a training step: no gradients of weights, none of maps."""
 
 
 class Basis(StrEnum):
@@ -134,8 +138,8 @@ class Estimator:
             return None
         basis, group = known
         rate, overhead_s = self._measure(group)
-        num_samples = job.num_train * _repetitions(job.spec)
-        epochs_s = rate * job.spec.train.epochs * num_samples * _pixels(job.size)
+        pictures = job.num_train * _repetitions(job.spec) + VAL_SHARE * job.num_val
+        epochs_s = rate * job.spec.train.epochs * pictures * _pixels(job.size)
         share = self._machine.num_threads if self._machine.is_cpu else 1
         kept, running = self._measure_bytes(group, job)
         return Cost(epochs_s / share + overhead_s, kept, running, basis)
@@ -145,7 +149,10 @@ class Estimator:
         if group not in self._figures:
             timings = self._groups[group]
             rates = [
-                t.epoch_s * (t.num_threads if self._machine.is_cpu else 1) / (t.num_samples * _pixels(t.size)) for t in timings
+                t.epoch_s
+                * (t.num_threads if self._machine.is_cpu else 1)
+                / ((t.num_samples + VAL_SHARE * t.num_val) * _pixels(t.size))
+                for t in timings
             ]
             self._figures[group] = median(rates), median(t.overhead_s for t in timings)
         return self._figures[group]

@@ -49,11 +49,11 @@ class StopListener:
         self._closed.set()
         self._thread.join()
 
-    def obey_with(self, obey: Callable[[], None] | None) -> None:
-        """Call ``obey`` for each wish, also for those that came before; from the listener's thread or at once."""
+    def obey_with(self, obey: Callable[[], None] | None, *, from_now_on: bool = False) -> None:
+        """Call ``obey`` for each wish, also for those that came before unless ``from_now_on``; from its thread or at once."""
         with self._lock:
             self._obey = obey
-            if obey is not None:
+            if obey is not None and not from_now_on:
                 for _ in range(self._num_heard):
                     obey()
 
@@ -126,3 +126,15 @@ def heeding_stops(target: Stoppable, listener: StopListener, say: Callable[[str]
         listener.obey_with(None)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def interrupted_by_stops(listener: StopListener) -> Iterator[None]:
+    """Turn what the listener hears into Ctrl-C, once there are no epochs any more that could be let end."""
+    main = threading.main_thread().ident
+    assert main is not None
+    listener.obey_with(lambda: signal.pthread_kill(main, signal.SIGINT), from_now_on=True)
+    try:
+        yield
+    finally:
+        listener.obey_with(None)

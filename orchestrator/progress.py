@@ -34,8 +34,9 @@ class Running:
 class SweepProgress:
     """Shows trials as they start, advance and end. Used by the dispatcher's thread; a context manager."""
 
-    def __init__(self, *, total: int | None, console: Console) -> None:
+    def __init__(self, *, total: int | None, starts_workers: bool, console: Console) -> None:
         self._console = console
+        self._first_note = "starting workers ..." if starts_workers else ""
         self._running: dict[str, Running] = {}
         self._best: tuple[float, str] | None = None
         self._bar = Progress(
@@ -47,14 +48,14 @@ class SweepProgress:
             TextColumn("{task.fields[note]}"),
             console=console,
         )
-        self._task = self._bar.add_task("sweep", total=total, note="starting workers ...")
+        self._task = self._bar.add_task("sweep", total=total, note=self._first_note)
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> SweepProgress:
         if self._console.is_terminal:
             self._live.start()
-        else:
-            self._console.print("starting workers ...")
+        elif self._first_note:
+            self._console.print(self._first_note)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

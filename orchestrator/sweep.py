@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -35,7 +36,7 @@ from orchestrator.parts import Outcome
 from orchestrator.plan import Plan, longest_first, round_of, trials_of
 from orchestrator.plan_record import write_record
 from orchestrator.planning import find_elsewhere, look_at_data, look_up, num_slots
-from orchestrator.presence import Presence, heeding_stops, present
+from orchestrator.presence import Presence, heeding_stops, interrupted_by_stops, present
 from orchestrator.progress import SweepProgress
 from orchestrator.shared_plan import make_label, share_plan
 from orchestrator.spec import SweepSpec, load_spec
@@ -164,7 +165,7 @@ def run_plan(
         return trials
 
     total = None if plan.open_ended else len(plan.trials)
-    with SweepProgress(total=total, console=console) as progress:
+    with SweepProgress(total=total, starts_workers=plan.has_work, console=console) as progress:
         dispatcher = Dispatcher(
             sweep=spec.name,
             search=search,
@@ -184,10 +185,13 @@ def run_plan(
         )
         with heeding_stops(dispatcher, presence.listener, progress.note):
             outcome = dispatcher.run()
-    ensembles = [] if is_worker else _combine(plan, outcome, home, console)
-    if spec.rows and not outcome.interrupted and not is_worker:
-        tracker.log_table(spec.name, [make_record(e) for e in ensembles if e.state is not EnsembleState.WAITING])
-    _mirror_rest(tracker, spec.name, outcome, home, console)
+    with interrupted_by_stops(presence.listener):
+        ensembles: list[EnsembleOutcome] = []
+        if not is_worker:
+            outcome, ensembles = _combine(plan, outcome, home, console)
+        if spec.rows and not outcome.interrupted and not is_worker:
+            tracker.log_table(spec.name, [make_record(e) for e in ensembles if e.state is not EnsembleState.WAITING])
+        _mirror_rest(tracker, spec.name, outcome, home, console)
     if not outcome.interrupted:
         for line in keep_at_end(home, spec.name, spec.keep.checkpoints):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -206,13 +210,17 @@ def run_plan(
     )
 
 
-def _combine(plan: Plan, outcome: Outcome, home: Home, console: Console) -> list[EnsembleOutcome]:
-    """Evaluate the fixed ensembles that can be; after an interruption those of earlier runs are looked up."""
+def _combine(plan: Plan, outcome: Outcome, home: Home, console: Console) -> tuple[Outcome, list[EnsembleOutcome]]:
+    """Evaluate the fixed ensembles that can be; after an interruption, or one now, those of earlier runs are looked up."""
     if outcome.interrupted or outcome.halted or not plan.ensembles:
-        return look_up_ensembles(plan, home)
-    console.print(f"evaluating {len(plan.ensembles)} ensembles")
+        return outcome, look_up_ensembles(plan, home)
+    console.print(f"evaluating {len(plan.ensembles)} ensembles; Ctrl-C leaves them to the next run")
     members = {trial.spec.key: Member(trial.state, trial.result, trial.reason) for trial in outcome.trials}
-    return evaluate_ensembles(plan, members, cache=home.cache, find_predictions=lambda trial: _find_predictions(home, trial))
+    try:
+        found = evaluate_ensembles(plan, members, cache=home.cache, find_predictions=lambda trial: _find_predictions(home, trial))
+    except KeyboardInterrupt:
+        return replace(outcome, interrupted=True), look_up_ensembles(plan, home)
+    return outcome, found
 
 
 def _find_predictions(home: Home, spec: TrialSpec) -> Path:

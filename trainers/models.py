@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import urllib.error
 import urllib.request
 import warnings
@@ -16,11 +15,10 @@ import torch.nn.functional as F
 from huggingface_hub import constants, try_to_load_from_cache
 from torch import Tensor, nn
 
-from trainers.config import TrainConfig, check_known, is_import_path
+from trainers.config import TrainConfig, is_import_path
 from trainers.depthwise import quicken_depthwise
 from trainers.errors import ConfigError
 from trainers.imports import import_object
-from trainers.names import ENCODER_PREFIXES
 from trainers.upsample import cheapen_upsampling
 
 STRIDE = 32
@@ -45,7 +43,6 @@ def build_model(config: TrainConfig, *, in_channels: int, num_classes: int) -> n
         options = dict(config.arch_options)
     else:
         build = getattr(smp, config.arch)
-        _check_options(config, build)
         if config.encoder_weights is not None:
             _check_weights(config.encoder, config.encoder_weights)
         options = {**config.arch_options, "encoder_name": config.encoder, "encoder_weights": config.encoder_weights}
@@ -131,18 +128,6 @@ def _build(config: TrainConfig, build: Callable[..., Any], options: dict[str, An
     if not isinstance(network, nn.Module):
         raise ConfigError(f"arch {config.arch!r} gave a {type(network).__name__}; it must give a torch.nn.Module")
     return network
-
-
-def _check_options(config: TrainConfig, build: Callable[..., Any]) -> None:
-    """Refuse unknown options: smp hands them to the encoder, and most encoders drop them without a word."""
-    if config.encoder.startswith(ENCODER_PREFIXES):
-        return  # timm's encoders do take options, and refuse unknown ones
-    known = sorted(set(inspect.signature(build).parameters) - SET_HERE)
-    for name in config.arch_options:
-        try:
-            check_known(name, known, f"option of {config.arch}")
-        except ValueError as error:
-            raise ConfigError(f"arch_options: {error}") from None
 
 
 def _check_weights(encoder: str, weights: str) -> None:

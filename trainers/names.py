@@ -1,9 +1,50 @@
 """Names of segmentation_models_pytorch 0.6, so that a sweep file is checked without torch; a test holds them to the library."""
 
-ARCHITECTURES = (
-    "Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet",
-    "DeepLabV3", "DeepLabV3Plus", "PAN", "UPerNet", "Segformer", "DPT",
-)  # fmt: skip
+ARCHITECTURES = {
+    "Unet": ("encoder_depth", "decoder_use_norm", "decoder_channels", "decoder_attention_type", "decoder_interpolation"),
+    "UnetPlusPlus": ("encoder_depth", "decoder_use_norm", "decoder_channels", "decoder_attention_type", "decoder_interpolation"),
+    "MAnet": ("encoder_depth", "decoder_use_norm", "decoder_channels", "decoder_pab_channels", "decoder_interpolation"),
+    "Linknet": ("encoder_depth", "decoder_use_norm"),
+    "FPN": (
+        "encoder_depth",
+        "decoder_pyramid_channels",
+        "decoder_segmentation_channels",
+        "decoder_merge_policy",
+        "decoder_dropout",
+        "decoder_interpolation",
+        "upsampling",
+    ),
+    "PSPNet": ("encoder_depth", "psp_out_channels", "decoder_use_norm", "psp_dropout", "upsampling"),
+    "DeepLabV3": (
+        "encoder_depth",
+        "encoder_output_stride",
+        "decoder_channels",
+        "decoder_atrous_rates",
+        "decoder_aspp_separable",
+        "decoder_aspp_dropout",
+        "upsampling",
+    ),
+    "DeepLabV3Plus": (
+        "encoder_depth",
+        "encoder_output_stride",
+        "decoder_channels",
+        "decoder_atrous_rates",
+        "decoder_aspp_separable",
+        "decoder_aspp_dropout",
+        "upsampling",
+    ),
+    "PAN": ("encoder_depth", "encoder_output_stride", "decoder_channels", "decoder_interpolation", "upsampling"),
+    "UPerNet": ("encoder_depth", "decoder_channels", "decoder_use_norm", "upsampling"),
+    "Segformer": ("encoder_depth", "decoder_segmentation_channels", "upsampling"),
+    "DPT": (
+        "encoder_depth",
+        "encoder_output_indices",
+        "decoder_readout",
+        "decoder_intermediate_channels",
+        "decoder_fusion_channels",
+    ),
+}
+"""Names of architectures, and what ``arch_options`` can set of each; what is missing of smp's arguments other fields set."""
 
 ENCODERS = (
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",

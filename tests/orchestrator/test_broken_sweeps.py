@@ -45,6 +45,12 @@ BROKEN = [
     ),
     Broken("unknown_arch", "base: {arch: unet}\n", 1, ("base.arch is 'unet'", "Did you mean 'Unet'?")),
     Broken("unknown_encoder", "base:\n  encoder: resnet81\n", 2, ("base.encoder is 'resnet81'", "Did you mean 'resnet18'?")),
+    Broken(
+        "option_of_another_architecture",
+        "base:\n  arch_options: {decoder_channels: [64, 32, 16, 16, 16]}\nrows:\n  - {id: 1}\n  - {id: 2, arch: FPN}\n",
+        5,
+        ("rows[1]", "'decoder_channels' is not a known option of FPN", "decoder_pyramid_channels"),
+    ),
     Broken("wrong_type", "base:\n  epochs: many\n", 2, ("base.epochs is 'many'", "Allowed: a whole number")),
     Broken("bool_for_number", "base:\n  epochs: true\n", 2, ("base.epochs is true", "Allowed: a whole number")),
     Broken("out_of_range", "base:\n  batch_size: 0\n", 2, ("base.batch_size is 0", "Allowed: at least 1")),

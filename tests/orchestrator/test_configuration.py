@@ -190,7 +190,7 @@ BASES = st.fixed_dictionaries(
         "epochs": st.integers(1, 50),
         "augmentation": st.sampled_from(["flip", [{"name": "HorizontalFlip", "options": {"p": 0.5}}]]),
         "early_stopping": st.just({"patience": 3}),
-        "arch_options": st.just({"decoder_channels": [8, 4], "a": {"c": 1, "b": 2}}),
+        "arch_options": st.just({"encoder_depth": 4, "decoder_interpolation": {"c": [8, 4], "b": 2}}),
     },
 )
 DATA = st.fixed_dictionaries(

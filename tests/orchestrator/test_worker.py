@@ -131,7 +131,7 @@ def test_a_wish_to_stop_before_the_first_epoch(make_trial: Callable[..., TrialFo
 @pytest.mark.parametrize(
     ("fields", "kind", "reason"),
     [
-        ({"arch_options": {"no_such_option": 1}}, FailureKind.BAD_CONFIGURATION, "ConfigError: "),
+        ({"arch_options": {"decoder_merge_policy": "none"}}, FailureKind.BAD_CONFIGURATION, "ConfigError: "),
         ({"loss": {"name": "no_such_package:Loss"}}, FailureKind.BAD_CONFIGURATION, "ConfigError: "),
         (
             {"optimizer": {"name": "adam", "lr": 1e30}, "schedule": {"name": "constant"}, "epochs": 3},

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 import time
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import segmentation_models_pytorch as smp
 import torch
+from pydantic import ValidationError
 
 from trainers.config import TrainConfig
 from trainers.errors import ConfigError
@@ -76,10 +78,31 @@ def test_architecture_options_reach_the_library() -> None:
     assert sum(p.numel() for p in small.parameters()) < 0.8 * sum(p.numel() for p in build().parameters())
 
 
-def test_unknown_option_names_the_nearest() -> None:
-    """The library itself would drop it without a word."""
-    with pytest.raises(ConfigError, match="Did you mean 'encoder_depth'"):
-        build(arch_options={"encoder_dept": 3})
+def test_options_of_architectures_are_the_library_s() -> None:
+    """What ``arch_options`` may set is exactly what each architecture takes, but for what other fields set."""
+    set_elsewhere = {"encoder_name", "encoder_weights", "in_channels", "classes", "aux_params", "activation", "kwargs"}
+    for arch, options in ARCHITECTURES.items():
+        assert set(options) == set(inspect.signature(getattr(smp, arch)).parameters) - set_elsewhere, arch
+
+
+@pytest.mark.parametrize(
+    ("encoder", "options", "message"),
+    [
+        ("resnet18", {"encoder_dept": 3}, "not a known option of FPN.*Did you mean 'encoder_depth'"),
+        ("resnet18", {"decoder_channels": [16] * 5}, "'decoder_channels' is not a known option of FPN"),
+        ("timm-mobilenetv3_small_100", {"decoder_channels": [16] * 5}, "'decoder_channels' is not a known option of FPN"),
+    ],
+)
+def test_options_of_no_or_another_architecture_are_refused(encoder: str, options: dict[str, Any], message: str) -> None:
+    """Before anything is built: the library drops them without a word, or hands them to an encoder that fails in the worker."""
+    with pytest.raises(ValidationError, match=message):
+        TrainConfig.model_validate({"arch": "FPN", "encoder": encoder, "arch_options": options})
+
+
+def test_options_of_timm_s_encoders_pass() -> None:
+    """Whether timm knows them shows when the network is built."""
+    config = {"arch": "FPN", "encoder": "tu-resnet10t", "arch_options": {"drop_path_rate": 0.1}}
+    assert TrainConfig.model_validate(config).arch_options == {"drop_path_rate": 0.1}
 
 
 def test_impossible_option_says_what_the_library_says() -> None:
@@ -135,6 +158,7 @@ def test_architecture_of_one_s_own_must_be_a_module() -> None:
 
 _TRAIN_MOBILEONE = """
 import torch
+from pydantic import ValidationError
 from trainers.config import TrainConfig
 from trainers.models import build_model, place_model
 from trainers.predict import to_input

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from trainers.config.base import Config, check_known, check_size, is_import_path
 from trainers.config.loss import FocalLoss, Loss
@@ -96,9 +96,10 @@ class TrainConfig(Config):
 
     arch: str = "Unet"
     """An architecture of segmentation_models_pytorch by its own name, or ``package.module:callable``."""
-    arch_options: dict[str, Any] = {}
     encoder: str = "mobilenet_v2"
     """An encoder of segmentation_models_pytorch by its own name; ``tu-NAME`` takes timm's."""
+    arch_options: dict[str, Any] = {}
+    """Arguments of the architecture, as smp names them; an encoder of timm's takes some of its own too."""
     encoder_weights: str | None = None
     """None: random initial weights. A name (``imagenet``) needs network access."""
     loss: Loss = FocalLoss(name="focal")
@@ -129,6 +130,18 @@ class TrainConfig(Config):
     @classmethod
     def _known_encoder(cls, encoder: str) -> str:
         return encoder if encoder.startswith(ENCODER_PREFIXES) else check_known(encoder, ENCODERS, "encoder")
+
+    @field_validator("arch_options")
+    @classmethod
+    def _known_options(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        """Refuse unknown options: smp hands them to the encoder, and most encoders drop them without a word."""
+        arch, encoder = info.data.get("arch"), info.data.get("encoder")  # absent where they were refused
+        if arch in ARCHITECTURES and encoder is not None:
+            of_others = {name for known in ARCHITECTURES.values() for name in known}
+            for name in options:
+                if name in of_others or not encoder.startswith(ENCODER_PREFIXES):  # otherwise timm decides
+                    check_known(name, ARCHITECTURES[arch], f"option of {arch}")
+        return options
 
     @field_validator("input_size")
     @classmethod

@@ -22,7 +22,7 @@ def test_real_trials_run_side_by_side(
     bench: Bench, local_launcher: LocalLauncher, make_spec: Callable[..., TrialSpec], tiny_data: Path
 ) -> None:
     """Two are trained, one that cannot be built fails, and no process is left."""
-    trials = [make_spec(seed=0), make_spec(seed=1), make_spec(arch_options={"no_such_option": 1})]
+    trials = [make_spec(seed=0), make_spec(seed=1), make_spec(arch_options={"decoder_merge_policy": "none"})]
     proposals = [Point(one.configuration + str(one.seed), (one,)) for one in trials]
     outcome = bench.run(proposals, local_launcher, data_folder_of=lambda spec: tiny_data)
     assert [trial.state for trial in outcome.trials] == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.FAILED]

@@ -36,6 +36,23 @@ with present(home, ledger, SWEEP, Role.SWEEP) as presence:
         sys.exit(130 if dispatcher.run().interrupted else 0)
 """
 
+END = """
+import sys, time
+from pathlib import Path
+from orchestrator.home import Home
+from orchestrator.ledger import Ledger, Role
+from orchestrator.presence import interrupted_by_stops, present
+from tests.orchestrator.dispatcher.conftest import SWEEP
+
+home = Home(Path(sys.argv[1]))
+with present(home, Ledger(home.ledger_url), SWEEP, Role.SWEEP) as presence, interrupted_by_stops(presence.listener):
+    print("waiting", flush=True)
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        sys.exit(130)
+"""
+
 Start = Callable[[str], subprocess.Popen[str]]
 
 
@@ -117,3 +134,16 @@ def test_on_this_machine_a_wish_is_heard_without_waiting(bench: Bench) -> None:
         bench.home.nudge(owner.name)
         wait_until(lambda: listener.num_looks == 3)
     assert heard == ["stop", "stop"]
+
+
+def test_whoever_waits_for_the_end_is_interrupted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While ensembles are evaluated or MLflow is awaited there is no epoch to let end: a wish to stop is Ctrl-C."""
+    monkeypatch.setenv("ORCHESTRATE_HOME", str(bench.home.root))
+    monkeypatch.delenv("ORCHESTRATE_STORAGE", raising=False)
+    bench.ledger.register(SWEEP, [("a", "one")])
+    command = [sys.executable, "-c", END, str(bench.home.root)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waiting\n"
+        assert stop_sweep(SWEEP, timeout_s=30).exit_code == 0
+        assert process.wait(timeout=30) == 130

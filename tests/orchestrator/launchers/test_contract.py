@@ -101,7 +101,7 @@ def test_a_stopped_attempt_can_be_gone_on_with(
 
 def test_a_failure_is_a_result(launcher: Launcher, make_trial: Callable[..., TrialFolder], tmp_path: Path) -> None:
     """What cannot be built is named in one line, the traceback is in the log, and the slot is free."""
-    trial = make_trial(tmp_path / "trial", arch_options={"no_such_option": 1})
+    trial = make_trial(tmp_path / "trial", arch_options={"decoder_merge_policy": "none"})
     assert wait_for_exit(launcher.launch(trial.path)) == JobExit(ExitCode.FAILED)
     result = trial.result()
     assert result is not None

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import sqlalchemy as sa
+import sqlalchemy.orm  # whole before a statement is made: another thread imports it, as a part of MLflow, and core looks into it
 from filelock import FileLock
 from sqlalchemy.dialects import postgresql, sqlite
 

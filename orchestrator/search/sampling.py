@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import optuna
@@ -22,10 +23,12 @@ class Dimension:
     decoded: Mapping[Any, Any] | None = None
 
     def encode(self, value: Any) -> Any:
-        if self.decoded is None:
-            return value
-        written = _canonical(value)
-        return next(code for code, choice in self.decoded.items() if _canonical(choice) == written)
+        return value if self.decoded is None else self._codes[_canonical(value)]
+
+    @cached_property
+    def _codes(self) -> dict[str, Any]:
+        """Choice as canonical JSON -> its category."""
+        return {_canonical(choice): code for code, choice in (self.decoded or {}).items()}
 
     def decode(self, suggested: Any) -> Any:
         return suggested if self.decoded is None else self.decoded[suggested]

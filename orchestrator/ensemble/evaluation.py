@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.ensemble.selection import Pool, Search, check_size
+from orchestrator.ensemble.selection import DEFAULT_SEARCH, Pool, Search, check_size
 from orchestrator.errors import EnsembleError
 from orchestrator.stats import Difference, Estimate, compare, estimate_miou
 
@@ -107,7 +107,7 @@ def evaluate(
     k: int = 4,
     exactly: bool = False,
     groups: NDArray[np.int64] | None = None,
-    search: Search = Search(),
+    search: Search = DEFAULT_SEARCH,
 ) -> EnsembleReport:
     """Choose members on all images, and find out by cross-fitting what such a choice is worth.
 

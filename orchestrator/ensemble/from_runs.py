@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,11 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.ensemble.blocks import Grouped, make_layout
 from orchestrator.ensemble.evaluation import EnsembleReport, evaluate
-from orchestrator.ensemble.selection import Pool, check_size
-from orchestrator.ensemble.store import FILES, PredictionsInfo, read_info, read_labels, read_predictions
+from orchestrator.ensemble.selection import Pool, check_size, mark_unscored
+from orchestrator.ensemble.store import FILES, PredictionsInfo, read_blocks, read_info, read_labels
 from orchestrator.errors import EnsembleError
+from orchestrator.launchers.slots import count_cores
 from orchestrator.trial import TrialState
+from trainers.means import Mean
 
 if TYPE_CHECKING:
     from orchestrator.tracking.runs import RunReader, RunRow
@@ -73,7 +77,9 @@ def choose_candidates(runs: Sequence[RunRow], sweeps: Sequence[str]) -> list[Run
     return [by_key[key] for key in sorted(by_key)]
 
 
-def load_pool(keys: Sequence[str], folders: Sequence[Path], cache: Path, *, names: Sequence[str]) -> Pool:
+def load_pool(
+    keys: Sequence[str], folders: Sequence[Path], cache: Path, *, names: Sequence[str], mean: Mean = "arithmetic"
+) -> Pool:
     """Map the predictions of trial folders, after checking that all were scored on the same images and labels.
 
     Raises:
@@ -81,9 +87,11 @@ def load_pool(keys: Sequence[str], folders: Sequence[Path], cache: Path, *, name
     """
     infos = [read_info(folder) for folder in folders]
     _refuse_mixed(infos, names)
-    predictions = [read_predictions(folder, cache) for folder in folders]
-    labels = np.asarray(read_labels(folders[0], cache))
-    return Pool(keys, predictions, labels, infos[0].ignore_classes)
+    labels, ignored = np.asarray(read_labels(folders[0], cache)), infos[0].ignore_classes
+    layout = make_layout(mark_unscored(labels, ignored), infos[0].shape[1])
+    with ThreadPoolExecutor(max_workers=count_cores()) as threads:
+        blocks = list(threads.map(lambda folder: read_blocks(folder, cache, layout), folders))
+    return Pool(keys, Grouped(layout, blocks), labels, ignored, mean=mean)
 
 
 def read_groups(folders: Sequence[Path]) -> NDArray[np.int64] | None:

@@ -37,6 +37,9 @@ class Search:
     limits: tuple[Limit, ...] = ()
 
 
+DEFAULT_SEARCH = Search()
+
+
 @dataclass(frozen=True)
 class Selection:
     """Members of a pool, in the order in which they were chosen."""

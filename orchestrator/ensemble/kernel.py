@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 LANES = 64
 """Pixels of a block: bits of the word that names those in which several classes are largest."""
 
-MAX_RUN = 255
-"""Blocks of a run: what a byte can count in each lane."""
+MAX_RUN = 127
+"""Blocks of a run: a byte counts two lanes of each."""
 
 UNSCORED = 255
 """The label of pixels that take no part: void, or of an ignored class."""
@@ -31,8 +31,9 @@ UNSCORED = 255
 MAX_MEMBERS = 257
 """So many times 65,535 is far below what an int32 sum can hold."""
 
+_WIDTH = LANES // 2  # of a vector: with all 64 lanes at once a processor with 16 registers of 32 bytes runs out of them
 _BYTE, _INT, _WORD = ir.IntType(8), ir.IntType(32), ir.IntType(64)
-_BYTES, _INTS = ir.VectorType(_BYTE, LANES), ir.VectorType(_INT, LANES)
+_BYTES, _INTS = ir.VectorType(_BYTE, _WIDTH), ir.VectorType(_INT, _WIDTH)
 
 
 @intrinsic  # type: ignore[untyped-decorator]  # numba has no types
@@ -43,6 +44,16 @@ def _pointer(_typing: Any, address: Any) -> Any:
         return builder.inttoptr(arguments[0], _BYTE.as_pointer())
 
     return types.CPointer(types.uint8)(address), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _find_lowest_bit(_typing: Any, word: Any) -> Any:
+    """Number of the lowest bit that is set; one must be."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.uint64(types.uint64), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -60,10 +71,10 @@ def _count_largest(_typing: Any, candidate: Any, deficits: Any, num_blocks: Any,
         def declare(name: str, result: Any, *given: Any) -> Any:
             return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, given), name)
 
-        subtract = declare(f"llvm.usub.sat.v{LANES}i8", _BYTES, _BYTES, _BYTES)
-        larger = declare(f"llvm.umax.v{LANES}i8", _BYTES, _BYTES, _BYTES)
-        add_up = declare(f"llvm.vector.reduce.add.v{LANES}i32", _INT, _INTS)
-        none, all_ones = ir.Constant(_BYTES, [0] * LANES), ir.Constant(_BYTES, [255] * LANES)
+        subtract = declare(f"llvm.usub.sat.v{_WIDTH}i8", _BYTES, _BYTES, _BYTES)
+        larger = declare(f"llvm.umax.v{_WIDTH}i8", _BYTES, _BYTES, _BYTES)
+        add_up = declare(f"llvm.vector.reduce.add.v{_WIDTH}i32", _INT, _INTS)
+        none, all_ones = ir.Constant(_BYTES, [0] * _WIDTH), ir.Constant(_BYTES, [255] * _WIDTH)
 
         def at(address: Any, offset: Any, kind: Any) -> Any:
             return builder.inttoptr(builder.add(address, offset), kind.as_pointer())
@@ -74,8 +85,10 @@ def _count_largest(_typing: Any, candidate: Any, deficits: Any, num_blocks: Any,
             return value
 
         counters = [cgutils.alloca_once_value(builder, none) for _ in range(num_classes)]
-        with cgutils.for_range(builder, blocks) as loop:
-            start = builder.mul(loop.index, ir.Constant(_WORD, LANES * num_classes))
+        with cgutils.for_range(builder, builder.mul(blocks, ir.Constant(_WORD, 2))) as loop:
+            block, half = builder.lshr(loop.index, ir.Constant(_WORD, 1)), builder.and_(loop.index, ir.Constant(_WORD, 1))
+            start = builder.mul(block, ir.Constant(_WORD, LANES * num_classes))
+            start = builder.add(start, builder.mul(half, ir.Constant(_WORD, _WIDTH)))
             offsets = [builder.add(start, ir.Constant(_WORD, LANES * c)) for c in range(num_classes)]
             left = [builder.call(subtract, [load(candidate_at, offset), load(deficits_at, offset)]) for offset in offsets]
             largest = left[0]
@@ -86,8 +99,8 @@ def _count_largest(_typing: Any, candidate: Any, deficits: Any, num_blocks: Any,
                 is_largest = builder.sext(builder.icmp_unsigned("==", value, largest), _BYTES)
                 builder.store(builder.sub(builder.load(counter), is_largest), counter)
                 num_largest = builder.add(num_largest, is_largest)
-            several = builder.bitcast(builder.icmp_unsigned("!=", num_largest, all_ones), _WORD)
-            builder.store(several, at(ties_at, builder.mul(loop.index, ir.Constant(_WORD, 8)), _WORD))
+            several = builder.bitcast(builder.icmp_unsigned("!=", num_largest, all_ones), _INT)
+            builder.store(several, at(ties_at, builder.mul(loop.index, ir.Constant(_WORD, _WIDTH // 8)), _INT))
         for c, counter in enumerate(counters):
             total = builder.call(add_up, [builder.zext(builder.load(counter), _INTS)])
             builder.store(total, at(counts_at, ir.Constant(_WORD, 4 * c), _INT))
@@ -178,17 +191,18 @@ def _find_deficits(sums: NDArray[np.int32]) -> NDArray[np.uint8]:
 def _settle_ties(block: Any, deficits: NDArray[np.uint8], sums: NDArray[np.int32], ties: Any, counts: NDArray[np.int32]) -> None:
     """Where several classes were counted as the largest of a block's lane, count the one that wins, the lowest of equals."""
     num_classes = len(block)
-    for lane in range(LANES):
-        if (ties >> np.uint64(lane)) & np.uint64(1):
-            winner, largest = 0, np.int32(0)
-            for c in range(num_classes):
-                largest = max(largest, np.int32(block[c, lane]) - np.int32(deficits[c, lane]))
-                if sums[c, lane] + block[c, lane] > sums[winner, lane] + block[winner, lane]:
-                    winner = c
-            for c in range(num_classes):
-                if max(np.int32(block[c, lane]) - np.int32(deficits[c, lane]), np.int32(0)) == largest:
-                    counts[c] -= 1
-            counts[winner] += 1
+    while ties:
+        lane = _find_lowest_bit(ties)
+        ties &= ties - np.uint64(1)
+        winner, largest = 0, np.int32(0)
+        for c in range(num_classes):
+            largest = max(largest, np.int32(block[c, lane]) - np.int32(deficits[c, lane]))
+            if sums[c, lane] + block[c, lane] > sums[winner, lane] + block[winner, lane]:
+                winner = c
+        for c in range(num_classes):
+            if max(np.int32(block[c, lane]) - np.int32(deficits[c, lane]), np.int32(0)) == largest:
+                counts[c] -= 1
+        counts[winner] += 1
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]

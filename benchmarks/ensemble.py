@@ -2,12 +2,12 @@
 
     python benchmarks/ensemble.py [--sizes 64 256] [--peer-python PATH] [--repeat N]
 
-Candidates are softmax maps of 261x5x64x128 made from a seed, of differing quality and with errors in common, a third of the pixels
-ignored. All sides take the same stored bytes and the same metric, mIoU of the mean, and choose greedily (k=4).
+Candidates are softmax maps of 261x5x64x128 made from a seed, of differing quality and with errors in common, a third of the
+pixels ignored. All sides take the same stored bytes and the same metric, mIoU of the mean, and choose greedily (k=4).
 
-- ours: the search alone, with the store open and the kernel compiled. Opening counts each candidate alone, which is greedy's first
-  round; it is printed beside. So are the whole from a cold start (a fresh process that imports, unpacks, regroups, searches with
-  `auto` and cross-fits, from an empty cache), and the same with what the first time left in the cache.
+- ours: the search alone, with the store open and the kernel compiled. Opening counts each candidate alone, which is
+  greedy's first round; it is printed beside. So are the whole from a cold start (a fresh process that imports, unpacks, regroups,
+  searches with `auto` and cross-fits, from an empty cache), and the same with what the first time left in the cache.
 - numpy: `(sums + candidate).argmax(axis=1)` and a bincount at the scored pixels, float32, arrays in memory.
 - AutoGluon: its EnsembleSelection(ensemble_size=4) on the scored pixels, float32, with the same metric. It chooses with
   replacement, which comes to the same where no member is taken twice. It wants an environment of its own:
@@ -17,7 +17,7 @@ ignored. All sides take the same stored bytes and the same metric, mIoU of the m
 
   Without one it is left out.
 
-The bandwidth is that of a plain read of 1 GiB by as many threads; our share of it is by the bytes of the candidates in each round.
+The bandwidth is that of a plain read of 1 GiB by as many threads; our share of it goes by the bytes of the candidates.
 
 Figures:
 """
@@ -194,7 +194,12 @@ def time_whole(folders: list[Path], cache: Path) -> dict[str, Any]:
     status = Path("/proc/self/status").read_text()
     anonymous_kb = int(status.split("RssAnon:")[1].split()[0]) if "RssAnon:" in status else 0
     peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"anonymous_mb": anonymous_kb / 1024, "peak_mb": peak_kb / 1024, "miou": report.miou, "method": report.method}
+    return {
+        "anonymous_mb": anonymous_kb / 1024,
+        "peak_mb": peak_kb / 1024,
+        "miou": report.miou,
+        "search": f"{report.search} ({report.reason})",
+    }
 
 
 def measure_bandwidth() -> float:
@@ -233,7 +238,7 @@ def compare(folders: list[Path], scratch: Path, options: argparse.Namespace, ban
     print(f"  ours, search alone    {ours['took_s']:8.3f} s  (median {ours['median_s']:.3f}) members {ours['members']}")
     print(f"    reads {ours['gb_per_s']:.1f} GB/s, {ours['gb_per_s'] / bandwidth:.0%} of the bandwidth")
     print(f"    opening the store   {ours['open_s']:8.2f} s")
-    print(f"    whole, cold start   {cold['wall_s']:8.2f} s  with the cache {warm['wall_s']:.2f} s; {cold['method']}")
+    print(f"    whole, cold start   {cold['wall_s']:8.2f} s  with the cache {warm['wall_s']:.2f} s; {cold['search']}")
     print(f"    memory beyond files {cold['anonymous_mb']:8.0f} MB", flush=True)
     peers: dict[str, dict[str, Any]] = {}
     if "numpy" in options.peers:

@@ -25,8 +25,8 @@ def make_table(mean: Mean) -> NDArray[np.int32]:
     return np.array([round(_LARGEST * (1 + math.log(max(p, 0.5) / 255) / span)) for p in range(256)], np.int32)
 
 
-def to_addends(quantized: NDArray[np.uint8], mean: Mean) -> NDArray[np.int64]:
-    """What a member with stored probabilities (N, C, H, W) adds to the sums of the classes, whose largest wins."""
+def to_addends(quantized: NDArray[np.uint8], mean: Mean) -> NDArray[np.integer]:
+    """What a member with stored probabilities (N, C, H, W) adds to the sums of the classes, of which the largest wins."""
     if mean == "vote":
-        return (np.arange(quantized.shape[1])[:, None, None] == quantized.argmax(axis=1)[:, None]).astype(np.int64)
-    return make_table(mean).astype(np.int64)[quantized]
+        return (np.arange(quantized.shape[1])[:, None, None] == quantized.argmax(axis=1)[:, None]).astype(np.uint8)
+    return make_table(mean)[quantized] if mean == "geometric" else quantized

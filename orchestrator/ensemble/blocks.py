@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -104,16 +104,16 @@ def make_layout(labels: NDArray[np.uint8], num_classes: int) -> Layout:
     )
 
 
-def make_blocks(layout: Layout, predictions: Sequence[NDArray[np.uint8]]) -> list[Blocks]:
+def make_blocks(layout: Layout, predictions: Iterable[NDArray[np.uint8]], *, num_candidates: int) -> list[Blocks]:
     """Regroup every candidate, one after another; many of them are kept in a temporary file, mapped into memory."""
-    shape = (len(predictions), *layout.shape)
+    shape = (num_candidates, *layout.shape)
     if np.prod(shape) <= _MAX_IN_MEMORY:
         every = np.empty(shape, np.uint8)
     else:
         with tempfile.TemporaryFile(prefix="orchestrate-") as file:  # the mapping keeps what has no name any more
             every = np.memmap(file, np.uint8, "w+", shape=shape)
-    for i, blocks in enumerate(every):
-        layout.fill(predictions[i], blocks)
+    for array, blocks in zip(predictions, every, strict=True):
+        layout.fill(array, blocks)
     return list(every)
 
 

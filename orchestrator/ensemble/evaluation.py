@@ -11,11 +11,19 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
+from orchestrator.ensemble.search import SearchName
 from orchestrator.ensemble.selection import DEFAULT_SEARCH, Pool, Search, check_size
 from orchestrator.errors import EnsembleError
 from orchestrator.stats import Difference, Estimate, compare, estimate_miou
+from trainers.means import Mean
 
 _NUM_PARTS = 5
+
+_COMBINED: dict[Mean, str] = {
+    "arithmetic": "the mean of the probabilities",
+    "geometric": "the geometric mean of the probabilities",
+    "vote": "votes, the lowest class of equals",
+}
 
 
 @dataclass(frozen=True)
@@ -40,8 +48,14 @@ class EnsembleReport:
     best_single_in_sample: float
     num_candidates: int
     num_images: int
-    method: str
-    """The search that was made and why, and how members are combined."""
+    search: SearchName
+    """The one that was made."""
+    reason: str
+    """Why that one."""
+    mean: Mean = "arithmetic"
+    """How members are combined."""
+    notes: tuple[str, ...] = ()
+    """What else people should know, such as candidates that were left out."""
     names: tuple[str, ...] = ()
     """The members' names for people; empty where there are none but the keys."""
     run_id: str | None = None
@@ -60,6 +74,8 @@ class EnsembleReport:
         return {
             "members": list(self.members),
             "weights": list(self.weights),
+            "search": self.search,
+            "mean": self.mean,
             "miou_in_sample": self.miou_in_sample,
             "miou": self.miou,
             "ci95": list(self.ci95),
@@ -86,7 +102,8 @@ class EnsembleReport:
         gain = f"{self.gain.value:+.4f} ({self.gain.low:+.4f} to {self.gain.high:+.4f})"
         steps = " ".join(f"{miou:.4f}" for miou in self.trajectory)
         return [
-            f"Chosen by {self.method}.",
+            *self.notes,
+            f"Search: {self.search} ({self.reason}). Combined as {_COMBINED[self.mean]}.",
             f"mIoU, cross-fitted: {self.miou:.4f} (95 % interval {low:.4f} to {high:.4f})",
             f"Gain over the best single trial: {gain}: {self._verdict()}.",
             f"In sample: {self.miou_in_sample:.4f}, optimistic: the members were chosen on these images; best single trial "
@@ -136,7 +153,9 @@ def evaluate(
         best_single_in_sample=singles[best],
         num_candidates=len(pool.keys),
         num_images=pool.num_images,
-        method=f"{chosen.search} search ({chosen.reason}), {pool.mean} mean",
+        search=chosen.search,
+        reason=chosen.reason,
+        mean=pool.mean,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -169,9 +169,18 @@ def _group(
     labels: NDArray[np.uint8],
     ignore_classes: tuple[int, ...],
 ) -> Grouped:
-    _check_arrays(keys, predictions, labels)
-    layout = make_layout(mark_unscored(labels, ignore_classes), predictions[0].shape[1])
-    return Grouped(layout, make_blocks(layout, predictions))
+    first = predictions[0]
+    _check_array(keys[0], first, first.shape)
+    _check_labels(labels, first.shape)
+    layout = make_layout(mark_unscored(labels, ignore_classes), first.shape[1])
+
+    def checked() -> Iterator[NDArray[np.uint8]]:
+        for i, key in enumerate(keys):
+            array = predictions[i]
+            _check_array(key, array, first.shape)
+            yield array
+
+    return Grouped(layout, make_blocks(layout, checked(), num_candidates=len(keys)))
 
 
 def _find_first_alike(grouped: Grouped, counts: NDArray[np.uint16]) -> list[int]:
@@ -196,14 +205,15 @@ def _check_keys(keys: Sequence[str], predictions: Sequence[NDArray[np.uint8]]) -
         )
 
 
-def _check_arrays(keys: Sequence[str], predictions: Sequence[NDArray[np.uint8]], labels: NDArray[np.uint8]) -> None:
-    shape = predictions[0].shape
-    for key, array in zip(keys, predictions, strict=True):
-        if array.ndim != 4 or array.dtype != np.uint8 or array.shape != shape:
-            raise EnsembleError(
-                f"{key}: predictions are {array.dtype} {array.shape}; {keys[0]} has {shape}. "
-                "Expected uint8 (images, classes, height, width), alike for all candidates."
-            )
+def _check_array(key: str, array: NDArray[np.uint8], shape: tuple[int, ...]) -> None:
+    if array.ndim != 4 or array.dtype != np.uint8 or array.shape != shape:
+        raise EnsembleError(
+            f"{key}: predictions are {array.dtype} {array.shape}; the first has {shape}. "
+            "Expected uint8 (images, classes, height, width), alike for all candidates."
+        )
+
+
+def _check_labels(labels: NDArray[np.uint8], shape: tuple[int, ...]) -> None:
     if labels.shape != (shape[0], *shape[2:]) or labels.dtype != np.uint8:
         raise EnsembleError(f"labels are {labels.dtype} {labels.shape}, expected uint8 {(shape[0], *shape[2:])}.")
     unknown = sorted({int(label) for label in np.unique(labels)} - {*range(shape[1]), VOID})

@@ -85,7 +85,8 @@ def test_members_are_read_where_their_folder_lies(save: Save, tmp_path: Path) ->
     expected = Ensemble(members, device="cpu").predict(IMAGES)
     shutil.rmtree(tmp_path / "a")
     moved = (tmp_path / "kept").rename(tmp_path / "moved")
-    read = read_members(moved)
+    read, mean = read_members(moved)
+    assert mean == "arithmetic"
     assert [(member.weight, member.size) for member in read] == [(2, None), (1, (16, 24))]
     assert np.array_equal(Ensemble(read, device="cpu").predict(IMAGES), expected)
     with pytest.raises(ConfigError, match=r"members\.json: is missing"):

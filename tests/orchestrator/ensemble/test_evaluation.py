@@ -83,8 +83,8 @@ def test_files_are_read_as_arrays_are(tmp_path: Path) -> None:
 def test_the_json_has_the_documented_fields() -> None:
     """Members, weights, both figures, both intervals, trajectory and run."""
     document = select_ensemble(*make_candidates(6, signal=40), k=2).to_json()
-    assert list(document) == ["members", "weights", "miou_in_sample", "miou", "ci95", "gain_over_best_single", "gain_ci95",
-                              "trajectory", "run_id"]  # fmt: skip
+    assert list(document) == ["members", "weights", "search", "mean", "miou_in_sample", "miou", "ci95", "gain_over_best_single",
+                              "gain_ci95", "trajectory", "run_id"]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def cases(draw: st.DrawFn) -> tuple[list[np.ndarray], np.ndarray, list[int]]:
 def count_naively(candidates: list[np.ndarray], labels: np.ndarray, members: list[int], mean: Mean) -> np.ndarray:
     """(M, V, C, C) in plain numpy: of every candidate added to the members."""
     num_images, num_classes, _ = candidates[0].shape
-    addends = [to_addends(candidate[..., None], mean)[..., 0] for candidate in candidates]
+    addends = [to_addends(candidate[..., None], mean)[..., 0].astype(np.int64) for candidate in candidates]
     sums = np.sum([np.zeros_like(addends[0]), *(addends[member] for member in members)], axis=0)
     confusions = np.zeros((len(candidates), num_images, num_classes, num_classes), np.int64)
     for found, addend in zip(confusions, addends, strict=True):
@@ -51,7 +51,7 @@ def test_counts_equal_numpy(mean: Mean, case: tuple[list[np.ndarray], np.ndarray
     """Exact for every kind of mean, number of classes, size, tie, absent class and repeated member; summed over images too."""
     candidates, labels, members = case
     layout = make_layout(labels, candidates[0].shape[1])
-    counter = CandidateCounter(layout, make_blocks(layout, candidates), mean)
+    counter = CandidateCounter(layout, make_blocks(layout, candidates, num_candidates=len(candidates)), mean)
     counts = counter.count_additions(tuple(members))
     expected = count_naively(candidates, labels, members, mean)
     assert np.array_equal(counter.split_by_image(counts), expected)
@@ -65,7 +65,7 @@ def test_tiles_and_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     labels = np.repeat(np.array([[1], [2], [2]], np.uint8), LANES * MAX_RUN + 70, axis=1)
     candidates = [random.integers(0, 256, (3, 3, labels.shape[1]), dtype=np.uint8) for _ in range(3)]
     layout = make_layout(labels, 3)
-    blocks = make_blocks(layout, candidates)
+    blocks = make_blocks(layout, candidates, num_candidates=len(candidates))
     found = []
     for num_threads, tile in ((1, 2**30), (8, 1)):
         monkeypatch.setattr(counting, "count_cores", lambda num=num_threads: num)
@@ -82,7 +82,7 @@ def test_blocks_give_the_predictions_back(case: tuple[list[np.ndarray], np.ndarr
     candidates, labels, _ = case
     layout = make_layout(labels, candidates[0].shape[1])
     is_scored = (labels != UNSCORED)[:, None]
-    for candidate, blocks in zip(candidates, make_blocks(layout, candidates), strict=True):
+    for candidate, blocks in zip(candidates, make_blocks(layout, candidates, num_candidates=len(candidates)), strict=True):
         assert np.array_equal(layout.restore(blocks), np.where(is_scored, candidate, 0))
 
 
@@ -90,5 +90,5 @@ def test_a_single_member_predicts_its_stored_argmax() -> None:
     """With nothing added the winner is argmax, the lowest class on ties."""
     candidate = np.array([[[5, 9, 0], [5, 9, 0], [1, 9, 7]]], np.uint8)
     layout = make_layout(np.array([[1, 1, 1]], np.uint8), 3)
-    counter = CandidateCounter(layout, make_blocks(layout, [candidate]), "arithmetic")
+    counter = CandidateCounter(layout, make_blocks(layout, [candidate], num_candidates=1), "arithmetic")
     assert counter.count_additions(()).tolist() == [[[2, 0, 1]]]

@@ -29,4 +29,5 @@ def to_addends(quantized: NDArray[np.uint8], mean: Mean) -> NDArray[np.integer]:
     """What a member with stored probabilities (N, C, H, W) adds to the sums of the classes, of which the largest wins."""
     if mean == "vote":
         return (np.arange(quantized.shape[1])[:, None, None] == quantized.argmax(axis=1)[:, None]).astype(np.uint8)
-    return make_table(mean)[quantized] if mean == "geometric" else quantized
+    addends: NDArray[np.integer] = make_table(mean)[quantized] if mean == "geometric" else quantized
+    return addends

@@ -40,8 +40,9 @@ class Layout:
     @cached_property
     def padding(self) -> NDArray[np.uint16]:
         """(R,) how many lanes of each run are no pixels; class 0 wins them."""
-        lengths = np.add.reduceat((self.pixels < 0).sum(axis=1), self.run_start[:-1]) if len(self.image_of_run) else []
-        return np.asarray(lengths, np.uint16)
+        if not len(self.image_of_run):
+            return np.zeros(0, np.uint16)
+        return np.add.reduceat((self.pixels < 0).sum(axis=1), self.run_start[:-1]).astype(np.uint16)
 
     @cached_property
     def digest(self) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, njit, types
+from numba import carray, njit, types  # type: ignore[attr-defined]  # carray is not in its list of exports
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
@@ -36,8 +36,7 @@ _BYTE, _INT, _WORD = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 _BYTES, _INTS = ir.VectorType(_BYTE, _WIDTH), ir.VectorType(_INT, _WIDTH)
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
-def _pointer(_typing: Any, address: Any) -> Any:
+def _make_pointer(_typing: Any, address: Any) -> Any:
     """An address as a pointer to bytes, of which ``carray`` makes an array."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
@@ -46,8 +45,7 @@ def _pointer(_typing: Any, address: Any) -> Any:
     return types.CPointer(types.uint8)(address), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _find_lowest_bit(_typing: Any, word: Any) -> Any:
+def _make_lowest_bit(_typing: Any, word: Any) -> Any:
     """Number of the lowest bit that is set; one must be."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
@@ -56,8 +54,7 @@ def _find_lowest_bit(_typing: Any, word: Any) -> Any:
     return types.uint64(types.uint64), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _count_largest(_typing: Any, candidate: Any, deficits: Any, num_blocks: Any, classes: Any, counts: Any, ties: Any) -> Any:
+def _make_count(_typing: Any, candidate: Any, deficits: Any, num_blocks: Any, classes: Any, counts: Any, ties: Any) -> Any:
     """Of a run, in vectors: in how many lanes each class is (among) the largest, and of each block in which lanes several are.
 
     candidate, deficits: addresses of (num_blocks, C, 64) uint8; counts: of (C,) int32; ties: of (num_blocks,) uint64, bit by
@@ -110,7 +107,12 @@ def _count_largest(_typing: Any, candidate: Any, deficits: Any, num_blocks: Any,
     return types.void(word, word, word, classes, word, word), generate
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+_pointer: Any = intrinsic(_make_pointer)
+_find_lowest_bit: Any = intrinsic(_make_lowest_bit)
+_count_largest: Any = intrinsic(_make_count)
+
+
+@njit(nogil=True, cache=True)
 def regroup(
     predictions: NDArray[np.uint8],
     pixels: NDArray[np.int32],
@@ -131,7 +133,7 @@ def regroup(
                         blocks[block, c, lane] = 255 if c == 0 else 0
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True)
 def _sum_bytes(members: NDArray[np.int64], weights: NDArray[np.int32], sums: NDArray[np.int32]) -> None:
     """Add the members' blocks, which start at these addresses, each so many times."""
     num_blocks, num_classes, _ = sums.shape
@@ -143,7 +145,7 @@ def _sum_bytes(members: NDArray[np.int64], weights: NDArray[np.int32], sums: NDA
                     sums[block, c, lane] += weight * np.int32(blocks[block, c, lane])
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True)
 def _sum_by_table(
     members: NDArray[np.int64], weights: NDArray[np.int32], table: NDArray[np.int32], is_vote: bool, sums: NDArray[np.int32]
 ) -> None:
@@ -160,7 +162,7 @@ def _sum_by_table(
                         sums[block, c, lane] += weight * table[blocks[block, c, lane]]
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True)
 def _find_largest(block: Any, lane: int) -> int:
     """The class of the largest of a pixel's values, the lowest of equals."""
     best = 0
@@ -170,7 +172,7 @@ def _find_largest(block: Any, lane: int) -> int:
     return best
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True)
 def _find_deficits(sums: NDArray[np.int32]) -> NDArray[np.uint8]:
     """How far each class lies behind the first, at most 255."""
     num_blocks, num_classes, _ = sums.shape
@@ -187,12 +189,12 @@ def _find_deficits(sums: NDArray[np.int32]) -> NDArray[np.uint8]:
     return deficits
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True)
 def _settle_ties(block: Any, deficits: NDArray[np.uint8], sums: NDArray[np.int32], ties: Any, counts: NDArray[np.int32]) -> None:
     """Where several classes were counted as the largest of a block's lane, count the one that wins, the lowest of equals."""
     num_classes = len(block)
     while ties:
-        lane = _find_lowest_bit(ties)
+        lane: Any = _find_lowest_bit(ties)
         ties &= ties - np.uint64(1)
         winner, largest = 0, np.int32(0)
         for c in range(num_classes):
@@ -205,7 +207,7 @@ def _settle_ties(block: Any, deficits: NDArray[np.uint8], sums: NDArray[np.int32
         counts[winner] += 1
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True)
 def count_arithmetic(
     candidates: NDArray[np.int64],
     members: NDArray[np.int64],
@@ -242,7 +244,7 @@ def count_arithmetic(
                 counts[i, run, c] = row[c]
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True)
 def count_by_table(
     candidates: NDArray[np.int64],
     members: NDArray[np.int64],
@@ -280,7 +282,7 @@ def count_by_table(
                 counts[i, run, c] = row[c]
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True)
 def add_up_runs(
     counts: NDArray[np.uint16], class_of_run: NDArray[np.int32], runs: NDArray[np.int64], confusions: NDArray[np.int64]
 ) -> None:

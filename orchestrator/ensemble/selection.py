@@ -14,7 +14,7 @@ from orchestrator.ensemble.counting import CandidateCounter, Members
 from orchestrator.ensemble.kernel import MAX_MEMBERS, UNSCORED
 from orchestrator.ensemble.search import SEARCHES, SearchName, choose
 from orchestrator.errors import EnsembleError
-from orchestrator.stats import mean_iou
+from orchestrator.stats import compute_each_miou
 from trainers.config import VOID
 from trainers.means import Mean
 
@@ -103,12 +103,14 @@ class Pool:
 
     def rank_singles(self, images: NDArray[np.int64]) -> list[float]:
         """MIoU of each candidate alone on these images."""
-        return self._score((), 0, images).tolist()
+        return [float(score) for score in self._score((), 0, images)]
 
-    def count(self, members: Iterable[int], images: NDArray[np.int64]) -> NDArray[np.int32]:
+    def count(self, members: Iterable[int], images: NDArray[np.int64]) -> NDArray[np.int64]:
         """Confusion matrices (n, C, C) of the members' mean on these images; who is named twice counts twice."""
         *others, last = members
-        return self._counter.split_by_image(self._counter.count(tuple(others), np.array([last])))[0][images]
+        counts = self._counter.count(tuple(others), np.array([last]))
+        confusions: NDArray[np.int64] = self._counter.split_by_image(counts)[0, images].astype(np.int64)
+        return confusions
 
     def select(
         self,
@@ -135,7 +137,7 @@ class Pool:
     def _score(self, members: Members, start: int, images: NDArray[np.int64]) -> NDArray[np.float64]:
         """MIoU of the members with each candidate from ``start`` on; below every score where nothing is scored."""
         counts = self._counter.count_additions(members, start)
-        scores = mean_iou(self._counter.add_up(counts, images), self.ignore_classes)
+        scores = compute_each_miou(self._counter.add_up(counts, images), self.ignore_classes)
         return np.where(np.isfinite(scores), scores, -1.0)
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from orchestrator.ensemble import select_ensemble
 from orchestrator.errors import EnsembleError
+from trainers.means import Mean
 
 NUM_IMAGES = 30
 
@@ -42,6 +43,18 @@ def test_pure_noise_gives_no_evidence() -> None:
     console.print(result.render())
     console.file.close()
     assert "no evidence of a gain" in console.export_text()
+
+
+@pytest.mark.slow
+def test_pure_noise_seldom_shows_a_gain() -> None:
+    """In 200 sets of candidates that know nothing the interval of the gain lies off 0 as seldom as it says, but for chance."""
+    off = 0
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        labels = random.integers(0, 3, (24, 6, 6)).astype(np.uint8)
+        result = select_ensemble(list(random.integers(0, 256, (5, 24, 3, 6, 6), dtype=np.uint8)), labels, k=3)
+        off += result.gain.low > 0 or result.gain.high < 0
+    assert off <= 10 + 2.6 * (200 * 0.05 * 0.95) ** 0.5, off  # 99.5 % of such counts, were 5 % true
 
 
 def test_order_of_candidates_changes_nothing() -> None:
@@ -78,6 +91,15 @@ def test_files_are_read_as_arrays_are(tmp_path: Path) -> None:
     for path, array in zip(paths, predictions, strict=True):
         np.save(path, array)
     assert select_ensemble(paths, labels) == select_ensemble(predictions, labels)
+
+
+@pytest.mark.parametrize("mean", ["geometric", "vote"])
+def test_other_means_and_searches_reach_the_report(mean: Mean) -> None:
+    """People and machines are told how members were searched for and combined; weights go with the members."""
+    result = select_ensemble(*make_candidates(10, signal=40), k=3, search="weighted", mean=mean)
+    assert (result.to_json()["search"], result.to_json()["mean"]) == ("weighted", mean)
+    assert len(result.weights) == len(result.members)
+    assert sum(result.weights) == pytest.approx(1)
 
 
 def test_the_json_has_the_documented_fields() -> None:

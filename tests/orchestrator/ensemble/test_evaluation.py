@@ -45,18 +45,6 @@ def test_pure_noise_gives_no_evidence() -> None:
     assert "no evidence of a gain" in console.export_text()
 
 
-@pytest.mark.slow
-def test_pure_noise_seldom_shows_a_gain() -> None:
-    """In 200 sets of candidates that know nothing the interval of the gain lies off 0 as seldom as it says, but for chance."""
-    off = 0
-    for seed in range(200):
-        random = np.random.default_rng(seed)
-        labels = random.integers(0, 3, (24, 6, 6)).astype(np.uint8)
-        result = select_ensemble(list(random.integers(0, 256, (5, 24, 3, 6, 6), dtype=np.uint8)), labels, k=3)
-        off += result.gain.low > 0 or result.gain.high < 0
-    assert off <= 10 + 2.6 * (200 * 0.05 * 0.95) ** 0.5, off  # 99.5 % of such counts, were 5 % true
-
-
 def test_order_of_candidates_changes_nothing() -> None:
     """With keys, the same members, weights and figures come out of any order."""
     predictions, labels = make_candidates(2, signal=40)

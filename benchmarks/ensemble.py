@@ -17,6 +17,8 @@ pixels ignored. All sides take the same stored bytes and the same metric, mIoU o
 
   Without one it is left out.
 
+Before that, greedy among 1,000 candidates, in a fresh process, for the memory that is no file's pages.
+
 The bandwidth is that of a plain read of 1 GiB by as many threads; our share of it goes by the bytes of the candidates.
 
 Figures:
@@ -27,13 +29,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -184,22 +187,58 @@ def time_ours(folders: list[Path], cache: Path, repeat: int) -> dict[str, Any]:
     }
 
 
+@contextmanager
+def watch_memory() -> Iterator[dict[str, float]]:
+    """Of this process, while it lasts: the most MB that are no file's pages."""
+    found, ended = {"anonymous_mb": 0.0}, threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.02):
+            status = Path("/proc/self/status").read_text()
+            found["anonymous_mb"] = max(found["anonymous_mb"], int(status.split("RssAnon:")[1].split()[0]) / 1024)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield found
+    finally:
+        ended.set()
+        thread.join()
+
+
 def time_whole(folders: list[Path], cache: Path) -> dict[str, Any]:
-    """Everything that a command does once it knows the folders, in this process; its memory that is no file's pages."""
+    """Everything that a command does once it knows the folders, in this process."""
     from orchestrator.ensemble.evaluation import evaluate
     from orchestrator.ensemble.from_runs import load_pool
 
     names = [folder.name for folder in folders]
-    report = evaluate(load_pool(names, folders, cache, names=names), k=K)
-    status = Path("/proc/self/status").read_text()
-    anonymous_kb = int(status.split("RssAnon:")[1].split()[0]) if "RssAnon:" in status else 0
-    peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {
-        "anonymous_mb": anonymous_kb / 1024,
-        "peak_mb": peak_kb / 1024,
-        "miou": report.miou,
-        "search": f"{report.search} ({report.reason})",
-    }
+    with watch_memory() as memory:
+        report = evaluate(load_pool(names, folders, cache, names=names), k=K)
+    return {**memory, "search": f"{report.search} ({report.reason})"}
+
+
+class Shifted(Sequence[np.ndarray]):
+    """Any number of candidates out of few: their pictures shifted to the right, ever farther."""
+
+    def __init__(self, folders: list[Path], number: int) -> None:
+        self._few, self._number = list(read_candidates(folders[:8])), number
+
+    def __len__(self) -> int:
+        return self._number
+
+    def __getitem__(self, i: int) -> np.ndarray:  # type: ignore[override]
+        return np.roll(self._few[i % len(self._few)], i // len(self._few), axis=3)
+
+
+def time_many(folders: list[Path], number: int) -> dict[str, Any]:
+    """More candidates than memory is for, out of a sequence that makes each when it is asked for."""
+    from orchestrator.ensemble.selection import Pool, Search
+
+    with watch_memory() as memory:
+        pool = Pool([str(i) for i in range(number)], Shifted(folders, number), make_labels(), IGNORED)
+        started = time.perf_counter()
+        pool.select(np.arange(NUM_IMAGES), k=K, search=Search("greedy"))
+    return {**memory, "took_s": time.perf_counter() - started, "gb": number * int(np.prod(pool.layout.shape)) / 1e9}
 
 
 def measure_bandwidth() -> float:
@@ -258,6 +297,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 256])
     parser.add_argument("--peer-python", type=Path, help="of an environment that has autogluon.core")
     parser.add_argument("--peers", nargs="*", default=["numpy", "autogluon"], choices=["numpy", "autogluon"])
+    parser.add_argument("--many", type=int, default=1000, help="candidates to measure memory with; 0 for none")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="keep the candidates there instead of in a temporary folder")
     options = parser.parse_args()
@@ -269,6 +309,10 @@ def main() -> None:
         store = options.folder or Path(temporary)
         store.mkdir(exist_ok=True)
         folders = write_store(store, max(options.sizes))
+        if options.many:
+            many = in_child(time_many, folders, options.many)
+            print(f"{options.many} candidates, {many['gb']:.1f} GB: search {many['took_s']:.1f} s, ", end="")
+            print(f"memory beyond files {many['anonymous_mb']:.0f} MB", flush=True)
         for size in options.sizes:
             with tempfile.TemporaryDirectory() as scratch:
                 compare(folders[:size], Path(scratch), options, bandwidth)

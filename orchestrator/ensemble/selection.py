@@ -118,7 +118,7 @@ class Pool:
         *,
         k: int,
         exactly: bool = False,
-        search: Search = Search(),
+        search: Search = DEFAULT_SEARCH,
     ) -> Selection:
         """Choose up to ``k`` distinct members on these images, or ``k`` of them where fewer would score better.
 

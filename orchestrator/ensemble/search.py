@@ -135,8 +135,6 @@ def search_exhaustively(scores: Scores, k: int, *, exactly: bool) -> Found:
     """Try every set of up to k, or of k; among equals the smallest, and then the first."""
     greedy = _walk_greedily(scores, k)
     best: Step = ((), -np.inf)
-    if not exactly or len(greedy) == k:
-        best = greedy[-1] if exactly else greedy[0]
     for size in range(k if exactly else 1, k + 1):
         for first in combinations(range(scores.num_candidates - 1), size - 1):
             start = first[-1] + 1 if first else 0

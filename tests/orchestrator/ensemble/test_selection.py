@@ -140,6 +140,17 @@ def test_limits_hold_for_every_search(name: SearchName, seed: int) -> None:
         pool.select(np.arange(7), k=4, search=Search(name, (Limit("parameters", 0, costs),)))
 
 
+def test_exactly_k_within_limits_is_found_or_told() -> None:
+    """Where the best alone leaves no room for another, trying every set finds a pair; greedy says that it has none."""
+    case = make_case(1, num_candidates=4)
+    best = pool_of(case).select(np.arange(7), k=1).members[0]
+    pool, costs = pool_of(case), {key: 9.0 if i == best else 4.0 for i, key in enumerate(case[0])}
+    limit = (Limit("parameters", 10, costs),)
+    assert len(pool.select(np.arange(7), k=2, exactly=True, search=Search("exhaustive", limit)).members) == 2
+    with pytest.raises(EnsembleError, match="only 1 fit the limits"):
+        pool.select(np.arange(7), k=2, exactly=True, search=Search("greedy", limit))
+
+
 def test_auto_tries_all_sets_only_where_they_are_few() -> None:
     """It says which search it took, and why."""
     small = pool_of(make_case(0)).select(np.arange(7), k=3)

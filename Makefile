@@ -54,6 +54,7 @@ bench: setup
 	$(BIN)/python benchmarks/upsample.py
 	$(BIN)/python benchmarks/dispatcher.py
 	$(BIN)/python benchmarks/plain_sweep.py
+	$(BIN)/python benchmarks/ensemble.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

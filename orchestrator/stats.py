@@ -47,6 +47,11 @@ def compute_miou(confusions: NDArray[np.integer], ignore_classes: tuple[int, ...
     return float(mean_iou(confusions.sum(axis=0, dtype=np.int64), ignore_classes))
 
 
+def compute_each_miou(confusions: NDArray[np.integer], ignore_classes: tuple[int, ...]) -> NDArray[np.float64]:
+    """The same of several matrices, each summed over all images already: (n,) of (n, C, C)."""
+    return mean_iou(confusions, ignore_classes)
+
+
 def compute_class_iou(confusions: NDArray[np.integer], ignore_classes: tuple[int, ...]) -> NDArray[np.float64]:
     """IoU of each class, (C,), of the matrix summed over all images, (V, C, C); NaN for a class without a score."""
     return class_iou(confusions.sum(axis=0, dtype=np.int64), ignore_classes)

@@ -108,7 +108,8 @@ class TrialResult(Record):
     """Unix time at which the first attempt started."""
     ended_s: float
     facts: dict[str, Any] = {}
-    """num_parameters, images_per_s, attempts_s, epoch_s, input_size, device, precision, num_threads, versions of libraries."""
+    """num_parameters, latency_ms, images_per_s, attempts_s, epoch_s, input_size, device, precision, num_threads,
+    versions of libraries."""
     reason: str | None = None
     """Why it failed or was pruned, in one line."""
     failure: FailureKind | None = None

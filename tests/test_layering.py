@@ -48,6 +48,7 @@ def test_trainers_know_nothing_of_the_orchestrator() -> None:
         ("apscheduler", {"orchestrator/scheduling/clock.py"}),
         ("apprise", {"orchestrator/notify.py"}),
         ("numba", {"orchestrator/ensemble/kernel.py"}),
+        ("llvmlite", {"orchestrator/ensemble/kernel.py"}),
         ("albumentations", {"trainers/transforms.py", "orchestrator/preload.py"}),
         (
             "segmentation_models_pytorch",
@@ -62,7 +63,7 @@ def test_one_outside_system_one_module(system: str, rooms: set[str]) -> None:
 
 
 def test_orchestrator_sees_the_trainers_only_where_it_may() -> None:
-    """trainers.config anywhere; data and checks in preflight, training in the worker, the figure of merit in stats."""
+    """trainers.config and .means anywhere; data and checks in preflight, training in the worker, the figure of merit in stats."""
     allowed = {
         "orchestrator/preflight.py": ("trainers.data", "trainers.augment", "trainers.imports", "trainers.errors"),
         "orchestrator/worker.py": ("trainers.",),
@@ -83,7 +84,7 @@ def test_orchestrator_sees_the_trainers_only_where_it_may() -> None:
         if module.parts[0] != "orchestrator":
             continue
         for name in imports_of(module):
-            if name.startswith("trainers.") and not name.startswith("trainers.config"):
+            if name.startswith("trainers.") and not name.startswith(("trainers.config", "trainers.means")):
                 assert name.startswith(allowed.get(module.as_posix(), ("nothing",))), f"{module} imports {name}"
 
 

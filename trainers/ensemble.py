@@ -1,4 +1,4 @@
-"""Checkpoints with weights, loaded once -> one mask a picture: the argmax of the mean of their stored probabilities."""
+"""Checkpoints with weights, loaded once -> one mask a picture: the argmax of a mean of their stored probabilities."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from trainers.config import Config, TrainConfig
 from trainers.data.checks import resize_image
 from trainers.device import Device, choose_device
 from trainers.errors import ConfigError
+from trainers.means import Mean, to_addends
 from trainers.predict import Flips, load_checkpoint, predict_batch, quantize, read_metadata
 
 MEMBERS_FILE = "members.json"
 MAX_PIXELS = 2**23
 """Of what is predicted at once, as 32 pictures of 512x512 have, whatever batches the members were trained with."""
 MAX_TOTAL = 2**24
-"""Sum of the weights, so that 255 times as much is an exact uint32."""
+"""Sum of the weights, so that 255 times as much is an exact uint32, and 65,535 times as much an int64."""
 MAX_DENOMINATOR = 1000
 """Of a weight as a fraction; weights are logged with six digits."""
 
@@ -50,7 +51,13 @@ class Ensemble:
     """
 
     def __init__(
-        self, members: Sequence[Member], *, device: str | None = None, flips: Flips | None = None, batch_size: int | None = None
+        self,
+        members: Sequence[Member],
+        *,
+        mean: Mean = "arithmetic",
+        device: str | None = None,
+        flips: Flips | None = None,
+        batch_size: int | None = None,
     ) -> None:
         """Load the members. flips, batch_size: None takes each member's own, as it was validated with.
 
@@ -62,6 +69,7 @@ class Ensemble:
         self.num_classes: int = _check_same(members, [fact["num_classes"] for fact in facts], "classes")
         if not 0 < sum(member.weight for member in members) <= MAX_TOTAL or min(member.weight for member in members) < 0:
             raise ConfigError(f"weights {[member.weight for member in members]}: expected 0 or more, 1 to {MAX_TOTAL} in all")
+        self._mean = mean
         configs = [TrainConfig.model_validate(fact["config"]) for fact in facts]
         self._members = [
             _load(member, config, device=device, flips=flips, batch_size=batch_size)
@@ -80,13 +88,14 @@ class Ensemble:
             masks[start : start + step] = self._sum(images[start : start + step]).argmax(axis=1)
         return masks
 
-    def _sum(self, images: NDArray[np.uint8]) -> NDArray[np.uint32]:
-        """Weighted sums (B, C, H, W) of the members' quantized probabilities."""
-        sums = np.zeros((len(images), self.num_classes, *images.shape[1:3]), np.uint32)
+    def _sum(self, images: NDArray[np.uint8]) -> NDArray[np.integer]:
+        """Weighted sums (B, C, H, W) of what the members' quantized probabilities add to a mean of this kind."""
+        number = np.uint32 if self._mean == "arithmetic" else np.int64
+        sums = np.zeros((len(images), self.num_classes, *images.shape[1:3]), number)
         for member in self._members:
             for start in range(0, len(images), member.batch_size):
                 part = slice(start, start + member.batch_size)
-                sums[part] += np.uint32(member.weight) * quantize(member.predict(images[part]).cpu().numpy())
+                sums[part] += number(member.weight) * to_addends(quantize(member.predict(images[part]).cpu().numpy()), self._mean)
         return sums
 
 
@@ -135,20 +144,22 @@ class _MemberEntry(Config):
 class _MembersFile(Config):
     schema_version: Literal[1] = 1
     members: tuple[_MemberEntry, ...]
+    mean: Mean = "arithmetic"
 
 
-def save_members(folder: Path, members: Sequence[Member]) -> None:
+def save_members(folder: Path, members: Sequence[Member], *, mean: Mean = "arithmetic") -> None:
     """Copy the checkpoints into ``folder`` (safetensors) with members.json, from which ``read_members`` finds them again."""
     entries = []
     for number, member in enumerate(members):
         name = f"member-{number}.safetensors"
         shutil.copyfile(member.checkpoint, folder / name)
         entries.append(_MemberEntry(checkpoint=name, weight=member.weight, size=member.size))
-    (folder / MEMBERS_FILE).write_text(_MembersFile(members=tuple(entries)).model_dump_json(indent=1), encoding="utf-8")
+    file = _MembersFile(members=tuple(entries), mean=mean)
+    (folder / MEMBERS_FILE).write_text(file.model_dump_json(indent=1), encoding="utf-8")
 
 
-def read_members(folder: Path) -> tuple[Member, ...]:
-    """What ``save_members`` wrote, wherever the folder lies now.
+def read_members(folder: Path) -> tuple[tuple[Member, ...], Mean]:
+    """What ``save_members`` wrote, and how it is combined, wherever the folder lies now.
 
     Raises:
         ConfigError: it is missing or damaged.
@@ -157,7 +168,7 @@ def read_members(folder: Path) -> tuple[Member, ...]:
         file = _MembersFile.model_validate_json((folder / MEMBERS_FILE).read_bytes())
     except (OSError, ValidationError) as error:
         raise ConfigError(f"{folder / MEMBERS_FILE}: is missing or was not written by this version: {error}") from error
-    return tuple(Member(folder / entry.checkpoint, entry.weight, entry.size) for entry in file.members)
+    return tuple(Member(folder / entry.checkpoint, entry.weight, entry.size) for entry in file.members), file.mean
 
 
 def _load(member: Member, config: TrainConfig, *, device: str | None, flips: Flips | None, batch_size: int | None) -> _Loaded:

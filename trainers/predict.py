@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from trainers.errors import ConfigError
 from trainers.models import build_model, place_model
 
 BEST = "best.safetensors"
+_NUM_TIMED = 7
 
 Flips = Literal["none", "horizontal", "both"]
 FLIPPED_AXES: dict[Flips, tuple[tuple[int, ...], ...]] = {
@@ -86,6 +88,20 @@ def quantize(probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
     lost = values.argmax(axis=1)[:, np.newaxis] != winner
     np.put_along_axis(values, winner, np.take_along_axis(values, winner, axis=1) + lost.astype(np.uint8), axis=1)
     return values
+
+
+def measure_latency_ms(model: nn.Module, image: NDArray[np.uint8], device: Device) -> float:
+    """Milliseconds that one picture (1, H, W, C) takes, from bytes to probabilities on the host: the median of several.
+
+    The model must be on the device; it is put into evaluation mode. Whatever else the machine does meanwhile counts.
+    """
+    model.eval()
+    times_s = []
+    for _ in range(_NUM_TIMED):
+        started_s = time.perf_counter()
+        predict_batch(model, image, device).cpu()
+        times_s.append(time.perf_counter() - started_s)
+    return float(np.median(times_s)) * 1000
 
 
 def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> nn.Module:

@@ -27,7 +27,7 @@ from trainers.evaluate import check_scored, evaluate, score
 from trainers.losses import build_loss
 from trainers.models import build_model, place_model
 from trainers.optim import build_optimizer, build_schedule
-from trainers.predict import load_weights, predict_batch, read_metadata
+from trainers.predict import load_weights, measure_latency_ms, predict_batch, read_metadata
 from trainers.steps import Steps
 
 _log = logging.getLogger(__name__)
@@ -260,6 +260,7 @@ class _Training:
         rates = [metrics["images_per_s"] for metrics in self.progress.history]
         facts = {
             "num_parameters": sum(p.numel() for p in self.model.parameters()),
+            "latency_ms": measure_latency_ms(self.model, self.data.data.images[self.data.split.val[:1]], self.device),
             "images_per_s": float(np.median(rates)),
             "device": self.device.name,
             "precision": self.device.precision,

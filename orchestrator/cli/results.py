@@ -23,6 +23,25 @@ class Flips(StrEnum):
     both = "both"
 
 
+class SearchKind(StrEnum):
+    """How an ensemble's members are searched for."""
+
+    auto = "auto"
+    greedy = "greedy"
+    weighted = "weighted"
+    swap = "swap"
+    beam = "beam"
+    exhaustive = "exhaustive"
+
+
+class Combine(StrEnum):
+    """What is taken of the members' probabilities."""
+
+    arithmetic = "arithmetic"
+    geometric = "geometric"
+    vote = "vote"
+
+
 ModelName = Annotated[
     str,
     typer.Argument(
@@ -55,17 +74,35 @@ def best_ensemble(
     sweeps: Sweeps = None,
     k: Annotated[int, typer.Option("--k", min=1, help="How many members at most.")] = 4,
     exactly: Annotated[bool, typer.Option("--exactly", help="Exactly k members, even where fewer are better.")] = False,
+    search: Annotated[SearchKind, typer.Option(help="auto tries all sets where they are few, else swaps.")] = SearchKind.auto,
+    combine: Annotated[Combine, typer.Option(help="Mean of the probabilities, or votes.")] = Combine.arithmetic,
+    arch: Annotated[list[str] | None, typer.Option(help="Only of this architecture; may be repeated.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Only with this tag or parameter.")] = None,
+    max_params: Annotated[float | None, typer.Option(min=1, help="Parameters of all members, such as 20e6.")] = None,
+    max_latency: Annotated[float | None, typer.Option(min=0, help="Milliseconds of all members for one picture.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Choose the trials whose mean prediction is best, and say how much of the gain is real."""
     from orchestrator.ensemble.from_runs import best_ensemble as choose
+    from orchestrator.ensemble.wanted import Wanted, parse_tag
     from orchestrator.home import Home
     from orchestrator.tracking.place import Place
     from orchestrator.tracking.runs import RunReader
 
     home = Home.from_environment()
     reader = RunReader(Place.of(home))
-    print_report(choose(reader, or_latest(sweeps, reader), k=k, exactly=exactly, cache=home.cache), as_json=as_json)
+    wanted = Wanted(tuple(arch or ()), tuple(parse_tag(text) for text in tag or ()), max_params, max_latency)
+    chosen = choose(
+        reader,
+        or_latest(sweeps, reader),
+        cache=home.cache,
+        k=k,
+        exactly=exactly,
+        search=search.value,
+        mean=combine.value,
+        wanted=wanted,
+    )
+    print_report(chosen, as_json=as_json)
 
 
 @app.command()

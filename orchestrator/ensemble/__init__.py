@@ -1,9 +1,13 @@
 """Predictions -> chosen members: ``select_ensemble`` for arrays of one's own; from_runs.py for those of sweeps.
 
 store.py        predictions on disk
-kernel.py       sums of probabilities -> confusion matrices
-selection.py    the search for members
+blocks.py       predictions regrouped: 64 pixels of one image and one true class
+kernel.py       blocks -> which class wins how often; the only module that is compiled
+counting.py     members and candidates -> confusion matrices, on all cores, remembered
+search.py       greedy, weighted, swaps, beam, exhaustive
+selection.py    a pool of candidates -> chosen members
 evaluation.py   what the choice is worth
+wanted.py       which trials may become members, and what they may cost
 from_runs.py    a sweep's runs -> candidates -> the ensemble's run
 fixed.py        members named beforehand -> what their mean is worth
 from_plan.py    a sweep's fixed ensembles: where they stand, and their evaluation
@@ -22,6 +26,8 @@ from orchestrator.errors import EnsembleError
 
 if TYPE_CHECKING:
     from orchestrator.ensemble.evaluation import EnsembleReport
+    from orchestrator.ensemble.search import SearchName
+    from trainers.means import Mean
 
 
 def select_ensemble(
@@ -33,29 +39,46 @@ def select_ensemble(
     keys: Sequence[str] | None = None,
     exactly: bool = False,
     groups: NDArray[np.int64] | None = None,
+    search: SearchName = "auto",
+    mean: Mean = "arithmetic",
 ) -> EnsembleReport:
     """Choose up to ``k`` predictions whose mean has the highest mIoU, and tell what such a choice is worth on other images.
 
     predictions: each (N, C, H, W), uint8 probabilities times 255 or floats in [0, 1], or the path of such a .npy file, which is
     mapped into memory. labels: (N, H, W) int, classes below C or 255 for void. ignore_classes: classes whose pixels are not
     scored. keys: what to call the predictions; ties go to the smaller key, or to the earlier prediction where no keys are given.
-    groups: (N,) number of each image's group (a scene, a patient), which cross-fitting never splits. Of the result,
-    ``.members``, ``.weights``, ``.miou_in_sample``, ``.miou`` (cross-fitted), ``.ci95`` and ``.trajectory`` say most.
+    groups: (N,) number of each image's group (a scene, a patient), which cross-fitting never splits. search, mean: as the
+    options ``--search`` and ``--combine`` of ``orchestrate best-ensemble``. Of the result, ``.members``, ``.weights``,
+    ``.miou_in_sample``, ``.miou`` (cross-fitted), ``.ci95`` and ``.trajectory`` say most. Files that hold more than memory does
+    will do: of floats, one candidate at a time is read and kept as bytes.
 
     Raises:
         EnsembleError: the arrays do not fit each other, or a file cannot be read.
     """
     from orchestrator.ensemble.evaluation import evaluate  # numba takes a second, which nobody pays for the store alone
-    from orchestrator.ensemble.selection import Pool
+    from orchestrator.ensemble.selection import Pool, Search
 
     names = [str(i) for i in range(len(predictions))] if keys is None else list(keys)
     if len(names) != len(predictions):
         raise EnsembleError(f"{len(names)} keys for {len(predictions)} predictions: expected one each.")
     given = list(zip(names, predictions, strict=True))
     ordered = given if keys is None else sorted(given, key=lambda pair: pair[0])
-    arrays = [_take(array, name) for name, array in ordered]
-    pool = Pool([name for name, _ in ordered], arrays, _take_labels(labels), tuple(ignore_classes))
-    return evaluate(pool, k=k, exactly=exactly, groups=groups)
+    pool = Pool([name for name, _ in ordered], _Given(ordered), _take_labels(labels), tuple(ignore_classes), mean=mean)
+    return evaluate(pool, k=k, exactly=exactly, groups=groups, search=Search(search))
+
+
+class _Given(Sequence[NDArray[np.uint8]]):
+    """A user's arrays as uint8, each read and made when it is asked for, so that they never lie in memory all at once."""
+
+    def __init__(self, named: Sequence[tuple[str, NDArray[Any] | str | Path]]) -> None:
+        self._named = named
+
+    def __len__(self) -> int:
+        return len(self._named)
+
+    def __getitem__(self, i: int) -> NDArray[np.uint8]:  # type: ignore[override]  # nobody takes slices
+        name, source = self._named[i]
+        return _take(source, name)
 
 
 def _take(source: NDArray[Any] | str | Path, name: str) -> NDArray[np.uint8]:

@@ -11,11 +11,19 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.ensemble.selection import Pool, check_size
+from orchestrator.ensemble.search import SearchName
+from orchestrator.ensemble.selection import DEFAULT_SEARCH, Pool, Search, check_size
 from orchestrator.errors import EnsembleError
 from orchestrator.stats import Difference, Estimate, compare, estimate_miou
+from trainers.means import Mean
 
 _NUM_PARTS = 5
+
+_COMBINED: dict[Mean, str] = {
+    "arithmetic": "the mean of the probabilities",
+    "geometric": "the geometric mean of the probabilities",
+    "vote": "votes, the lowest class of equals",
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,14 @@ class EnsembleReport:
     best_single_in_sample: float
     num_candidates: int
     num_images: int
+    search: SearchName
+    """The one that was made."""
+    reason: str
+    """Why that one."""
+    mean: Mean = "arithmetic"
+    """How members are combined."""
+    notes: tuple[str, ...] = ()
+    """What else people should know, such as candidates that were left out."""
     names: tuple[str, ...] = ()
     """The members' names for people; empty where there are none but the keys."""
     run_id: str | None = None
@@ -58,6 +74,8 @@ class EnsembleReport:
         return {
             "members": list(self.members),
             "weights": list(self.weights),
+            "search": self.search,
+            "mean": self.mean,
             "miou_in_sample": self.miou_in_sample,
             "miou": self.miou,
             "ci95": list(self.ci95),
@@ -84,6 +102,8 @@ class EnsembleReport:
         gain = f"{self.gain.value:+.4f} ({self.gain.low:+.4f} to {self.gain.high:+.4f})"
         steps = " ".join(f"{miou:.4f}" for miou in self.trajectory)
         return [
+            *self.notes,
+            f"Search: {self.search} ({self.reason}). Combined as {_COMBINED[self.mean]}.",
             f"mIoU, cross-fitted: {self.miou:.4f} (95 % interval {low:.4f} to {high:.4f})",
             f"Gain over the best single trial: {gain}: {self._verdict()}.",
             f"In sample: {self.miou_in_sample:.4f}, optimistic: the members were chosen on these images; best single trial "
@@ -98,7 +118,14 @@ class EnsembleReport:
         return f"no evidence of a gain; positive in {self.gain.probability:.0%} of the resamples"
 
 
-def evaluate(pool: Pool, *, k: int = 4, exactly: bool = False, groups: NDArray[np.int64] | None = None) -> EnsembleReport:
+def evaluate(
+    pool: Pool,
+    *,
+    k: int = 4,
+    exactly: bool = False,
+    groups: NDArray[np.int64] | None = None,
+    search: Search = DEFAULT_SEARCH,
+) -> EnsembleReport:
     """Choose members on all images, and find out by cross-fitting what such a choice is worth.
 
     groups: (V,) number of the group of each image; a group is never split between parts. Default: each image is its own.
@@ -110,13 +137,13 @@ def evaluate(pool: Pool, *, k: int = 4, exactly: bool = False, groups: NDArray[n
     if exactly and k > len(pool.keys):
         raise EnsembleError(f"exactly {k} members asked for, but there are only {len(pool.keys)} distinct candidates.")
     every = np.arange(pool.num_images)
-    chosen = pool.select(every, k=k, exactly=exactly)
-    ensemble, single = _cross_fit(pool, _make_parts(pool.num_images, groups), k=k, exactly=exactly)
+    chosen = pool.select(every, k=k, exactly=exactly, search=search)
+    ensemble, single = _cross_fit(pool, _make_parts(pool.num_images, groups), k=k, exactly=exactly, search=search)
     singles = pool.rank_singles(every)
     best = int(np.argmax(singles))
     return EnsembleReport(
         members=tuple(pool.keys[i] for i in chosen.members),
-        weights=(1 / len(chosen.members),) * len(chosen.members),
+        weights=chosen.weights,
         miou_in_sample=chosen.miou,
         cross_fitted=estimate_miou(ensemble, pool.ignore_classes),
         gain=compare(ensemble, single, pool.ignore_classes),
@@ -126,18 +153,21 @@ def evaluate(pool: Pool, *, k: int = 4, exactly: bool = False, groups: NDArray[n
         best_single_in_sample=singles[best],
         num_candidates=len(pool.keys),
         num_images=pool.num_images,
+        search=chosen.search,
+        reason=chosen.reason,
+        mean=pool.mean,
     )
 
 
 def _cross_fit(
-    pool: Pool, parts: list[NDArray[np.int64]], *, k: int, exactly: bool
+    pool: Pool, parts: list[NDArray[np.int64]], *, k: int, exactly: bool, search: Search
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Confusion matrices (V, C, C) of the ensemble and of the best single, each image's from choices made without its part."""
     ensemble = np.zeros((pool.num_images, pool.num_classes, pool.num_classes), np.int64)
     single = np.zeros_like(ensemble)
     for part in parts:
         others = np.setdiff1d(np.arange(pool.num_images), part)
-        ensemble[part] = pool.count(pool.select(others, k=k, exactly=exactly).members, part)
+        ensemble[part] = pool.count(pool.select(others, k=k, exactly=exactly, search=search).repeated, part)
         single[part] = pool.singles[int(np.argmax(pool.rank_singles(others)))][part]
     return ensemble, single
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,34 +12,54 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.ensemble.blocks import Grouped, make_layout
 from orchestrator.ensemble.evaluation import EnsembleReport, evaluate
-from orchestrator.ensemble.selection import Pool, check_size
-from orchestrator.ensemble.store import FILES, PredictionsInfo, read_info, read_labels, read_predictions
+from orchestrator.ensemble.search import SearchName
+from orchestrator.ensemble.selection import Pool, Search, check_size, mark_unscored
+from orchestrator.ensemble.store import FILES, PredictionsInfo, read_blocks, read_info, read_labels
+from orchestrator.ensemble.wanted import EVERYTHING, Wanted
 from orchestrator.errors import EnsembleError
+from orchestrator.launchers.slots import count_cores
+from orchestrator.tracking.labels import MEAN
 from orchestrator.trial import TrialState
+from trainers.means import Mean
+
+_SAME_SCORE = 1e-6  # both are sums of the same whole numbers; a server may round what it stores
 
 if TYPE_CHECKING:
     from orchestrator.tracking.runs import RunReader, RunRow
 
 
-def best_ensemble(reader: RunReader, sweeps: Sequence[str], *, cache: Path, k: int = 4, exactly: bool = False) -> EnsembleReport:
+def best_ensemble(
+    reader: RunReader,
+    sweeps: Sequence[str],
+    *,
+    cache: Path,
+    k: int = 4,
+    exactly: bool = False,
+    search: SearchName = "auto",
+    mean: Mean = "arithmetic",
+    wanted: Wanted = EVERYTHING,
+) -> EnsembleReport:
     """Choose up to ``k`` of the finished trials of ``sweeps`` and log the ensemble in the first one's experiment.
 
     Without ``sweeps`` all are searched, and it is logged in that of the trial that started last.
 
-    cache: folder for files from the server and unpacked predictions.
+    cache: folder for files from the server and unpacked predictions. search, mean: how members are searched for, and combined.
 
     Raises:
-        EnsembleError: the trials' predictions cannot be combined.
+        EnsembleError: no trial is wanted, or their predictions cannot be combined.
         TrackingError: the runs or their files cannot be read.
     """
     check_size(k)
-    rows = choose_candidates(reader.list_runs(sweeps), sweeps)
+    rows, notes = wanted.narrow(choose_candidates(reader.list_runs(sweeps), sweeps))
     folders = [fetch_predictions(reader, row, cache) for row in rows]
-    pool = load_pool([row.key for row in rows], folders, cache / "predictions", names=[row.name for row in rows])
-    report = evaluate(pool, k=k, exactly=exactly, groups=read_groups(folders))
+    pool = load_pool([row.key for row in rows], folders, cache / "predictions", names=[row.name for row in rows], mean=mean)
+    _check_scores(pool, rows)
+    asked = Search(search, wanted.make_limits(rows))
+    report = evaluate(pool, k=k, exactly=exactly, groups=read_groups(folders), search=asked)
     names = {row.key: row.name for row in rows}
-    report = replace(report, names=tuple(names[key] for key in report.members))
+    report = replace(report, names=tuple(names[key] for key in report.members), notes=notes)
     metrics = {
         "val/miou": report.miou,
         "val/miou_in_sample": report.miou_in_sample,
@@ -47,7 +69,8 @@ def best_ensemble(reader: RunReader, sweeps: Sequence[str], *, cache: Path, k: i
     members = dict(zip(report.members, report.weights, strict=True))
     name = f"ensemble of {len(members)}"
     sweep = sweeps[0] if sweeps else max(rows, key=lambda row: row.start_s).sweep
-    run_id = reader.log_ensemble(sweep, name=name, members=members, metrics=metrics, document=document)
+    tags = {} if mean == "arithmetic" else {MEAN: mean}
+    run_id = reader.log_ensemble(sweep, name=name, members=members, metrics=metrics, document=document, tags=tags)
     return replace(report, run_id=run_id)
 
 
@@ -73,7 +96,9 @@ def choose_candidates(runs: Sequence[RunRow], sweeps: Sequence[str]) -> list[Run
     return [by_key[key] for key in sorted(by_key)]
 
 
-def load_pool(keys: Sequence[str], folders: Sequence[Path], cache: Path, *, names: Sequence[str]) -> Pool:
+def load_pool(
+    keys: Sequence[str], folders: Sequence[Path], cache: Path, *, names: Sequence[str], mean: Mean = "arithmetic"
+) -> Pool:
     """Map the predictions of trial folders, after checking that all were scored on the same images and labels.
 
     Raises:
@@ -81,9 +106,23 @@ def load_pool(keys: Sequence[str], folders: Sequence[Path], cache: Path, *, name
     """
     infos = [read_info(folder) for folder in folders]
     _refuse_mixed(infos, names)
-    predictions = [read_predictions(folder, cache) for folder in folders]
-    labels = np.asarray(read_labels(folders[0], cache))
-    return Pool(keys, predictions, labels, infos[0].ignore_classes)
+    labels, ignored = np.asarray(read_labels(folders[0], cache)), infos[0].ignore_classes
+    layout = make_layout(mark_unscored(labels, ignored), infos[0].shape[1])
+    with ThreadPoolExecutor(max_workers=count_cores()) as threads:
+        blocks = list(threads.map(lambda folder: read_blocks(folder, cache, layout), folders))
+    return Pool(keys, Grouped(layout, blocks), labels, ignored, mean=mean)
+
+
+def _check_scores(pool: Pool, rows: Sequence[RunRow]) -> None:
+    """Whether each trial's predictions still score what its run says, whichever file on the way was altered."""
+    scores = pool.rank_singles(np.arange(pool.num_images))
+    for row in rows:
+        found, logged = scores[pool.positions[row.key]], row.metrics.get("val/miou", math.nan)
+        if abs(found - logged) > _SAME_SCORE:
+            raise EnsembleError(
+                f"{row.name} ({row.key}): its predictions score {found:.6f}, but its run says val/miou {logged:.6f}: one "
+                "of them was altered, or the unpacked copy in the cache. Run `orchestrate clean`, or train it again."
+            )
 
 
 def read_groups(folders: Sequence[Path]) -> NDArray[np.int64] | None:

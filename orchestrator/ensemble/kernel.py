@@ -1,80 +1,293 @@
-"""Confusion matrices of a mean of stored probabilities: integer sums only, so exact and independent of order and threads."""
+"""Blocks of stored probabilities -> how often each class wins: integer arithmetic only, so exact in any order, on any threads.
+
+A block is 64 pixels of one image and one true class, ``[class][64]`` uint8, and a run some blocks of one image and class: a
+confusion matrix is then what the runs' comparisons count. Everything is compiled for each number of classes, once a machine.
+
+Arithmetic means need only bytes. Of the members' sums a pixel keeps how far each class lies behind the first, its *deficit*, at
+most 255: the class wins whose byte of the candidate, less the deficit and not below 0, is the largest. Where just one is the
+largest that is exact, whatever was cut off; where several are, the sums themselves decide.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import carray, njit, types  # type: ignore[attr-defined]  # carray is not in its list of exports
+from numba.core import cgutils
+from numba.extending import intrinsic
 from numpy.typing import NDArray
+
+LANES = 64
+"""Pixels of a block: bits of the word that names those in which several classes are largest."""
+
+MAX_RUN = 127
+"""Blocks of a run: a byte counts two lanes of each."""
 
 UNSCORED = 255
 """The label of pixels that take no part: void, or of an ignored class."""
 
 MAX_MEMBERS = 257
-"""As many uint8 values as a uint16 sum can hold."""
+"""So many times 65,535 is far below what an int32 sum can hold."""
 
-_TILE = 1024  # pixels whose running maximum stays in the first-level cache
+_WIDTH = LANES // 2  # of a vector: with all 64 lanes at once a processor with 16 registers of 32 bytes runs out of them
+_BYTE, _INT, _WORD = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+_BYTES, _INTS = ir.VectorType(_BYTE, _WIDTH), ir.VectorType(_INT, _WIDTH)
 
 
-def count_confusions(
-    sums: NDArray[np.uint16], candidate: NDArray[np.uint8], labels: NDArray[np.uint8], images: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Confusion matrix of each image, (n, C, C), rows true, columns predicted, once ``candidate`` is added to ``sums``.
+def _make_pointer(_typing: Any, address: Any) -> Any:
+    """An address as a pointer to bytes, of which ``carray`` makes an array."""
 
-    sums: (n, C, P) uint16, of the images chosen; candidate: (V, C, P) uint8; labels: (V, P) uint8, UNSCORED or below C;
-    images: (n,) indices into V; C at most 255. A tie goes to the lowest class, as in argmax. The interpreter's lock is released.
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], _BYTE.as_pointer())
+
+    return types.CPointer(types.uint8)(address), generate
+
+
+def _make_lowest_bit(_typing: Any, word: Any) -> Any:
+    """Number of the lowest bit that is set; one must be."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.uint64(types.uint64), generate
+
+
+def _make_count(_typing: Any, candidate: Any, deficits: Any, num_blocks: Any, classes: Any, counts: Any, ties: Any) -> Any:
+    """Of a run, in vectors: in how many lanes each class is (among) the largest, and of each block in which lanes several are.
+
+    candidate, deficits: addresses of (num_blocks, C, 64) uint8; counts: of (C,) int32; ties: of (num_blocks,) uint64, bit by
+    lane. classes: a tuple of length C. Written in LLVM's language, because compilers make vectors of such a loop only by luck.
     """
-    confusions = np.zeros((len(images), candidate.shape[1], candidate.shape[1]), np.int64)
-    _count(sums, candidate, labels, images, confusions)
-    return confusions
+    num_classes = len(classes)
+
+    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        candidate_at, deficits_at, blocks, _, counts_at, ties_at = arguments
+
+        def declare(name: str, result: Any, *given: Any) -> Any:
+            return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, given), name)
+
+        subtract = declare(f"llvm.usub.sat.v{_WIDTH}i8", _BYTES, _BYTES, _BYTES)
+        larger = declare(f"llvm.umax.v{_WIDTH}i8", _BYTES, _BYTES, _BYTES)
+        add_up = declare(f"llvm.vector.reduce.add.v{_WIDTH}i32", _INT, _INTS)
+        none, all_ones = ir.Constant(_BYTES, [0] * _WIDTH), ir.Constant(_BYTES, [255] * _WIDTH)
+
+        def at(address: Any, offset: Any, kind: Any) -> Any:
+            return builder.inttoptr(builder.add(address, offset), kind.as_pointer())
+
+        def load(address: Any, offset: Any) -> Any:
+            value = builder.load(at(address, offset, _BYTES))
+            value.align = 1
+            return value
+
+        counters = [cgutils.alloca_once_value(builder, none) for _ in range(num_classes)]
+        with cgutils.for_range(builder, builder.mul(blocks, ir.Constant(_WORD, 2))) as loop:
+            block, half = builder.lshr(loop.index, ir.Constant(_WORD, 1)), builder.and_(loop.index, ir.Constant(_WORD, 1))
+            start = builder.mul(block, ir.Constant(_WORD, LANES * num_classes))
+            start = builder.add(start, builder.mul(half, ir.Constant(_WORD, _WIDTH)))
+            offsets = [builder.add(start, ir.Constant(_WORD, LANES * c)) for c in range(num_classes)]
+            left = [builder.call(subtract, [load(candidate_at, offset), load(deficits_at, offset)]) for offset in offsets]
+            largest = left[0]
+            for value in left[1:]:
+                largest = builder.call(larger, [largest, value])
+            num_largest = none  # as a negative number, since a comparison that holds is -1
+            for counter, value in zip(counters, left, strict=True):
+                is_largest = builder.sext(builder.icmp_unsigned("==", value, largest), _BYTES)
+                builder.store(builder.sub(builder.load(counter), is_largest), counter)
+                num_largest = builder.add(num_largest, is_largest)
+            several = builder.bitcast(builder.icmp_unsigned("!=", num_largest, all_ones), _INT)
+            builder.store(several, at(ties_at, builder.mul(loop.index, ir.Constant(_WORD, _WIDTH // 8)), _INT))
+        for c, counter in enumerate(counters):
+            total = builder.call(add_up, [builder.zext(builder.load(counter), _INTS)])
+            builder.store(total, at(counts_at, ir.Constant(_WORD, 4 * c), _INT))
+        return context.get_dummy_value()
+
+    word = types.int64
+    return types.void(word, word, word, classes, word, word), generate
 
 
-def are_equal(first: NDArray[np.uint8], second: NDArray[np.uint8], labels: NDArray[np.uint8]) -> bool:
-    """Whether two candidates (V, C, P) agree on every scored pixel."""
-    return bool(_are_equal(first, second, labels))
+_pointer: Any = intrinsic(_make_pointer)
+_find_lowest_bit: Any = intrinsic(_make_lowest_bit)
+_count_largest: Any = intrinsic(_make_count)
 
 
-def _count_python(
-    sums: NDArray[np.uint16],
-    candidate: NDArray[np.uint8],
-    labels: NDArray[np.uint8],
-    images: NDArray[np.int64],
-    confusions: NDArray[np.int64],
+@njit(nogil=True, cache=True)
+def regroup(
+    predictions: NDArray[np.uint8],
+    pixels: NDArray[np.int32],
+    image_of_run: NDArray[np.int32],
+    run_start: NDArray[np.int64],
+    blocks: NDArray[np.uint8],
 ) -> None:
-    """One unsigned number holds a pixel's highest sum and, below it, 255 minus its class.
+    """Lay (V, C, P) out as blocks (B, C, 64). pixels: (B, 64) of the run's image, -1 for padding, which class 0 wins."""
+    for run in range(len(image_of_run)):
+        image = predictions[image_of_run[run]]
+        for block in range(run_start[run], run_start[run + 1]):
+            for c in range(predictions.shape[1]):
+                for lane in range(LANES):
+                    pixel = pixels[block, lane]
+                    if pixel >= 0:
+                        blocks[block, c, lane] = image[c, pixel]
+                    else:
+                        blocks[block, c, lane] = 255 if c == 0 else 0
 
-    So the winner, and on ties the lowest class, is a plain maximum, of which the compiler makes vectors: 2.1 million pixels of 5
-    classes took 35 ms with two selects and take 5 ms so. Slices, because an index that might be negative stops it.
-    """
-    num_classes, num_pixels = candidate.shape[1:]
-    highest = np.empty(_TILE, np.uint32)
-    counts = np.zeros((256, 256), np.int64)  # by label, UNSCORED too: no branch, of this row nothing is taken
-    for row in range(len(images)):
-        image = images[row]
-        for start in range(0, num_pixels, _TILE):
-            stop = min(start + _TILE, num_pixels)
-            highest[: stop - start] = 0
+
+@njit(nogil=True, cache=True)
+def _sum_bytes(members: NDArray[np.int64], weights: NDArray[np.int32], sums: NDArray[np.int32]) -> None:
+    """Add the members' blocks, which start at these addresses, each so many times."""
+    num_blocks, num_classes, _ = sums.shape
+    for i in range(len(members)):
+        blocks, weight = carray(_pointer(members[i]), (num_blocks, num_classes, LANES)), weights[i]
+        for block in range(num_blocks):
             for c in range(num_classes):
-                added, given = sums[row, c, start:stop], candidate[image, c, start:stop]
-                order = np.uint32(255 - c)
-                for p in range(stop - start):
-                    packed = np.uint32((np.uint32(added[p]) + np.uint32(given[p])) * np.uint32(256) + order)
-                    highest[p] = max(packed, highest[p])
-            true = labels[image, start:stop]
-            for p in range(stop - start):
-                counts[true[p], 255 - (highest[p] & np.uint32(255))] += 1
-        confusions[row] = counts[:num_classes, :num_classes]
-        counts[:num_classes] = 0
+                for lane in range(LANES):
+                    sums[block, c, lane] += weight * np.int32(blocks[block, c, lane])
 
 
-def _are_equal_python(first: NDArray[np.uint8], second: NDArray[np.uint8], labels: NDArray[np.uint8]) -> bool:
-    for image in range(labels.shape[0]):
-        for p in range(labels.shape[1]):
-            if labels[image, p] != UNSCORED:
-                for c in range(first.shape[1]):
-                    if first[image, c, p] != second[image, c, p]:
-                        return False
-    return True
+@njit(nogil=True, cache=True)
+def _sum_by_table(
+    members: NDArray[np.int64], weights: NDArray[np.int32], table: NDArray[np.int32], is_vote: bool, sums: NDArray[np.int32]
+) -> None:
+    """As ``_sum_bytes``, but each byte counts what ``table`` says; or each pixel votes for its class."""
+    num_blocks, num_classes, _ = sums.shape
+    for i in range(len(members)):
+        blocks, weight = carray(_pointer(members[i]), (num_blocks, num_classes, LANES)), weights[i]
+        for block in range(num_blocks):
+            for lane in range(LANES):
+                if is_vote:
+                    sums[block, _find_largest(blocks[block], lane), lane] += weight
+                else:
+                    for c in range(num_classes):
+                        sums[block, c, lane] += weight * table[blocks[block, c, lane]]
 
 
-_count = njit(nogil=True, cache=True)(_count_python)
-_are_equal = njit(nogil=True, cache=True)(_are_equal_python)
+@njit(nogil=True, cache=True)
+def _find_largest(block: Any, lane: int) -> int:
+    """The class of the largest of a pixel's values, the lowest of equals."""
+    best = 0
+    for c in range(1, len(block)):
+        if block[c, lane] > block[best, lane]:
+            best = c
+    return best
+
+
+@njit(nogil=True, cache=True)
+def _find_deficits(sums: NDArray[np.int32]) -> NDArray[np.uint8]:
+    """How far each class lies behind the first, at most 255."""
+    num_blocks, num_classes, _ = sums.shape
+    deficits = np.empty(sums.shape, np.uint8)
+    highest = np.empty(LANES, np.int32)
+    for block in range(num_blocks):
+        highest[:] = sums[block, 0]
+        for c in range(1, num_classes):
+            for lane in range(LANES):
+                highest[lane] = max(highest[lane], sums[block, c, lane])
+        for c in range(num_classes):
+            for lane in range(LANES):
+                deficits[block, c, lane] = min(highest[lane] - sums[block, c, lane], 255)
+    return deficits
+
+
+@njit(nogil=True, cache=True)
+def _settle_ties(block: Any, deficits: NDArray[np.uint8], sums: NDArray[np.int32], ties: Any, counts: NDArray[np.int32]) -> None:
+    """Where several classes were counted as the largest of a block's lane, count the one that wins, the lowest of equals."""
+    num_classes = len(block)
+    while ties:
+        lane: Any = _find_lowest_bit(ties)
+        ties &= ties - np.uint64(1)
+        winner, largest = 0, np.int32(0)
+        for c in range(num_classes):
+            largest = max(largest, np.int32(block[c, lane]) - np.int32(deficits[c, lane]))
+            if sums[c, lane] + block[c, lane] > sums[winner, lane] + block[winner, lane]:
+                winner = c
+        for c in range(num_classes):
+            if max(np.int32(block[c, lane]) - np.int32(deficits[c, lane]), np.int32(0)) == largest:
+                counts[c] -= 1
+        counts[winner] += 1
+
+
+@njit(nogil=True, cache=True)
+def count_arithmetic(
+    candidates: NDArray[np.int64],
+    members: NDArray[np.int64],
+    weights: NDArray[np.int32],
+    classes: tuple[int, ...],
+    run_start: NDArray[np.int64],
+    runs: tuple[int, int],
+    counts: NDArray[np.uint16],
+) -> None:
+    """Of each candidate and run, in how many pixels each class wins once the candidate is added to the weighted members.
+
+    candidates, members: addresses of blocks (B, C, 64); run_start: (R + 1,) in blocks; runs: those to count, from and up to, so
+    few that what is known of the members stays in a core's cache; counts: (n, R, C), to be filled; classes: a tuple of length C.
+    """
+    num_classes, size = len(classes), LANES * len(classes)
+    first = run_start[runs[0]]
+    sums = np.zeros((run_start[runs[1]] - first, num_classes, LANES), np.int32)
+    _sum_bytes(members + first * size, weights, sums)
+    deficits = _find_deficits(sums)
+    row, ties = np.zeros(num_classes, np.int32), np.zeros(MAX_RUN, np.uint64)
+    for i in range(len(candidates)):
+        for run in range(runs[0], runs[1]):
+            start, num_blocks = run_start[run], run_start[run + 1] - run_start[run]
+            address = candidates[i] + start * size
+            _count_largest(
+                address, deficits.ctypes.data + (start - first) * size, num_blocks, classes, row.ctypes.data, ties.ctypes.data
+            )
+            blocks = carray(_pointer(address), (num_blocks, num_classes, LANES))
+            for block in range(num_blocks):
+                if ties[block]:
+                    at = start - first + block
+                    _settle_ties(blocks[block], deficits[at], sums[at], ties[block], row)
+            for c in range(num_classes):
+                counts[i, run, c] = row[c]
+
+
+@njit(nogil=True, cache=True)
+def count_by_table(
+    candidates: NDArray[np.int64],
+    members: NDArray[np.int64],
+    weights: NDArray[np.int32],
+    table: NDArray[np.int32],
+    is_vote: bool,
+    classes: tuple[int, ...],
+    run_start: NDArray[np.int64],
+    runs: tuple[int, int],
+    counts: NDArray[np.uint16],
+) -> None:
+    """As ``count_arithmetic`` for other means: ``table`` says what each byte adds, or each pixel votes for its class."""
+    num_classes, size = len(classes), LANES * len(classes)
+    first = run_start[runs[0]]
+    sums = np.zeros((run_start[runs[1]] - first, num_classes, LANES), np.int32)
+    _sum_by_table(members + first * size, weights, table, is_vote, sums)
+    highest, winner = np.empty(LANES, np.int32), np.empty(LANES, np.uint8)
+    row = np.zeros(num_classes, np.int32)
+    for i in range(len(candidates)):
+        for run in range(runs[0], runs[1]):
+            start, num_blocks = run_start[run], run_start[run + 1] - run_start[run]
+            blocks = carray(_pointer(candidates[i] + start * size), (num_blocks, num_classes, LANES))
+            row[:] = 0
+            for block in range(num_blocks):
+                total = sums[start - first + block]
+                highest[:] = -1
+                for lane in range(LANES):
+                    voted = _find_largest(blocks[block], lane) if is_vote else -1
+                    for c in range(num_classes):
+                        value = total[c, lane] + (int(c == voted) if is_vote else table[blocks[block, c, lane]])
+                        if value > highest[lane]:
+                            highest[lane], winner[lane] = value, c
+                    row[winner[lane]] += 1
+            for c in range(num_classes):
+                counts[i, run, c] = row[c]
+
+
+@njit(nogil=True, cache=True)
+def add_up_runs(
+    counts: NDArray[np.uint16], class_of_run: NDArray[np.int32], runs: NDArray[np.int64], confusions: NDArray[np.int64]
+) -> None:
+    """Add the counts (n, R, C) of some runs to confusion matrices (n, C, C), rows true, columns predicted."""
+    for i in range(len(counts)):
+        for run in runs:
+            for c in range(counts.shape[2]):
+                confusions[i, class_of_run[run], c] += counts[i, run, c]

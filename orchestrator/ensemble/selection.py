@@ -1,37 +1,70 @@
-"""Candidates' predictions -> the members whose mean probabilities score best: greedy without replacement, then swaps."""
+"""Candidates' predictions -> the members whose combined probabilities score best."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.ensemble.kernel import MAX_MEMBERS, UNSCORED, are_equal, count_confusions
+from orchestrator.ensemble.blocks import Grouped, make_blocks, make_layout
+from orchestrator.ensemble.counting import CandidateCounter, Members
+from orchestrator.ensemble.kernel import MAX_MEMBERS, UNSCORED
+from orchestrator.ensemble.search import SEARCHES, SearchName, choose
 from orchestrator.errors import EnsembleError
-from orchestrator.stats import compute_miou
+from orchestrator.stats import compute_each_miou
 from trainers.config import VOID
+from trainers.means import Mean
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What the members may cost in all, such as parameters."""
+
+    name: str
+    most: float
+    costs: Mapping[str, float]
+    """Of each candidate, by key."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """How members are searched for."""
+
+    name: SearchName = "auto"
+    limits: tuple[Limit, ...] = ()
+
+
+DEFAULT_SEARCH = Search()
 
 
 @dataclass(frozen=True)
 class Selection:
     """Members of a pool, in the order in which they were chosen."""
 
-    members: tuple[int, ...]
-    """Positions in the pool."""
+    members: Members
+    """Positions in the pool, each once."""
+    weights: tuple[float, ...]
+    """Of each member; their sum is 1."""
+    repeated: Members
+    """The members, each as often as it counts: what ``Pool.count`` takes."""
     miou: float
     """In sample: on the images that it was chosen on."""
     trajectory: tuple[float, ...]
-    """The same of the first 1, 2, ... members that greedy chose, before swaps."""
+    """The same of the first 1, 2, ... that greedy chose, before anything was exchanged."""
+    search: SearchName
+    """The one that was made; never auto."""
+    reason: str = field(compare=False)
+    """Why that one."""
 
 
 class Pool:
     """Candidates that may be combined, scored on the same pixels; ties go to the one that comes first.
 
-    Candidates that agree on every scored pixel count once, the first of them. Immutable; holds no copy of the predictions.
+    Candidates that agree on every scored pixel count once, the first of them. Holds a regrouped copy of the predictions, in a
+    temporary file where they are many, or the one that it is given. Used by one thread; remembers what it has counted.
     """
 
     def __init__(
@@ -40,135 +73,149 @@ class Pool:
         predictions: Sequence[NDArray[np.uint8]],
         labels: NDArray[np.uint8],
         ignore_classes: tuple[int, ...],
+        *,
+        mean: Mean = "arithmetic",
     ) -> None:
-        """Take predictions (V, C, H, W) uint8 each and labels (V, H, W) uint8, 255 for void.
+        """Take predictions (V, C, H, W) uint8 each, or Grouped by these labels, and labels (V, H, W) uint8, 255 for void.
 
         Raises:
             EnsembleError: shapes, keys or labels do not fit each other.
         """
-        _check(keys, predictions, labels)
-        num_images, self.num_classes = predictions[0].shape[:2]
-        self.num_images: int = num_images
+        _check_keys(keys, predictions)
         self.ignore_classes = tuple(ignore_classes)
-        self.labels = np.where(np.isin(labels, ignore_classes), np.uint8(UNSCORED), labels).reshape(num_images, -1)
-        flat = [array.reshape(num_images, self.num_classes, -1) for array in predictions]
-        every = np.arange(num_images)
-        singles = self._count_each(self._no_sums(every), flat, every)
-        first = _find_first_alike(flat, singles, self.labels)
+        self.mean = mean
+        grouped = predictions if isinstance(predictions, Grouped) else _group(keys, predictions, labels, self.ignore_classes)
+        self.layout = grouped.layout
+        self.num_images, self.num_classes = grouped.layout.num_images, grouped.layout.num_classes
+        self.labels = mark_unscored(labels, self.ignore_classes)
+        counter = CandidateCounter(grouped.layout, grouped.blocks, mean)
+        counts = counter.count_additions(())
+        first = _find_first_alike(grouped, counts)
         kept = sorted(set(first))
         self.keys = tuple(keys[i] for i in kept)
         self.positions = {key: kept.index(i) for key, i in zip(keys, first, strict=True)}
         """Of every key, also of those that count as another: where its predictions stand."""
-        self.predictions = [flat[i] for i in kept]
-        self.singles = np.stack([singles[i] for i in kept])
+        self.predictions = Grouped(grouped.layout, [grouped.blocks[i] for i in kept])
+        """(V, C, P) each, 0 where nothing is scored."""
+        self._counter = counter.narrow(kept)
+        self.singles = self._counter.split_by_image(counts[kept])
         """(M, V, C, C): each candidate's own confusion matrices."""
 
     def rank_singles(self, images: NDArray[np.int64]) -> list[float]:
         """MIoU of each candidate alone on these images."""
-        return [self._score(confusions[images]) for confusions in self.singles]
+        return [float(score) for score in self._score((), 0, images)]
 
     def count(self, members: Iterable[int], images: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Confusion matrices (n, C, C) of the members' mean on these images."""
+        """Confusion matrices (n, C, C) of the members' mean on these images; who is named twice counts twice."""
         *others, last = members
-        sums = self._no_sums(images)
-        for member in others:
-            sums += self.predictions[member][images]
-        return count_confusions(sums, self.predictions[last], self.labels, images)
+        counts = self._counter.count(tuple(others), np.array([last]))
+        confusions: NDArray[np.int64] = self._counter.split_by_image(counts)[0, images].astype(np.int64)
+        return confusions
 
-    def select(self, images: NDArray[np.int64], *, k: int, exactly: bool = False) -> Selection:
+    def select(
+        self,
+        images: NDArray[np.int64],
+        *,
+        k: int,
+        exactly: bool = False,
+        search: Search = DEFAULT_SEARCH,
+    ) -> Selection:
         """Choose up to ``k`` distinct members on these images, or ``k`` of them where fewer would score better.
 
-        Source: Caruana et al. 2004, Ensemble Selection from Libraries of Models, without replacement.
+        Raises:
+            EnsembleError: there are no members within the limits, or with ``exactly`` not so many.
         """
-        members, trajectory = self._choose_greedily(images, k)
-        if not exactly:
-            members = members[: int(np.argmax(trajectory)) + 1]
-        miou = trajectory[len(members) - 1]
-        if len(members) > 1:
-            members, miou = self._improve_by_swaps(members, miou, images)
-        return Selection(tuple(members), miou, tuple(trajectory))
+        num_bytes = int(np.prod(self.layout.shape))
+        name, reason = choose(search.name, num_candidates=len(self.keys), k=k, num_bytes=num_bytes)
+        found = SEARCHES[name](_Scores(self, images, search.limits), k, exactly=exactly)
+        repeats = Counter(found.members)
+        if exactly and len(repeats) < k:
+            raise EnsembleError(f"exactly {k} members asked for, but only {len(repeats)} fit the limits together. Raise them.")
+        weights = tuple(number / len(found.members) for number in repeats.values())
+        return Selection(tuple(repeats), weights, found.members, found.score, found.trajectory, name, reason)
 
-    def _choose_greedily(self, images: NDArray[np.int64], k: int) -> tuple[list[int], list[float]]:
-        scores = self.rank_singles(images)
-        members: list[int] = []
-        trajectory: list[float] = []
-        sums = self._no_sums(images)
-        left = list(range(len(self.keys)))
-        while left and len(members) < k:
-            if members:
-                scores = self._score_each(sums, left, images)
-            best = int(np.argmax(scores))
-            trajectory.append(scores[best])
-            members.append(left.pop(best))
-            sums += self.predictions[members[-1]][images]
-        return members, trajectory
-
-    def _improve_by_swaps(self, members: list[int], miou: float, images: NDArray[np.int64]) -> tuple[list[int], float]:
-        """Replace one member at a time by the outsider that helps most, until none helps."""
-        while True:
-            best, best_swap = miou, None
-            outsiders = [i for i in range(len(self.keys)) if i not in members]
-            for place in range(len(members)):
-                sums = self._no_sums(images)
-                for member in members[:place] + members[place + 1 :]:
-                    sums += self.predictions[member][images]
-                for outsider, score in zip(outsiders, self._score_each(sums, outsiders, images), strict=True):
-                    if score > best:
-                        best, best_swap = score, (place, outsider)
-            if best_swap is None:
-                return members, miou
-            place, outsider = best_swap
-            members, miou = [*members[:place], outsider, *members[place + 1 :]], best
-
-    def _no_sums(self, images: NDArray[np.int64]) -> NDArray[np.uint16]:
-        return np.zeros((len(images), self.num_classes, self.labels.shape[1]), np.uint16)
-
-    def _score_each(self, sums: NDArray[np.uint16], candidates: Sequence[int], images: NDArray[np.int64]) -> list[float]:
-        counted = self._count_each(sums, [self.predictions[i] for i in candidates], images)
-        return [self._score(confusions) for confusions in counted]
-
-    def _count_each(
-        self, sums: NDArray[np.uint16], predictions: Sequence[NDArray[np.uint8]], images: NDArray[np.int64]
-    ) -> list[NDArray[np.int64]]:
-        """A candidate a thread; the kernel releases the interpreter's lock."""
-        with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
-            return list(threads.map(lambda candidate: count_confusions(sums, candidate, self.labels, images), predictions))
-
-    def _score(self, confusions: NDArray[np.int64]) -> float:
-        """Below every score where nothing is scored."""
-        miou = compute_miou(confusions, self.ignore_classes)
-        return miou if np.isfinite(miou) else -1.0
+    def _score(self, members: Members, start: int, images: NDArray[np.int64]) -> NDArray[np.float64]:
+        """MIoU of the members with each candidate from ``start`` on; below every score where nothing is scored."""
+        counts = self._counter.count_additions(members, start)
+        scores = compute_each_miou(self._counter.add_up(counts, images), self.ignore_classes)
+        return np.where(np.isfinite(scores), scores, -1.0)
 
 
-def _find_first_alike(
-    flat: Sequence[NDArray[np.uint8]], singles: Sequence[NDArray[np.int64]], labels: NDArray[np.uint8]
-) -> list[int]:
-    """Of each candidate the first that is like it, most often itself; only equal confusion matrices are looked at closely."""
+class _Scores:
+    """What a search asks of a pool: scores on some images, within limits."""
+
+    def __init__(self, pool: Pool, images: NDArray[np.int64], limits: Sequence[Limit]) -> None:
+        self.num_candidates = len(pool.keys)
+        self._pool, self._images = pool, images
+        self._most = np.array([limit.most for limit in limits])
+        self._costs = np.array([[limit.costs[key] for limit in limits] for key in pool.keys]).reshape(len(pool.keys), -1)
+
+    def __call__(self, members: Members, start: int = 0) -> NDArray[np.float64]:
+        chosen = sorted(set(members))
+        costs = self._costs[start:] + self._costs[chosen].sum(axis=0)
+        is_member = np.isin(np.arange(start, self.num_candidates), chosen)
+        is_within = is_member | (costs <= self._most).all(axis=1)
+        if not is_within.any():
+            return np.full(len(costs), -np.inf)
+        return np.where(is_within, self._pool._score(members, start, self._images), -np.inf)
+
+
+def mark_unscored(labels: NDArray[np.uint8], ignore_classes: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Labels (V, P), UNSCORED where nothing is scored, of labels (V, H, W)."""
+    return np.where(np.isin(labels, ignore_classes), np.uint8(UNSCORED), labels).reshape(len(labels), -1)
+
+
+def _group(
+    keys: Sequence[str],
+    predictions: Sequence[NDArray[np.uint8]],
+    labels: NDArray[np.uint8],
+    ignore_classes: tuple[int, ...],
+) -> Grouped:
+    first = predictions[0]
+    _check_array(keys[0], first, first.shape)
+    _check_labels(labels, first.shape)
+    layout = make_layout(mark_unscored(labels, ignore_classes), first.shape[1])
+
+    def checked() -> Iterator[NDArray[np.uint8]]:
+        for i, key in enumerate(keys):
+            array = predictions[i]
+            _check_array(key, array, first.shape)
+            yield array
+
+    return Grouped(layout, make_blocks(layout, checked(), num_candidates=len(keys)))
+
+
+def _find_first_alike(grouped: Grouped, counts: NDArray[np.uint16]) -> list[int]:
+    """Of each candidate the first that is like it, most often itself; only where counts are equal it is looked at closely."""
     first: list[int] = []
-    by_confusions: dict[bytes, list[int]] = {}
-    for i, single in enumerate(singles):
-        alike = by_confusions.setdefault(single.tobytes(), [])
-        found = next((j for j in alike if are_equal(flat[i], flat[j], labels)), i)
+    by_counts: dict[bytes, list[int]] = {}
+    for i, own in enumerate(counts):
+        alike = by_counts.setdefault(own.tobytes(), [])
+        found = next((j for j in alike if np.array_equal(grouped.blocks[i], grouped.blocks[j])), i)
         if found == i:
             alike.append(i)
         first.append(found)
     return first
 
 
-def _check(keys: Sequence[str], predictions: Sequence[NDArray[np.uint8]], labels: NDArray[np.uint8]) -> None:
+def _check_keys(keys: Sequence[str], predictions: Sequence[NDArray[np.uint8]]) -> None:
     if not predictions:
         raise EnsembleError("There are no candidates: no trial has stored predictions. Run `orchestrate sweep FILE` first.")
     if len(set(keys)) != len(predictions) or len(keys) != len(predictions):
         raise EnsembleError(
             f"{len(keys)} keys ({len(set(keys))} distinct) for {len(predictions)} predictions: expected one each."
         )
-    shape = predictions[0].shape
-    for key, array in zip(keys, predictions, strict=True):
-        if array.ndim != 4 or array.dtype != np.uint8 or array.shape != shape:
-            raise EnsembleError(
-                f"{key}: predictions are {array.dtype} {array.shape}; {keys[0]} has {shape}. "
-                "Expected uint8 (images, classes, height, width), alike for all candidates."
-            )
+
+
+def _check_array(key: str, array: NDArray[np.uint8], shape: tuple[int, ...]) -> None:
+    if array.ndim != 4 or array.dtype != np.uint8 or array.shape != shape:
+        raise EnsembleError(
+            f"{key}: predictions are {array.dtype} {array.shape}; the first has {shape}. "
+            "Expected uint8 (images, classes, height, width), alike for all candidates."
+        )
+
+
+def _check_labels(labels: NDArray[np.uint8], shape: tuple[int, ...]) -> None:
     if labels.shape != (shape[0], *shape[2:]) or labels.dtype != np.uint8:
         raise EnsembleError(f"labels are {labels.dtype} {labels.shape}, expected uint8 {(shape[0], *shape[2:])}.")
     unknown = sorted({int(label) for label in np.unique(labels)} - {*range(shape[1]), VOID})

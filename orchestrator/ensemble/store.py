@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import tempfile
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import zstandard
@@ -15,6 +16,9 @@ from pydantic import ValidationError
 
 from orchestrator.errors import EnsembleError
 from orchestrator.trial import Record, write_atomically
+
+if TYPE_CHECKING:
+    from orchestrator.ensemble.blocks import Layout
 
 INFO_FILE = "predictions.json"
 PREDICTIONS_FILE = "predictions.zst"
@@ -114,6 +118,19 @@ def read_labels(folder: Path, cache: Path) -> NDArray[np.uint8]:
     return _map(folder / LABELS_FILE, cache, sha256=info.labels_sha256, shape=(num_images, height, width))
 
 
+def read_blocks(folder: Path, cache: Path, layout: Layout) -> NDArray[np.uint8]:
+    """Map the probabilities into memory, read-only, regrouped by the layout of their labels; as read_predictions."""
+    info = read_info(folder)
+    path = cache / f"{info.predictions_sha256}.{layout.digest}.blocks"
+    if not path.exists() or path.stat().st_size != math.prod(layout.shape):
+        raw = _read(folder / PREDICTIONS_FILE, sha256=info.predictions_sha256, num_bytes=math.prod(info.shape))
+        blocks = np.empty(layout.shape, np.uint8)
+        layout.fill(np.frombuffer(raw, np.uint8).reshape(info.shape), blocks)
+        _keep(path, blocks.data)
+    mapped: NDArray[np.uint8] = np.memmap(path, dtype=np.uint8, mode="r", shape=layout.shape)
+    return mapped
+
+
 def _pack(array: NDArray[np.uint8], path: Path) -> str:
     raw = np.ascontiguousarray(array).reshape(-1).data
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
@@ -123,15 +140,15 @@ def _pack(array: NDArray[np.uint8], path: Path) -> str:
 
 
 def _map(path: Path, cache: Path, *, sha256: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    num_bytes = int(np.prod(shape))
+    num_bytes = math.prod(shape)
     unpacked = cache / f"{sha256}.u8"
     if not unpacked.exists() or unpacked.stat().st_size != num_bytes:
-        _unpack(path, unpacked, sha256=sha256, num_bytes=num_bytes)
+        _keep(unpacked, _read(path, sha256=sha256, num_bytes=num_bytes))
     mapped: NDArray[np.uint8] = np.memmap(unpacked, dtype=np.uint8, mode="r", shape=shape)
     return mapped
 
 
-def _unpack(path: Path, target: Path, *, sha256: str, num_bytes: int) -> None:
+def _read(path: Path, *, sha256: str, num_bytes: int) -> bytes:
     try:
         raw = zstandard.ZstdDecompressor().decompress(path.read_bytes(), max_output_size=num_bytes)
     except FileNotFoundError:
@@ -145,8 +162,12 @@ def _unpack(path: Path, target: Path, *, sha256: str, num_bytes: int) -> None:
             f"{path}: holds {len(raw)} bytes that are not those written, expected {num_bytes} with sha256 {sha256[:16]}. "
             "Altered after training; fetch or train it again."
         )
+    return raw
+
+
+def _keep(target: Path, content: bytes | memoryview) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     with os.fdopen(handle, "wb") as file:
-        file.write(raw)
+        file.write(content)
     os.replace(scratch, target)

@@ -78,7 +78,7 @@ def predict(
         from trainers.ensemble import Ensemble  # imports torch, which a mistake above need not wait for
 
         allow_local_imports()
-        ensemble = Ensemble(to_members(files), device=device, flips=flips, batch_size=batch_size)
+        ensemble = Ensemble(to_members(files), mean=files.mean, device=device, flips=flips, batch_size=batch_size)
         took_s = _predict_all(ensemble, pictures, out)
     except TrainerError as error:
         raise PredictError(str(error)) from error

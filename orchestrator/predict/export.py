@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from orchestrator.home import Home
     from orchestrator.tracking.model import ModelParts
     from trainers.ensemble import Member
+    from trainers.means import Mean
 
 EXAMPLE_SIZE = (64, 64)
 
@@ -71,7 +72,7 @@ def export(model: str, *, home: Home, out: Path | None = None) -> ExportReport:
     place = Place.of(home)
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            parts = _gather(to_members(files), Path(scratch) / "members")
+            parts = _gather(to_members(files), files.mean, folder=Path(scratch) / "members")
         except TrainerError as error:
             raise PredictError(str(error)) from error
         if out is not None:
@@ -90,16 +91,16 @@ def export(model: str, *, home: Home, out: Path | None = None) -> ExportReport:
     )
 
 
-def _gather(members: Sequence[Member], folder: Path) -> ModelParts:
+def _gather(members: Sequence[Member], mean: Mean, *, folder: Path) -> ModelParts:
     """Load the members once, so that what cannot predict is not exported, and lay them into ``folder``."""
     from orchestrator.tracking.model import ModelParts
     from trainers.ensemble import Ensemble, save_members
     from trainers.predict import read_metadata
 
     allow_local_imports()
-    ensemble = Ensemble(members, device="cpu")
+    ensemble = Ensemble(members, mean=mean, device="cpu")
     folder.mkdir()
-    save_members(folder, members)
+    save_members(folder, members, mean=mean)
     archs = {str(read_metadata(member.checkpoint)["config"]["arch"]) for member in members}
     code = [Path(trainers.__path__[0]), *_find_code(arch for arch in sorted(archs) if is_import_path(arch))]
     return ModelParts(

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.errors import PredictError
 from orchestrator.removals import read_removal, say_removed
 from orchestrator.tracking.labels import REMOVED
 from orchestrator.tracking.place import Place
 from orchestrator.trial import TrialFolder, TrialSpec
+from trainers.means import Mean
 
 if TYPE_CHECKING:
     from orchestrator.home import Home
@@ -35,11 +36,12 @@ class MemberFiles:
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A model or an ensemble; run_id: None for a checkpoint given by its path."""
+    """A model or an ensemble; run_id: None for a checkpoint given by its path; mean: how members are combined."""
 
     name: str
     members: tuple[MemberFiles, ...]
     run_id: str | None = None
+    mean: Mean = "arithmetic"
 
 
 def find_files(name: str, home: Home) -> ModelFiles:
@@ -87,7 +89,14 @@ def _fetch(model: FoundModel, home: Home) -> ModelFiles:
         )
         for key, weight in model.weights.items()
     )
-    return ModelFiles(model.name, members, run_id=model.run_id)
+    return ModelFiles(model.name, members, run_id=model.run_id, mean=_check_mean(model))
+
+
+def _check_mean(model: FoundModel) -> Mean:
+    try:
+        return TypeAdapter[Mean](Mean).validate_python(model.mean)
+    except ValidationError:
+        raise PredictError(f"{model.name}: combines its members by {model.mean!r}, which this version does not know.") from None
 
 
 def _fetch_checkpoint(reader: RunReader, row: RunRow, home: Home) -> Path:

@@ -13,6 +13,9 @@ from typing import Any
 ROW, REPORTED, FORMER_ROW = "row", "reported", "former_row"
 """Tags: the row of the sweep's table, the figure published for it, and the row of an earlier form of the sweep file."""
 
+MEAN = "mean"
+"""Tag of an ensemble: how its members' probabilities are combined, if not as their arithmetic mean."""
+
 KEEP = "keep"
 """Tag of a sweep's experiment: which checkpoints it keeps."""
 

@@ -12,6 +12,7 @@ from mlflow.exceptions import MlflowException
 
 from orchestrator.errors import TrackingError
 from orchestrator.tracking.connection import all_experiments, connect, find_experiment, search_runs, told
+from orchestrator.tracking.labels import MEAN
 from orchestrator.tracking.place import Place
 from orchestrator.trial import TrialState
 from trainers.config import check_known
@@ -23,11 +24,12 @@ _WEIGHT = "weight."
 
 @dataclass(frozen=True)
 class FoundModel:
-    """A trial, or an ensemble of several; weights: key of each member's trial -> its weight."""
+    """A trial, or an ensemble of several; weights: key of each member's trial -> its weight; mean: how they are combined."""
 
     name: str
     weights: dict[str, float]
     run_id: str
+    mean: str = "arithmetic"
 
 
 def find_model(place: Place, name: str) -> FoundModel:
@@ -74,7 +76,7 @@ def _take(place: Place, run: Run) -> FoundModel:
             f"{place}: {name} ({run.info.run_id}) is {tags.get('state', 'unfinished')}; only what is COMPLETE predicts. "
             "Let its sweep finish, or give the path of its checkpoint."
         )
-    return FoundModel(name, weights, run_id=run.info.run_id)
+    return FoundModel(name, weights, run_id=run.info.run_id, mean=tags.get(MEAN, "arithmetic"))
 
 
 def _get_run(client: MlflowClient, run_id: str) -> Run | None:

@@ -125,13 +125,20 @@ class RunReader:
         return target
 
     def log_ensemble(
-        self, sweep: str, *, name: str, members: Mapping[str, float], metrics: Mapping[str, float], document: Mapping[str, Any]
+        self,
+        sweep: str,
+        *,
+        name: str,
+        members: Mapping[str, float],
+        metrics: Mapping[str, float],
+        document: Mapping[str, Any],
+        tags: Mapping[str, str] | None = None,
     ) -> str:
         """Record an ensemble as a run of the sweep's experiment, once for the same document; returns the run's id.
 
         members: key -> weight; document: what ``ensemble.json`` will say.
         """
-        record = EnsembleRecord(name=name, members=members, metrics=metrics, document=document)
+        record = EnsembleRecord(name=name, members=members, metrics=metrics, document=document, tags=tags or {})
         with told(self._place):
             return log_ensemble(self._client, self._place, sweep, record)
 

@@ -16,7 +16,8 @@ class SegmentationModel(PythonModel):
     """Images in, masks out: uint8 (N, H, W), or (N, H, W, 3) for colour, of any N, H and W -> uint8 classes (N, H, W)."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        self._ensemble = Ensemble(read_members(Path(context.artifacts["members"])))
+        members, mean = read_members(Path(context.artifacts["members"]))
+        self._ensemble = Ensemble(members, mean=mean)
 
     # MLflow reads the type: it knows np.ndarray and leaves it to the signature; of NDArray[np.uint8] it would complain
     def predict(self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None) -> np.ndarray:

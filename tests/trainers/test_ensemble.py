@@ -17,6 +17,7 @@ from trainers.checkpoint import save_best
 from trainers.config import TrainConfig
 from trainers.ensemble import MAX_PIXELS, Ensemble, Member, read_members, save_members, to_whole_weights
 from trainers.errors import ConfigError
+from trainers.means import Mean, to_addends
 from trainers.models import build_model
 from trainers.predict import load_checkpoint, predict_probabilities, quantize
 
@@ -61,6 +62,19 @@ def test_masks_are_the_argmax_of_the_weighted_sum(save: Save) -> None:
     assert np.array_equal(masks, sum_by_hand(members, batch_size=3).argmax(axis=1))
 
 
+@pytest.mark.parametrize("mean", ["geometric", "vote"])
+def test_other_means_are_what_the_selection_sums(save: Save, mean: Mean) -> None:
+    """Logarithms of what is stored, or a vote a pixel, each as often as the member weighs; files keep which."""
+    members = [Member(save("a"), 2), Member(save("b"), 1), Member(save("c"), 2)]
+    addends = [to_addends(sum_by_hand([Member(m.checkpoint)], batch_size=3).astype(np.uint8), mean) for m in members]
+    expected = sum(m.weight * a.astype(np.int64) for m, a in zip(members, addends, strict=True)).argmax(axis=1)
+    assert np.array_equal(Ensemble(members, mean=mean, device="cpu").predict(IMAGES), expected)
+    folder = members[0].checkpoint.parent / "members"
+    folder.mkdir()
+    save_members(folder, members, mean=mean)
+    assert read_members(folder)[1] == mean
+
+
 def test_a_batch_holds_fewer_large_pictures(save: Save) -> None:
     """As many as all were validated with, as asked for, and never too many pixels."""
     member = Member(save("a", batch_size=7))
@@ -85,7 +99,8 @@ def test_members_are_read_where_their_folder_lies(save: Save, tmp_path: Path) ->
     expected = Ensemble(members, device="cpu").predict(IMAGES)
     shutil.rmtree(tmp_path / "a")
     moved = (tmp_path / "kept").rename(tmp_path / "moved")
-    read = read_members(moved)
+    read, mean = read_members(moved)
+    assert mean == "arithmetic"
     assert [(member.weight, member.size) for member in read] == [(2, None), (1, (16, 24))]
     assert np.array_equal(Ensemble(read, device="cpu").predict(IMAGES), expected)
     with pytest.raises(ConfigError, match=r"members\.json: is missing"):

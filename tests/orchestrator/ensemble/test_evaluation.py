@@ -10,6 +10,7 @@ from rich.console import Console
 
 from orchestrator.ensemble import select_ensemble
 from orchestrator.errors import EnsembleError
+from trainers.means import Mean
 
 NUM_IMAGES = 30
 
@@ -80,11 +81,20 @@ def test_files_are_read_as_arrays_are(tmp_path: Path) -> None:
     assert select_ensemble(paths, labels) == select_ensemble(predictions, labels)
 
 
+@pytest.mark.parametrize("mean", ["geometric", "vote"])
+def test_other_means_and_searches_reach_the_report(mean: Mean) -> None:
+    """People and machines are told how members were searched for and combined; weights go with the members."""
+    result = select_ensemble(*make_candidates(10, signal=40), k=3, search="weighted", mean=mean)
+    assert (result.to_json()["search"], result.to_json()["mean"]) == ("weighted", mean)
+    assert len(result.weights) == len(result.members)
+    assert sum(result.weights) == pytest.approx(1)
+
+
 def test_the_json_has_the_documented_fields() -> None:
     """Members, weights, both figures, both intervals, trajectory and run."""
     document = select_ensemble(*make_candidates(6, signal=40), k=2).to_json()
-    assert list(document) == ["members", "weights", "miou_in_sample", "miou", "ci95", "gain_over_best_single", "gain_ci95",
-                              "trajectory", "run_id"]  # fmt: skip
+    assert list(document) == ["members", "weights", "search", "mean", "miou_in_sample", "miou", "ci95", "gain_over_best_single",
+                              "gain_ci95", "trajectory", "run_id"]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from itertools import combinations
+from random import Random
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.ensemble.selection import Pool
+from orchestrator.ensemble import blocks
+from orchestrator.ensemble.search import SearchName, choose
+from orchestrator.ensemble.selection import Limit, Pool, Search
 from orchestrator.errors import EnsembleError
 from orchestrator.stats import compute_miou
+from trainers.means import Mean, to_addends
 from trainers.metrics import confusion_per_image
 
 IGNORED = (0,)
@@ -32,9 +36,9 @@ def pool_of(case: Case) -> Pool:
     return Pool(*case, IGNORED)
 
 
-def score_naively(members: list[np.ndarray], labels: np.ndarray) -> float:
+def score_naively(members: list[np.ndarray], labels: np.ndarray, mean: Mean = "arithmetic") -> float:
     """MIoU of the mean of some predictions, in plain numpy."""
-    predicted = np.sum([m.astype(np.int64) for m in members], axis=0).argmax(axis=1)
+    predicted = np.sum([to_addends(m, mean).astype(np.int64) for m in members], axis=0).argmax(axis=1)
     return compute_miou(confusion_per_image(predicted, labels, num_classes=4, ignore_classes=IGNORED), IGNORED)
 
 
@@ -77,6 +81,101 @@ def test_the_result_scores_what_it_says_and_lies_between_single_and_exhaustive(s
     subsets = [s for size in (1, 2, 3) for s in combinations(case[1], size)]
     best = max(score_naively(list(subset), case[2]) for subset in subsets)
     assert max(pool.rank_singles(np.arange(7))) <= selection.miou <= best
+
+
+@pytest.mark.parametrize("mean", ["arithmetic", "geometric", "vote"])
+@given(seed=st.integers(0, 2**32), exactly=st.booleans())
+@settings(max_examples=8, deadline=None)
+def test_searches_stand_in_their_order(mean: Mean, seed: int, exactly: bool) -> None:
+    """Exhaustive is the best of all subsets by numpy, beam is not above it, greedy not above beam, nor above swaps."""
+    case = make_case(seed, num_candidates=7, levels=64)
+    pool = Pool(*case, IGNORED, mean=mean)
+    found = {
+        name: pool.select(np.arange(7), k=3, exactly=exactly, search=Search(name))
+        for name in ("greedy", "swap", "beam", "exhaustive")
+    }
+    assert found["exhaustive"].miou >= found["beam"].miou >= found["greedy"].miou
+    assert found["exhaustive"].miou >= found["swap"].miou >= found["greedy"].miou
+    arrays = [case[1][case[0].index(key)] for key in pool.keys]
+    sizes = (3,) if exactly else (1, 2, 3)
+    assert found["exhaustive"].miou == max(
+        score_naively(list(subset), case[2], mean) for size in sizes for subset in combinations(arrays, size)
+    )
+    for selection in found.values():
+        assert selection.miou == score_naively([arrays[i] for i in selection.members], case[2], mean)
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=10, deadline=None)
+def test_weights_are_what_repeated_members_come_to(seed: int) -> None:
+    """With replacement: at most k distinct members, whose weights are multiples of one over the additions; numpy agrees."""
+    case = make_case(seed, num_candidates=8)
+    pool = pool_of(case)
+    selection = pool.select(np.arange(7), k=3, search=Search("weighted"))
+    assert len(selection.members) <= 3
+    assert sum(selection.weights) == pytest.approx(1)
+    num_additions = len(selection.repeated)
+    assert [weight * num_additions for weight in selection.weights] == [selection.repeated.count(m) for m in selection.members]
+    members = [case[1][case[0].index(pool.keys[i])] for i in selection.repeated]
+    assert selection.miou == score_naively(members, case[2]) == max(selection.trajectory)
+    assert np.array_equal(
+        pool.count(selection.repeated, np.arange(7)),
+        confusion_per_image(
+            np.sum([m.astype(np.int64) for m in members], axis=0).argmax(axis=1), case[2], num_classes=4, ignore_classes=IGNORED
+        ),
+    )
+
+
+@pytest.mark.parametrize("name", ["greedy", "weighted", "swap", "beam", "exhaustive"])
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=5, deadline=None)
+def test_limits_hold_for_every_search(name: SearchName, seed: int) -> None:
+    """Members never cost more together than allowed, and a limit that no candidate meets is told."""
+    case = make_case(seed, num_candidates=7)
+    costs = dict(zip(case[0], np.random.default_rng(seed).integers(1, 10, 7).tolist(), strict=True))
+    pool = pool_of(case)
+    selection = pool.select(np.arange(7), k=4, search=Search(name, (Limit("parameters", 10, costs),)))
+    assert sum(costs[pool.keys[i]] for i in selection.members) <= 10
+    with pytest.raises(EnsembleError, match="within the limits"):
+        pool.select(np.arange(7), k=4, search=Search(name, (Limit("parameters", 0, costs),)))
+
+
+def test_exactly_k_within_limits_is_found_or_told() -> None:
+    """Where the best alone leaves no room for another, trying every set finds a pair; greedy says that it has none."""
+    case = make_case(1, num_candidates=4)
+    best = pool_of(case).select(np.arange(7), k=1).members[0]
+    pool, costs = pool_of(case), {key: 9.0 if i == best else 4.0 for i, key in enumerate(case[0])}
+    limit = (Limit("parameters", 10, costs),)
+    assert len(pool.select(np.arange(7), k=2, exactly=True, search=Search("exhaustive", limit)).members) == 2
+    with pytest.raises(EnsembleError, match="only 1 fit the limits"):
+        pool.select(np.arange(7), k=2, exactly=True, search=Search("greedy", limit))
+
+
+def test_auto_tries_all_sets_only_where_they_are_few() -> None:
+    """It says which search it took, and why."""
+    small = pool_of(make_case(0)).select(np.arange(7), k=3)
+    assert (small.search, small.reason) == ("exhaustive", "auto: all 41 sets of up to 3 of 6 candidates can be tried")
+    assert choose("auto", num_candidates=256, k=4, num_bytes=7 * 10**6)[0] == "swap"
+
+
+@given(st.integers(0, 2**32), st.randoms(use_true_random=False))
+@settings(max_examples=10, deadline=None)
+def test_order_of_images_changes_nothing(seed: int, random: Random) -> None:
+    """The same members and figures come out of any order of the images."""
+    keys, predictions, labels = make_case(seed)
+    order = random.sample(range(7), 7)
+    shuffled = pool_of((keys, [p[order] for p in predictions], labels[order]))
+    assert shuffled.select(np.arange(7), k=3) == pool_of((keys, predictions, labels)).select(np.arange(7), k=3)
+
+
+def test_many_candidates_lie_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is too large for memory is mapped, and comes to the same."""
+    case = make_case(3)
+    expected = pool_of(case).select(np.arange(7), k=3)
+    monkeypatch.setattr(blocks, "_MAX_IN_MEMORY", 1)
+    pool = pool_of(case)
+    assert isinstance(pool.predictions.blocks[0].base, np.memmap)
+    assert pool.select(np.arange(7), k=3) == expected
 
 
 @given(st.integers(0, 2**32))

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from orchestrator.ensemble.blocks import make_layout
 from orchestrator.ensemble.from_runs import read_groups
-from orchestrator.ensemble.store import read_info, read_labels, read_predictions, write_predictions
+from orchestrator.ensemble.selection import mark_unscored
+from orchestrator.ensemble.store import read_blocks, read_info, read_labels, read_predictions, write_predictions
 from orchestrator.errors import EnsembleError
 
 
@@ -50,6 +52,22 @@ def test_the_map_is_read_only_and_made_once(folder: Path, tmp_path: Path) -> Non
     assert isinstance(first, np.memmap)
     assert not first.flags.writeable
     assert len(list(cache.iterdir())) == 1
+
+
+def test_blocks_are_kept_by_what_they_hold(folder: Path, tmp_path: Path) -> None:
+    """They give the stored predictions back, are made once, and made again where the file was cut; damage is named."""
+    predictions, labels = make_arrays()
+    layout = make_layout(mark_unscored(labels, (0,)), 4)
+    cache = tmp_path / "cache"
+    is_scored = ((labels != 0) & (labels != 255)).reshape(3, 1, -1)
+    for _ in range(2):
+        assert np.array_equal(layout.restore(read_blocks(folder, cache, layout)), predictions.reshape(3, 4, -1) * is_scored)
+        (path,) = cache.iterdir()
+        path.write_bytes(b"short")
+    path.unlink()
+    (folder / "predictions.zst").write_bytes((folder / "predictions.zst").read_bytes()[:-20])
+    with pytest.raises(EnsembleError, match=r"predictions\.zst"):
+        read_blocks(folder, cache, layout)
 
 
 def test_many_readers_at_once(folder: Path, tmp_path: Path) -> None:

@@ -14,10 +14,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from orchestrator.ensemble.from_runs import best_ensemble
+from orchestrator.ensemble.search import SearchName
 from orchestrator.ensemble.store import read_predictions
 from orchestrator.errors import PredictError, TrackingError
+from orchestrator.home import Home
 from orchestrator.predict.command import predict
 from orchestrator.stats import compute_miou
+from orchestrator.tracking.place import Place
+from orchestrator.tracking.runs import RunReader
+from trainers.means import Mean
 from trainers.metrics import confusion_per_image
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1
@@ -54,6 +60,18 @@ def test_an_ensemble_reproduces_its_logged_figure(trained, tmp_path: Path) -> No
     assert np.array_equal(masks[scored], stored_masks(trained, trained.report.members, tmp_path / "cache")[scored])
     confusions = confusion_per_image(masks, trained.masks, num_classes=5, ignore_classes=(0,))
     assert compute_miou(confusions, (0,)) == trained.report.miou_in_sample
+
+
+@pytest.mark.parametrize(("search", "mean"), [("weighted", "geometric"), ("exhaustive", "vote")])
+def test_weights_and_other_means_reproduce_theirs(trained, search: SearchName, mean: Mean, tmp_path: Path) -> None:
+    """The run says how its members are weighed and combined, and predictions do the same."""
+    home = Home(tmp_path / "home" / "mlruns")
+    shutil.copytree(trained.home.root, home.root)
+    report = best_ensemble(RunReader(Place.of(home)), [trained.sweep], cache=home.cache, k=3, search=search, mean=mean)
+    out = tmp_path / "masks.npz"
+    predict(str(report.run_id), trained.source, out=out, home=home)
+    confusions = confusion_per_image(load_masks(out), trained.masks, num_classes=5, ignore_classes=(0,))
+    assert compute_miou(confusions, (0,)) == report.miou_in_sample
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])

@@ -13,8 +13,10 @@ from mlflow import MlflowClient
 
 from orchestrator.ensemble.from_runs import best_ensemble
 from orchestrator.ensemble.store import write_predictions
+from orchestrator.ensemble.wanted import Wanted
 from orchestrator.errors import EnsembleError, TrackingError
 from orchestrator.leaderboard import load_leaderboard
+from orchestrator.stats import compute_miou
 from orchestrator.tracking.connection import connect
 from orchestrator.tracking.page import make_url, open_page
 from orchestrator.tracking.place import Place
@@ -34,8 +36,8 @@ def record(
     random = np.random.default_rng(seed)
     truth = np.stack([c == LABELS for c in range(3)], axis=1)
     predictions = (truth * 60 + random.uniform(0, 190, truth.shape)).astype(np.uint8)
-    folder, _ = worker.train(key)
     confusions = confusion_per_image(predictions.argmax(axis=1), LABELS, num_classes=3, ignore_classes=(0,))
+    folder, _ = worker.train(key, best=compute_miou(confusions, (0,)))
     np.savez(folder.confusions, confusions=confusions, ignore_classes=np.array([0]))
     write_predictions(folder.path, predictions, LABELS, ignore_classes=(0,), scored_fingerprint=fingerprint, groups=groups)
     Recorder(place).send(sweep, folder, ended=True)
@@ -52,7 +54,8 @@ def reader(place: Place, worker) -> RunReader:
 def test_rows_tell_what_was_recorded(reader: RunReader) -> None:
     """Keys, states and metrics of the sweep's runs."""
     rows = reader.list_runs(["s"])
-    assert {(row.key, row.state, row.metrics["val/miou"]) for row in rows} == {(f"k{i}", "COMPLETE", 0.5) for i in range(3)}
+    assert {(row.key, row.state) for row in rows} == {(f"k{i}", "COMPLETE") for i in range(3)}
+    assert all(row.metrics["val/miou"] == 2 * row.metrics["val/iou/rock"] > 0 for row in rows)
     assert reader.latest_sweep() == "s"
 
 
@@ -120,7 +123,7 @@ def test_an_ensemble_belongs_to_the_first_sweep_named(reader: RunReader, place: 
 
     assert experiment_of(["s", "other"]) == reader.experiment_id("s")
     later = worker.start("later", time_s=5000.0)
-    worker.finish(later)
+    worker.finish(later, best=next(row.metrics["val/miou"] for row in reader.list_runs(["s"]) if row.key == "k0"))
     for name in ("predictions.json", "predictions.zst", "predictions.labels.zst", "confusions.npz"):
         shutil.copy(place.trials / "k0" / name, later.path / name)
     Recorder(place).send("s", later, ended=True)
@@ -144,6 +147,29 @@ def test_the_best_ensemble_is_a_run_of_the_sweep(reader: RunReader, place: Place
     assert json.loads(Path(document).read_text())["members"] == list(report.members)
     assert best_ensemble(reader, ["s"], cache=tmp_path, k=2) == report
     assert len(reader.list_runs(["s"])) == 3
+
+
+def test_predictions_that_score_otherwise_are_named(reader: RunReader, place: Place, tmp_path: Path) -> None:
+    """A copy in the cache whose bytes were altered is found out by what the trial's run says of it."""
+    best_ensemble(reader, ["s"], cache=tmp_path, k=2)
+    for path in (tmp_path / "predictions").glob("*.blocks"):
+        path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(EnsembleError, match=r"trial k\d \(k\d\): its predictions score"):
+        best_ensemble(reader, ["s"], cache=tmp_path, k=2)
+
+
+def test_candidates_are_narrowed_and_limited(reader: RunReader, place: Place, worker, tmp_path: Path) -> None:
+    """By what their runs say: only the seed asked for; no more parameters together than allowed; else what there is is said."""
+    everything = best_ensemble(reader, ["s"], cache=tmp_path, k=3, exactly=True)
+    assert len(everything.members) == 3
+    limited = best_ensemble(reader, ["s"], cache=tmp_path, k=3, wanted=Wanted(max_params=14))
+    assert (len(limited.members) <= 2, limited.num_candidates) == (True, 3)
+    some = best_ensemble(reader, ["s"], cache=tmp_path, k=3, wanted=Wanted(tags=(("key", "k1"),)))
+    assert some.members == ("k1",)
+    with pytest.raises(EnsembleError, match=r"architecture Unett\. Found: Unet\."):
+        best_ensemble(reader, ["s"], cache=tmp_path, wanted=Wanted(archs=("Unett",)))
+    with pytest.raises(EnsembleError, match=r"No candidate is left.*latency_ms"):
+        best_ensemble(reader, ["s"], cache=tmp_path, wanted=Wanted(max_latency_ms=5))
 
 
 def test_what_was_scored_differently_is_never_combined(reader: RunReader, place: Place, worker, tmp_path: Path) -> None:

@@ -1,0 +1,327 @@
+"""Seconds to choose up to four of 64 and of 256 candidates: ours beside the numpy loop that a user writes and AutoGluon's.
+
+    python benchmarks/ensemble.py [--sizes 64 256] [--peer-python PATH] [--repeat N]
+
+Candidates are softmax maps of 261x5x64x128 made from a seed, of differing quality and with errors in common, a third of the
+pixels ignored. All sides take the same stored bytes and the same metric, mIoU of the mean, and choose greedily (k=4).
+
+- ours: the search alone, with the store open and the kernel compiled. Opening counts each candidate alone, which is
+  greedy's first round; it is printed beside. So are the whole from a cold start (a fresh process that imports, unpacks, regroups,
+  searches with `auto` and cross-fits, from an empty cache), and the same with what the first time left in the cache.
+- numpy: `(sums + candidate).argmax(axis=1)` and a bincount at the scored pixels, float32, arrays in memory.
+- AutoGluon: its EnsembleSelection(ensemble_size=4) on the scored pixels, float32, with the same metric. It chooses with
+  replacement, which comes to the same where no member is taken twice. It wants an environment of its own:
+
+      python -m venv /somewhere/else && /somewhere/else/bin/pip install autogluon.core
+      python benchmarks/ensemble.py --peer-python /somewhere/else/bin/python
+
+  Without one it is left out.
+
+Before that, greedy among 1,000 candidates, in a fresh process, for the memory that is no file's pages.
+
+The bandwidth is that of a plain read of 1 GiB by as many threads; our share of it goes by the bytes of the candidates.
+
+Figures:
+2026-11-22, AMD EPYC with AVX2, 2 cores, 64 candidates, the same members for all three; 256 were not measured yet.
+Undisturbed, with an earlier form of the kernel: ours 0.079 s (17.6 GB/s; a plain read came to 20 to 33 GB/s), numpy 21.1 s (267
+times), AutoGluon 1.6.3 24.0 s (304 times). Opening 0.24 s, the whole 4.5 s from a cold start, 3.2 s with its cache.
+Beside other processes: ours 0.112 s (12.5 GB/s), numpy 51.0 s (457 times), AutoGluon 35.1 s (315 times); opening 0.27 s, the whole
+6.8 s and 4.4 s, with 169 MB beyond files. 1,000 candidates, of which the disk had to be read: 72 s, 233 MB beyond files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+NUM_IMAGES, NUM_CLASSES, HEIGHT, WIDTH, K = 261, 5, 64, 128, 4
+IGNORED = (0,)
+SHARES = (0.34, 0.27, 0.22, 0.16, 0.01)
+"""Of the classes, the ignored one first."""
+
+
+def make_labels() -> np.ndarray:
+    random = np.random.default_rng(0)
+    return random.choice(NUM_CLASSES, (NUM_IMAGES, HEIGHT, WIDTH), p=SHARES).astype(np.uint8)
+
+
+def make_candidate(number: int, labels: np.ndarray, common: np.ndarray) -> np.ndarray:
+    """Quantized softmax maps; its signal and how much of its noise is its own go by its number."""
+    random = np.random.default_rng(number + 1)
+    signal, own = 1.5 + 1.5 * random.random(), 0.6 + 0.6 * random.random()
+    logits = own * random.standard_normal((NUM_CLASSES, *labels.shape), np.float32) + common
+    np.put_along_axis(logits, labels[None], np.take_along_axis(logits, labels[None], 0) + np.float32(signal), 0)
+    raised = np.exp(logits - logits.max(axis=0))
+    return np.rint(255 * raised / raised.sum(axis=0)).astype(np.uint8).swapaxes(0, 1)
+
+
+def write_store(folder: Path, num_candidates: int) -> list[Path]:
+    """A trial folder for each candidate."""
+    from orchestrator.ensemble.store import write_predictions
+
+    labels = make_labels()
+    common = np.random.default_rng(1).standard_normal((NUM_CLASSES, *labels.shape), np.float32)
+
+    def write(number: int) -> Path:
+        target = folder / f"{number:03}"
+        if not target.exists():
+            target.mkdir()
+            candidate = np.ascontiguousarray(make_candidate(number, labels, common))
+            write_predictions(target, candidate, labels, ignore_classes=IGNORED, scored_fingerprint="benchmark")
+        return target
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        return list(threads.map(write, range(num_candidates)))
+
+
+def read_candidates(folders: list[Path]) -> Iterator[np.ndarray]:
+    import zstandard
+
+    for folder in folders:
+        raw = zstandard.ZstdDecompressor().decompress((folder / "predictions.zst").read_bytes())
+        yield np.frombuffer(raw, np.uint8).reshape(NUM_IMAGES, NUM_CLASSES, HEIGHT, WIDTH)
+
+
+def compute_miou(confusion: np.ndarray) -> float:
+    hits, union = np.diag(confusion), confusion.sum(0) + confusion.sum(1) - np.diag(confusion)
+    scored = [c for c in range(NUM_CLASSES) if c not in IGNORED and union[c] > 0]
+    return float(np.mean(hits[scored] / union[scored]))
+
+
+def time_numpy(folders: list[Path], _labels: Path) -> dict[str, Any]:
+    """What a user writes."""
+    labels = make_labels()
+    candidates = [candidate.astype(np.float32) for candidate in read_candidates(folders)]
+    started = time.perf_counter()
+    is_scored = ~np.isin(labels, IGNORED)
+    truth = labels[is_scored].astype(np.int64) * NUM_CLASSES
+    sums, members = np.zeros_like(candidates[0]), []
+    while len(members) < K:
+        scores = []
+        for i, candidate in enumerate(candidates):
+            if i in members:
+                scores.append(-1.0)
+                continue
+            predicted = (sums + candidate).argmax(axis=1)[is_scored]
+            confusion = np.bincount(truth + predicted, minlength=NUM_CLASSES**2).reshape(NUM_CLASSES, NUM_CLASSES)
+            scores.append(compute_miou(confusion))
+        members.append(int(np.argmax(scores)))
+        sums += candidates[members[-1]]
+    return {"took_s": time.perf_counter() - started, "members": members}
+
+
+PEER = """
+import json, sys, time
+import numpy as np
+from autogluon.core.metrics import make_scorer
+from autogluon.core.models.greedy_ensemble.ensemble_selection import EnsembleSelection
+
+labels, num, num_classes = np.load(sys.argv[1] + "/labels.npy").astype(np.int64), int(sys.argv[2]), int(sys.argv[3])
+bytes_of = np.load(sys.argv[1] + "/candidates.npy", mmap_mode="r")
+candidates = [np.maximum(bytes_of[i].astype(np.float32) / 255, 1e-9) for i in range(num)]
+
+def miou(y_true, y_pred):
+    confusion = np.bincount(y_true * num_classes + y_pred, minlength=num_classes**2).reshape(num_classes, num_classes)
+    hits, union = np.diag(confusion), confusion.sum(0) + confusion.sum(1) - np.diag(confusion)
+    scored = [c for c in range(1, num_classes) if union[c] > 0]
+    return float(np.mean(hits[scored] / union[scored]))
+
+metric = make_scorer("miou", miou, optimum=1, greater_is_better=True, needs_pred=True)
+selection = EnsembleSelection(ensemble_size=int(sys.argv[4]), problem_type="multiclass", metric=metric)
+started = time.perf_counter()
+selection.fit(candidates, labels)
+print(json.dumps({"took_s": time.perf_counter() - started, "members": [int(i) for i in selection.indices_]}))
+"""
+
+
+def time_autogluon(folders: list[Path], python: Path, scratch: Path) -> dict[str, Any]:
+    """In a process of another environment; what it loads before does not count."""
+    labels = make_labels()
+    is_scored = ~np.isin(labels, IGNORED)
+    np.save(scratch / "labels.npy", labels[is_scored])
+    shape = (len(folders), int(is_scored.sum()), NUM_CLASSES)
+    flat = np.lib.format.open_memmap(scratch / "candidates.npy", "w+", np.uint8, shape)
+    for i, candidate in enumerate(read_candidates(folders)):
+        flat[i] = candidate.transpose(0, 2, 3, 1)[is_scored]
+    flat.flush()
+    command = [str(python), "-c", PEER, str(scratch), str(len(folders)), str(NUM_CLASSES), str(K)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def time_ours(folders: list[Path], cache: Path, repeat: int) -> dict[str, Any]:
+    from orchestrator.ensemble.counting import CandidateCounter
+    from orchestrator.ensemble.from_runs import load_pool
+    from orchestrator.ensemble.selection import Search
+
+    names = [folder.name for folder in folders]
+    load_pool(names[:2], folders[:2], cache, names=names[:2])  # compiles
+    started = time.perf_counter()
+    pool = load_pool(names, folders, cache, names=names)
+    open_s = time.perf_counter() - started
+    every = np.arange(pool.num_images)
+    times = []
+    alone = pool._counter
+    for _ in range(repeat):
+        pool._counter = alone.narrow(range(len(names)))  # which has forgotten everything but the candidates alone
+        started = time.perf_counter()
+        found = pool.select(every, k=K, search=Search("greedy"))
+        times.append(time.perf_counter() - started)
+    num_bytes = len(folders) * (K - 1) * int(np.prod(pool.layout.shape))
+    assert isinstance(alone, CandidateCounter)
+    return {
+        "took_s": min(times),
+        "median_s": float(np.median(times)),
+        "open_s": open_s,
+        "members": [names.index(pool.keys[i]) for i in found.members],
+        "gb_per_s": num_bytes / min(times) / 1e9,
+    }
+
+
+@contextmanager
+def watch_memory() -> Iterator[dict[str, float]]:
+    """Of this process, while it lasts: the most MB that are no file's pages."""
+    found, ended = {"anonymous_mb": 0.0}, threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.02):
+            status = Path("/proc/self/status").read_text()
+            found["anonymous_mb"] = max(found["anonymous_mb"], int(status.split("RssAnon:")[1].split()[0]) / 1024)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield found
+    finally:
+        ended.set()
+        thread.join()
+
+
+def time_whole(folders: list[Path], cache: Path) -> dict[str, Any]:
+    """Everything that a command does once it knows the folders, in this process."""
+    from orchestrator.ensemble.evaluation import evaluate
+    from orchestrator.ensemble.from_runs import load_pool
+
+    names = [folder.name for folder in folders]
+    with watch_memory() as memory:
+        report = evaluate(load_pool(names, folders, cache, names=names), k=K)
+    return {**memory, "search": f"{report.search} ({report.reason})"}
+
+
+class Shifted(Sequence[np.ndarray]):
+    """Any number of candidates out of few: their pictures shifted to the right, ever farther."""
+
+    def __init__(self, folders: list[Path], number: int) -> None:
+        self._few, self._number = list(read_candidates(folders[:8])), number
+
+    def __len__(self) -> int:
+        return self._number
+
+    def __getitem__(self, i: int) -> np.ndarray:  # type: ignore[override]
+        return np.roll(self._few[i % len(self._few)], i // len(self._few), axis=3)
+
+
+def time_many(folders: list[Path], number: int) -> dict[str, Any]:
+    """More candidates than memory is for, out of a sequence that makes each when it is asked for."""
+    from orchestrator.ensemble.selection import Pool, Search
+
+    with watch_memory() as memory:
+        pool = Pool([str(i) for i in range(number)], Shifted(folders, number), make_labels(), IGNORED)
+        started = time.perf_counter()
+        pool.select(np.arange(NUM_IMAGES), k=K, search=Search("greedy"))
+    return {**memory, "took_s": time.perf_counter() - started, "gb": number * int(np.prod(pool.layout.shape)) / 1e9}
+
+
+def measure_bandwidth() -> float:
+    """GB/s of a plain read by all threads."""
+    array = np.ones(2**27, np.uint64)
+    threads = os.cpu_count() or 1
+    best = 0.0
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(5):
+            started = time.perf_counter()
+            list(pool.map(np.max, np.array_split(array, threads)))
+            best = max(best, array.nbytes / (time.perf_counter() - started) / 1e9)
+    return best
+
+
+def in_child(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    """Run a function of this file in a fresh process; ``wall_s`` is what all of it took."""
+    code = (
+        f"import sys, json; sys.path[:0] = {sys.path!r}; from pathlib import Path, PosixPath; import ensemble; "
+        f"print(json.dumps(ensemble.{work.__name__}(*{arguments!r})))"
+    )
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found | {"wall_s": time.perf_counter() - started}
+
+
+def compare(folders: list[Path], scratch: Path, options: argparse.Namespace, bandwidth: float) -> None:
+    print(f"\n{len(folders)} candidates of {NUM_IMAGES}x{NUM_CLASSES}x{HEIGHT}x{WIDTH}, k={K}", flush=True)
+    cache = scratch / f"cache{len(folders)}"
+    cold = in_child(time_whole, folders, cache)
+    warm = in_child(time_whole, folders, cache)
+    ours = in_child(time_ours, folders, cache, options.repeat)
+    print(f"  ours, search alone    {ours['took_s']:8.3f} s  (median {ours['median_s']:.3f}) members {ours['members']}")
+    print(f"    reads {ours['gb_per_s']:.1f} GB/s, {ours['gb_per_s'] / bandwidth:.0%} of the bandwidth")
+    print(f"    opening the store   {ours['open_s']:8.2f} s")
+    print(f"    whole, cold start   {cold['wall_s']:8.2f} s  with the cache {warm['wall_s']:.2f} s; {cold['search']}")
+    print(f"    memory beyond files {cold['anonymous_mb']:8.0f} MB", flush=True)
+    peers: dict[str, dict[str, Any]] = {}
+    if "numpy" in options.peers:
+        peers["numpy"] = in_child(time_numpy, folders, scratch)
+    if "autogluon" in options.peers and options.peer_python:
+        peers["AutoGluon"] = time_autogluon(folders, options.peer_python, scratch)
+    for name, peer in peers.items():
+        same = "yes" if peer["members"] == ours["members"] else f"no, {peer['members']}"
+        print(
+            f"  {name:21} {peer['took_s']:8.2f} s  {peer['took_s'] / ours['took_s']:6.0f} times ours; same members: {same}",
+            flush=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 256])
+    parser.add_argument("--peer-python", type=Path, help="of an environment that has autogluon.core")
+    parser.add_argument("--peers", nargs="*", default=["numpy", "autogluon"], choices=["numpy", "autogluon"])
+    parser.add_argument("--many", type=int, default=1000, help="candidates to measure memory with; 0 for none")
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--folder", type=Path, help="keep the candidates there instead of in a temporary folder")
+    options = parser.parse_args()
+    if not options.peer_python and "autogluon" in options.peers:
+        print("AutoGluon is left out: no --peer-python (see --help)")
+    bandwidth = measure_bandwidth()
+    print(f"{os.cpu_count()} threads read {bandwidth:.1f} GB/s")
+    with tempfile.TemporaryDirectory() as temporary:
+        store = options.folder or Path(temporary)
+        store.mkdir(exist_ok=True)
+        folders = write_store(store, max(options.sizes))
+        if options.many:
+            many = in_child(time_many, folders, options.many)
+            print(f"{options.many} candidates, {many['gb']:.1f} GB: search {many['took_s']:.1f} s, ", end="")
+            print(f"memory beyond files {many['anonymous_mb']:.0f} MB", flush=True)
+        for size in options.sizes:
+            with tempfile.TemporaryDirectory() as scratch:
+                compare(folders[:size], Path(scratch), options, bandwidth)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""Which trials may become members: by architecture, tag and what they cost."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.ensemble.wanted import LATENCY, PARAMETERS, Wanted, parse_tag
+from orchestrator.errors import EnsembleError
+from orchestrator.tracking.runs import RunRow
+
+
+def make_row(key: str, arch: str, **tags: str) -> RunRow:
+    """A finished trial's."""
+    return RunRow(key, "s", key, f"trial {key}", "COMPLETE", {}, {"arch": arch, "seed": "0"}, tags, 0.0)
+
+
+ROWS = [
+    make_row("a", "Unet", **{PARAMETERS: "100", LATENCY: "2.5"}),
+    make_row("b", "FPN", **{PARAMETERS: "200"}),
+    make_row("c", "Unet", **{PARAMETERS: "300", LATENCY: "4", "row": "7"}),
+]
+
+
+def keys_of(wanted: Wanted) -> list[str]:
+    """Of the rows that are left."""
+    return [row.key for row in wanted.narrow(ROWS)[0]]
+
+
+def test_all_that_is_asked_for_must_hold() -> None:
+    """Any of the architectures, and every tag, of which a parameter of the configuration is one."""
+    assert keys_of(Wanted()) == ["a", "b", "c"]
+    assert keys_of(Wanted(archs=("Unet",))) == ["a", "c"]
+    assert keys_of(Wanted(archs=("Unet", "FPN"), tags=(("seed", "0"), ("row", "7")))) == ["c"]
+    with pytest.raises(EnsembleError, match=r"tag row 8\. Found: 7\."):
+        Wanted(tags=(("row", "8"),)).narrow(ROWS)
+
+
+def test_trials_of_unknown_cost_are_left_out_and_named() -> None:
+    """Limits need every candidate's cost; without a limit nobody is left out."""
+    rows, notes = Wanted(max_latency_ms=5).narrow(ROWS)
+    assert [row.key for row in rows] == ["a", "c"]
+    assert "1 trials whose run has no tag system.latency_ms (trial b" in notes[0]
+    (limit,) = Wanted(max_latency_ms=5).make_limits(rows)
+    assert (limit.name, limit.most, limit.costs) == ("latency_ms", 5, {"a": 2.5, "c": 4.0})
+
+
+def test_a_tag_has_a_name_and_a_value() -> None:
+    """Values may hold the sign themselves."""
+    assert parse_tag("note=a=b") == ("note", "a=b")
+    with pytest.raises(EnsembleError, match="expected NAME=VALUE"):
+        parse_tag("Unet")

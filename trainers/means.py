@@ -1,0 +1,33 @@
+"""How members' stored probabilities are combined: what each of them adds, in whole numbers; numpy only."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Mean = Literal["arithmetic", "geometric", "vote"]
+
+_LARGEST = 2**16 - 1
+
+
+def make_table(mean: Mean) -> NDArray[np.int32]:
+    """What a stored probability, 0..255, adds to the sum of its class: (256,).
+
+    Itself for the arithmetic mean; for the geometric one its logarithm, a stored 0 taken for half a step, scaled to 0..65535 and
+    rounded, so that sums are exact. Of votes only the largest counts, and the table is not used.
+    """
+    if mean != "geometric":
+        return np.arange(256, dtype=np.int32)
+    span = math.log(255 / 0.5)
+    return np.array([round(_LARGEST * (1 + math.log(max(p, 0.5) / 255) / span)) for p in range(256)], np.int32)
+
+
+def to_addends(quantized: NDArray[np.uint8], mean: Mean) -> NDArray[np.integer]:
+    """What a member with stored probabilities (N, C, H, W) adds to the sums of the classes, of which the largest wins."""
+    if mean == "vote":
+        return (np.arange(quantized.shape[1])[:, None, None] == quantized.argmax(axis=1)[:, None]).astype(np.uint8)
+    addends: NDArray[np.integer] = make_table(mean)[quantized] if mean == "geometric" else quantized
+    return addends

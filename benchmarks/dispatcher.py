@@ -8,9 +8,9 @@ the next, memory that of the whole process. Neither may grow with the number of 
 trials MLflow had when the last of them had ended.
 
 Figures:
-2026-11-22, AMD EPYC, 2 cores, four other processes at work: 2,000 trials, 10.51 ms a trial, the ten tenths 9.6 to 12.2, last / first
-1.02; memory 303 MB after 200 trials, 332 after 2,000. One parameter with 2,000 choices instead of a grid of three: 17.0 ms, 14.0
-growing to 21.0, and 18 MB every 200 trials, because Optuna keeps and compares all choices with each trial.
+2026-11-22, AMD EPYC, 2 cores, four other processes at work: 2,000 trials, 10.51 ms a trial, the ten tenths 9.6 to 12.2, last by
+first 1.02; memory 303 MB after 200 trials, 332 after 2,000. One parameter with 2,000 choices instead of a grid of three: 17.0 ms,
+14.0 growing to 21.0, and 18 MB every 200 trials, because Optuna keeps and compares all choices with each trial.
 """
 
 from __future__ import annotations

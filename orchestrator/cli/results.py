@@ -69,6 +69,24 @@ def best_ensemble(
 
 
 @app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="A", help="A run's id, a trial's key, a configuration's id, or a name.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="The same; a name without its seed means all its seeds.")],
+    sweeps: Annotated[list[str] | None, typer.Option("--sweep", metavar="SWEEP", help="Look here only; may be repeated.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether A is better than B on the same validation images, and how sure that is."""
+    from orchestrator.compare import compare_runs
+    from orchestrator.home import Home
+    from orchestrator.tracking.place import Place
+    from orchestrator.tracking.runs import RunReader
+
+    home = Home.from_environment()
+    reader = RunReader(Place.of(home))
+    print_report(compare_runs(reader, (first, second), sweeps or (), cache=home.cache), as_json=as_json)
+
+
+@app.command()
 def predict(
     model: ModelName,
     source: Annotated[Path, typer.Argument(metavar="INPUT", help="A .npz, or a folder of pictures.")],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,15 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.leaderboard import Entry
+from orchestrator.entries import IOU, Entry, strip_seed
 from orchestrator.report.describe import Description, describe_training
 from orchestrator.stats import compute_miou, find_bounds, resample_mean
 from orchestrator.tracking.series import legalize
-from orchestrator.trial import TrialState
 from trainers.config import TrainConfig
-
-IOU = "val/iou/"
-"""What the metrics of single classes begin with."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +104,7 @@ class EnsembleEntry:
 
 def make_line(group: Sequence[Entry], class_names: Sequence[str]) -> Line:
     """The line of one configuration's trials."""
-    done = [e for e in group if _is_done(e)]
+    done = [e for e in group if e.is_done]
     first = group[0]
     line = Line(
         name=_strip_seed(first),
@@ -121,12 +116,8 @@ def make_line(group: Sequence[Entry], class_names: Sequence[str]) -> Line:
     return _with_figures(line, done, class_names) if done else line
 
 
-def _is_done(entry: Entry) -> bool:
-    return entry.state in (TrialState.COMPLETE, TrialState.CACHED) and bool(np.isfinite(entry.miou))
-
-
 def _find_failures(group: Sequence[Entry]) -> tuple[tuple[str, str], ...]:
-    return tuple((entry.name, entry.reason or f"is {entry.state}") for entry in group if not _is_done(entry))
+    return tuple((entry.name, entry.reason or f"is {entry.state}") for entry in group if not entry.is_done)
 
 
 def _with_figures(line: Line, done: Sequence[Entry], class_names: Sequence[str]) -> Line:
@@ -180,7 +171,7 @@ def _mean_class_iou(done: Sequence[Entry], class_names: Sequence[str]) -> dict[s
 def make_ensemble_line(group: Sequence[EnsembleEntry], by_key: Mapping[str, Entry], class_names: Sequence[str]) -> Line:
     """The line of one ensemble, evaluated once or once for each seed. by_key: the sweep's trials, its members among them."""
     first = group[0]
-    done = [e for e in group if _is_done(e.entry)]
+    done = [e for e in group if e.entry.is_done]
     line = Line(
         name=_strip_seed(first.entry),
         row=first.entry.row,
@@ -215,7 +206,7 @@ def _describe(group: Sequence[Entry]) -> Description:
 
 def _strip_seed(entry: Entry) -> str:
     """The name without its id, seed and fold, which have columns of their own."""
-    name = re.sub(r"( seed \d+)?( fold \d+/\d+)?$", "", entry.name)
+    name = strip_seed(entry.name)
     if entry.row is None:
         return name
     return "" if name == f"row {entry.row}" else name.removeprefix(f"{entry.row}: ")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from orchestrator.leaderboard import Entry
+from orchestrator.entries import Entry
 from orchestrator.report.lines import EnsembleEntry, Line, make_ensemble_line, make_line
 from orchestrator.stats import find_bounds
 

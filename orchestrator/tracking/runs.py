@@ -57,16 +57,24 @@ class RunReader:
             rows = [_row(run) for run in search_runs(self._client, experiments, "tags.kind = 'trial' and tags.current = 'true'")]
         return sorted(rows, key=lambda row: (row.start_s, row.run_id))
 
-    def list_table_ensembles(self, sweep: str) -> list[RunRow]:
-        """Current runs of the fixed ensembles of a sweep's table.
+    def list_ensembles(self, sweeps: Sequence[str] = ()) -> list[RunRow]:
+        """Current runs of ensembles, fixed or chosen, of the sweeps named or of all, in the order of their start.
 
         Raises:
             TrackingError: the server cannot be used, or has no such sweep.
         """
         query = "tags.kind = 'ensemble' and tags.current = 'true'"
         with told(self._place):
-            rows = [_row(run) for run in search_runs(self._client, self._experiments([sweep]), query)]
-        return sorted((row for row in rows if ROW in row.tags), key=lambda row: (row.start_s, row.run_id))
+            rows = [_row(run) for run in search_runs(self._client, self._experiments(sweeps), query)]
+        return sorted(rows, key=lambda row: (row.start_s, row.run_id))
+
+    def list_table_ensembles(self, sweep: str) -> list[RunRow]:
+        """Those of a sweep that are rows of its table.
+
+        Raises:
+            TrackingError: the server cannot be used, or has no such sweep.
+        """
+        return [row for row in self.list_ensembles([sweep]) if ROW in row.tags]
 
     def latest_sweep(self) -> str | None:
         """The sweep whose trial started last."""

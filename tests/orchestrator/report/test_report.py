@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from orchestrator.leaderboard import Entry
+from orchestrator.entries import Entry
 from orchestrator.report.describe import describe_training
 from orchestrator.report.lines import EnsembleEntry
 from orchestrator.report.loading import Picture

@@ -3,7 +3,8 @@
 store.py        predictions on disk
 kernel.py       sums of probabilities -> confusion matrices
 selection.py    the search for members
-evaluation.py   what the choice is worth
+evaluation.py   what the choice is worth: crossfit.py, diversity.py
+report.py       the chosen ensemble and its figures, for people and machines
 from_runs.py    a sweep's runs -> candidates -> the ensemble's run
 fixed.py        members named beforehand -> what their mean is worth
 from_plan.py    a sweep's fixed ensembles: where they stand, and their evaluation
@@ -21,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from orchestrator.errors import EnsembleError
 
 if TYPE_CHECKING:
-    from orchestrator.ensemble.evaluation import EnsembleReport
+    from orchestrator.ensemble.report import EnsembleReport
 
 
 def select_ensemble(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.ensemble.evaluation import EnsembleReport, evaluate
+from orchestrator.confusions import write_confusions
+from orchestrator.ensemble.evaluation import evaluate
+from orchestrator.ensemble.report import EnsembleReport
 from orchestrator.ensemble.selection import Pool, check_size
 from orchestrator.ensemble.store import FILES, PredictionsInfo, read_info, read_labels, read_predictions
+from orchestrator.entries import EntryLoader, name_classes
 from orchestrator.errors import EnsembleError
+from orchestrator.tracking.labels import EnsembleRecord
 from orchestrator.trial import TrialState
 
 if TYPE_CHECKING:
@@ -37,18 +42,15 @@ def best_ensemble(reader: RunReader, sweeps: Sequence[str], *, cache: Path, k: i
     pool = load_pool([row.key for row in rows], folders, cache / "predictions", names=[row.name for row in rows])
     report = evaluate(pool, k=k, exactly=exactly, groups=read_groups(folders))
     names = {row.key: row.name for row in rows}
-    report = replace(report, names=tuple(names[key] for key in report.members))
-    metrics = {
-        "val/miou": report.miou,
-        "val/miou_in_sample": report.miou_in_sample,
-        "gain_over_best_single": report.gain.value,
-    }
-    document = {name: value for name, value in report.to_json().items() if name != "run_id"}
-    members = dict(zip(report.members, report.weights, strict=True))
-    name = f"ensemble of {len(members)}"
+    class_names = EntryLoader(reader, cache).load_class_names(rows[0])
+    report = replace(
+        report,
+        names=tuple(names[key] for key in report.members),
+        class_names=name_classes(report.confusions, pool.ignore_classes, class_names),
+    )
     sweep = sweeps[0] if sweeps else max(rows, key=lambda row: row.start_s).sweep
-    run_id = reader.log_ensemble(sweep, name=name, members=members, metrics=metrics, document=document)
-    return replace(report, run_id=run_id)
+    scored = read_info(folders[0]).scored_fingerprint
+    return replace(report, run_id=_log(reader, sweep, report, ignore_classes=pool.ignore_classes, scored_fingerprint=scored))
 
 
 def choose_candidates(runs: Sequence[RunRow], sweeps: Sequence[str]) -> list[RunRow]:
@@ -71,6 +73,26 @@ def choose_candidates(runs: Sequence[RunRow], sweeps: Sequence[str]) -> list[Run
     for run in sorted(complete, key=lambda run: "cached_from" in run.tags):
         by_key.setdefault(run.key, run)
     return [by_key[key] for key in sorted(by_key)]
+
+
+def _log(
+    reader: RunReader, sweep: str, report: EnsembleReport, *, ignore_classes: tuple[int, ...], scored_fingerprint: str
+) -> str:
+    """Record the ensemble with its cross-fitted matrices, by which it can be compared with what was named beforehand."""
+    metrics = {
+        "val/miou": report.miou,
+        "val/miou_in_sample": report.miou_in_sample,
+        "gain_over_best_single": report.gain.value,
+        "gain_probability": report.gain.probability,
+    }
+    document = {name: value for name, value in report.to_json().items() if name != "run_id"}
+    members = dict(zip(report.members, report.weights, strict=True))
+    with tempfile.TemporaryDirectory() as scratch:
+        matrices = Path(scratch) / "confusions.npz"
+        write_confusions(matrices, report.confusions, ignore_classes=ignore_classes)
+        tags = {"scored_fingerprint": scored_fingerprint}
+        name = f"ensemble of {len(members)}"
+        return reader.log_ensemble(sweep, EnsembleRecord(name, members, metrics, document, tags, files=(matrices,)))
 
 
 def load_pool(keys: Sequence[str], folders: Sequence[Path], cache: Path, *, names: Sequence[str]) -> Pool:

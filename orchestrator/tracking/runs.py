@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mlflow.entities import Run
 
@@ -132,14 +131,8 @@ class RunReader:
                 Path(self._client.download_artifacts(run.files_run_id, name, scratch)).replace(target)
         return target
 
-    def log_ensemble(
-        self, sweep: str, *, name: str, members: Mapping[str, float], metrics: Mapping[str, float], document: Mapping[str, Any]
-    ) -> str:
-        """Record an ensemble as a run of the sweep's experiment, once for the same document; returns the run's id.
-
-        members: key -> weight; document: what ``ensemble.json`` will say.
-        """
-        record = EnsembleRecord(name=name, members=members, metrics=metrics, document=document)
+    def log_ensemble(self, sweep: str, record: EnsembleRecord) -> str:
+        """Record an ensemble as a run of the sweep's experiment, once for the same document; returns the run's id."""
         with told(self._place):
             return log_ensemble(self._client, self._place, sweep, record)
 

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.entries import Entry, EntryLoader
-from orchestrator.scored import Scored, compare_results, estimate, find_spread, join_trials
+from orchestrator.scored import Scored, compare_results, estimate, find_spread, join_trials, score_trial
 from orchestrator.stats import Estimate, Spread
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def _rank_block(block: list[Entry]) -> list[Row]:
     seeds: dict[str, list[float]] = defaultdict(list)
     for entry in best_first:
         seeds[entry.configuration].append(entry.miou)
-    results = [join_trials([entry]) for entry in best_first]
+    results = [score_trial(entry) for entry in best_first]
     return [
         Row(
             entry=entry,

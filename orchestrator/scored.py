@@ -43,6 +43,8 @@ class Scored:
     seeds: tuple[int, ...] = ()
     left_out: tuple[str, ...] = ()
     class_names: Mapping[int, str] = field(default_factory=dict)
+    widening: float = 1
+    """Of intervals of differences to it: 1, or more where it was chosen on these images by cross-fitting."""
 
     @property
     def mious(self) -> tuple[float, ...]:
@@ -70,16 +72,27 @@ class Scored:
         return np.stack([compute_class_iou(one, self.ignore_classes) for one in self.confusions])
 
 
-def join_trials(entries: Sequence[Entry]) -> Scored | None:
-    """What finished trials of one configuration scored together; None where no seed has all that is to be compared.
+def score_trial(entry: Entry) -> Scored | None:
+    """What one trial scored, be it a fold or not; None where its matrices were not kept."""
+    if not entry.is_done or entry.confusions is None:
+        return None
+    return Scored(
+        name=entry.name,
+        confusions=(entry.confusions,),
+        ignore_classes=entry.ignore_classes,
+        fingerprints=(entry.scored_fingerprint or "",),
+        keys=(entry.key,),
+        seeds=(entry.seed or 0,),
+    )
 
-    A trial that is one of several folds stands for itself only where it is alone.
-    """
+
+def join_trials(entries: Sequence[Entry]) -> Scored | None:
+    """What finished trials of one configuration scored together; None where no seed has all its folds."""
     by_seed: dict[int, list[Entry]] = defaultdict(list)
     for entry in entries:
         if entry.is_done and entry.confusions is not None:
             by_seed[entry.seed or 0].append(entry)
-    whole = {seed: _in_order(folds) for seed, folds in sorted(by_seed.items()) if len(entries) == 1 or _is_whole(folds)}
+    whole = {seed: _in_order(folds) for seed, folds in sorted(by_seed.items()) if _is_whole(folds)}
     if not whole:
         return None
     scored_on = Counter(tuple(e.scored_fingerprint or "" for e in folds) for folds in whole.values())
@@ -88,7 +101,7 @@ def join_trials(entries: Sequence[Entry]) -> Scored | None:
     used = [entry for folds in kept.values() for entry in folds]
     keys = {entry.key for entry in used}
     return Scored(
-        name=used[0].name if len(entries) == 1 else strip_seed(used[0].name),
+        name=strip_seed(used[0].name),
         confusions=tuple(np.concatenate([e.confusions for e in folds if e.confusions is not None]) for folds in kept.values()),
         ignore_classes=used[0].ignore_classes,
         fingerprints=fingerprints,
@@ -113,7 +126,8 @@ def compare_results(first: Scored, second: Scored, spread: Spread | None) -> Dif
     """Subtract the second mean over seeds from the first, both on the same images: paired over images, not over seeds."""
     assert first.fingerprints == second.fingerprints, (first.fingerprints, second.fingerprints)
     seeds = vary_seeds(spread, [len(first.confusions), len(second.confusions)])
-    return judge(first.miou - second.miou, first.replicates - second.replicates + seeds)
+    value, drawn = first.miou - second.miou, first.replicates - second.replicates
+    return judge(value, value + max(first.widening, second.widening) * (drawn - value) + seeds)
 
 
 def compare_class_results(first: Scored, second: Scored) -> dict[int, Difference]:
@@ -121,7 +135,7 @@ def compare_class_results(first: Scored, second: Scored) -> dict[int, Difference
     assert first.fingerprints == second.fingerprints, (first.fingerprints, second.fingerprints)
     ious = [result.class_ious() for result in (first, second)]
     values = ious[0].mean(axis=0) - ious[1].mean(axis=0)
-    drawn = first.resample_classes() - second.resample_classes()
+    drawn = values + max(first.widening, second.widening) * (first.resample_classes() - second.resample_classes() - values)
     found = {}
     for c in np.flatnonzero(np.isfinite(values)).tolist():
         spread = pool_spread([seeds[:, c].tolist() for seeds in ious])

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from orchestrator.entries import EntryLoader, name_classes, strip_seed
 from orchestrator.errors import TrackingError
-from orchestrator.scored import Scored, join_trials
+from orchestrator.scored import Scored, join_trials, score_trial
+from orchestrator.tracking.labels import WIDENING
 from orchestrator.trial import TrialState
 from trainers.config import check_known
 
@@ -40,7 +41,7 @@ def load_side(name: str, *, loader: EntryLoader, runs: Sequence[RunRow], ensembl
         states = ", ".join(f"{run.name} is {run.state}" for run in found[:_SHOWN])
         raise TrackingError(f"{name!r}: {states}; only what is COMPLETE can be compared. Let its sweep finish, or retry it.")
     entries = loader.load_all(done)
-    result = join_trials(entries)
+    result = score_trial(entries[0]) if len(entries) == 1 else join_trials(entries)
     if result is None:
         count = entries[0].fold[1] if entries[0].fold else 1
         raise TrackingError(
@@ -59,7 +60,7 @@ def _load_ensemble(loader: EntryLoader, run: RunRow) -> Scored:
         raise TrackingError(f"{run.name} ({run.run_id}): is {run.state}; only what is COMPLETE can be compared.")
     fingerprints = tuple(run.tags.get("scored_fingerprint", "").split(","))
     confusions, ignored = loader.load_confusions(run)
-    return Scored(run.name, (confusions,), ignored, fingerprints)
+    return Scored(run.name, (confusions,), ignored, fingerprints, widening=float(run.tags.get(WIDENING, 1)))
 
 
 def _find(runs: Sequence[RunRow], ensembles: Sequence[RunRow], name: str) -> list[RunRow]:

@@ -139,26 +139,44 @@ def estimate_miou(confusions: NDArray[np.integer], ignore_classes: tuple[int, ..
 
 
 def compare(
-    first: NDArray[np.integer], second: NDArray[np.integer], ignore_classes: tuple[int, ...], *, seed: int = 0
+    first: NDArray[np.integer],
+    second: NDArray[np.integer],
+    ignore_classes: tuple[int, ...],
+    *,
+    seed: int = 0,
+    widening: float = 1,
 ) -> Difference:
-    """Subtract the mIoU of ``second`` from that of ``first``, both (V, C, C) of the same images in order: paired bootstrap."""
+    """Subtract the mIoU of ``second`` from that of ``first``, both (V, C, C) of the same images in order: paired bootstrap.
+
+    widening: as ``judge`` takes it.
+    """
     assert first.shape == second.shape, (first.shape, second.shape)
     value = compute_miou(first, ignore_classes) - compute_miou(second, ignore_classes)
-    return judge(value, resample(first, ignore_classes, seed=seed) - resample(second, ignore_classes, seed=seed))
+    drawn = resample(first, ignore_classes, seed=seed) - resample(second, ignore_classes, seed=seed)
+    return judge(value, drawn, widening=widening)
 
 
 def compare_classes(
-    first: NDArray[np.integer], second: NDArray[np.integer], ignore_classes: tuple[int, ...], *, seed: int = 0
+    first: NDArray[np.integer],
+    second: NDArray[np.integer],
+    ignore_classes: tuple[int, ...],
+    *,
+    seed: int = 0,
+    widening: float = 1,
 ) -> dict[int, Difference]:
     """The same of each class's IoU, of the classes that both have; differences of one sample belong together."""
     assert first.shape == second.shape, (first.shape, second.shape)
     values = compute_class_iou(first, ignore_classes) - compute_class_iou(second, ignore_classes)
     drawn = resample_classes(first, ignore_classes, seed=seed) - resample_classes(second, ignore_classes, seed=seed)
-    return {int(c): judge(float(values[c]), drawn[:, c]) for c in np.flatnonzero(np.isfinite(values))}
+    return {int(c): judge(float(values[c]), drawn[:, c], widening=widening) for c in np.flatnonzero(np.isfinite(values))}
 
 
-def judge(value: float, differences: NDArray[np.float64]) -> Difference:
-    """A difference with the interval that its replicates (R,) make; those in which nothing is scored are left out."""
+def judge(value: float, differences: NDArray[np.float64], *, widening: float = 1) -> Difference:
+    """A difference with the interval that its replicates (R,) make; those in which nothing is scored are left out.
+
+    widening: by how much replicates lie farther from the value than the images alone would have them.
+    """
+    differences = differences if widening == 1 else value + widening * (differences - value)
     low, high = find_bounds(differences)
     scored = differences[np.isfinite(differences)]
     above = np.mean(scored > 0) + np.mean(scored == 0) / 2 if scored.size else np.nan

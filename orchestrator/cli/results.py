@@ -55,6 +55,7 @@ def best_ensemble(
     sweeps: Sweeps = None,
     k: Annotated[int, typer.Option("--k", min=1, help="How many members at most.")] = 4,
     exactly: Annotated[bool, typer.Option("--exactly", help="Exactly k members, even where fewer are better.")] = False,
+    stack: Annotated[bool, typer.Option("--stack", help="Beside it, what learned combinations would be worth.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Choose the trials whose mean prediction is best, and say how much of the gain is real."""
@@ -65,7 +66,8 @@ def best_ensemble(
 
     home = Home.from_environment()
     reader = RunReader(Place.of(home))
-    print_report(choose(reader, or_latest(sweeps, reader), k=k, exactly=exactly, cache=home.cache), as_json=as_json)
+    report = choose(reader, or_latest(sweeps, reader), k=k, exactly=exactly, stack=stack, cache=home.cache)
+    print_report(report, as_json=as_json)
 
 
 @app.command()

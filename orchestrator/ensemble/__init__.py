@@ -4,7 +4,9 @@ store.py        predictions on disk
 kernel.py       sums of probabilities -> confusion matrices
 selection.py    the search for members
 evaluation.py   what the choice is worth: crossfit.py, diversity.py
+stacking.py     combinations that are learned, with the same figures
 report.py       the chosen ensemble and its figures, for people and machines
+folds.py        folds of a configuration -> one candidate
 from_runs.py    a sweep's runs -> candidates -> the ensemble's run
 fixed.py        members named beforehand -> what their mean is worth
 from_plan.py    a sweep's fixed ensembles: where they stand, and their evaluation

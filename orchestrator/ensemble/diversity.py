@@ -67,9 +67,10 @@ def drop_each(pool: Pool, members: Sequence[int], groups: NDArray[np.int64] | No
 
 def _predict(pool: Pool, members: Sequence[int]) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
     """Of some images after others the true classes of scored pixels, (n,), and each member's, (K, n)."""
+    predictions = [pool.predictions[i] for i in members]
     step = max(1, _PART_BYTES // (pool.num_classes * pool.labels.shape[1]))
     for start in range(0, pool.num_images, step):
         labels = pool.labels[start : start + step]
         is_scored = labels != UNSCORED
-        predicted = [pool.predictions[i][start : start + step].argmax(axis=1).astype(np.uint8)[is_scored] for i in members]
+        predicted = [array[start : start + step].argmax(axis=1).astype(np.uint8)[is_scored] for array in predictions]
         yield labels[is_scored], np.stack(predicted)

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.ensemble.crossfit import Choose, cross_fit, fit_ensemble, fit_single, make_parts
+from orchestrator.ensemble.crossfit import Choose, CrossFitting, fit_ensemble, fit_single
 from orchestrator.ensemble.diversity import drop_each, measure_diversity
-from orchestrator.ensemble.report import EnsembleReport, Step
+from orchestrator.ensemble.report import EnsembleReport, Stack, Step
 from orchestrator.ensemble.selection import Pool, check_size
 from orchestrator.errors import EnsembleError
-from orchestrator.stats import compare, compare_classes, compute_class_iou, estimate_miou, sum_groups
+from orchestrator.stats import compute_class_iou, estimate_miou
 
 _EACH = 8
 """Up to so many members the trajectory has a step for each number of them, from there on at each doubling."""
 
 
-def evaluate(pool: Pool, *, k: int = 4, exactly: bool = False, groups: NDArray[np.int64] | None = None) -> EnsembleReport:
+def evaluate(
+    pool: Pool, *, k: int = 4, exactly: bool = False, groups: NDArray[np.int64] | None = None, stack: bool = False
+) -> EnsembleReport:
     """Choose members on all images, and find out by cross-fitting what such a choice is worth.
 
     groups: (V,) number of the group of each image; a group is never split between parts, and drawn as a whole. Default: each
-    image is its own.
+    image is its own. stack: whether combinations that are learned are tried beside it.
 
     Raises:
         EnsembleError: k is impossible, or there are too few images to leave some out.
@@ -30,8 +34,9 @@ def evaluate(pool: Pool, *, k: int = 4, exactly: bool = False, groups: NDArray[n
         raise EnsembleError(f"exactly {k} members asked for, but there are only {len(pool.keys)} distinct candidates.")
     every = np.arange(pool.num_images)
     chosen = pool.select(every, k=k, exactly=exactly)
+    crossed = CrossFitting(pool, groups)
     sizes = _list_sizes(min(k, len(pool.keys)))
-    fitted = _cross_fit_each(pool, lambda images, size: pool.select(images, k=size, exactly=exactly).members, sizes, groups)
+    fitted = _score_sizes(crossed, lambda images, size: pool.select(images, k=size, exactly=exactly).members, sizes)
     ensemble, single = fitted[max(fitted)], fitted[1]
     singles = pool.rank_singles(every)
     best = int(np.argmax(singles))
@@ -40,19 +45,21 @@ def evaluate(pool: Pool, *, k: int = 4, exactly: bool = False, groups: NDArray[n
         weights=(1 / len(chosen.members),) * len(chosen.members),
         miou_in_sample=chosen.miou,
         cross_fitted=estimate_miou(ensemble, pool.ignore_classes),
-        gain=compare(ensemble, single, pool.ignore_classes),
+        gain=crossed.compare(ensemble, single),
         trajectory=chosen.trajectory,
-        steps=_make_steps(fitted, pool.ignore_classes),
+        steps=_make_steps(crossed, fitted),
         members_in_sample=tuple(singles[i] for i in chosen.members),
         contributions=drop_each(pool, chosen.members, groups),
         diversity=measure_diversity(pool, chosen.members),
-        class_gains=compare_classes(ensemble, single, pool.ignore_classes),
+        class_gains=crossed.compare_classes(ensemble, single),
         class_iou=_find_class_iou(ensemble, pool.ignore_classes),
         best_single=pool.keys[best],
         best_single_in_sample=singles[best],
+        stacks=tuple(_try_stacks(crossed, ensemble, single)) if stack else (),
         num_candidates=len(pool.keys),
         num_images=pool.num_images,
         confusions=ensemble,
+        widening=crossed.widening,
     )
 
 
@@ -62,13 +69,11 @@ def _list_sizes(k: int) -> list[int]:
     return sorted({*range(1, min(k, _EACH) + 1), *doubled, k})
 
 
-def _cross_fit_each(
-    pool: Pool, choose: Choose, sizes: list[int], groups: NDArray[np.int64] | None
-) -> dict[int, NDArray[np.integer]]:
+def _score_sizes(crossed: CrossFitting, choose: Choose, sizes: list[int]) -> dict[int, NDArray[np.integer]]:
     """Number of members at most -> matrices (G, C, C), by group, of the ensemble so chosen; 1 is the best single candidate."""
-    parts = make_parts(pool.num_images, groups)
+    pool = crossed.pool
     fits = {size: fit_single(pool) if size == 1 else fit_ensemble(pool, choose, size) for size in sizes}
-    return {size: sum_groups(cross_fit(pool, parts, fit), groups) for size, fit in fits.items()}
+    return {size: crossed.score(fit) for size, fit in fits.items()}
 
 
 def _find_class_iou(confusions: NDArray[np.integer], ignore_classes: tuple[int, ...]) -> dict[int, float]:
@@ -76,11 +81,19 @@ def _find_class_iou(confusions: NDArray[np.integer], ignore_classes: tuple[int, 
     return {int(c): float(ious[c]) for c in np.flatnonzero(np.isfinite(ious))}
 
 
-def _make_steps(fitted: dict[int, NDArray[np.integer]], ignore_classes: tuple[int, ...]) -> tuple[Step, ...]:
+def _try_stacks(crossed: CrossFitting, chosen: NDArray[np.integer], single: NDArray[np.integer]) -> Iterator[Stack]:
+    from orchestrator.ensemble.stacking import STACKS, fit_stack  # scipy.optimize takes its time
+
+    for name, learn in STACKS.items():
+        confusions = crossed.score(fit_stack(crossed.pool, learn))
+        figure = estimate_miou(confusions, crossed.pool.ignore_classes)
+        yield Stack(name, figure, crossed.compare(confusions, single), crossed.compare(confusions, chosen))
+
+
+def _make_steps(crossed: CrossFitting, fitted: dict[int, NDArray[np.integer]]) -> tuple[Step, ...]:
     steps: list[Step] = []
     for size, confusions in fitted.items():
-        figure = estimate_miou(confusions, ignore_classes)
-        gain = compare(confusions, fitted[1], ignore_classes)
-        last = compare(confusions, fitted[steps[-1].k], ignore_classes) if steps else None
-        steps.append(Step(size, figure, gain, last))
+        figure = estimate_miou(confusions, crossed.pool.ignore_classes)
+        last = crossed.compare(confusions, fitted[steps[-1].k]) if steps else None
+        steps.append(Step(size, figure, crossed.compare(confusions, fitted[1]), last))
     return tuple(steps)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,24 +13,27 @@ from numpy.typing import NDArray
 
 from orchestrator.confusions import write_confusions
 from orchestrator.ensemble.evaluation import evaluate
+from orchestrator.ensemble.folds import join_predictions, list_candidates
 from orchestrator.ensemble.report import EnsembleReport
 from orchestrator.ensemble.selection import Pool, check_size
 from orchestrator.ensemble.store import FILES, PredictionsInfo, read_info, read_labels, read_predictions
 from orchestrator.entries import EntryLoader, name_classes
 from orchestrator.errors import EnsembleError
-from orchestrator.tracking.labels import EnsembleRecord
+from orchestrator.tracking.labels import WIDENING, EnsembleRecord
 from orchestrator.trial import TrialState
 
 if TYPE_CHECKING:
     from orchestrator.tracking.runs import RunReader, RunRow
 
 
-def best_ensemble(reader: RunReader, sweeps: Sequence[str], *, cache: Path, k: int = 4, exactly: bool = False) -> EnsembleReport:
+def best_ensemble(
+    reader: RunReader, sweeps: Sequence[str], *, cache: Path, k: int = 4, exactly: bool = False, stack: bool = False
+) -> EnsembleReport:
     """Choose up to ``k`` of the finished trials of ``sweeps`` and log the ensemble in the first one's experiment.
 
     Without ``sweeps`` all are searched, and it is logged in that of the trial that started last.
 
-    cache: folder for files from the server and unpacked predictions.
+    cache: folder for files from the server and unpacked predictions. stack: whether learned combinations are tried beside it.
 
     Raises:
         EnsembleError: the trials' predictions cannot be combined.
@@ -38,37 +41,39 @@ def best_ensemble(reader: RunReader, sweeps: Sequence[str], *, cache: Path, k: i
     """
     check_size(k)
     rows = choose_candidates(reader.list_runs(sweeps), sweeps)
-    folders = [fetch_predictions(reader, row, cache) for row in rows]
-    pool = load_pool([row.key for row in rows], folders, cache / "predictions", names=[row.name for row in rows])
-    report = evaluate(pool, k=k, exactly=exactly, groups=read_groups(folders))
-    names = {row.key: row.name for row in rows}
+    candidates = {candidate.key: candidate for candidate in list_candidates(rows)}
+    folders = [
+        join_predictions([fetch_predictions(reader, row, cache) for row in candidate.rows], cache / "predictions")
+        for candidate in candidates.values()
+    ]
+    names = {key: candidate.name for key, candidate in candidates.items()}
+    pool = load_pool(list(candidates), folders, cache / "predictions", names=list(names.values()))
+    report = evaluate(pool, k=k, exactly=exactly, groups=read_groups(folders), stack=stack)
     class_names = EntryLoader(reader, cache).load_class_names(rows[0])
     report = replace(
         report,
         names=tuple(names[key] for key in report.members),
         class_names=name_classes(report.confusions, pool.ignore_classes, class_names),
+        trials={key: tuple(row.key for row in candidates[key].rows) for key in report.members},
     )
+    members: dict[str, float] = {}
+    for key, weight in zip(report.members, report.weights, strict=True):
+        members |= candidates[key].share(weight)
     sweep = sweeps[0] if sweeps else max(rows, key=lambda row: row.start_s).sweep
-    scored = read_info(folders[0]).scored_fingerprint
-    return replace(report, run_id=_log(reader, sweep, report, ignore_classes=pool.ignore_classes, scored_fingerprint=scored))
+    tags = {"scored_fingerprint": read_info(folders[0]).scored_fingerprint, WIDENING: f"{report.widening:g}"}
+    return replace(report, run_id=_log(reader, sweep, report, members=members, tags=tags, ignore_classes=pool.ignore_classes))
 
 
 def choose_candidates(runs: Sequence[RunRow], sweeps: Sequence[str]) -> list[RunRow]:
-    """The trials that may become members: COMPLETE, each key once, in the order of their keys.
+    """The trials that may become members or folds of them: COMPLETE, each key once, in the order of their keys.
 
     Raises:
-        EnsembleError: there are none, or they are parts of folds.
+        EnsembleError: there are none.
     """
     where = f"sweeps {', '.join(sweeps)}" if sweeps else "all sweeps"
     complete = [run for run in runs if run.state == TrialState.COMPLETE]
     if not complete:
         raise EnsembleError(f"{where}: none of {len(runs)} trials is COMPLETE. Let the sweep finish first.")
-    folded = [run.name for run in complete if "fold" in run.tags]
-    if folded:
-        raise EnsembleError(
-            f"{where}: {len(folded)} trials are parts of folds ({folded[0]}, ...), whose predictions would have to be joined per "
-            "configuration; that is not possible yet. Choose sweeps without `folds`."
-        )
     by_key: dict[str, RunRow] = {}
     for run in sorted(complete, key=lambda run: "cached_from" in run.tags):
         by_key.setdefault(run.key, run)
@@ -76,9 +81,18 @@ def choose_candidates(runs: Sequence[RunRow], sweeps: Sequence[str]) -> list[Run
 
 
 def _log(
-    reader: RunReader, sweep: str, report: EnsembleReport, *, ignore_classes: tuple[int, ...], scored_fingerprint: str
+    reader: RunReader,
+    sweep: str,
+    report: EnsembleReport,
+    *,
+    members: Mapping[str, float],
+    tags: Mapping[str, str],
+    ignore_classes: tuple[int, ...],
 ) -> str:
-    """Record the ensemble with its cross-fitted matrices, by which it can be compared with what was named beforehand."""
+    """Record the ensemble with its cross-fitted matrices, by which it can be compared with what was named beforehand.
+
+    members: key -> weight of each trial that is to predict.
+    """
     metrics = {
         "val/miou": report.miou,
         "val/miou_in_sample": report.miou_in_sample,
@@ -86,12 +100,10 @@ def _log(
         "gain_probability": report.gain.probability,
     }
     document = {name: value for name, value in report.to_json().items() if name != "run_id"}
-    members = dict(zip(report.members, report.weights, strict=True))
     with tempfile.TemporaryDirectory() as scratch:
         matrices = Path(scratch) / "confusions.npz"
         write_confusions(matrices, report.confusions, ignore_classes=ignore_classes)
-        tags = {"scored_fingerprint": scored_fingerprint}
-        name = f"ensemble of {len(members)}"
+        name = f"ensemble of {len(report.members)}"
         return reader.log_ensemble(sweep, EnsembleRecord(name, members, metrics, document, tags, files=(matrices,)))
 
 

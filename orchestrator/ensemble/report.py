@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich import box
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
@@ -36,6 +35,26 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Stack:
+    """What a learned combination is worth, cross-fitted like the chosen members."""
+
+    name: str
+    miou: Estimate
+    gain: Difference
+    """Over the best single candidate."""
+    over_chosen: Difference
+    """Over the chosen members."""
+
+    def to_json(self) -> dict[str, Any]:
+        figures = {"name": self.name, "miou": self.miou.value, "ci95": [self.miou.low, self.miou.high]}
+        over = {
+            "gain_over_chosen": self.over_chosen.value,
+            "gain_over_chosen_ci95": [self.over_chosen.low, self.over_chosen.high],
+        }
+        return figures | _describe(self.gain, "gain_over_best_single", "gain_ci95") | over
+
+
+@dataclass(frozen=True)
 class EnsembleReport:
     """The chosen members, and the honest figures beside the optimistic one. Estimates carry 95 % intervals over images."""
 
@@ -47,7 +66,7 @@ class EnsembleReport:
     cross_fitted: Estimate
     """On each part of the images, of the members chosen on the other parts."""
     gain: Difference
-    """Cross-fitted, over the best single candidate, which is chosen anew in each part too."""
+    """Cross-fitted, over the best single candidate, which is chosen anew in each part too. Wider than by images alone."""
     trajectory: tuple[float, ...]
     """In sample, of the first 1, 2, ... members that greedy chose."""
     steps: tuple[Step, ...]
@@ -68,9 +87,15 @@ class EnsembleReport:
     num_images: int
     confusions: NDArray[np.integer] = field(compare=False, repr=False)
     """(G, C, C), cross-fitted, of images or groups of them."""
+    widening: float = 1
+    """By how much the intervals of cross-fitted differences are wider than resampled images alone make them."""
     names: tuple[str, ...] = ()
     """The members' names for people; empty where there are none but the keys."""
+    stacks: tuple[Stack, ...] = ()
+    """Learned combinations, where they were asked for."""
     class_names: Mapping[int, str] = field(default_factory=dict)
+    trials: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Member -> keys of the trials that it is made of: itself, or its folds."""
     run_id: str | None = None
 
     @property
@@ -96,6 +121,7 @@ class EnsembleReport:
         """The document of ``best-ensemble --json``."""
         return {
             "members": list(self.members),
+            "trials": {member: list(keys) for member, keys in self.trials.items()},
             "weights": list(self.weights),
             "miou_in_sample": self.miou_in_sample,
             "miou": self.miou,
@@ -113,6 +139,8 @@ class EnsembleReport:
             "oracle_miou": self.diversity.oracle_miou,
             "best_single": self.best_single,
             "best_single_in_sample": self.best_single_in_sample,
+            "stacking": [stack.to_json() for stack in self.stacks],
+            "widening": self.widening,
             "num_candidates": self.num_candidates,
             "num_images": self.num_images,
             "run_id": self.run_id,
@@ -120,15 +148,18 @@ class EnsembleReport:
 
     def render(self) -> Group:
         """What ``best-ensemble`` prints for people."""
-        parts = [self._draw_members(), *self._say_worth()]
+        what = f"Best ensemble: {len(self.members)} of {self.num_candidates} candidates, {self.num_images} images"
+        parts: list[str | Table] = [_title(what), self._draw_members(), *self._say_worth()]
         if len(self.steps) > 1:
-            parts += [self._draw_steps(), *self._say_steps()]
+            parts += [_title("Up to k members, cross-fitted"), self._draw_steps(), *self._say_steps()]
         if len(self.members) > 1:
-            parts += [self._draw_classes(), *self._say_diversity()]
+            parts += [_title("Each class, cross-fitted"), self._draw_classes(), *self._say_diversity()]
+        if self.stacks:
+            parts += [_title("Learned instead of chosen, cross-fitted"), self._draw_stacks(), self._say_stacks()]
         return Group(*parts)
 
     def _draw_members(self) -> Table:
-        table = _start_table(f"Best ensemble: {len(self.members)} of {self.num_candidates} candidates, {self.num_images} images")
+        table = _start_table()
         is_diverse = 1 < len(self.members) <= _DRAWN
         numbered = [str(i + 1) for i in range(len(self.members))] if is_diverse else []
         _add_columns(table, "", "member", "name", "weight", "alone", *["adds"] * bool(self.contributions), *numbered)
@@ -153,7 +184,7 @@ class EnsembleReport:
         ]
 
     def _draw_steps(self) -> Table:
-        table = _start_table("Up to k members, cross-fitted")
+        table = _start_table()
         _add_columns(table, "k", "mIoU", "95 % interval", "over the best single", "over the last line")
         for step in self.steps:
             gains = ["" if step.last is None else _write(gain, 3) for gain in (step.gain, step.last) if gain is not None]
@@ -167,11 +198,25 @@ class EnsembleReport:
         return [f"It pays up to k = {self.pays_up_to}{more}."]
 
     def _draw_classes(self) -> Table:
-        table = _start_table("Each class, cross-fitted")
+        table = _start_table()
         _add_columns(table, "class", "IoU", "gain over the best single", "positive in")
         for c, gain in self.class_gains.items():
             table.add_row(escape(self._name(c)), f"{self.class_iou[c]:.4f}", _write(gain, 3), f"{gain.probability:.0%}")
         return table
+
+    def _draw_stacks(self) -> Table:
+        table = _start_table()
+        _add_columns(table, "combination", "mIoU", "over the best single", "over the chosen members")
+        table.add_row("chosen members", f"{self.miou:.4f}", _write(self.gain, 3), "")
+        for stack in self.stacks:
+            table.add_row(stack.name, f"{stack.miou.value:.4f}", _write(stack.gain, 3), _write(stack.over_chosen, 3))
+        return table
+
+    def _say_stacks(self) -> str:
+        paying = [stack.name for stack in self.stacks if stack.over_chosen.low > 0]
+        if paying:
+            return f"Pays beyond the chosen members: {', '.join(paying)}. `predict` knows the chosen members only."
+        return "No learned combination is told to be better than the chosen members."
 
     def _say_diversity(self) -> list[str]:
         return [
@@ -190,12 +235,16 @@ class EnsembleReport:
         return self.class_names.get(c, f"class {c}")
 
 
-def _start_table(title: str) -> Table:
-    return Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+def _title(text: str) -> str:
+    return f"\n[bold]{text}[/]"
+
+
+def _start_table() -> Table:
+    return Table(header_style="dim", caption_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
 
 
 def _add_columns(table: Table, *titles: str) -> None:
-    texts = ("member", "name", "95 % interval", "class")
+    texts = ("member", "name", "95 % interval", "class", "combination")
     for title in titles:
         table.add_column(title, justify="left" if title in texts else "right", overflow="fold")
 

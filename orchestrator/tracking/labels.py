@@ -13,6 +13,9 @@ from typing import Any
 ROW, REPORTED, FORMER_ROW = "row", "reported", "former_row"
 """Tags: the row of the sweep's table, the figure published for it, and the row of an earlier form of the sweep file."""
 
+WIDENING = "widening"
+"""Tag of a chosen ensemble: by how much wider than by images alone intervals of its difference to others are."""
+
 KEEP = "keep"
 """Tag of a sweep's experiment: which checkpoints it keeps."""
 

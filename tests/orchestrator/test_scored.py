@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from orchestrator.entries import Entry, strip_seed
-from orchestrator.scored import compare_class_results, compare_results, find_spread, join_trials
+from orchestrator.scored import compare_class_results, compare_results, find_spread, join_trials, score_trial
 from orchestrator.stats import compute_miou, pool_spread, sum_groups, vary_seeds
 
 
@@ -44,7 +44,7 @@ def test_a_seed_that_lacks_a_fold_is_left_out() -> None:
     assert result is not None
     assert (result.seeds, result.left_out) == ((0,), ("dice seed 1 fold 1/2",))
     assert join_trials([folds[0], folds[2]]) is None
-    alone = join_trials(folds[2:])
+    alone = score_trial(folds[2])
     assert alone is not None
     assert alone.name == "dice seed 1 fold 1/2"
 
@@ -53,7 +53,7 @@ def test_seeds_widen_the_interval() -> None:
     """One seed each seems to tell them apart; two seeds that lie as far apart as the configurations do take that back."""
     first = [make_entry(make_matrices(0, accuracy=a), seed=i) for i, a in enumerate((0.70, 0.80))]
     second = [make_entry(make_matrices(0, accuracy=a), seed=i) for i, a in enumerate((0.62, 0.72))]
-    alone = [join_trials(side[:1]) for side in (first, second)]
+    alone = [score_trial(side[0]) for side in (first, second)]
     groups = [join_trials(side) for side in (first, second)]
     assert all(result is not None for result in (*alone, *groups))
     assert compare_results(alone[0], alone[1], find_spread(alone)).has_evidence
@@ -81,7 +81,7 @@ def test_classes_are_compared_one_by_one() -> None:
     second = np.pad(second, ((0, 0), (0, 1), (0, 1)))
     first = np.pad(first, ((0, 0), (0, 1), (0, 1)))
     second[:, 1, 2] += 60
-    sides = [join_trials([make_entry(matrices)]) for matrices in (first, second)]
+    sides = [score_trial(make_entry(matrices)) for matrices in (first, second)]
     assert sides[0] is not None
     assert sides[1] is not None
     found = compare_class_results(sides[0], sides[1])

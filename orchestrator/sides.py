@@ -83,9 +83,8 @@ def _find(runs: Sequence[RunRow], ensembles: Sequence[RunRow], name: str) -> lis
 
 def _match_id(runs: Sequence[RunRow], name: str) -> list[RunRow]:
     """By the id of a run, then of a trial or a configuration; their beginnings where nothing is called exactly so."""
-    for identify in (lambda run: run.run_id, lambda run: run.key, lambda run: run.tags.get("configuration", "")):
-        if exact := [run for run in runs if identify(run) == name]:
-            return exact
+    if exact := [run for run in runs if name in (run.run_id, run.key, run.tags.get("configuration"))]:
+        return exact
     by_key = [run for run in runs if run.key.startswith(name)]
     keys = sorted({run.key for run in by_key})
     of_configuration = [run for run in runs if run.tags.get("configuration", "").startswith(name)]

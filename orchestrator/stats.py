@@ -120,7 +120,8 @@ def vary_seeds(spread: Spread | None, num_seeds: Iterable[int], *, seed: int = 0
     if spread is None:
         return np.zeros(NUM_REPLICATES)
     draws = np.random.default_rng([seed, 1]).standard_t(spread.degrees, NUM_REPLICATES)
-    return draws * spread.value * sum(1 / number for number in num_seeds) ** 0.5
+    added: NDArray[np.float64] = draws * spread.value * sum(1 / number for number in num_seeds) ** 0.5
+    return added
 
 
 def find_bounds(values: NDArray[np.float64]) -> tuple[float, float]:

@@ -32,7 +32,7 @@ class FixedResult(Record):
 
     kind: Literal["fixed"] = "fixed"
     members: tuple[str, ...]
-    """Keys, in the order of the sweep file, each of equal weight."""
+    """Keys of trials, in the order of the sweep file, each of equal weight; of folds those of each."""
     scored_fingerprint: str
     num_images: int
     miou: float
@@ -85,9 +85,9 @@ def evaluate_fixed(predictions: Mapping[str, Path], *, names: Mapping[str, str],
     scores = pool.rank_singles(every)
     best = max(range(len(keys)), key=lambda i: scores[pool.positions[keys[i]]])  # the first of equals
     groups = read_groups(list(predictions.values()))
-    mean, alone = sum_groups(mean, groups), sum_groups(singles[best], groups)
-    figure = estimate_miou(mean, pool.ignore_classes)
-    gain = compare(mean, alone, pool.ignore_classes)
+    summed, alone = sum_groups(mean, groups), sum_groups(singles[best], groups)
+    figure = estimate_miou(summed, pool.ignore_classes)
+    gain = compare(summed, alone, pool.ignore_classes)
     result = FixedResult(
         members=tuple(keys),
         scored_fingerprint=read_info(predictions[keys[0]]).scored_fingerprint,
@@ -100,7 +100,7 @@ def evaluate_fixed(predictions: Mapping[str, Path], *, names: Mapping[str, str],
         gain_over_best_member=gain.value,
         gain_ci95=(gain.low, gain.high),
     )
-    _keep(folder, result, mean, ignore_classes=pool.ignore_classes)
+    _keep(folder, result, summed, ignore_classes=pool.ignore_classes)
     return result
 
 

@@ -54,13 +54,18 @@ def list_candidates(rows: Sequence[RunRow]) -> list[Candidate]:
     for (configuration, seed, count), folds in by_seed.items():
         if len(folds) == int(count):
             ordered = tuple(folds[index] for index in sorted(folds))
-            candidates.append(Candidate(f"{configuration}-{seed}", f"{strip_seed(ordered[0].name)} seed {seed}", ordered))
+            candidates.append(Candidate(name_joined(configuration, seed), f"{strip_seed(ordered[0].name)} seed {seed}", ordered))
     if not candidates:
         known = [f"{len(folds)} of {count} of {strip_seed(folds[min(folds)].name)}" for (*_, count), folds in by_seed.items()]
         raise EnsembleError(
             f"No configuration has all its folds COMPLETE: {', '.join(known)}. Let the sweep finish, or `orchestrate retry` it."
         )
     return sorted(candidates, key=lambda candidate: candidate.key)
+
+
+def name_joined(configuration: str, seed: str | int) -> str:
+    """The key of all folds of a configuration and seed together."""
+    return f"{configuration}-{seed}"
 
 
 def join_predictions(folders: Sequence[Path], cache: Path) -> Path:

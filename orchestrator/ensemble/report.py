@@ -121,6 +121,7 @@ class EnsembleReport:
         """The document of ``best-ensemble --json``."""
         return {
             "members": list(self.members),
+            "names": list(self.names),
             "trials": {member: list(keys) for member, keys in self.trials.items()},
             "weights": list(self.weights),
             "miou_in_sample": self.miou_in_sample,

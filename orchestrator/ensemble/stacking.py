@@ -68,7 +68,7 @@ def draw_sample(pool: Pool, candidates: list[int], images: Images) -> Sample:
     probabilities = np.empty((len(places), len(candidates), pool.num_classes), np.float32)
     for i, candidate in enumerate(candidates):
         probabilities[:, i] = pool.predictions[candidate][images[rows], :, columns]
-    return Sample(probabilities / 255, labels[rows, columns].astype(np.int64))
+    return Sample(probabilities / np.float32(255), labels[rows, columns].astype(np.int64))
 
 
 def learn_weights(probabilities: NDArray[np.float32], true: NDArray[np.int64]) -> Matrices:
@@ -114,10 +114,10 @@ STACKS: dict[str, Learn] = {"learned weights": learn_weights, "linear at each pi
 def _count(pool: Pool, candidates: list[int], matrices: Matrices, images: Images) -> NDArray[np.int64]:
     """Confusion matrices (n, C, C) of the combination on these images, one image after another."""
     predictions = [pool.predictions[candidate] for candidate in candidates]
+    combining = np.hstack(list(matrices))
     predicted = np.empty((len(images), 1, pool.labels.shape[1]), np.uint8)
     for row, image in enumerate(images):
         probabilities = np.concatenate([array[image] for array in predictions]).astype(np.float32)
-        scores = np.hstack(matrices) @ probabilities
-        predicted[row, 0] = scores.argmax(axis=0)
+        predicted[row, 0] = (combining @ probabilities).argmax(axis=0)
     labels = pool.labels[images][:, None]
     return confusion_per_image(predicted, labels, num_classes=pool.num_classes, ignore_classes=())

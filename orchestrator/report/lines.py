@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.ensemble.folds import name_joined
 from orchestrator.entries import IOU, Entry, strip_seed
 from orchestrator.report.describe import Description, describe_training
 from orchestrator.stats import compute_miou, find_bounds, resample_mean
@@ -138,7 +139,7 @@ def _with_figures(line: Line, done: Sequence[Entry], class_names: Sequence[str])
         ci95=None if replicates is None else find_bounds(replicates),
         spread=stdev(figures) if len(figures) > 1 else None,
         class_iou=_mean_class_iou(done, class_names),
-        scored=frozenset(e.scored_fingerprint or "" for e in done),
+        scored=frozenset(part for e in done for part in (e.scored_fingerprint or "").split(",")),  # an ensemble's name all folds
         best_trial=max(done, key=lambda e: e.miou),
         replicates=replicates,
     )
@@ -146,8 +147,22 @@ def _with_figures(line: Line, done: Sequence[Entry], class_names: Sequence[str])
 
 def _join(folds: Sequence[Entry]) -> NDArray[np.integer] | None:
     """One trial's matrices, or those of all folds of a seed: (V, C, C); None where some were not kept."""
-    kept = [entry.confusions for entry in sorted(folds, key=lambda e: e.name) if entry.confusions is not None]
+    kept = [entry.confusions for entry in sorted(folds, key=_by_fold) if entry.confusions is not None]
     return np.concatenate(kept) if len(kept) == len(folds) else None
+
+
+def _by_fold(entry: Entry) -> tuple[tuple[int, int], str]:
+    return entry.fold or (0, 1), entry.name
+
+
+def join_folds(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """All folds of each configuration and seed as one trial, under the key by which ensembles know it."""
+    by_seed: dict[tuple[str, int], list[Entry]] = defaultdict(list)
+    for entry in entries:
+        if entry.fold is not None and entry.is_done:
+            by_seed[entry.configuration, entry.seed or 0].append(entry)
+    for (configuration, seed), folds in by_seed.items():
+        yield replace(min(folds, key=_by_fold), key=name_joined(configuration, seed), confusions=_join(folds))
 
 
 def _resample(joined: Sequence[NDArray[np.integer] | None], ignored: tuple[int, ...]) -> NDArray[np.float64] | None:

@@ -101,7 +101,6 @@ def _judge(chosen: Chosen) -> str:
     low, high = chosen.gain_ci95
     verdict = "there is evidence of a gain" if low > 0 else "it is worse" if high < 0 else "there is no evidence of a gain"
     gain = _write_gain(chosen.gain_over_best_single, chosen.gain_ci95)
-    gain = _write_gain(chosen.gain_over_best_single, chosen.gain_ci95)
     return (
         f"Cross-fitted mIoU {write_short(chosen.miou)} ({write_interval(chosen.ci95)}), in sample {write_short(chosen.optimism)} "
         f"higher. Over the best single trial {gain}: {verdict} (above 0 in {chosen.gain_probability:.0%} of the resamples). "

@@ -1,4 +1,4 @@
-"""confusions.npz: the confusion matrix of each validation image, as trials and fixed ensembles leave it."""
+"""confusions.npz: the confusion matrix of each validation image; of ensembles, those of images that belong together added up."""
 
 from __future__ import annotations
 

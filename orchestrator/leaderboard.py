@@ -1,61 +1,49 @@
-"""Runs -> ranked rows with intervals, ties and the means over seeds; drawn as a table or as JSON."""
+"""Trials -> ranked rows with intervals and ties, and their configurations over all seeds and folds; a table or JSON."""
 
 from __future__ import annotations
 
-import json
-import zipfile
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
-from pydantic import ValidationError
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.confusions import read_confusions
-from orchestrator.errors import TrackingError
-from orchestrator.stats import compare, compute_miou, estimate_miou
-from orchestrator.tracking.labels import REPORTED, ROW
-from orchestrator.trial import TrialSpec, TrialState
+from orchestrator.entries import Entry, EntryLoader
+from orchestrator.scored import Scored, compare_results, estimate, find_spread, join_trials, score_trial
+from orchestrator.stats import Estimate, Spread
 
 if TYPE_CHECKING:
-    from orchestrator.tracking.runs import RunReader, RunRow
+    from orchestrator.tracking.runs import RunReader
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A trial as it comes to the leaderboard."""
+class ConfigurationRow:
+    """A ranked configuration: the mean over its seeds, each on the images of all its folds. Ranks count as those of trials."""
 
-    key: str
-    name: str
-    configuration: str
-    state: str
-    run_id: str
-    attempts: int
-    config: dict[str, Any]
-    metrics: dict[str, float]
-    scored_fingerprint: str | None = None
-    confusions: NDArray[np.integer] | None = None
-    """(V, C, C) of the validation images; None: not kept, so there is no interval."""
-    ignore_classes: tuple[int, ...] = ()
-    reason: str | None = None
-    seed: int | None = None
-    row: str | None = None
-    """Its row in the sweep's table, and the figure published for that."""
-    reported: float | None = None
+    result: Scored
+    rank: int
+    ci95: tuple[float, float]
+    """Over images and, where some configuration has several, seeds."""
+    is_tied: bool
+    """The interval of its difference to the best holds 0."""
 
-    @property
-    def miou(self) -> float:
-        """From the matrices, or as it was logged."""
-        if self.confusions is None:
-            return self.metrics.get("val/miou", float("nan"))
-        return compute_miou(self.confusions, self.ignore_classes)
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "rank": self.rank,
+            "miou": self.result.miou,
+            "ci95": list(self.ci95),
+            "tied_with_best": self.is_tied,
+            "seeds": list(self.result.seeds),
+            "folds": len(self.result.fingerprints),
+        }
 
 
 @dataclass(frozen=True)
@@ -86,26 +74,35 @@ class Row:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Rows from the best on, in blocks of trials that can be compared, largest block first; then what has not been ranked."""
+    """Rows from the best on, in blocks of trials that can be compared, largest block first; then what has not been ranked.
+
+    configurations: ranked likewise, where some have several trials, else none.
+    """
 
     rows: tuple[Row, ...]
     others: tuple[Entry, ...]
+    configurations: tuple[ConfigurationRow, ...] = ()
 
     def top(self, num_rows: int) -> Leaderboard:
         """Only the first rows of each block."""
-        return replace(self, rows=tuple(row for row in self.rows if row.rank <= num_rows))
+        rows = tuple(row for row in self.rows if row.rank <= num_rows)
+        return replace(self, rows=rows, configurations=tuple(row for row in self.configurations if row.rank <= num_rows))
 
     def to_json(self) -> list[dict[str, Any]]:
         """The document of ``leaderboard --json``: ranked rows in order, then the others with rank null."""
         unranked = {"rank": None, "miou": None, "ci95": None}
-        return [row.to_json() for row in self.rows] + [_describe(e) | unranked | {"reason": e.reason} for e in self.others]
+        results = {key: row.to_json() for row in self.configurations for key in row.result.keys}
+        ranked = [row.to_json() | {"configuration_result": results.get(row.entry.key)} for row in self.rows]
+        return ranked + [_describe(e) | unranked | {"reason": e.reason} for e in self.others]
 
     def render(self) -> Group:
         """What ``leaderboard`` prints for people."""
-        blocks: dict[str | None, list[Row]] = defaultdict(list)
-        for row in self.rows:
-            blocks[row.entry.scored_fingerprint].append(row)
-        parts: list[Any] = [_draw_block(fingerprint, rows, is_only=len(blocks) == 1) for fingerprint, rows in blocks.items()]
+        parts: list[Any] = [_draw_configurations(rows) for rows in _blocks(self.configurations, _of_configuration)]
+        is_folded = bool(parts) and all(row.entry.fold for row in self.rows)
+        blocks = [] if is_folded else _blocks(self.rows, _of_trial)
+        parts += [_draw_block(rows, is_only=len(blocks) == 1) for rows in blocks]
+        if is_folded:
+            parts.append("A configuration is ranked by its trials on all folds together; `--json` has each trial.")
         if len(blocks) > 1:
             parts.append("These tables cannot be compared: they were scored on other images, labels or classes.")
         if self.others:
@@ -115,15 +112,12 @@ class Leaderboard:
 
 def rank_trials(entries: Iterable[Entry]) -> Leaderboard:
     """Rank what is COMPLETE; everything else is listed below with its reason."""
-    blocks: dict[str | None, list[Entry]] = defaultdict(list)
+    done: list[Entry] = []
     others: list[Entry] = []
     for entry in entries:
-        if entry.state in {TrialState.COMPLETE, TrialState.CACHED} and np.isfinite(entry.miou):
-            blocks[entry.scored_fingerprint].append(entry)
-        else:
-            others.append(entry)
-    ordered = sorted(blocks.values(), key=lambda block: (-len(block), str(block[0].scored_fingerprint)))
-    return Leaderboard(tuple(row for block in ordered for row in _rank_block(block)), tuple(others))
+        (done if entry.is_done else others).append(entry)
+    rows = tuple(row for block in _blocks(done, lambda entry: entry.scored_fingerprint) for row in _rank_block(block))
+    return Leaderboard(rows, tuple(others), tuple(_rank_configurations(done)))
 
 
 def load_leaderboard(reader: RunReader, sweeps: Sequence[str], *, cache: Path) -> Leaderboard:
@@ -132,19 +126,23 @@ def load_leaderboard(reader: RunReader, sweeps: Sequence[str], *, cache: Path) -
     Raises:
         TrackingError: the runs cannot be read, or a file is damaged.
     """
-    return rank_trials(load_entries(reader, sweeps, cache=cache))
+    return rank_trials(EntryLoader(reader, cache).load_all(reader.list_runs(sweeps)))
 
 
-def load_entries(reader: RunReader, sweeps: Sequence[str], *, cache: Path) -> list[Entry]:
-    """The trials of ``sweeps``, or of all, each once; matrices come from the trial folders or, once, from the server.
+def _blocks(items: Iterable[T], identify: Callable[[T], object]) -> list[list[T]]:
+    """What can be compared together; the largest block first."""
+    blocks: dict[object, list[T]] = defaultdict(list)
+    for item in items:
+        blocks[identify(item)].append(item)
+    return [blocks[identity] for identity in sorted(blocks, key=lambda identity: (-len(blocks[identity]), str(identity)))]
 
-    Raises:
-        TrackingError: the runs cannot be read, or a file is damaged.
-    """
-    by_key: dict[str, RunRow] = {}
-    for run in sorted(reader.list_runs(sweeps), key=lambda run: "cached_from" in run.tags):
-        by_key.setdefault(run.key, run)  # a trial that several sweeps share counts once
-    return [_load_entry(reader, run, cache) for run in by_key.values()]
+
+def _of_trial(row: Row) -> object:
+    return row.entry.scored_fingerprint
+
+
+def _of_configuration(row: ConfigurationRow) -> object:
+    return row.result.fingerprints
 
 
 def _rank_block(block: list[Entry]) -> list[Row]:
@@ -152,89 +150,47 @@ def _rank_block(block: list[Entry]) -> list[Row]:
     seeds: dict[str, list[float]] = defaultdict(list)
     for entry in best_first:
         seeds[entry.configuration].append(entry.miou)
+    results = [score_trial(entry) for entry in best_first]
     return [
         Row(
             entry=entry,
             rank=rank,
             miou=entry.miou,
-            ci95=_interval(entry),
-            is_tied=_is_tied(best_first[0], entry),
+            ci95=None if result is None else _bounds(estimate(result, None)),
+            is_tied=_is_tied(results[0], result) if results[0] and result else entry.miou == best_first[0].miou,
             configuration_miou=fmean(seeds[entry.configuration]),
             configuration_trials=len(seeds[entry.configuration]),
         )
-        for rank, entry in enumerate(best_first, start=1)
+        for rank, (entry, result) in enumerate(zip(best_first, results, strict=True), start=1)
     ]
 
 
-def _interval(entry: Entry) -> tuple[float, float] | None:
-    if entry.confusions is None:
-        return None
-    estimate = estimate_miou(entry.confusions, entry.ignore_classes)
-    return estimate.low, estimate.high
+def _rank_configurations(done: Sequence[Entry]) -> Iterator[ConfigurationRow]:
+    """Nothing where each has but one trial: then it would be the same table again."""
+    by_configuration: dict[str, list[Entry]] = defaultdict(list)
+    for entry in done:
+        by_configuration[entry.configuration or entry.key].append(entry)
+    if all(len(entries) == 1 for entries in by_configuration.values()):
+        return
+    results = [result for entries in by_configuration.values() if (result := join_trials(entries)) is not None]
+    for block in _blocks(results, lambda result: result.fingerprints):
+        best_first = sorted(block, key=lambda result: (-result.miou, result.keys))
+        spread = find_spread(best_first)
+        for rank, result in enumerate(best_first, start=1):
+            yield ConfigurationRow(
+                result=result,
+                rank=rank,
+                ci95=_bounds(estimate(result, spread)),
+                is_tied=_is_tied(best_first[0], result, spread),
+            )
 
 
-def _is_tied(best: Entry, entry: Entry) -> bool:
-    if best is entry:
-        return True
-    if best.confusions is None or entry.confusions is None:
-        return best.miou == entry.miou
-    return not compare(best.confusions, entry.confusions, best.ignore_classes).has_evidence
+def _is_tied(best: Scored, result: Scored, spread: Spread | None = None) -> bool:
+    return best is result or not compare_results(best, result, spread).has_evidence
 
 
-def _load_entry(reader: RunReader, run: RunRow, cache: Path) -> Entry:
-    entry = Entry(
-        key=run.key,
-        name=run.name,
-        configuration=run.tags.get("configuration", ""),
-        state=run.state,
-        run_id=run.run_id,
-        attempts=int(run.tags.get("attempt", "1")),
-        config=_load_config(reader, run, cache),
-        metrics={name: value for name, value in run.metrics.items() if not name.startswith("epoch/")},
-        scored_fingerprint=run.tags.get("scored_fingerprint"),
-        reason=run.tags.get("reason") or None,
-        seed=int(run.tags["seed"]) if "seed" in run.tags else None,
-        row=run.tags.get(ROW),
-        reported=float(run.tags[REPORTED]) if REPORTED in run.tags else None,
-    )
-    if run.state != TrialState.COMPLETE:
-        return entry
-    confusions, ignored = load_confusions(reader, run, cache=cache)
-    return replace(entry, confusions=confusions, ignore_classes=ignored)
-
-
-def load_confusions(reader: RunReader, run: RunRow, *, cache: Path) -> tuple[NDArray[np.integer], tuple[int, ...]]:
-    """The confusion matrices (V, C, C) of a run's validation images, and the classes that are not scored.
-
-    Raises:
-        TrackingError: they cannot be fetched, or are damaged.
-    """
-    path = reader.fetch(run, "confusions.npz", cache / "files")
-    try:
-        return read_confusions(path)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise TrackingError(f"{path}: damaged ({error}). Remove it, so that it is fetched or trained again.") from error
-
-
-def _load_config(reader: RunReader, run: RunRow, cache: Path) -> dict[str, Any]:
-    """The trial's configuration; of a trial that has not ended the run's params will do, with dotted names."""
-    is_complete = run.state == TrialState.COMPLETE
-    path = (
-        reader.fetch(run, "trial.json", cache / "files") if is_complete else reader.find_file(run, "trial.json", cache / "files")
-    )
-    if path is None:
-        return dict(run.params)
-    try:
-        return describe_config(TrialSpec.model_validate_json(path.read_bytes()))
-    except ValidationError as error:
-        if not is_complete:
-            return dict(run.params)
-        raise TrackingError(f"{path}: cannot be read by this version: {error}") from error
-
-
-def describe_config(spec: TrialSpec) -> dict[str, Any]:
-    """A trial's configuration as JSON documents show it: the training, its data, seed and fold."""
-    return json.loads(spec.model_dump_json(include={"train", "data", "seed", "fold"}))  # type: ignore[no-any-return]  # an object
+def _bounds(found: Estimate) -> tuple[float, float]:
+    return found.low, found.high
 
 
 def _describe(entry: Entry) -> dict[str, Any]:
@@ -251,24 +207,40 @@ def _describe(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _draw_block(fingerprint: str | None, rows: Sequence[Row], *, is_only: bool) -> Table:
-    table = Table(title="Leaderboard" if is_only else f"Scored on {escape(fingerprint or 'unknown images')}")
-    for title, justify in (
-        ("", "right"),
-        ("trial", "left"),
-        ("mIoU", "right"),
-        ("95 % interval", "left"),
-        ("mean over seeds", "right"),
-    ):
-        table.add_column(title, justify=justify, overflow="fold")  # type: ignore[arg-type]  # rich wants literals
+def _draw_block(rows: Sequence[Row], *, is_only: bool) -> Table:
+    fingerprint = rows[0].entry.scored_fingerprint or "unknown images"
+    table = _start_table("Leaderboard" if is_only else f"Scored on {fingerprint}", "trial", "mean over seeds")
     for row in rows:
         interval = "" if row.ci95 is None else f"{row.ci95[0]:.3f} to {row.ci95[1]:.3f}"
         mean = f"{row.configuration_miou:.4f} of {row.configuration_trials}" if row.configuration_trials > 1 else ""
-        rank = f"{row.rank}{'=' if row.is_tied and row.rank > 1 else ''}"
-        table.add_row(rank, escape(row.entry.name), f"{row.miou:.4f}", interval, mean)
+        table.add_row(_rank(row), escape(row.entry.name), f"{row.miou:.4f}", interval, mean)
     if any(row.is_tied for row in rows[1:]):
         table.caption = "= not told apart from the best by these images"
     return table
+
+
+def _draw_configurations(rows: Sequence[ConfigurationRow]) -> Table:
+    table = _start_table("Configurations", "configuration", "mean over")
+    for row in rows:
+        interval = f"{row.ci95[0]:.3f} to {row.ci95[1]:.3f}"
+        num_seeds, num_folds = len(row.result.confusions), len(row.result.fingerprints)
+        over = ", ".join(f"{n} {what}" for n, what in ((num_seeds, "seeds"), (num_folds, "folds")) if n > 1)
+        table.add_row(_rank(row), escape(row.result.name), f"{row.result.miou:.4f}", interval, over)
+    if any(row.is_tied for row in rows[1:]):
+        has_seeds = any(len(row.result.confusions) > 1 for row in rows)
+        table.caption = f"= not told apart from the best by these images{' and seeds' if has_seeds else ''}"
+    return table
+
+
+def _start_table(title: str, what: str, last: str) -> Table:
+    table = Table(title=escape(title))
+    for name, justify in (("", "right"), (what, "left"), ("mIoU", "right"), ("95 % interval", "left"), (last, "right")):
+        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]  # rich wants literals
+    return table
+
+
+def _rank(row: Row | ConfigurationRow) -> str:
+    return f"{row.rank}{'=' if row.is_tied and row.rank > 1 else ''}"
 
 
 def _draw_others(others: Sequence[Entry]) -> Table:

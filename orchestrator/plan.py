@@ -31,7 +31,7 @@ class PlannedEnsemble:
     """A fixed ensemble of the file, with the trials that it is the mean of.
 
     seed: that of its members, where the sweep has several; a row with a seed of its own keeps it. missing: rows without a trial
-    in the plan, because the budget ends before them. is_folded: members are parts of folds, whose predictions nobody joins yet.
+    in the plan, because the budget ends before them.
     class_names: of the data that the first member is scored on.
     """
 
@@ -42,7 +42,6 @@ class PlannedEnsemble:
     members: tuple[PlannedTrial, ...]
     missing: tuple[RowId, ...] = ()
     seed: int | None = None
-    is_folded: bool = False
     class_names: tuple[str, ...] = ()
 
 
@@ -165,7 +164,6 @@ def _plan_ensemble(
         members=members,
         missing=tuple(row for row, trials in zip(ensemble.members, chosen, strict=True) if not trials),
         seed=seed,
-        is_folded=any(trial.spec.fold is not None for trial in members),
         class_names=facts.of(members[0].spec.data).class_names if members else (),
     )
 

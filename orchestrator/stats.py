@@ -1,9 +1,13 @@
-"""Confusion matrices per image -> mIoU, its interval, and whether two trials differ; knows no runs."""
+"""Confusion matrices per image -> mIoU, its interval, and whether two results differ; knows no runs.
+
+Wherever images belong together (a scene, near duplicates), ``sum_groups`` first: a group is then drawn as a whole.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +43,14 @@ class Difference:
         return self.low > 0 or self.high < 0
 
 
+@dataclass(frozen=True)
+class Spread:
+    """How far seeds of one configuration lie apart: a standard deviation, and the degrees of freedom that it was found with."""
+
+    value: float
+    degrees: int
+
+
 def compute_miou(confusions: NDArray[np.integer], ignore_classes: tuple[int, ...]) -> float:
     """The figure of merit: mean IoU of the matrix summed over all images.
 
@@ -57,24 +69,64 @@ def compute_class_iou(confusions: NDArray[np.integer], ignore_classes: tuple[int
     return class_iou(confusions.sum(axis=0, dtype=np.int64), ignore_classes)
 
 
+def sum_groups(confusions: NDArray[np.integer], groups: NDArray[np.int64] | None) -> NDArray[np.integer]:
+    """Add up the matrices (V, C, C) of images that belong together: (G, C, C), in the order of the groups' numbers.
+
+    groups: (V,), equal for images of one group; None: each image is its own. A bootstrap over the sums draws whole groups.
+    """
+    if groups is None:
+        return confusions
+    numbers, group_of = np.unique(groups, return_inverse=True)
+    summed = np.zeros((len(numbers), *confusions.shape[1:]), np.int64)
+    np.add.at(summed, group_of, confusions)
+    return summed
+
+
 def resample(confusions: NDArray[np.integer], ignore_classes: tuple[int, ...], *, seed: int = 0) -> NDArray[np.float64]:
     """Draw the figure of merit of NUM_REPLICATES bootstrap samples of the images: (R,).
 
     With the same number of images and the same seed the samples are the same, so that differences of two results are paired.
     Source: Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13 (percentile intervals).
     """
-    num_images, num_classes, _ = confusions.shape
-    draws = np.random.default_rng(seed).multinomial(num_images, np.full(num_images, 1 / num_images), size=NUM_REPLICATES)
-    flat = confusions.reshape(num_images, -1).astype(np.float64)  # float64 multiplies fast, and is exact up to 2**53 pixels
-    summed = (draws.astype(np.float64) @ flat).reshape(NUM_REPLICATES, num_classes, num_classes)
-    values: NDArray[np.float64] = mean_iou(summed, ignore_classes)
+    values: NDArray[np.float64] = mean_iou(_resample_sums(confusions, seed), ignore_classes)
     return values
+
+
+def resample_classes(confusions: NDArray[np.integer], ignore_classes: tuple[int, ...], *, seed: int = 0) -> NDArray[np.float64]:
+    """Draw the IoU of each class from the same samples: (R, C), NaN where a sample has none of it."""
+    return class_iou(_resample_sums(confusions, seed), ignore_classes)
 
 
 def resample_mean(several: Sequence[NDArray[np.integer]], ignore_classes: tuple[int, ...]) -> NDArray[np.float64]:
     """Draw the mean figure of merit of several results, each (V, C, C) of the same images, from paired samples: (R,)."""
     values: NDArray[np.float64] = np.mean([resample(confusions, ignore_classes) for confusions in several], axis=0)
     return values
+
+
+def pool_spread(results: Iterable[Sequence[float]]) -> Spread | None:
+    """What configurations say together of how far seeds lie apart; None where none has two.
+
+    results: of each configuration the figures of its seeds.
+    """
+    squares, degrees = 0.0, 0
+    for figures in results:
+        squares += float(np.var(figures)) * len(figures)
+        degrees += len(figures) - 1
+    return Spread((squares / degrees) ** 0.5, degrees) if degrees > 0 else None
+
+
+def vary_seeds(spread: Spread | None, num_seeds: Iterable[int], *, seed: int = 0) -> NDArray[np.float64]:
+    """Draw what other seeds would have added to a mean, or to a difference of means, over these numbers of seeds: (R,).
+
+    Two or three seeds are too few to be resampled: their bootstrap is too narrow. So this draws from Student's t around 0.
+    Zeros where nothing is known of seeds.
+    Source: Student 1908, The Probable Error of a Mean; pooled as in the two-sample test.
+    """
+    if spread is None:
+        return np.zeros(NUM_REPLICATES)
+    draws = np.random.default_rng([seed, 1]).standard_t(spread.degrees, NUM_REPLICATES)
+    added: NDArray[np.float64] = draws * spread.value * sum(1 / number for number in num_seeds) ** 0.5
+    return added
 
 
 def find_bounds(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -93,11 +145,62 @@ def estimate_miou(confusions: NDArray[np.integer], ignore_classes: tuple[int, ..
 
 
 def compare(
-    first: NDArray[np.integer], second: NDArray[np.integer], ignore_classes: tuple[int, ...], *, seed: int = 0
+    first: NDArray[np.integer],
+    second: NDArray[np.integer],
+    ignore_classes: tuple[int, ...],
+    *,
+    seed: int = 0,
+    widening: float = 1,
 ) -> Difference:
-    """Subtract the mIoU of ``second`` from that of ``first``, both (V, C, C) of the same images in order: paired bootstrap."""
+    """Subtract the mIoU of ``second`` from that of ``first``, both (V, C, C) of the same images in order: paired bootstrap.
+
+    widening: as ``judge`` takes it.
+    """
     assert first.shape == second.shape, (first.shape, second.shape)
-    differences = resample(first, ignore_classes, seed=seed) - resample(second, ignore_classes, seed=seed)
-    low, high = find_bounds(differences)
     value = compute_miou(first, ignore_classes) - compute_miou(second, ignore_classes)
-    return Difference(value, low, high, float(np.mean(differences > 0) + np.mean(differences == 0) / 2))
+    drawn = resample(first, ignore_classes, seed=seed) - resample(second, ignore_classes, seed=seed)
+    return judge(value, drawn, widening=widening)
+
+
+def compare_classes(
+    first: NDArray[np.integer],
+    second: NDArray[np.integer],
+    ignore_classes: tuple[int, ...],
+    *,
+    seed: int = 0,
+    widening: float = 1,
+) -> dict[int, Difference]:
+    """The same of each class's IoU, of the classes that both have; differences of one sample belong together."""
+    assert first.shape == second.shape, (first.shape, second.shape)
+    values = compute_class_iou(first, ignore_classes) - compute_class_iou(second, ignore_classes)
+    drawn = resample_classes(first, ignore_classes, seed=seed) - resample_classes(second, ignore_classes, seed=seed)
+    return {int(c): judge(float(values[c]), drawn[:, c], widening=widening) for c in np.flatnonzero(np.isfinite(values))}
+
+
+def judge(value: float, differences: NDArray[np.float64], *, widening: float = 1) -> Difference:
+    """A difference with the interval that its replicates (R,) make; those in which nothing is scored are left out.
+
+    widening: by how much replicates lie farther from the value than the images alone would have them.
+    """
+    differences = differences if widening == 1 else value + widening * (differences - value)
+    low, high = find_bounds(differences)
+    scored = differences[np.isfinite(differences)]
+    above = np.mean(scored > 0) + np.mean(scored == 0) / 2 if scored.size else np.nan
+    return Difference(value, low, high, float(above))
+
+
+def _resample_sums(confusions: NDArray[np.integer], seed: int) -> NDArray[np.float64]:
+    """Matrices (R, C, C), each summed over one sample of the images."""
+    num_images, num_classes, _ = confusions.shape
+    flat = confusions.reshape(num_images, -1).astype(np.float64)  # float64 multiplies fast, and is exact up to 2**53 pixels
+    summed: NDArray[np.float64] = _draw(num_images, seed) @ flat
+    return summed.reshape(NUM_REPLICATES, num_classes, num_classes)
+
+
+@lru_cache(maxsize=2)  # a leaderboard draws from one set of images hundreds of times, and drawing is what takes long
+def _draw(num_images: int, seed: int) -> NDArray[np.float64]:
+    """How often each image is in each sample: (R, V)."""
+    draws = np.random.default_rng(seed).multinomial(num_images, np.full(num_images, 1 / num_images), size=NUM_REPLICATES)
+    drawn = draws.astype(np.float64)
+    drawn.flags.writeable = False
+    return drawn

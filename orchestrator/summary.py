@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.ensemble.from_plan import EnsembleOutcome, EnsembleState
-from orchestrator.leaderboard import describe_config
+from orchestrator.entries import describe_config
 from orchestrator.outlook import Outlook
 from orchestrator.parts import TrialOutcome
 from orchestrator.plan import Plan, PlannedTrial, row_of

@@ -49,6 +49,7 @@ def test_trainers_know_nothing_of_the_orchestrator() -> None:
         ("apprise", {"orchestrator/notify.py"}),
         ("numba", {"orchestrator/ensemble/kernel.py"}),
         ("llvmlite", {"orchestrator/ensemble/kernel.py"}),
+        ("scipy", {"orchestrator/ensemble/stacking.py", "orchestrator/ensemble/crossfit.py"}),
         ("albumentations", {"trainers/transforms.py", "orchestrator/preload.py"}),
         (
             "segmentation_models_pytorch",
@@ -75,6 +76,8 @@ def test_orchestrator_sees_the_trainers_only_where_it_may() -> None:
         "orchestrator/data/show.py": ("trainers.data",),
         "orchestrator/data/make.py": ("trainers.data",),
         "orchestrator/stats.py": ("trainers.metrics",),
+        "orchestrator/ensemble/diversity.py": ("trainers.metrics",),
+        "orchestrator/ensemble/stacking.py": ("trainers.metrics",),
         "orchestrator/predict/command.py": ("trainers.data.unlabelled", "trainers.ensemble", "trainers.errors"),
         "orchestrator/predict/export.py": ("trainers.ensemble", "trainers.predict.read_metadata", "trainers.errors"),
         "orchestrator/tracking/served_model.py": ("trainers.ensemble",),  # runs beside a copy of trainers, elsewhere

@@ -28,6 +28,9 @@ def make_table(mean: Mean) -> NDArray[np.int32]:
 def to_addends(quantized: NDArray[np.uint8], mean: Mean) -> NDArray[np.integer]:
     """What a member with stored probabilities (N, C, H, W) adds to the sums of the classes, of which the largest wins."""
     if mean == "vote":
-        return (np.arange(quantized.shape[1])[:, None, None] == quantized.argmax(axis=1)[:, None]).astype(np.uint8)
+        votes: NDArray[np.uint8] = (np.arange(quantized.shape[1])[:, None, None] == quantized.argmax(axis=1)[:, None]).astype(
+            np.uint8
+        )
+        return votes
     addends: NDArray[np.integer] = make_table(mean)[quantized] if mean == "geometric" else quantized
     return addends

@@ -80,6 +80,7 @@ def best_ensemble(
     tag: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Only with this tag or parameter.")] = None,
     max_params: Annotated[float | None, typer.Option(min=1, help="Parameters of all members, such as 20e6.")] = None,
     max_latency: Annotated[float | None, typer.Option(min=0, help="Milliseconds of all members for one picture.")] = None,
+    stack: Annotated[bool, typer.Option("--stack", help="Beside it, what learned combinations would be worth.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Choose the trials whose mean prediction is best, and say how much of the gain is real."""
@@ -92,7 +93,7 @@ def best_ensemble(
     home = Home.from_environment()
     reader = RunReader(Place.of(home))
     wanted = Wanted(tuple(arch or ()), tuple(parse_tag(text) for text in tag or ()), max_params, max_latency)
-    chosen = choose(
+    report = choose(
         reader,
         or_latest(sweeps, reader),
         cache=home.cache,
@@ -101,8 +102,27 @@ def best_ensemble(
         search=search.value,
         mean=combine.value,
         wanted=wanted,
+        stack=stack,
     )
-    print_report(chosen, as_json=as_json)
+    print_report(report, as_json=as_json)
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="A", help="A run's id, a trial's key, a configuration's id, or a name.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="The same; a name without its seed means all its seeds.")],
+    sweeps: Annotated[list[str] | None, typer.Option("--sweep", metavar="SWEEP", help="Look here only; may be repeated.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether A is better than B on the same validation images, and how sure that is."""
+    from orchestrator.compare import compare_runs
+    from orchestrator.home import Home
+    from orchestrator.tracking.place import Place
+    from orchestrator.tracking.runs import RunReader
+
+    home = Home.from_environment()
+    reader = RunReader(Place.of(home))
+    print_report(compare_runs(reader, (first, second), sweeps or (), cache=home.cache), as_json=as_json)
 
 
 @app.command()

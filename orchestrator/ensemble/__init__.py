@@ -6,7 +6,10 @@ kernel.py       blocks -> which class wins how often; the only module that is co
 counting.py     members and candidates -> confusion matrices, on all cores, remembered
 search.py       greedy, weighted, swaps, beam, exhaustive
 selection.py    a pool of candidates -> chosen members
-evaluation.py   what the choice is worth
+evaluation.py   what the choice is worth: crossfit.py, diversity.py
+stacking.py     combinations that are learned, with the same figures
+report.py       the chosen ensemble and its figures, for people and machines
+folds.py        folds of a configuration -> one candidate
 wanted.py       which trials may become members, and what they may cost
 from_runs.py    a sweep's runs -> candidates -> the ensemble's run
 fixed.py        members named beforehand -> what their mean is worth
@@ -25,7 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 from orchestrator.errors import EnsembleError
 
 if TYPE_CHECKING:
-    from orchestrator.ensemble.evaluation import EnsembleReport
+    from orchestrator.ensemble.report import EnsembleReport
     from orchestrator.ensemble.search import SearchName
     from trainers.means import Mean
 

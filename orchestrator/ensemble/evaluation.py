@@ -2,120 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Group
-from rich.markup import escape
-from rich.table import Table
 
-from orchestrator.ensemble.search import SearchName
+from orchestrator.ensemble.crossfit import Choose, CrossFitting, Images, fit_ensemble, fit_single
+from orchestrator.ensemble.diversity import drop_each, measure_diversity
+from orchestrator.ensemble.report import EnsembleReport, Stack, Step
 from orchestrator.ensemble.selection import DEFAULT_SEARCH, Pool, Search, check_size
 from orchestrator.errors import EnsembleError
-from orchestrator.stats import Difference, Estimate, compare, estimate_miou
-from trainers.means import Mean
+from orchestrator.stats import compute_class_iou, estimate_miou
 
-_NUM_PARTS = 5
-
-_COMBINED: dict[Mean, str] = {
-    "arithmetic": "the mean of the probabilities",
-    "geometric": "the geometric mean of the probabilities",
-    "vote": "votes, the lowest class of equals",
-}
-
-
-@dataclass(frozen=True)
-class EnsembleReport:
-    """The chosen members, and the honest figures beside the optimistic one. Estimates carry 95 % intervals over images."""
-
-    members: tuple[str, ...]
-    """Keys, in the order in which they were chosen."""
-    weights: tuple[float, ...]
-    miou_in_sample: float
-    """On the images that the members were chosen on: optimistic."""
-    cross_fitted: Estimate
-    """On each part of the images, of the members chosen on the other parts."""
-    gain: Difference
-    """Cross-fitted, over the best single candidate, which is chosen anew in each part too."""
-    trajectory: tuple[float, ...]
-    """In sample, of the first 1, 2, ... members that greedy chose."""
-    members_in_sample: tuple[float, ...]
-    """Of each member alone."""
-    best_single: str
-    """The best candidate in sample, and its figure there."""
-    best_single_in_sample: float
-    num_candidates: int
-    num_images: int
-    search: SearchName
-    """The one that was made."""
-    reason: str
-    """Why that one."""
-    mean: Mean = "arithmetic"
-    """How members are combined."""
-    notes: tuple[str, ...] = ()
-    """What else people should know, such as candidates that were left out."""
-    names: tuple[str, ...] = ()
-    """The members' names for people; empty where there are none but the keys."""
-    run_id: str | None = None
-
-    @property
-    def miou(self) -> float:
-        """The headline: cross-fitted."""
-        return self.cross_fitted.value
-
-    @property
-    def ci95(self) -> tuple[float, float]:
-        return self.cross_fitted.low, self.cross_fitted.high
-
-    def to_json(self) -> dict[str, Any]:
-        """The document of ``best-ensemble --json``."""
-        return {
-            "members": list(self.members),
-            "weights": list(self.weights),
-            "search": self.search,
-            "mean": self.mean,
-            "miou_in_sample": self.miou_in_sample,
-            "miou": self.miou,
-            "ci95": list(self.ci95),
-            "gain_over_best_single": self.gain.value,
-            "gain_ci95": [self.gain.low, self.gain.high],
-            "trajectory": list(self.trajectory),
-            "run_id": self.run_id,
-        }
-
-    def render(self) -> Group:
-        """What ``best-ensemble`` prints for people."""
-        table = Table(title=f"Best ensemble: {len(self.members)} of {self.num_candidates} candidates, {self.num_images} images")
-        table.add_column("member")
-        table.add_column("name", overflow="fold")
-        table.add_column("weight", justify="right")
-        table.add_column("alone, in sample", justify="right")
-        for i, (key, weight) in enumerate(zip(self.members, self.weights, strict=True)):
-            name = self.names[i] if self.names else ""
-            table.add_row(escape(key), escape(name), f"{weight:.3f}", f"{self.members_in_sample[i]:.4f}")
-        return Group(table, *self._sentences())
-
-    def _sentences(self) -> list[str]:
-        low, high = self.ci95
-        gain = f"{self.gain.value:+.4f} ({self.gain.low:+.4f} to {self.gain.high:+.4f})"
-        steps = " ".join(f"{miou:.4f}" for miou in self.trajectory)
-        return [
-            *self.notes,
-            f"Search: {self.search} ({self.reason}). Combined as {_COMBINED[self.mean]}.",
-            f"mIoU, cross-fitted: {self.miou:.4f} (95 % interval {low:.4f} to {high:.4f})",
-            f"Gain over the best single trial: {gain}: {self._verdict()}.",
-            f"In sample: {self.miou_in_sample:.4f}, optimistic: the members were chosen on these images; best single trial "
-            f"{self.best_single_in_sample:.4f} ({escape(self.best_single)}); greedy with 1, 2, ... members: {steps}.",
-        ]
-
-    def _verdict(self) -> str:
-        if self.gain.low > 0:
-            return f"positive in {self.gain.probability:.1%} of the resamples"
-        if self.gain.high < 0:
-            return "the ensemble is worse; take the single trial"
-        return f"no evidence of a gain; positive in {self.gain.probability:.0%} of the resamples"
+_EACH = 8
+"""Up to so many members the trajectory has a step for each number of them, from there on at each doubling."""
 
 
 def evaluate(
@@ -125,10 +25,12 @@ def evaluate(
     exactly: bool = False,
     groups: NDArray[np.int64] | None = None,
     search: Search = DEFAULT_SEARCH,
+    stack: bool = False,
 ) -> EnsembleReport:
     """Choose members on all images, and find out by cross-fitting what such a choice is worth.
 
-    groups: (V,) number of the group of each image; a group is never split between parts. Default: each image is its own.
+    groups: (V,) number of the group of each image; a group is never split between parts, and drawn as a whole. Default: each
+    image is its own. stack: whether combinations that are learned are tried beside it.
 
     Raises:
         EnsembleError: k is impossible, or there are too few images to leave some out.
@@ -138,7 +40,14 @@ def evaluate(
         raise EnsembleError(f"exactly {k} members asked for, but there are only {len(pool.keys)} distinct candidates.")
     every = np.arange(pool.num_images)
     chosen = pool.select(every, k=k, exactly=exactly, search=search)
-    ensemble, single = _cross_fit(pool, _make_parts(pool.num_images, groups), k=k, exactly=exactly, search=search)
+    crossed = CrossFitting(pool, groups)
+    sizes = _list_sizes(min(k, len(pool.keys)))
+
+    def select(images: Images, size: int) -> tuple[int, ...]:
+        return pool.select(images, k=size, exactly=exactly, search=search).repeated
+
+    fitted = _score_sizes(crossed, select, sizes)
+    ensemble, single = fitted[max(fitted)], fitted[1]
     singles = pool.rank_singles(every)
     best = int(np.argmax(singles))
     return EnsembleReport(
@@ -146,41 +55,58 @@ def evaluate(
         weights=chosen.weights,
         miou_in_sample=chosen.miou,
         cross_fitted=estimate_miou(ensemble, pool.ignore_classes),
-        gain=compare(ensemble, single, pool.ignore_classes),
+        gain=crossed.compare(ensemble, single),
         trajectory=chosen.trajectory,
+        steps=_make_steps(crossed, fitted),
         members_in_sample=tuple(singles[i] for i in chosen.members),
+        contributions=drop_each(pool, chosen.repeated, groups),
+        diversity=measure_diversity(pool, chosen.members),
+        class_gains=crossed.compare_classes(ensemble, single),
+        class_iou=_find_class_iou(ensemble, pool.ignore_classes),
         best_single=pool.keys[best],
         best_single_in_sample=singles[best],
+        stacks=tuple(_try_stacks(crossed, ensemble, single)) if stack else (),
         num_candidates=len(pool.keys),
         num_images=pool.num_images,
         search=chosen.search,
         reason=chosen.reason,
         mean=pool.mean,
+        confusions=ensemble,
+        widening=crossed.widening,
     )
 
 
-def _cross_fit(
-    pool: Pool, parts: list[NDArray[np.int64]], *, k: int, exactly: bool, search: Search
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Confusion matrices (V, C, C) of the ensemble and of the best single, each image's from choices made without its part."""
-    ensemble = np.zeros((pool.num_images, pool.num_classes, pool.num_classes), np.int64)
-    single = np.zeros_like(ensemble)
-    for part in parts:
-        others = np.setdiff1d(np.arange(pool.num_images), part)
-        ensemble[part] = pool.count(pool.select(others, k=k, exactly=exactly, search=search).repeated, part)
-        single[part] = pool.singles[int(np.argmax(pool.rank_singles(others)))][part]
-    return ensemble, single
+def _list_sizes(k: int) -> list[int]:
+    """1, 2, ..., 8, 16, 32, ..., k."""
+    doubled = [_EACH * 2**i for i in range(1, k.bit_length()) if _EACH * 2**i < k]
+    return sorted({*range(1, min(k, _EACH) + 1), *doubled, k})
 
 
-def _make_parts(num_images: int, groups: NDArray[np.int64] | None) -> list[NDArray[np.int64]]:
-    """Images of each part, in ascending order; the same for the same groups."""
-    numbers, group_of = np.unique(np.arange(num_images) if groups is None else groups, return_inverse=True)
-    if len(numbers) < 2:
-        raise EnsembleError(
-            f"{len(numbers)} group of validation images: cross-fitting needs at least 2. Validate on more images."
-        )
-    num_parts = min(_NUM_PARTS, len(numbers))
-    shuffled = np.random.default_rng(0).permutation(len(numbers))
-    part_of = np.empty(len(numbers), np.int64)
-    part_of[shuffled] = np.arange(len(numbers)) % num_parts
-    return [np.flatnonzero(part_of[group_of] == part) for part in range(num_parts)]
+def _score_sizes(crossed: CrossFitting, choose: Choose, sizes: list[int]) -> dict[int, NDArray[np.integer]]:
+    """Number of members at most -> matrices (G, C, C), by group, of the ensemble so chosen; 1 is the best single candidate."""
+    pool = crossed.pool
+    fits = {size: fit_single(pool) if size == 1 else fit_ensemble(pool, choose, size) for size in sizes}
+    return {size: crossed.score(fit) for size, fit in fits.items()}
+
+
+def _find_class_iou(confusions: NDArray[np.integer], ignore_classes: tuple[int, ...]) -> dict[int, float]:
+    ious = compute_class_iou(confusions, ignore_classes)
+    return {int(c): float(ious[c]) for c in np.flatnonzero(np.isfinite(ious))}
+
+
+def _try_stacks(crossed: CrossFitting, chosen: NDArray[np.integer], single: NDArray[np.integer]) -> Iterator[Stack]:
+    from orchestrator.ensemble.stacking import STACKS, fit_stack  # scipy.optimize takes its time
+
+    for name, learn in STACKS.items():
+        confusions = crossed.score(fit_stack(crossed.pool, learn))
+        figure = estimate_miou(confusions, crossed.pool.ignore_classes)
+        yield Stack(name, figure, crossed.compare(confusions, single), crossed.compare(confusions, chosen))
+
+
+def _make_steps(crossed: CrossFitting, fitted: dict[int, NDArray[np.integer]]) -> tuple[Step, ...]:
+    steps: list[Step] = []
+    for size, confusions in fitted.items():
+        figure = estimate_miou(confusions, crossed.pool.ignore_classes)
+        last = crossed.compare(confusions, fitted[steps[-1].k]) if steps else None
+        steps.append(Step(size, figure, crossed.compare(confusions, fitted[1]), last))
+    return tuple(steps)

@@ -18,10 +18,10 @@ from pydantic import ValidationError
 
 from orchestrator.confusions import write_confusions
 from orchestrator.ensemble.store import read_info
-from orchestrator.stats import compare, compute_class_iou, estimate_miou
+from orchestrator.stats import compare, compute_class_iou, estimate_miou, sum_groups
 from orchestrator.trial import Record, write_atomically
 
-EVALUATION_VERSION = 1
+EVALUATION_VERSION = 2
 """Raised by hand when the same predictions would give another result."""
 
 RESULT_FILE, CONFUSIONS_FILE = "result.json", "confusions.npz"
@@ -32,7 +32,7 @@ class FixedResult(Record):
 
     kind: Literal["fixed"] = "fixed"
     members: tuple[str, ...]
-    """Keys, in the order of the sweep file, each of equal weight."""
+    """Keys of trials, in the order of the sweep file, each of equal weight; of folds those of each."""
     scored_fingerprint: str
     num_images: int
     miou: float
@@ -70,7 +70,10 @@ def evaluate_fixed(predictions: Mapping[str, Path], *, names: Mapping[str, str],
     Raises:
         EnsembleError: the members were not scored on the same images, labels and classes, or a file is damaged.
     """
-    from orchestrator.ensemble.from_runs import load_pool  # numba takes a second, which nobody pays for looking an old one up
+    from orchestrator.ensemble.from_runs import (  # numba takes a second, which nobody pays for looking an old one up
+        load_pool,
+        read_groups,
+    )
     from orchestrator.ensemble.selection import check_size
 
     keys = list(predictions)
@@ -81,8 +84,10 @@ def evaluate_fixed(predictions: Mapping[str, Path], *, names: Mapping[str, str],
     singles = [pool.singles[pool.positions[key]] for key in keys]
     scores = pool.rank_singles(every)
     best = max(range(len(keys)), key=lambda i: scores[pool.positions[keys[i]]])  # the first of equals
-    figure = estimate_miou(mean, pool.ignore_classes)
-    gain = compare(mean, singles[best], pool.ignore_classes)
+    groups = read_groups(list(predictions.values()))
+    summed, alone = sum_groups(mean, groups), sum_groups(singles[best], groups)
+    figure = estimate_miou(summed, pool.ignore_classes)
+    gain = compare(summed, alone, pool.ignore_classes)
     result = FixedResult(
         members=tuple(keys),
         scored_fingerprint=read_info(predictions[keys[0]]).scored_fingerprint,
@@ -95,11 +100,11 @@ def evaluate_fixed(predictions: Mapping[str, Path], *, names: Mapping[str, str],
         gain_over_best_member=gain.value,
         gain_ci95=(gain.low, gain.high),
     )
-    _keep(folder, result, mean, ignore_classes=pool.ignore_classes)
+    _keep(folder, result, summed, ignore_classes=pool.ignore_classes)
     return result
 
 
-def _keep(folder: Path, result: FixedResult, confusions: NDArray[np.int64], *, ignore_classes: tuple[int, ...]) -> None:
+def _keep(folder: Path, result: FixedResult, confusions: NDArray[np.integer], *, ignore_classes: tuple[int, ...]) -> None:
     """The result last: its presence means that all is there."""
     folder.mkdir(parents=True, exist_ok=True)
     write_confusions(folder / CONFUSIONS_FILE, confusions, ignore_classes=ignore_classes)

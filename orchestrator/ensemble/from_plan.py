@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from orchestrator.ensemble.fixed import FixedResult, evaluate_fixed, evaluation_folder, find_evaluation
+from orchestrator.ensemble.folds import join_predictions, name_joined
 from orchestrator.errors import EnsembleError, TrackingError
 from orchestrator.home import Home
 from orchestrator.plan import Plan, PlannedEnsemble, PlannedTrial
@@ -136,9 +137,6 @@ def make_record(outcome: EnsembleOutcome) -> EnsembleRecord:
 
 def _look_up(ensemble: PlannedEnsemble, members: Mapping[str, Member], cache: Path) -> EnsembleOutcome:
     """Its state by its members and by earlier evaluations; with ``folder`` where it can be evaluated."""
-    if ensemble.is_folded:
-        reason = "its members are parts of folds, whose predictions cannot be joined yet"
-        return EnsembleOutcome(ensemble, EnsembleState.REFUSED, reason)
     if (judged := _judge_members(ensemble, members)) is not None:
         return EnsembleOutcome(ensemble, *judged)
     keys = [trial.spec.key for trial in ensemble.members]
@@ -167,19 +165,30 @@ def _judge_members(ensemble: PlannedEnsemble, members: Mapping[str, Member]) -> 
 def _evaluate(
     outcome: EnsembleOutcome, folder: Path, *, cache: Path, find_predictions: Callable[[TrialSpec], Path]
 ) -> EnsembleOutcome:
-    specs = [trial.spec for trial in outcome.planned.members]
+    members = _join_folds([trial.spec for trial in outcome.planned.members])
+    unpacked = cache / "predictions"
     try:
         result = evaluate_fixed(
-            {spec.key: find_predictions(spec) for spec in specs},
-            names={spec.key: spec.name for spec in specs},
+            {key: join_predictions([find_predictions(spec) for spec in specs], unpacked) for key, specs in members.items()},
+            names={key: specs[0].name for key, specs in members.items()},
             folder=folder,
-            cache=cache / "predictions",
+            cache=unpacked,
         )
     except TrackingError as error:
         return EnsembleOutcome(outcome.planned, EnsembleState.MISSING, str(error))
     except EnsembleError as error:
         return EnsembleOutcome(outcome.planned, EnsembleState.REFUSED, str(error))
+    result = result.model_copy(update={"members": tuple(outcome.keys)})
     return EnsembleOutcome(outcome.planned, EnsembleState.COMPLETE, result=result, folder=folder)
+
+
+def _join_folds(specs: Sequence[TrialSpec]) -> dict[str, list[TrialSpec]]:
+    """Key of a member -> its trials: one, or all folds of a configuration and seed in their order."""
+    members: dict[str, list[TrialSpec]] = {}
+    for spec in sorted(specs, key=lambda spec: spec.fold.index if spec.fold else 0):  # stable: else as in the file
+        key = name_joined(spec.configuration, spec.seed) if spec.fold else spec.key
+        members.setdefault(key, []).append(spec)
+    return members
 
 
 def _find_member(home: Home, trial: PlannedTrial) -> Member:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -12,15 +13,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.confusions import write_confusions
 from orchestrator.ensemble.blocks import Grouped, make_layout
-from orchestrator.ensemble.evaluation import EnsembleReport, evaluate
+from orchestrator.ensemble.evaluation import evaluate
+from orchestrator.ensemble.folds import Candidate, join_predictions, list_candidates
+from orchestrator.ensemble.report import EnsembleReport
 from orchestrator.ensemble.search import SearchName
 from orchestrator.ensemble.selection import Pool, Search, check_size, mark_unscored
 from orchestrator.ensemble.store import FILES, PredictionsInfo, read_blocks, read_info, read_labels
 from orchestrator.ensemble.wanted import EVERYTHING, Wanted
+from orchestrator.entries import EntryLoader, name_classes
 from orchestrator.errors import EnsembleError
 from orchestrator.launchers.slots import count_cores
-from orchestrator.tracking.labels import MEAN
+from orchestrator.tracking.labels import MEAN, WIDENING, EnsembleRecord
 from orchestrator.trial import TrialState
 from trainers.means import Mean
 
@@ -40,12 +45,14 @@ def best_ensemble(
     search: SearchName = "auto",
     mean: Mean = "arithmetic",
     wanted: Wanted = EVERYTHING,
+    stack: bool = False,
 ) -> EnsembleReport:
     """Choose up to ``k`` of the finished trials of ``sweeps`` and log the ensemble in the first one's experiment.
 
     Without ``sweeps`` all are searched, and it is logged in that of the trial that started last.
 
     cache: folder for files from the server and unpacked predictions. search, mean: how members are searched for, and combined.
+    stack: whether learned combinations are tried beside it.
 
     Raises:
         EnsembleError: no trial is wanted, or their predictions cannot be combined.
@@ -53,47 +60,74 @@ def best_ensemble(
     """
     check_size(k)
     rows, notes = wanted.narrow(choose_candidates(reader.list_runs(sweeps), sweeps))
-    folders = [fetch_predictions(reader, row, cache) for row in rows]
-    pool = load_pool([row.key for row in rows], folders, cache / "predictions", names=[row.name for row in rows], mean=mean)
-    _check_scores(pool, rows)
-    asked = Search(search, wanted.make_limits(rows))
-    report = evaluate(pool, k=k, exactly=exactly, groups=read_groups(folders), search=asked)
-    names = {row.key: row.name for row in rows}
-    report = replace(report, names=tuple(names[key] for key in report.members), notes=notes)
-    metrics = {
-        "val/miou": report.miou,
-        "val/miou_in_sample": report.miou_in_sample,
-        "gain_over_best_single": report.gain.value,
-    }
-    document = {name: value for name, value in report.to_json().items() if name != "run_id"}
-    members = dict(zip(report.members, report.weights, strict=True))
-    name = f"ensemble of {len(members)}"
+    candidates = {candidate.key: candidate for candidate in list_candidates(rows)}
+    folders = [
+        join_predictions([fetch_predictions(reader, row, cache) for row in candidate.rows], cache / "predictions")
+        for candidate in candidates.values()
+    ]
+    names = {key: candidate.name for key, candidate in candidates.items()}
+    pool = load_pool(list(candidates), folders, cache / "predictions", names=list(names.values()), mean=mean)
+    _check_scores(pool, candidates.values())
+    asked = Search(search, wanted.make_limits(candidates.values()))
+    report = evaluate(pool, k=k, exactly=exactly, groups=read_groups(folders), search=asked, stack=stack)
+    class_names = EntryLoader(reader, cache).load_class_names(rows[0])
+    report = replace(
+        report,
+        names=tuple(names[key] for key in report.members),
+        notes=notes,
+        class_names=name_classes(report.confusions, pool.ignore_classes, class_names),
+        trials={key: tuple(row.key for row in candidates[key].rows) for key in report.members},
+    )
+    members: dict[str, float] = {}
+    for key, weight in zip(report.members, report.weights, strict=True):
+        members |= candidates[key].share(weight)
     sweep = sweeps[0] if sweeps else max(rows, key=lambda row: row.start_s).sweep
-    tags = {} if mean == "arithmetic" else {MEAN: mean}
-    run_id = reader.log_ensemble(sweep, name=name, members=members, metrics=metrics, document=document, tags=tags)
-    return replace(report, run_id=run_id)
+    tags = {"scored_fingerprint": read_info(folders[0]).scored_fingerprint, WIDENING: f"{report.widening:g}"}
+    tags |= {} if mean == "arithmetic" else {MEAN: mean}
+    return replace(report, run_id=_log(reader, sweep, report, members=members, tags=tags, ignore_classes=pool.ignore_classes))
 
 
 def choose_candidates(runs: Sequence[RunRow], sweeps: Sequence[str]) -> list[RunRow]:
-    """The trials that may become members: COMPLETE, each key once, in the order of their keys.
+    """The trials that may become members or folds of them: COMPLETE, each key once, in the order of their keys.
 
     Raises:
-        EnsembleError: there are none, or they are parts of folds.
+        EnsembleError: there are none.
     """
     where = f"sweeps {', '.join(sweeps)}" if sweeps else "all sweeps"
     complete = [run for run in runs if run.state == TrialState.COMPLETE]
     if not complete:
         raise EnsembleError(f"{where}: none of {len(runs)} trials is COMPLETE. Let the sweep finish first.")
-    folded = [run.name for run in complete if "fold" in run.tags]
-    if folded:
-        raise EnsembleError(
-            f"{where}: {len(folded)} trials are parts of folds ({folded[0]}, ...), whose predictions would have to be joined per "
-            "configuration; that is not possible yet. Choose sweeps without `folds`."
-        )
     by_key: dict[str, RunRow] = {}
     for run in sorted(complete, key=lambda run: "cached_from" in run.tags):
         by_key.setdefault(run.key, run)
     return [by_key[key] for key in sorted(by_key)]
+
+
+def _log(
+    reader: RunReader,
+    sweep: str,
+    report: EnsembleReport,
+    *,
+    members: Mapping[str, float],
+    tags: Mapping[str, str],
+    ignore_classes: tuple[int, ...],
+) -> str:
+    """Record the ensemble with its cross-fitted matrices, by which it can be compared with what was named beforehand.
+
+    members: key -> weight of each trial that is to predict.
+    """
+    metrics = {
+        "val/miou": report.miou,
+        "val/miou_in_sample": report.miou_in_sample,
+        "gain_over_best_single": report.gain.value,
+        "gain_probability": report.gain.probability,
+    }
+    document = {name: value for name, value in report.to_json().items() if name != "run_id"}
+    with tempfile.TemporaryDirectory() as scratch:
+        matrices = Path(scratch) / "confusions.npz"
+        write_confusions(matrices, report.confusions, ignore_classes=ignore_classes)
+        name = f"ensemble of {len(report.members)}"
+        return reader.log_ensemble(sweep, EnsembleRecord(name, members, metrics, document, tags, files=(matrices,)))
 
 
 def load_pool(
@@ -113,10 +147,13 @@ def load_pool(
     return Pool(keys, Grouped(layout, blocks), labels, ignored, mean=mean)
 
 
-def _check_scores(pool: Pool, rows: Sequence[RunRow]) -> None:
-    """Whether each trial's predictions still score what its run says, whichever file on the way was altered."""
+def _check_scores(pool: Pool, candidates: Iterable[Candidate]) -> None:
+    """Whether each trial's predictions still score what its run says, whichever file on the way was altered.
+
+    Joined folds have no run that says it.
+    """
     scores = pool.rank_singles(np.arange(pool.num_images))
-    for row in rows:
+    for row in (candidate.rows[0] for candidate in candidates if len(candidate.rows) == 1):
         found, logged = scores[pool.positions[row.key]], row.metrics.get("val/miou", math.nan)
         if abs(found - logged) > _SAME_SCORE:
             raise EnsembleError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from orchestrator.ensemble.selection import Limit
 from orchestrator.errors import EnsembleError
 
 if TYPE_CHECKING:
+    from orchestrator.ensemble.folds import Candidate
     from orchestrator.tracking.runs import RunRow
 
 PARAMETERS, LATENCY = "system.num_parameters", "system.latency_ms"
@@ -49,10 +50,11 @@ class Wanted:
             raise EnsembleError(" ".join(["No candidate is left.", *notes, "Train them again, or ask for no such limit."]))
         return kept, tuple(notes)
 
-    def make_limits(self, rows: Sequence[RunRow]) -> tuple[Limit, ...]:
-        """What the search has to keep to; every row must have its costs."""
+    def make_limits(self, candidates: Iterable[Candidate]) -> tuple[Limit, ...]:
+        """What the search has to keep to; every trial must have its costs, which those of folds are all of."""
+        costly = list(candidates)
         return tuple(
-            Limit(tag.removeprefix("system."), most, {row.key: float(row.tags[tag]) for row in rows})
+            Limit(tag.removeprefix("system."), most, {one.key: sum(float(row.tags[tag]) for row in one.rows) for one in costly})
             for most, tag in self._limits()
             if most is not None
         )

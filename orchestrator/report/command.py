@@ -10,6 +10,7 @@ from rich.console import Group
 from rich.text import Text
 
 from orchestrator.errors import SpecError, TrackingError
+from orchestrator.report.chosen import load_chosen
 from orchestrator.report.loading import load_picture, load_table
 from orchestrator.report.page import write_page
 from orchestrator.report.table import ReportTable
@@ -48,7 +49,8 @@ def make_report(reader: RunReader, sweep: str | None, *, out: Path | None, cache
         raise TrackingError("There is no sweep yet. Run `orchestrate sweep FILE` first.")
     table = load_table(reader, name, cache=cache)
     if out is not None:
-        _write(out, write_page(table, load_picture(reader, table, cache=cache)))
+        chosen = load_chosen(reader, name, cache=cache)
+        _write(out, write_page(table, load_picture(reader, table, cache=cache), chosen))
     return SweepTable(table, out)
 
 

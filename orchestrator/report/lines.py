@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 from typing import Any
@@ -12,15 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.leaderboard import Entry
+from orchestrator.ensemble.folds import name_joined
+from orchestrator.entries import IOU, Entry, strip_seed
 from orchestrator.report.describe import Description, describe_training
 from orchestrator.stats import compute_miou, find_bounds, resample_mean
 from orchestrator.tracking.series import legalize
-from orchestrator.trial import TrialState
 from trainers.config import TrainConfig
-
-IOU = "val/iou/"
-"""What the metrics of single classes begin with."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +105,7 @@ class EnsembleEntry:
 
 def make_line(group: Sequence[Entry], class_names: Sequence[str]) -> Line:
     """The line of one configuration's trials."""
-    done = [e for e in group if _is_done(e)]
+    done = [e for e in group if e.is_done]
     first = group[0]
     line = Line(
         name=_strip_seed(first),
@@ -121,12 +117,8 @@ def make_line(group: Sequence[Entry], class_names: Sequence[str]) -> Line:
     return _with_figures(line, done, class_names) if done else line
 
 
-def _is_done(entry: Entry) -> bool:
-    return entry.state in (TrialState.COMPLETE, TrialState.CACHED) and bool(np.isfinite(entry.miou))
-
-
 def _find_failures(group: Sequence[Entry]) -> tuple[tuple[str, str], ...]:
-    return tuple((entry.name, entry.reason or f"is {entry.state}") for entry in group if not _is_done(entry))
+    return tuple((entry.name, entry.reason or f"is {entry.state}") for entry in group if not entry.is_done)
 
 
 def _with_figures(line: Line, done: Sequence[Entry], class_names: Sequence[str]) -> Line:
@@ -147,7 +139,7 @@ def _with_figures(line: Line, done: Sequence[Entry], class_names: Sequence[str])
         ci95=None if replicates is None else find_bounds(replicates),
         spread=stdev(figures) if len(figures) > 1 else None,
         class_iou=_mean_class_iou(done, class_names),
-        scored=frozenset(e.scored_fingerprint or "" for e in done),
+        scored=frozenset(part for e in done for part in (e.scored_fingerprint or "").split(",")),  # an ensemble's name all folds
         best_trial=max(done, key=lambda e: e.miou),
         replicates=replicates,
     )
@@ -155,8 +147,22 @@ def _with_figures(line: Line, done: Sequence[Entry], class_names: Sequence[str])
 
 def _join(folds: Sequence[Entry]) -> NDArray[np.integer] | None:
     """One trial's matrices, or those of all folds of a seed: (V, C, C); None where some were not kept."""
-    kept = [entry.confusions for entry in sorted(folds, key=lambda e: e.name) if entry.confusions is not None]
+    kept = [entry.confusions for entry in sorted(folds, key=_by_fold) if entry.confusions is not None]
     return np.concatenate(kept) if len(kept) == len(folds) else None
+
+
+def _by_fold(entry: Entry) -> tuple[tuple[int, int], str]:
+    return entry.fold or (0, 1), entry.name
+
+
+def join_folds(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """All folds of each configuration and seed as one trial, under the key by which ensembles know it."""
+    by_seed: dict[tuple[str, int], list[Entry]] = defaultdict(list)
+    for entry in entries:
+        if entry.fold is not None and entry.is_done:
+            by_seed[entry.configuration, entry.seed or 0].append(entry)
+    for (configuration, seed), folds in by_seed.items():
+        yield replace(min(folds, key=_by_fold), key=name_joined(configuration, seed), confusions=_join(folds))
 
 
 def _resample(joined: Sequence[NDArray[np.integer] | None], ignored: tuple[int, ...]) -> NDArray[np.float64] | None:
@@ -180,7 +186,7 @@ def _mean_class_iou(done: Sequence[Entry], class_names: Sequence[str]) -> dict[s
 def make_ensemble_line(group: Sequence[EnsembleEntry], by_key: Mapping[str, Entry], class_names: Sequence[str]) -> Line:
     """The line of one ensemble, evaluated once or once for each seed. by_key: the sweep's trials, its members among them."""
     first = group[0]
-    done = [e for e in group if _is_done(e.entry)]
+    done = [e for e in group if e.entry.is_done]
     line = Line(
         name=_strip_seed(first.entry),
         row=first.entry.row,
@@ -215,7 +221,7 @@ def _describe(group: Sequence[Entry]) -> Description:
 
 def _strip_seed(entry: Entry) -> str:
     """The name without its id, seed and fold, which have columns of their own."""
-    name = re.sub(r"( seed \d+)?( fold \d+/\d+)?$", "", entry.name)
+    name = strip_seed(entry.name)
     if entry.row is None:
         return name
     return "" if name == f"row {entry.row}" else name.removeprefix(f"{entry.row}: ")

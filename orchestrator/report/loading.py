@@ -7,16 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from pydantic import ValidationError
-
-from orchestrator.errors import TrackingError
-from orchestrator.leaderboard import Entry, load_confusions, load_entries
-from orchestrator.report.lines import IOU, EnsembleEntry
+from orchestrator.entries import IOU, Entry, EntryLoader, name_classes
+from orchestrator.report.lines import EnsembleEntry
 from orchestrator.report.table import ReportTable, make_table
-from orchestrator.stats import compute_class_iou
 from orchestrator.tracking.labels import REPORTED, ROW
-from orchestrator.trial import TrialResult, TrialState
+from orchestrator.trial import TrialState
 
 if TYPE_CHECKING:
     from orchestrator.tracking.runs import RunReader, RunRow
@@ -28,9 +23,11 @@ def load_table(reader: RunReader, sweep: str, *, cache: Path) -> ReportTable:
     Raises:
         TrackingError: there is no such sweep, or its runs or their files cannot be read.
     """
-    entries = load_entries(reader, [sweep], cache=cache)
-    ensembles = [_load_ensemble(reader, run, cache) for run in reader.list_table_ensembles(sweep)]
-    return make_table(sweep, entries, ensembles, class_names=_find_class_names(reader, sweep, entries, cache))
+    runs = reader.list_runs([sweep])
+    loader = EntryLoader(reader, cache)
+    entries = loader.load_all(runs)
+    ensembles = [_load_ensemble(loader, run) for run in reader.list_table_ensembles(sweep)]
+    return make_table(sweep, entries, ensembles, class_names=_find_class_names(loader, runs, entries))
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ def load_picture(reader: RunReader, table: ReportTable, *, cache: Path) -> Pictu
     path = reader.find_file(run, "samples.png", cache / "files") if run else None
     if entry is None or run is None or path is None:
         return None
-    return Picture(path.read_bytes(), _make_legend(entry, _find_names(reader, run, cache)))
+    return Picture(path.read_bytes(), _make_legend(entry, EntryLoader(reader, cache).load_class_names(run)))
 
 
 def _make_legend(entry: Entry, names: Sequence[str]) -> tuple[tuple[str, str], ...]:
@@ -61,14 +58,12 @@ def _make_legend(entry: Entry, names: Sequence[str]) -> tuple[tuple[str, str], .
         return ()
     from orchestrator.pictures import make_palette  # imports OpenCV
 
-    scored = np.flatnonzero(np.isfinite(compute_class_iou(entry.confusions, entry.ignore_classes)))
     palette = make_palette(entry.confusions.shape[1])
-    if len(scored) != len(names):
-        return ()
-    return tuple((name, "#" + bytes(palette[c]).hex()) for name, c in zip(names, scored, strict=True))
+    named = name_classes(entry.confusions, entry.ignore_classes, names)
+    return tuple((name, "#" + bytes(palette[c]).hex()) for c, name in named.items())
 
 
-def _load_ensemble(reader: RunReader, run: RunRow, cache: Path) -> EnsembleEntry:
+def _load_ensemble(loader: EntryLoader, run: RunRow) -> EnsembleEntry:
     entry = Entry(
         key=run.run_id, name=run.name, configuration="", state=run.state, run_id=run.run_id, attempts=1, config={},
         metrics=run.metrics, scored_fingerprint=run.tags.get("scored_fingerprint"), reason=run.tags.get("reason"),
@@ -76,28 +71,18 @@ def _load_ensemble(reader: RunReader, run: RunRow, cache: Path) -> EnsembleEntry
         reported=float(run.tags[REPORTED]) if REPORTED in run.tags else None,
     )  # fmt: skip
     if run.state == TrialState.COMPLETE:
-        confusions, ignored = load_confusions(reader, run, cache=cache)
+        confusions, ignored = loader.load_confusions(run)
         entry = replace(entry, confusions=confusions, ignore_classes=ignored)
     members = tuple(row for row in run.tags.get("rows", "").split(",") if row)
     return EnsembleEntry(entry, members, run.tags.get("best_member"))
 
 
-def _find_class_names(reader: RunReader, sweep: str, entries: Sequence[Entry], cache: Path) -> tuple[str, ...]:
+def _find_class_names(loader: EntryLoader, trials: Sequence[RunRow], entries: Sequence[Entry]) -> tuple[str, ...]:
     """The scored classes in their order, from the first trials that name them all."""
     wanted = {name for entry in entries for name in entry.metrics if name.startswith(IOU)}
-    runs = {run.run_id: run for run in reader.list_runs([sweep])}
+    runs = {run.run_id: run for run in trials}
     names: dict[str, None] = {}
     for entry in entries:
         if entry.state == TrialState.COMPLETE and len(names) < len(wanted):
-            names |= dict.fromkeys(_find_names(reader, runs[entry.run_id], cache))
+            names |= dict.fromkeys(loader.load_class_names(runs[entry.run_id]))
     return tuple(names)
-
-
-def _find_names(reader: RunReader, run: RunRow, cache: Path) -> list[str]:
-    """The classes that a finished trial has an IoU of, in their order, which MLflow's metrics have lost."""
-    path = reader.fetch(run, "result.json", cache / "files")
-    try:
-        result = TrialResult.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise TrackingError(f"{path}: damaged ({error}). Remove it, so that it is fetched or trained again.") from error
-    return [name.removeprefix(IOU) for name in result.metrics if name.startswith(IOU)]

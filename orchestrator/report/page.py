@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from xml.etree.ElementTree import Element
 
 from orchestrator.report.charts import draw_chart
+from orchestrator.report.chosen import Chosen, draw_chosen
 from orchestrator.report.lines import Line
 from orchestrator.report.loading import Picture
 from orchestrator.report.markup import element, write_html
@@ -17,8 +18,8 @@ from orchestrator.report.text import explain, write_figure, write_gain, write_in
 _STEEPEST = 0.55  # of a cell's colour: the text on it stays readable
 
 
-def write_page(table: ReportTable, picture: Picture | None) -> str:
-    """The whole page as text."""
+def write_page(table: ReportTable, picture: Picture | None, chosen: Chosen | None = None) -> str:
+    """The whole page as text. chosen: the ensemble that was chosen of the sweep last."""
     head = element(
         "head",
         element("meta", charset="utf-8"),
@@ -33,6 +34,8 @@ def write_page(table: ReportTable, picture: Picture | None) -> str:
     parts += [element("ul", *(element("li", note) for note in explain(table)), class_="notes")]
     if any(line.is_ensemble for line in table.lines):
         parts += [element("h2", "Ensembles"), element("div", _draw_ensembles(table), class_="scroll")]
+    if chosen is not None:
+        parts += draw_chosen(chosen)
     if picture is not None and table.best is not None:
         parts += _draw_picture(table.best, picture)
     failures = [failure for line in table.lines for failure in line.failures]

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from orchestrator.leaderboard import Entry
-from orchestrator.report.lines import EnsembleEntry, Line, make_ensemble_line, make_line
+from orchestrator.entries import Entry
+from orchestrator.report.lines import EnsembleEntry, Line, join_folds, make_ensemble_line, make_line
 from orchestrator.stats import find_bounds
 
 
@@ -56,7 +56,7 @@ def make_table(
         groups[entry.row or "", entry.configuration or entry.key].append(entry)
     lines = [make_line(group, class_names) for group in groups.values()]
     lines = _rank(lines)
-    by_key = {entry.key: entry for entry in shown}
+    by_key = {entry.key: entry for entry in (*shown, *join_folds(shown))}
     by_row: dict[str, list[EnsembleEntry]] = defaultdict(list)
     for ensemble in ensembles:
         by_row[ensemble.entry.row or ""].append(ensemble)

@@ -16,6 +16,9 @@ ROW, REPORTED, FORMER_ROW = "row", "reported", "former_row"
 MEAN = "mean"
 """Tag of an ensemble: how its members' probabilities are combined, if not as their arithmetic mean."""
 
+WIDENING = "widening"
+"""Tag of a chosen ensemble: by how much wider than by images alone intervals of its difference to others are."""
+
 KEEP = "keep"
 """Tag of a sweep's experiment: which checkpoints it keeps."""
 

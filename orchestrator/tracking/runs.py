@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mlflow.entities import Run
 
@@ -57,16 +56,24 @@ class RunReader:
             rows = [_row(run) for run in search_runs(self._client, experiments, "tags.kind = 'trial' and tags.current = 'true'")]
         return sorted(rows, key=lambda row: (row.start_s, row.run_id))
 
-    def list_table_ensembles(self, sweep: str) -> list[RunRow]:
-        """Current runs of the fixed ensembles of a sweep's table.
+    def list_ensembles(self, sweeps: Sequence[str] = ()) -> list[RunRow]:
+        """Current runs of ensembles, fixed or chosen, of the sweeps named or of all, in the order of their start.
 
         Raises:
             TrackingError: the server cannot be used, or has no such sweep.
         """
         query = "tags.kind = 'ensemble' and tags.current = 'true'"
         with told(self._place):
-            rows = [_row(run) for run in search_runs(self._client, self._experiments([sweep]), query)]
-        return sorted((row for row in rows if ROW in row.tags), key=lambda row: (row.start_s, row.run_id))
+            rows = [_row(run) for run in search_runs(self._client, self._experiments(sweeps), query)]
+        return sorted(rows, key=lambda row: (row.start_s, row.run_id))
+
+    def list_table_ensembles(self, sweep: str) -> list[RunRow]:
+        """Those of a sweep that are rows of its table.
+
+        Raises:
+            TrackingError: the server cannot be used, or has no such sweep.
+        """
+        return [row for row in self.list_ensembles([sweep]) if ROW in row.tags]
 
     def latest_sweep(self) -> str | None:
         """The sweep whose trial started last."""
@@ -124,21 +131,8 @@ class RunReader:
                 Path(self._client.download_artifacts(run.files_run_id, name, scratch)).replace(target)
         return target
 
-    def log_ensemble(
-        self,
-        sweep: str,
-        *,
-        name: str,
-        members: Mapping[str, float],
-        metrics: Mapping[str, float],
-        document: Mapping[str, Any],
-        tags: Mapping[str, str] | None = None,
-    ) -> str:
-        """Record an ensemble as a run of the sweep's experiment, once for the same document; returns the run's id.
-
-        members: key -> weight; document: what ``ensemble.json`` will say.
-        """
-        record = EnsembleRecord(name=name, members=members, metrics=metrics, document=document, tags=tags or {})
+    def log_ensemble(self, sweep: str, record: EnsembleRecord) -> str:
+        """Record an ensemble as a run of the sweep's experiment, once for the same document; returns the run's id."""
         with told(self._place):
             return log_ensemble(self._client, self._place, sweep, record)
 

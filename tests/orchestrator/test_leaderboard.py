@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 from rich.console import Console
 
-from orchestrator.leaderboard import Entry, Leaderboard, rank_trials
+from orchestrator.entries import Entry
+from orchestrator.leaderboard import Leaderboard, rank_trials
 
 
 def make_entry(key: str, accuracy: float, *, fingerprint: str = "fp", configuration: str | None = None) -> Entry:
@@ -101,3 +102,32 @@ def test_brackets_are_shown_as_they_are() -> None:
     failed = replace(make_entry("a", 0.6), name="x [red]", state="FAILED", reason="bad [/tag] in [0, 1]", confusions=None)
     shown = show(rank_trials([failed, replace(make_entry("b", 0.7), name="lr [/low]")]))
     assert all(text in shown for text in ("x [red]", "bad [/tag] in [0, 1]", "lr [/low]"))
+
+
+def test_configurations_of_several_seeds_are_ranked_by_their_means() -> None:
+    """Over images and seeds; a lucky seed of the worse configuration leads the trials, not the configurations."""
+    trials = [("a", 0.80, "x"), ("b", 0.82, "x"), ("c", 0.84, "y"), ("d", 0.60, "y")]
+    entries = [replace(make_entry(key, accuracy, configuration=c), seed=i) for i, (key, accuracy, c) in enumerate(trials)]
+    board = rank_trials(entries)
+    assert board.rows[0].entry.key == "c"
+    first, second = board.configurations
+    assert (first.result.keys, first.rank, second.is_tied) == (("a", "b"), 1, True)
+    assert first.ci95[0] < first.result.miou < first.ci95[1]
+    assert board.to_json()[0]["configuration_result"]["rank"] == 2
+    assert "Configurations" in show(board)
+    assert "images and seeds" in show(board)
+
+
+def test_folds_are_ranked_on_all_their_images() -> None:
+    """One table of configurations, not one of each fold."""
+    entries = [
+        replace(make_entry(f"{c}{i}", accuracy, configuration=c, fingerprint=f"fold {i}"), seed=0, fold=(i, 2))
+        for c, accuracy in (("x", 0.6), ("y", 0.9))
+        for i in range(2)
+    ]
+    board = rank_trials(entries)
+    assert [row.result.keys for row in board.configurations] == [("y0", "y1"), ("x0", "x1")]
+    assert not board.configurations[1].is_tied
+    shown = show(board)
+    assert "2 folds" in shown
+    assert "Scored on" not in shown

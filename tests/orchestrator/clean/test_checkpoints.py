@@ -14,6 +14,7 @@ from orchestrator.clean.finds import Kind
 from orchestrator.errors import PredictError, TrackingError
 from orchestrator.predict.files import find_files
 from orchestrator.retraining import train_again
+from orchestrator.tracking.labels import EnsembleRecord
 from orchestrator.tracking.place import Place
 from orchestrator.tracking.runs import RunReader
 from orchestrator.trial import TrialState
@@ -61,7 +62,7 @@ def test_a_members_checkpoint_stays(bench: Bench) -> None:
     bench.end("a", best=0.5)
     bench.end("b", best=0.7)
     reader = RunReader(Place.of(bench.home))
-    run_id = reader.log_ensemble("s", name="two", members={"a": 1.0}, metrics={}, document={"a": 1})
+    run_id = reader.log_ensemble("s", EnsembleRecord("two", {"a": 1.0}, {}, {"a": 1}))
     bench.recorder.note_rule("s", "none")
     apply_keep(bench.home, "s")
     assert (bench.has_checkpoint("a"), bench.has_checkpoint("b")) == (True, False)

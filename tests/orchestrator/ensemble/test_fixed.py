@@ -17,7 +17,7 @@ from orchestrator.errors import EnsembleError, TrackingError
 from orchestrator.plan import Plan, PlannedEnsemble, PlannedTrial
 from orchestrator.stats import compute_miou
 from orchestrator.trial import TrialResult, TrialSpec, TrialState
-from trainers.config import DataConfig, TrainConfig
+from trainers.config import DataConfig, Fold, TrainConfig
 from trainers.metrics import confusion_per_image
 
 LABELS = np.random.default_rng(0).integers(0, 3, (10, 8, 8)).astype(np.uint8)
@@ -170,9 +170,34 @@ def test_mixed_members_are_a_refusal(sweep: Sweep) -> None:
     assert "row 1; tttt" in (outcome.reason or "")
 
 
-def test_folds_are_a_refusal(sweep: Sweep) -> None:
-    """Their predictions would have to be joined first."""
-    folded = dataclasses.replace(sweep.plan.ensembles[0], is_folded=True)
-    sweep.plan = dataclasses.replace(sweep.plan, ensembles=(folded,))
-    outcome = sweep.evaluate(sweep.end())
-    assert (outcome.state, "folds" in (outcome.reason or "")) == ("REFUSED", True)
+def test_folds_of_a_row_are_one_member(tmp_path: Path) -> None:
+    """Two rows on two folds: their mean on the images of both folds, and the better row as best member."""
+    sweep = Sweep(tmp_path)
+    trials = []
+    for row, trial in enumerate(sweep.trials):
+        for index in range(2):
+            key, half = f"{trial.spec.key}{index}", slice(5 * index, 5 * index + 5)
+            folder = tmp_path / key
+            folder.mkdir()
+            fold = {"ignore_classes": (0,), "scored_fingerprint": f"fold{index}"}
+            write_predictions(folder, predict(row)[half], LABELS[half], **fold)
+            spec = trial.spec.model_copy(update={"key": key, "fold": Fold(index=index, count=2)})
+            trials.append(dataclasses.replace(trial, spec=spec))
+    ensemble = dataclasses.replace(sweep.plan.ensembles[0], members=tuple(trials))
+    sweep.plan = dataclasses.replace(sweep.plan, trials=tuple(trials), ensembles=(ensemble,))
+    members = {
+        trial.spec.key: Member(
+            TrialState.COMPLETE,
+            TrialResult(key=trial.spec.key, state=TrialState.COMPLETE, scored_fingerprint="", attempt=1, started_s=0, ended_s=1),
+        )
+        for trial in trials
+    }
+    outcome = sweep.evaluate(members)
+    assert (outcome.state, outcome.keys) == ("COMPLETE", ["a0", "a1", "b0", "b1"])
+    assert outcome.result is not None
+    assert outcome.result.miou == score(predict(0), predict(1))
+    assert outcome.result.best_member == ("a-0" if score(predict(0)) >= score(predict(1)) else "b-0")
+    assert make_record(outcome).members == dict.fromkeys(outcome.keys, 0.25)
+    again = sweep.evaluate(members)
+    assert again.state == "CACHED"
+    assert again.to_json_with_figures(None) | {"state": "COMPLETE"} == outcome.to_json_with_figures(None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from orchestrator.ensemble.folds import list_candidates
 from orchestrator.ensemble.wanted import LATENCY, PARAMETERS, Wanted, parse_tag
 from orchestrator.errors import EnsembleError
 from orchestrator.tracking.runs import RunRow
@@ -40,7 +41,7 @@ def test_trials_of_unknown_cost_are_left_out_and_named() -> None:
     rows, notes = Wanted(max_latency_ms=5).narrow(ROWS)
     assert [row.key for row in rows] == ["a", "c"]
     assert "1 trials whose run has no tag system.latency_ms (trial b" in notes[0]
-    (limit,) = Wanted(max_latency_ms=5).make_limits(rows)
+    (limit,) = Wanted(max_latency_ms=5).make_limits(list_candidates(rows))
     assert (limit.name, limit.most, limit.costs) == ("latency_ms", 5, {"a": 2.5, "c": 4.0})
 
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from orchestrator.ensemble.evaluation import EnsembleReport
 from orchestrator.ensemble.from_runs import best_ensemble
+from orchestrator.ensemble.report import EnsembleReport
 from orchestrator.home import Home
 from orchestrator.launchers.base import Slot
 from orchestrator.tracking.place import Place

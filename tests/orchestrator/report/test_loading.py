@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from orchestrator.ensemble import select_ensemble
 from orchestrator.errors import SpecError, TrackingError
 from orchestrator.home import Home
 from orchestrator.pictures import make_palette, write_png
+from orchestrator.report.chosen import load_chosen
 from orchestrator.report.command import make_report
 from orchestrator.report.loading import load_picture, load_table
 from orchestrator.tracking.labels import EnsembleRecord, RunLabel
@@ -108,3 +111,20 @@ def test_an_unknown_sweep_is_told(home: Home, reader: RunReader) -> None:
     """With the known ones."""
     with pytest.raises(TrackingError, match=r"no sweep t\. Known: s"):
         make_report(reader, "t", out=None, cache=home.cache)
+
+
+def test_the_page_shows_what_was_chosen_last(home: Home, reader: RunReader, tmp_path: Path) -> None:
+    """With its verdict; a document of an earlier version, which lacks figures, is passed over."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, (20, 8, 8)).astype(np.uint8)
+    truth = np.stack([labels == c for c in range(3)], axis=1)
+    predictions = [(truth * 80 + random.uniform(0, 175, truth.shape)).astype(np.uint8) for _ in range(3)]
+    found = replace(select_ensemble(predictions, labels, k=2), names=("first <b>", "second"))
+    document = {name: value for name, value in found.to_json().items() if name != "run_id"}
+    reader.log_ensemble("s", EnsembleRecord("old", {"k1": 1.0}, {}, {"members": ["k1"]}))
+    assert load_chosen(reader, "s", cache=home.cache) is None
+    reader.log_ensemble("s", EnsembleRecord("chosen", {"k1": 1.0}, {}, document))
+    make_report(reader, "s", out=tmp_path / "page.html", cache=home.cache)
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "first &lt;b&gt;" in page
+    assert "there is evidence of a gain" in page

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from orchestrator.leaderboard import Entry
+from orchestrator.entries import Entry
 from orchestrator.report.describe import describe_training
 from orchestrator.report.lines import EnsembleEntry
 from orchestrator.report.loading import Picture
@@ -76,6 +77,28 @@ def test_folds_of_a_seed_are_one_result() -> None:
     (line,) = make_table("s", folds, class_names=NAMES).lines
     joined = np.concatenate([entry.confusions for entry in folds if entry.confusions is not None])
     assert (line.name, line.miou, line.spread, line.rank) == ("t", compute_miou(joined, (0,)), None, 1)
+
+
+def test_an_ensemble_of_folds_is_compared_with_its_best_member_on_all_folds() -> None:
+    """The gain is over the row's folds together, and the line stands beside those of rows."""
+    rows = {"1": ("x", 0.6), "2": ("y", 0.8)}
+    folds = [
+        replace(make_entry(f"{c}{i}", accuracy, seed=0, configuration=c, row=row, fingerprint=f"f{i}"), fold=(i, 2))
+        for row, (c, accuracy) in rows.items()
+        for i in range(2)
+    ]
+    both = make_ensemble("3", ["1", "2"], 0.9, best_member="y-0")
+    assert both.entry.confusions is not None
+    matrices = np.concatenate([both.entry.confusions] * 2)
+    both = replace(both, entry=replace(both.entry, confusions=matrices, scored_fingerprint="f0,f1"))
+    lines = {line.row: line for line in make_table("s", folds, [both], class_names=NAMES).lines}
+    assert lines["3"].is_comparable
+    gain = lines["3"].gain
+    assert gain is not None
+    assert lines["3"].miou is not None
+    assert lines["2"].miou is not None
+    assert gain.value == pytest.approx(lines["3"].miou - lines["2"].miou)
+    assert gain.ci95 is not None
 
 
 def test_without_rows_the_best_comes_first() -> None:

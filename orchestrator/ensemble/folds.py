@@ -1,0 +1,126 @@
+"""Trials -> candidates: each trial for itself, or all folds of one configuration and seed joined into one set of predictions."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.ensemble.store import PredictionsInfo, read_info, read_labels, read_predictions, write_predictions
+from orchestrator.entries import strip_seed
+from orchestrator.errors import EnsembleError
+
+if TYPE_CHECKING:
+    from orchestrator.tracking.runs import RunRow
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What may become a member. rows: one trial, or those of all folds, in the order of the folds.
+
+    key: the trial's, or the configuration's id and the seed.
+    """
+
+    key: str
+    name: str
+    rows: tuple[RunRow, ...]
+
+    def share(self, weight: float) -> dict[str, float]:
+        """Key of each trial -> what it weighs where the candidate weighs ``weight``: new pictures get the folds' mean."""
+        return {row.key: weight / len(self.rows) for row in self.rows}
+
+
+def list_candidates(rows: Sequence[RunRow]) -> list[Candidate]:
+    """Join the folds of finished trials; what lacks a fold is no candidate. In the order of their keys.
+
+    Raises:
+        EnsembleError: all trials are folds, and none of their configurations is complete.
+    """
+    candidates = [Candidate(row.key, row.name, (row,)) for row in rows if "fold" not in row.tags]
+    by_seed: dict[tuple[str, str, str], dict[int, RunRow]] = defaultdict(dict)
+    for row in rows:
+        if "fold" in row.tags:
+            index, _, count = row.tags["fold"].partition("/")
+            by_seed[row.tags["configuration"], row.tags["seed"], count][int(index)] = row
+    for (configuration, seed, count), folds in by_seed.items():
+        if len(folds) == int(count):
+            ordered = tuple(folds[index] for index in sorted(folds))
+            candidates.append(Candidate(name_joined(configuration, seed), f"{strip_seed(ordered[0].name)} seed {seed}", ordered))
+    if not candidates:
+        known = [f"{len(folds)} of {count} of {strip_seed(folds[min(folds)].name)}" for (*_, count), folds in by_seed.items()]
+        raise EnsembleError(
+            f"No configuration has all its folds COMPLETE: {', '.join(known)}. Let the sweep finish, or `orchestrate retry` it."
+        )
+    return sorted(candidates, key=lambda candidate: candidate.key)
+
+
+def name_joined(configuration: str, seed: str | int) -> str:
+    """The key of all folds of a configuration and seed together."""
+    return f"{configuration}-{seed}"
+
+
+def join_predictions(folders: Sequence[Path], cache: Path) -> Path:
+    """The folder of predictions of all folds' validation images, one fold after another; made once, below ``cache``.
+
+    Memory holds them once more while they are joined.
+
+    Raises:
+        EnsembleError: the folds do not fit each other, or a file is damaged.
+    """
+    if len(folders) == 1:
+        return folders[0]
+    infos = [read_info(folder) for folder in folders]
+    _check_alike(infos, folders)
+    joined = cache / f"folds-{_identify(infos)}"
+    if joined.exists():
+        return joined
+    cache.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=cache, prefix=".folds."))
+    write_predictions(
+        scratch,
+        np.concatenate([read_predictions(folder, cache) for folder in folders]),
+        np.concatenate([read_labels(folder, cache) for folder in folders]),
+        ignore_classes=infos[0].ignore_classes,
+        scored_fingerprint=",".join(info.scored_fingerprint for info in infos),
+        groups=_join_groups(infos),
+    )
+    try:
+        os.replace(scratch, joined)
+    except OSError:  # another process was faster
+        shutil.rmtree(scratch)
+    return joined
+
+
+def _join_groups(infos: Sequence[PredictionsInfo]) -> NDArray[np.int64]:
+    """The splitting keeps a group within one fold, so that numbers of two folds never mean the same group."""
+    parts, first = [], 0
+    for info in infos:
+        own = np.arange(info.shape[0]) if info.groups is None else np.unique(info.groups, return_inverse=True)[1]
+        parts.append(own + first)
+        first += int(own.max()) + 1
+    return np.concatenate(parts).astype(np.int64)
+
+
+def _identify(infos: Sequence[PredictionsInfo]) -> str:
+    text = "\n".join(info.model_dump_json() for info in infos)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _check_alike(infos: Sequence[PredictionsInfo], folders: Sequence[Path]) -> None:
+    kinds = {(info.shape[1:], info.ignore_classes) for info in infos}
+    prints = [info.scored_fingerprint for info in infos]
+    if len(kinds) > 1 or len(set(prints)) < len(prints):
+        listed = zip(folders, infos, strict=True)
+        found = "; ".join(f"{folder}: {info.shape}, {info.scored_fingerprint}" for folder, info in listed)
+        raise EnsembleError(
+            f"These folds cannot be joined: {found}. Expected one size, the same classes, and images of its own for each fold."
+        )

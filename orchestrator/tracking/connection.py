@@ -15,10 +15,12 @@ from mlflow.entities import Experiment, Run
 from mlflow.exceptions import ERROR_CODE_TO_HTTP_STATUS, MlflowException
 
 from orchestrator.errors import TrackingError
+from orchestrator.mounts import check_local
 from orchestrator.secrets import redact
 from orchestrator.tracking.place import Place, RefusedError
 
 _PAGE = 1000
+_SQLITE = "sqlite:///"
 _EVERY_REQUEST = {401, 403, 408, 429}  # of all 4xx those that the next request would meet as well
 
 
@@ -29,6 +31,8 @@ def connect(place: Place) -> MlflowClient:
         TrackingError: it cannot be reached or used.
     """
     logging.getLogger("mlflow.store.db").setLevel(logging.WARNING)  # two lines about new tables, in the middle of a display
+    if place.uri.startswith(_SQLITE):
+        check_local(Path(place.uri.removeprefix(_SQLITE)), "MLflow's database")
     try:
         client = MlflowClient(tracking_uri=place.uri, registry_uri=place.uri)
         if place.is_database:
@@ -123,7 +127,7 @@ def _create_tables(place: Place, client: MlflowClient) -> None:
     """One process at a time: two that create the same tables both fail."""
     place.locks.mkdir(parents=True, exist_ok=True)
     name = hashlib.sha256(place.uri.encode()).hexdigest()[:12]
-    if place.uri.startswith("sqlite:///"):
-        Path(place.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    if place.uri.startswith(_SQLITE):
+        Path(place.uri.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
     with FileLock(place.locks / f"mlflow-{name}.lock"):
         client.search_experiments(max_results=1)

@@ -11,12 +11,13 @@ from pathlib import Path
 import requests
 from filelock import FileLock
 from mlflow import MlflowClient
-from mlflow.entities import Experiment, Run
+from mlflow.entities import Experiment, Run, ViewType
 from mlflow.exceptions import ERROR_CODE_TO_HTTP_STATUS, MlflowException
 
 from orchestrator.errors import TrackingError
 from orchestrator.mounts import check_local
 from orchestrator.secrets import redact
+from orchestrator.tracking.marking import MarkingClient
 from orchestrator.tracking.place import Place, RefusedError
 
 _PAGE = 1000
@@ -34,7 +35,7 @@ def connect(place: Place) -> MlflowClient:
     if place.uri.startswith(_SQLITE):
         check_local(Path(place.uri.removeprefix(_SQLITE)), "MLflow's database")
     try:
-        client = MlflowClient(tracking_uri=place.uri, registry_uri=place.uri)
+        client = MarkingClient(tracking_uri=place.uri, registry_uri=place.uri)
         if place.is_database:
             _create_tables(place, client)
         return client
@@ -75,12 +76,12 @@ def all_experiments(client: MlflowClient) -> list[Experiment]:
             return experiments
 
 
-def search_runs(client: MlflowClient, experiments: Sequence[str], query: str) -> list[Run]:
-    """Every run that fits, page by page."""
+def search_runs(client: MlflowClient, experiments: Sequence[str], query: str, *, view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
+    """Every run that fits, page by page; view: deleted ones, or those that are not."""
     token: str | None = None
     runs: list[Run] = []
     while True:
-        found = client.search_runs(list(experiments), query, max_results=_PAGE, page_token=token)
+        found = client.search_runs(list(experiments), query, view, max_results=_PAGE, page_token=token)
         runs += found
         if not (token := found.token):
             return runs

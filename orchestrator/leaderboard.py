@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -20,6 +20,7 @@ from rich.table import Table
 
 from orchestrator.confusions import read_confusions
 from orchestrator.errors import TrackingError
+from orchestrator.figures import FigureCache, Figures
 from orchestrator.stats import compare, compute_miou, estimate_miou
 from orchestrator.tracking.labels import REPORTED, ROW
 from orchestrator.trial import TrialSpec, TrialState
@@ -49,10 +50,18 @@ class Entry:
     row: str | None = None
     """Its row in the sweep's table, and the figure published for that."""
     reported: float | None = None
+    identity: str | None = None
+    """Of what was computed of it, and is kept; None: that is not kept."""
+    figures: Figures | None = None
+    """What was computed earlier; the matrices are then not here."""
+    load: Callable[[], NDArray[np.integer]] | None = None
+    """Reads those."""
 
     @property
     def miou(self) -> float:
         """From the matrices, or as it was logged."""
+        if self.figures is not None:
+            return self.figures.miou
         if self.confusions is None:
             return self.metrics.get("val/miou", float("nan"))
         return compute_miou(self.confusions, self.ignore_classes)
@@ -113,8 +122,8 @@ class Leaderboard:
         return Group(*(parts or ["No trials yet. Run `orchestrate sweep FILE` first."]))
 
 
-def rank_trials(entries: Iterable[Entry]) -> Leaderboard:
-    """Rank what is COMPLETE; everything else is listed below with its reason."""
+def rank_trials(entries: Iterable[Entry], kept: FigureCache | None = None) -> Leaderboard:
+    """Rank what is COMPLETE; everything else is listed below with its reason. kept: comparisons that were made earlier."""
     blocks: dict[str | None, list[Entry]] = defaultdict(list)
     others: list[Entry] = []
     for entry in entries:
@@ -123,7 +132,7 @@ def rank_trials(entries: Iterable[Entry]) -> Leaderboard:
         else:
             others.append(entry)
     ordered = sorted(blocks.values(), key=lambda block: (-len(block), str(block[0].scored_fingerprint)))
-    return Leaderboard(tuple(row for block in ordered for row in _rank_block(block)), tuple(others))
+    return Leaderboard(tuple(row for block in ordered for row in _rank_block(block, kept)), tuple(others))
 
 
 def load_leaderboard(reader: RunReader, sweeps: Sequence[str], *, cache: Path) -> Leaderboard:
@@ -132,11 +141,19 @@ def load_leaderboard(reader: RunReader, sweeps: Sequence[str], *, cache: Path) -
     Raises:
         TrackingError: the runs cannot be read, or a file is damaged.
     """
-    return rank_trials(load_entries(reader, sweeps, cache=cache))
+    kept = FigureCache(cache / "figures", sweeps)
+    ranking = rank_trials(load_entries(reader, sweeps, cache=cache, kept=kept), kept)
+    for row in ranking.rows:
+        if row.entry.identity is not None and row.ci95 is not None:
+            kept.keep(row.entry.identity, Figures(row.entry.config, row.miou, row.ci95))
+    kept.save()
+    return ranking
 
 
-def load_entries(reader: RunReader, sweeps: Sequence[str], *, cache: Path) -> list[Entry]:
+def load_entries(reader: RunReader, sweeps: Sequence[str], *, cache: Path, kept: FigureCache | None = None) -> list[Entry]:
     """The trials of ``sweeps``, or of all, each once; matrices come from the trial folders or, once, from the server.
+
+    kept: figures of which the matrices need not be read.
 
     Raises:
         TrackingError: the runs cannot be read, or a file is damaged.
@@ -144,10 +161,10 @@ def load_entries(reader: RunReader, sweeps: Sequence[str], *, cache: Path) -> li
     by_key: dict[str, RunRow] = {}
     for run in sorted(reader.list_runs(sweeps), key=lambda run: "cached_from" in run.tags):
         by_key.setdefault(run.key, run)  # a trial that several sweeps share counts once
-    return [_load_entry(reader, run, cache) for run in by_key.values()]
+    return [_load_entry(reader, run, cache, kept) for run in by_key.values()]
 
 
-def _rank_block(block: list[Entry]) -> list[Row]:
+def _rank_block(block: list[Entry], kept: FigureCache | None) -> list[Row]:
     best_first = sorted(block, key=lambda entry: (-entry.miou, entry.key))
     seeds: dict[str, list[float]] = defaultdict(list)
     for entry in best_first:
@@ -158,7 +175,7 @@ def _rank_block(block: list[Entry]) -> list[Row]:
             rank=rank,
             miou=entry.miou,
             ci95=_interval(entry),
-            is_tied=_is_tied(best_first[0], entry),
+            is_tied=_is_tied(best_first[0], entry, kept),
             configuration_miou=fmean(seeds[entry.configuration]),
             configuration_trials=len(seeds[entry.configuration]),
         )
@@ -167,21 +184,38 @@ def _rank_block(block: list[Entry]) -> list[Row]:
 
 
 def _interval(entry: Entry) -> tuple[float, float] | None:
+    if entry.figures is not None:
+        return entry.figures.ci95
     if entry.confusions is None:
         return None
     estimate = estimate_miou(entry.confusions, entry.ignore_classes)
     return estimate.low, estimate.high
 
 
-def _is_tied(best: Entry, entry: Entry) -> bool:
+def _is_tied(best: Entry, entry: Entry, kept: FigureCache | None) -> bool:
     if best is entry:
         return True
-    if best.confusions is None or entry.confusions is None:
+    if kept is None or best.identity is None or entry.identity is None:
+        return _compare(best, entry)
+    if (is_tied := kept.find_tie(best.identity, entry.identity)) is None:
+        is_tied = _compare(best, entry)
+    kept.keep_tie(best.identity, entry.identity, is_tied=is_tied)
+    return is_tied
+
+
+def _compare(best: Entry, entry: Entry) -> bool:
+    """Whether they are not told apart."""
+    matrices = [e.confusions if e.load is None else e.load() for e in (best, entry)]
+    first, second = matrices
+    if first is None or second is None:
         return best.miou == entry.miou
-    return not compare(best.confusions, entry.confusions, best.ignore_classes).has_evidence
+    return not compare(first, second, best.ignore_classes).has_evidence
 
 
-def _load_entry(reader: RunReader, run: RunRow, cache: Path) -> Entry:
+def _load_entry(reader: RunReader, run: RunRow, cache: Path, kept: FigureCache | None) -> Entry:
+    is_complete = run.state == TrialState.COMPLETE
+    identity = f"{run.files_run_id} {run.tags.get('attempt')} {run.metrics.get('val/miou')}" if is_complete else None
+    figures = kept.find(identity) if kept is not None and identity is not None else None
     entry = Entry(
         key=run.key,
         name=run.name,
@@ -189,16 +223,20 @@ def _load_entry(reader: RunReader, run: RunRow, cache: Path) -> Entry:
         state=run.state,
         run_id=run.run_id,
         attempts=int(run.tags.get("attempt", "1")),
-        config=_load_config(reader, run, cache),
+        config=figures.config if figures else _load_config(reader, run, cache),
         metrics={name: value for name, value in run.metrics.items() if not name.startswith("epoch/")},
         scored_fingerprint=run.tags.get("scored_fingerprint"),
         reason=run.tags.get("reason") or None,
         seed=int(run.tags["seed"]) if "seed" in run.tags else None,
         row=run.tags.get(ROW),
         reported=float(run.tags[REPORTED]) if REPORTED in run.tags else None,
+        identity=identity,
     )
-    if run.state != TrialState.COMPLETE:
+    if not is_complete:
         return entry
+    if figures is not None:
+        ignored = tuple(figures.config["data"]["ignore_classes"])
+        return replace(entry, figures=figures, ignore_classes=ignored, load=lambda: load_confusions(reader, run, cache=cache)[0])
     confusions, ignored = load_confusions(reader, run, cache=cache)
     return replace(entry, confusions=confusions, ignore_classes=ignored)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,11 +60,19 @@ def resample(confusions: NDArray[np.integer], ignore_classes: tuple[int, ...], *
     Source: Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13 (percentile intervals).
     """
     num_images, num_classes, _ = confusions.shape
-    draws = np.random.default_rng(seed).multinomial(num_images, np.full(num_images, 1 / num_images), size=NUM_REPLICATES)
     flat = confusions.reshape(num_images, -1).astype(np.float64)  # float64 multiplies fast, and is exact up to 2**53 pixels
-    summed = (draws.astype(np.float64) @ flat).reshape(NUM_REPLICATES, num_classes, num_classes)
+    summed = (_draw(num_images, seed) @ flat).reshape(NUM_REPLICATES, num_classes, num_classes)
     values: NDArray[np.float64] = mean_iou(summed, ignore_classes)
     return values
+
+
+@lru_cache(maxsize=1)
+def _draw(num_images: int, seed: int) -> NDArray[np.float64]:
+    """How often each image is in each sample: (R, V); the same for all trials of a leaderboard, and most of the work."""
+    shares = np.full(num_images, 1 / num_images)
+    draws: NDArray[np.float64] = np.random.default_rng(seed).multinomial(num_images, shares, NUM_REPLICATES).astype(np.float64)
+    draws.flags.writeable = False
+    return draws
 
 
 def resample_mean(several: Sequence[NDArray[np.integer]], ignore_classes: tuple[int, ...]) -> NDArray[np.float64]:

@@ -63,7 +63,7 @@ def attempts(stack: Stack, sweep: str) -> Counter[int]:
 
 def list_runs(stack: Stack, sweep: str) -> list[str]:
     """Status and number of epochs of each of the sweep's runs, as MLflow's database has them."""
-    of_run = "SELECT count(DISTINCT step) FROM metrics WHERE metrics.run_uuid = runs.run_uuid AND key = 'val/miou'"
+    of_run = "SELECT count(DISTINCT step) FROM metrics WHERE metrics.run_uuid = runs.run_uuid AND key = 'epoch/val/miou'"
     runs = (
         f"SELECT status || ' ' || ({of_run}) FROM runs JOIN experiments USING (experiment_id) WHERE experiments.name = '{sweep}'"
     )

@@ -16,6 +16,9 @@ from orchestrator.tracking.index import WHOLE_S, RunIndex
 from orchestrator.tracking.marking import WRITTEN, list_beginnings, write_mark
 from orchestrator.tracking.place import Place
 from orchestrator.tracking.rows import make_row
+from orchestrator.tracking.runs import RunReader
+
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1
 
 
 @given(st.floats(1e9, 4e9), st.floats(0, 20 * 86400), st.floats(0, 1))
@@ -103,8 +106,6 @@ def test_a_damaged_index_is_made_again(indexed: Indexed) -> None:
 
 def test_an_embedded_database_needs_none(place: Place, tmp_path: Path) -> None:
     """It is asked for everything: that is quick, and what other programs write leaves no mark."""
-    from orchestrator.tracking.runs import RunReader
-
     Indexed(place, tmp_path)
     assert RunReader(replace(place, index=tmp_path / "index")).list_runs(["s"]) == []
     assert not (tmp_path / "index").exists()

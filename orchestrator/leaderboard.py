@@ -15,12 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from rich.console import Group
-from rich.markup import escape
-from rich.table import Table
 
 from orchestrator.confusions import read_confusions
 from orchestrator.errors import TrackingError
 from orchestrator.figures import FigureCache, Figures
+from orchestrator.leaderboard_tables import draw_block, draw_others
 from orchestrator.stats import compare, compute_miou, estimate_miou
 from orchestrator.tracking.labels import REPORTED, ROW
 from orchestrator.trial import TrialSpec, TrialState
@@ -114,11 +113,11 @@ class Leaderboard:
         blocks: dict[str | None, list[Row]] = defaultdict(list)
         for row in self.rows:
             blocks[row.entry.scored_fingerprint].append(row)
-        parts: list[Any] = [_draw_block(fingerprint, rows, is_only=len(blocks) == 1) for fingerprint, rows in blocks.items()]
+        parts: list[Any] = [draw_block(fingerprint, rows, is_only=len(blocks) == 1) for fingerprint, rows in blocks.items()]
         if len(blocks) > 1:
             parts.append("These tables cannot be compared: they were scored on other images, labels or classes.")
         if self.others:
-            parts.append(_draw_others(self.others))
+            parts.append(draw_others(self.others))
         return Group(*(parts or ["No trials yet. Run `orchestrate sweep FILE` first."]))
 
 
@@ -287,32 +286,3 @@ def _describe(entry: Entry) -> dict[str, Any]:
         "name": entry.name,
         "configuration": entry.configuration,
     }
-
-
-def _draw_block(fingerprint: str | None, rows: Sequence[Row], *, is_only: bool) -> Table:
-    table = Table(title="Leaderboard" if is_only else f"Scored on {escape(fingerprint or 'unknown images')}")
-    for title, justify in (
-        ("", "right"),
-        ("trial", "left"),
-        ("mIoU", "right"),
-        ("95 % interval", "left"),
-        ("mean over seeds", "right"),
-    ):
-        table.add_column(title, justify=justify, overflow="fold")  # type: ignore[arg-type]  # rich wants literals
-    for row in rows:
-        interval = "" if row.ci95 is None else f"{row.ci95[0]:.3f} to {row.ci95[1]:.3f}"
-        mean = f"{row.configuration_miou:.4f} of {row.configuration_trials}" if row.configuration_trials > 1 else ""
-        rank = f"{row.rank}{'=' if row.is_tied and row.rank > 1 else ''}"
-        table.add_row(rank, escape(row.entry.name), f"{row.miou:.4f}", interval, mean)
-    if any(row.is_tied for row in rows[1:]):
-        table.caption = "= not told apart from the best by these images"
-    return table
-
-
-def _draw_others(others: Sequence[Entry]) -> Table:
-    table = Table(title="Not ranked")
-    for title in ("trial", "state", "reason"):
-        table.add_column(title, overflow="fold")
-    for entry in others:
-        table.add_row(escape(entry.name), escape(entry.state), escape(entry.reason or ""))
-    return table

@@ -45,6 +45,7 @@ class Patience:
     def __init__(self, limit_s: float = LONGEST_WAIT_S) -> None:
         self._limit_s = limit_s
         self._lost = threading.Event()
+        self._is_told = False
 
     def lose(self) -> None:
         """Have everybody who waits, now or later, give up; also from a signal handler."""
@@ -52,9 +53,16 @@ class Patience:
 
     def wait(self, since_s: float) -> bool:
         """Wait a little more; False where that makes no sense. since_s: when the waiting began, by the monotonic clock."""
+        if not self._is_told:
+            self._is_told = True  # once an outage, however many threads meet it
+            _log.warning("the database is away; waiting for it for up to %.0f minutes, while trials go on", self._limit_s / 60)
         if time.monotonic() - since_s > self._limit_s:
             self.lose()
         return not self._lost.wait(WAIT_S)
+
+    def end(self) -> None:
+        """The server is there."""
+        self._is_told = False
 
 
 def wait_out(engine: sa.Engine, patience: Patience) -> None:
@@ -68,18 +76,16 @@ def wait_out(engine: sa.Engine, patience: Patience) -> None:
 def _connect(
     patience: Patience, dialect: Dialect, _entry: ConnectionPoolEntry, arguments: list[Any], parameters: dict[str, Any]
 ) -> DBAPIConnection:
-    since_s, is_told = time.monotonic(), False
+    since_s = time.monotonic()
     while True:
         try:
-            return dialect.connect(*arguments, **parameters)
+            connection = dialect.connect(*arguments, **parameters)
         except dialect.loaded_dbapi.OperationalError:
-            if not is_told:
-                _log.warning(
-                    "the database is away; waiting for it for up to %.0f minutes, while trials go on", LONGEST_WAIT_S / 60
-                )
-                is_told = True
             if not patience.wait(since_s):
                 raise
+        else:
+            patience.end()
+            return connection
 
 
 def asked_again(ask: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:

@@ -198,3 +198,22 @@ def test_the_page_is_served_from_the_local_database(reader: RunReader, place: Pl
             assert len(json.load(answer)["runs"]) == 3
     finally:
         page.close()
+
+
+def test_a_second_leaderboard_is_the_first(reader: RunReader, place: Place, worker, tmp_path: Path) -> None:
+    """Figures that were computed once are kept, so that no file is read again; a new trial is compared with the best."""
+
+    def rank() -> list:
+        return load_leaderboard(reader, ["s"], cache=tmp_path).to_json()
+
+    first = rank()
+    for path in place.trials.glob("*/confusions.npz"):
+        path.rename(path.with_suffix(".away"))
+    assert rank() == first
+    for path in place.trials.glob("*/confusions.away"):
+        path.rename(path.with_suffix(".npz"))
+    record(place, worker, "k9", seed=9)
+    second = rank()
+    shutil.rmtree(tmp_path / "figures")
+    assert rank() == second
+    assert len(second) == len(first) + 1

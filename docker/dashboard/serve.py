@@ -2,6 +2,7 @@
 
 import os
 
+from optuna.storages import RDBStorage
 from optuna_dashboard import run_server
 
-run_server(os.environ["STORAGE"], host="0.0.0.0", port=8080)
+run_server(RDBStorage(os.environ["STORAGE"]), host="0.0.0.0", port=8080)  # which makes the tables where there are none yet

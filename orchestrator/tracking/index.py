@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,11 +57,19 @@ class RunIndex:
         with FileLock(self._folder / "lock"):
             now_s = time.time()
             known = {experiment: self._load(experiment, now_s) for experiment in experiments}
+            if self._has_lost_runs(known.values()):
+                known = {experiment: _Known() for experiment in experiments}
             self._read_whole({experiment: found for experiment, found in known.items() if not found.read_s}, now_s)
             self._read_new({experiment: found for experiment, found in known.items() if found.read_s < now_s}, now_s)
             for experiment, found in known.items():
                 self._save(experiment, found)
         return [row for found in known.values() for row in found.rows.values()]
+
+    def _has_lost_runs(self, known: Iterable[_Known]) -> bool:
+        """Whether the run that was written last is gone, as on a server that was restored from a backup."""
+        rows = [row for found in known for row in found.rows.values()]
+        newest = max(rows, key=lambda row: row.tags.get(WRITTEN, ""), default=None)
+        return newest is not None and self._find(newest.run_id) is None
 
     def _read_whole(self, known: dict[str, _Known], now_s: float) -> None:
         if not known:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -81,6 +82,20 @@ def test_what_is_removed_and_brought_back_is_noticed(indexed: Indexed) -> None:
     by_hand.restore_run(indexed.runs[0])
     assert indexed.read() == indexed.truth()
     assert len(indexed.read()) == 3
+
+
+def test_a_server_restored_from_a_backup_is_read_anew(indexed: Indexed) -> None:
+    """Runs that it has lost are not shown."""
+    lost = indexed.client.create_run(indexed.experiment, tags={"n": "3"}).info.run_id
+    indexed.read()
+    MlflowClient(indexed.place.uri).set_tag(lost, WRITTEN, write_mark(time.time() + 60))  # later than the others, and still found
+    assert lost in indexed.read()
+    database = indexed.place.uri.removeprefix("sqlite:///")
+    with sqlite3.connect(database) as connection:
+        for table in ("tags", "runs"):
+            connection.execute(f"DELETE FROM {table} WHERE run_uuid = ?", [lost])
+    connection.close()
+    assert indexed.read() == indexed.truth()
 
 
 def test_only_what_is_new_is_asked_for(indexed: Indexed, monkeypatch: pytest.MonkeyPatch) -> None:

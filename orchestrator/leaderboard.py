@@ -25,7 +25,8 @@ from orchestrator.tracking.labels import REPORTED, ROW
 from orchestrator.trial import TrialSpec, TrialState
 
 if TYPE_CHECKING:
-    from orchestrator.tracking.runs import RunReader, RunRow
+    from orchestrator.tracking.rows import RunRow
+    from orchestrator.tracking.runs import RunReader
 
 
 @dataclass(frozen=True)

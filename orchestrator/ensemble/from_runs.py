@@ -17,7 +17,8 @@ from orchestrator.errors import EnsembleError
 from orchestrator.trial import TrialState
 
 if TYPE_CHECKING:
-    from orchestrator.tracking.runs import RunReader, RunRow
+    from orchestrator.tracking.rows import RunRow
+    from orchestrator.tracking.runs import RunReader
 
 
 def best_ensemble(reader: RunReader, sweeps: Sequence[str], *, cache: Path, k: int = 4, exactly: bool = False) -> EnsembleReport:

@@ -72,10 +72,15 @@ def _ask(place: Place, method: str, path: str, content: str | None = None) -> An
     options = {} if content is None else {"data": content.encode()}
     began_s = time.time()
     try:
-        response = http_request(
-            get_default_host_creds(place.uri), path, method,
-            max_retries=0, timeout=_TIMEOUT_S, raise_on_status=False, **options,
-        )  # fmt: skip
+        response = http_request(  # type: ignore[no-untyped-call]  # neither has types
+            get_default_host_creds(place.uri),  # type: ignore[no-untyped-call]
+            path,
+            method,
+            max_retries=0,
+            timeout=_TIMEOUT_S,
+            raise_on_status=False,
+            **options,
+        )
     except MlflowException as error:
         raise TrackingError(f"{place}: {redact(' '.join(str(error).split()))[:300]}") from error
     middle_s = (began_s + time.time()) / 2

@@ -3,12 +3,15 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+COMPOSE ?= $(shell docker compose version > /dev/null 2>&1 && echo docker compose || echo docker-compose)
+BACKUP ?= backups/$(shell date -u +%Y-%m-%dT%H%M%SZ)
 
-.PHONY: help setup demo test test-long chaos lint test-fast bench clean
+.PHONY: help setup demo test test-long test-compose chaos lint test-fast bench backup restore clean
 
 help:
 	@sed -n '1,/^PYTHON/{s/^# //p}' Makefile
 	@echo "make lint   ruff and mypy    make test-fast   without the slow tests    make test-long   only the longest    make chaos   60 random kills    make bench   benchmarks/    make clean   remove .venv"
+	@echo "make backup   what the server of docker-compose.yml holds, into backups/    make restore BACKUP=backups/...    make test-compose   the server, from nothing (root, Docker, debootstrap)"
 
 setup: $(VENV)/.ready
 
@@ -39,22 +42,31 @@ lint: setup
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/pytest -n auto --dist worksteal -m "not long and not chaos"
+	$(BIN)/pytest -n auto --dist worksteal -m "not long and not chaos and not docker"
 
 test-long: setup
 	$(BIN)/pytest -n auto --dist worksteal -m long
+
+test-compose: setup
+	$(BIN)/pytest -n 0 -s -m docker tests/compose
 
 chaos: setup
 	ORCHESTRATE_CHAOS_KILLS=$${ORCHESTRATE_CHAOS_KILLS:-60} $(BIN)/pytest -n 0 -s tests/chaos
 
 test-fast: setup
-	$(BIN)/pytest -n auto --dist worksteal -m "not slow and not long and not chaos"
+	$(BIN)/pytest -n auto --dist worksteal -m "not slow and not long and not chaos and not docker"
 
 bench: setup
 	$(BIN)/python benchmarks/upsample.py
 	$(BIN)/python benchmarks/dispatcher.py
 	$(BIN)/python benchmarks/plain_sweep.py
 	$(BIN)/python benchmarks/ensemble.py
+
+backup:
+	COMPOSE="$(COMPOSE)" docker/backup.sh $(BACKUP)
+
+restore:
+	COMPOSE="$(COMPOSE)" docker/restore.sh $(BACKUP)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

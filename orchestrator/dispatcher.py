@@ -108,9 +108,11 @@ class Dispatcher:
         self._halted: str | None = None
 
     def request_stop(self) -> None:
-        """First call: launch nothing more, let running epochs end. Second call: kill what runs."""
+        """First call: launch nothing more, let running epochs end. Second call: kill what runs, and wait for no database."""
         self._num_stops += 1
         self._attempts.stop(force=self._num_stops > 1)
+        if self._num_stops > 1:
+            self._ledger.patience.lose()
 
     def run(self) -> Outcome:
         """Run until nothing is left to do, a stop was requested, or there is no room for more.

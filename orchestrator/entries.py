@@ -22,7 +22,8 @@ from orchestrator.tracking.labels import REPORTED, ROW
 from orchestrator.trial import TrialResult, TrialSpec, TrialState
 
 if TYPE_CHECKING:
-    from orchestrator.tracking.runs import RunReader, RunRow
+    from orchestrator.tracking.rows import RunRow
+    from orchestrator.tracking.runs import RunReader
 
 IOU = "val/iou/"
 """What the metrics of single classes begin with."""

@@ -45,7 +45,7 @@ def join_sweep(sweep: str, *, launcher: str, slots: int | None) -> SweepReport:
     _check_exchange(shared, home)
     spec = shared.spec
     with present(home, ledger, sweep, Role.WORKER) as presence:
-        locate = partial(_locate, folder=os.environ.get(DATA_FOLDER))
+        locate = partial(locate_source, folder=os.environ.get(DATA_FOLDER))
         facts = look_at_data(spec, home, again=shared.again, locate=locate)
         _check_facts(shared, facts)
         plan = look_up(spec, facts, home, ledger, console)
@@ -95,7 +95,7 @@ def _check_exchange(shared: SharedPlan, home: Home) -> None:
     )
 
 
-def _locate(data: DataConfig, folder: str | None) -> DataConfig:
+def locate_source(data: DataConfig, folder: str | None) -> DataConfig:
     """The same data where this machine has them: at the path that the sweep names, else in ``folder`` under its last name."""
     found = {"source": _find(data.source, folder)} if data.source != "synthetic" else {}
     if isinstance(data.clean, str) and data.clean != "auto":
@@ -119,7 +119,7 @@ def _check_facts(shared: SharedPlan, facts: Facts) -> None:
         found = facts.data[known.source]
         if (found.fingerprint, found.removed) != (known.fingerprint, known.removed):
             what = "the same pictures, cleaned otherwise," if found.fingerprint == known.fingerprint else "other pictures"
-            here = _locate(DataConfig.model_validate_json(known.source), os.environ.get(DATA_FOLDER))
+            here = locate_source(DataConfig.model_validate_json(known.source), os.environ.get(DATA_FOLDER))
             raise DataError(
                 f"{here.source}: {shared.spec.name} was begun on {shared.host} with fingerprint {known.fingerprint}, and "
                 f"what this machine has is {found.fingerprint}: {what} than there. Copy that file here, or set {DATA_FOLDER}."

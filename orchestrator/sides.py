@@ -16,7 +16,7 @@ from orchestrator.trial import TrialState
 from trainers.config import check_known
 
 if TYPE_CHECKING:
-    from orchestrator.tracking.runs import RunRow
+    from orchestrator.tracking.rows import RunRow
 
 _ID = re.compile(r"[0-9a-f]{4,32}")
 _SHOWN = 6

@@ -157,7 +157,9 @@ def run_plan(
     tracker.reconcile(spec.name, lambda: live_keys(ledger, spec.name))
     storage, history = home.optuna_url or home.optuna_journal, FolderHistory(home)
     in_order = longest_first(plan, spec, durations_s)
-    search = build_search(spec, in_order, storage, owner=presence.owner, is_dead=home.is_dead, history=history)
+    search = build_search(
+        spec, in_order, storage, owner=presence.owner, is_dead=home.is_dead, history=history, patience=ledger.patience
+    )
 
     def list_trials(configuration: Configuration) -> list[TrialSpec]:
         trials = trials_of(configuration, spec, plan.facts)

@@ -43,3 +43,14 @@ def clean(
 
     report = clean_up(Home.from_environment(), sweeps or [], dry_run=dry_run, console=Console(stderr=True))
     print_report(report, as_json=as_json)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Say what is wrong with servers, logins, clocks, data, GPUs, disk and packages, and what to do about it."""
+    from orchestrator.doctor.command import examine
+    from orchestrator.home import Home
+
+    diagnosis = examine(Home.from_environment())
+    print_report(diagnosis, as_json=as_json)
+    raise typer.Exit(diagnosis.exit_code)

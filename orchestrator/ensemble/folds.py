@@ -20,7 +20,7 @@ from orchestrator.entries import strip_seed
 from orchestrator.errors import EnsembleError
 
 if TYPE_CHECKING:
-    from orchestrator.tracking.runs import RunRow
+    from orchestrator.tracking.rows import RunRow
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ from trainers.means import Mean
 _SAME_SCORE = 1e-6  # both are sums of the same whole numbers; a server may round what it stores
 
 if TYPE_CHECKING:
-    from orchestrator.tracking.runs import RunReader, RunRow
+    from orchestrator.tracking.rows import RunRow
+    from orchestrator.tracking.runs import RunReader
 
 
 def best_ensemble(

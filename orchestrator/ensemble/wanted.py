@@ -11,7 +11,7 @@ from orchestrator.errors import EnsembleError
 
 if TYPE_CHECKING:
     from orchestrator.ensemble.folds import Candidate
-    from orchestrator.tracking.runs import RunRow
+    from orchestrator.tracking.rows import RunRow
 
 PARAMETERS, LATENCY = "system.num_parameters", "system.latency_ms"
 """Tags of a trial's run."""

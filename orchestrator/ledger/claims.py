@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ import sqlalchemy as sa
 from orchestrator.errors import SpecError
 from orchestrator.ledger.database import Database, tables
 from orchestrator.ledger.roster import Roster
+from orchestrator.ledger.waiting import Patience, asked_again
 from orchestrator.trial import TrialState
 from trainers.config import check_known
 
@@ -71,24 +71,29 @@ class Ledger:
     COMPLETE holds for everybody until ``forget``, PRUNED within its sweep, FAILED until ``reset_failed``.
 
     Raises:
-        TrackingError: the database cannot be opened.
+        TrackingError: the database cannot be opened; from every method: it cannot be used, or was waited for in vain.
     """
 
-    def __init__(self, url: str, *, clock: Callable[[], float] = time.time, lease_s: float = 60.0) -> None:
+    def __init__(self, url: str, *, clock: Callable[[], float] | None = None, lease_s: float = 60.0) -> None:
         self.lease_s = lease_s
-        self._clock = clock
         self._database = Database(url)
-        self._engine = self._database.engine
-        self.roster = Roster(self._database, clock=clock, lease_s=lease_s)
+        self._clock = clock or self._database.clock
+        self.roster = Roster(self._database, clock=self._clock, lease_s=lease_s)
         """Who works on which sweep, and what each sweep comes to."""
 
     def close(self) -> None:
         self._database.close()
 
+    @property
+    def patience(self) -> Patience:
+        """With which a server that has gone away is waited for."""
+        return self._database.patience
+
     def now_s(self) -> float:
         """Unix time by the clock that leases are measured with."""
         return self._clock()
 
+    @asked_again
     def register(self, sweep: str, trials: Iterable[tuple[str, str]]) -> None:
         """Make trials known as parts of ``sweep``; what is known already stays as it is.
 
@@ -98,11 +103,12 @@ class Ledger:
         if not pairs:
             return
         waiting = {"state": TrialState.WAITING, "attempt": 0, "settled_attempt": 0}
-        with self._engine.begin() as connection:
+        with self._database.begin() as connection:
             connection.execute(self._insert_new(_trials), [{"key": key, **waiting} for key, _ in pairs])
             rows = [{"sweep": sweep, "key": key, "configuration": configuration} for key, configuration in pairs]
             connection.execute(self._insert_new(_members), rows)
 
+    @asked_again
     def claim(self, key: str, sweep: str, owner: str, *, after: int = 0) -> int | None:
         """Take a trial; returns the number of the attempt (from 1), or None where it is not to be had.
 
@@ -127,16 +133,17 @@ class Ledger:
             )
             .returning(_trials.c.attempt)
         )
-        with self._engine.begin() as connection:
+        with self._database.begin() as connection:
             return connection.execute(take).scalar_one_or_none()
 
+    @asked_again
     def renew(self, owner: str, keys: Sequence[str]) -> list[str]:
         """Prolong claims; returns those that ``owner`` has lost, whose trials it must not touch any more."""
         if not keys:
             return []
         held = sa.and_(_trials.c.key.in_(keys), *_is_held_by(owner))
         prolong = sa.update(_trials).where(held).values(lease_expires_s=self._clock() + self.lease_s).returning(_trials.c.key)
-        with self._engine.begin() as connection:
+        with self._database.begin() as connection:
             kept = set(connection.execute(prolong).scalars())
         return [key for key in keys if key not in kept]
 
@@ -149,6 +156,7 @@ class Ledger:
         assert state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED)
         return self._end(key, owner, state, {"reason": reason, "settled_attempt": _trials.c.attempt})
 
+    @asked_again
     def states(self, keys: Iterable[str], sweep: str | None = None) -> dict[str, LedgerRow]:
         """What is known of those of ``keys`` that are registered.
 
@@ -156,7 +164,7 @@ class Ledger:
         """
         found: dict[str, LedgerRow] = {}
         names = list(dict.fromkeys(keys))
-        with self._engine.connect() as connection:
+        with self._database.begin() as connection:
             for start in range(0, len(names), KEYS_A_STATEMENT):
                 some = names[start : start + KEYS_A_STATEMENT]
                 query = sa.select(_trials, _pruned_in(sweep).label("is_pruned_here")).where(_trials.c.key.in_(some))
@@ -169,22 +177,25 @@ class Ledger:
                     )
         return found
 
+    @asked_again
     def members(self, sweep: str) -> dict[str, str]:
         """Keys of a sweep's trials, each with its configuration's id."""
-        with self._engine.connect() as connection:
+        with self._database.begin() as connection:
             rows = connection.execute(sa.select(_members.c.key, _members.c.configuration).where(_members.c.sweep == sweep))
             return {row.key: row.configuration for row in rows}
 
+    @asked_again
     def sweeps(self) -> list[str]:
         """Names of the sweeps that have registered trials."""
-        with self._engine.connect() as connection:
+        with self._database.begin() as connection:
             names = connection.execute(sa.select(_members.c.sweep).distinct().order_by(_members.c.sweep)).scalars().all()
             return [str(name) for name in names]
 
+    @asked_again
     def memberships(self) -> dict[str, set[str]]:
         """Keys of all registered trials, each with the sweeps that it belongs to."""
         found: dict[str, set[str]] = {}
-        with self._engine.connect() as connection:
+        with self._database.begin() as connection:
             for row in connection.execute(sa.select(_members.c.key, _members.c.sweep)):
                 found.setdefault(row.key, set()).add(row.sweep)
         return found
@@ -202,40 +213,44 @@ class Ledger:
             except ValueError as error:
                 raise SpecError(str(error)) from None
 
+    @asked_again
     def reclaim(self, is_dead: Callable[[str], bool]) -> list[str]:
         """Set back to WAITING what owners hold that are dead; returns the keys."""
         running = _trials.c.state == TrialState.RUNNING
-        with self._engine.connect() as connection:
+        with self._database.begin() as connection:
             owners = connection.execute(sa.select(_trials.c.owner).where(running).distinct()).scalars().all()
         dead = [owner for owner in owners if owner is not None and is_dead(owner)]
         if not dead:
             return []
         give_back = sa.update(_trials).where(running, _trials.c.owner.in_(dead))
-        with self._engine.begin() as connection:
+        with self._database.begin() as connection:
             freed = give_back.values(state=TrialState.WAITING, owner=None, lease_expires_s=None).returning(_trials.c.key)
             return sorted(connection.execute(freed).scalars())
 
+    @asked_again
     def reset_failed(self, keys: Iterable[str]) -> list[str]:
         """Let FAILED trials be tried again; returns those that were."""
         names = list(dict.fromkeys(keys))
         reset: list[str] = []
-        with self._engine.begin() as connection:
+        with self._database.begin() as connection:
             for start in range(0, len(names), KEYS_A_STATEMENT):
                 failed = sa.and_(_trials.c.key.in_(names[start : start + KEYS_A_STATEMENT]), _trials.c.state == TrialState.FAILED)
                 again = sa.update(_trials).where(failed).values(state=TrialState.WAITING, owner=None, reason=None)
                 reset += connection.execute(again.returning(_trials.c.key)).scalars()
         return sorted(reset)
 
+    @asked_again
     def forget(self, key: str) -> bool:
         """Set a COMPLETE trial whose result is lost back to WAITING; False where it is not COMPLETE (any more)."""
         complete = sa.and_(_trials.c.key == key, _trials.c.state == TrialState.COMPLETE)
-        with self._engine.begin() as connection:
+        with self._database.begin() as connection:
             again = sa.update(_trials).where(complete).values(state=TrialState.WAITING, owner=None, reason=None)
             return connection.execute(again).rowcount == 1
 
+    @asked_again
     def _end(self, key: str, owner: str, state: TrialState, values: Mapping[str, Any]) -> bool:
         end = sa.update(_trials).where(_trials.c.key == key, *_is_held_by(owner))
-        with self._engine.begin() as connection:
+        with self._database.begin() as connection:
             is_ours = connection.execute(end.values(state=state, lease_expires_s=None, **values)).rowcount == 1
             if is_ours and state is TrialState.PRUNED:
                 sweep = sa.select(_trials.c.sweep).where(_trials.c.key == key).scalar_subquery()

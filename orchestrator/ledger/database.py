@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from filelock import FileLock
 from sqlalchemy.dialects import postgresql, sqlite
 
 from orchestrator.errors import TrackingError
+from orchestrator.ledger.waiting import CONNECTION, ConnectionLostError, Patience, wait_out
+from orchestrator.mounts import check_local
 from orchestrator.secrets import redact
 
 LEDGER_VERSION = 1
@@ -32,21 +35,42 @@ _meta = sa.Table("ledger_meta", tables, sa.Column("version", sa.Integer, primary
 class Database:
     """An open database that has the ledger's tables. Any number of processes may use one.
 
+    A server that is away when the database is opened is an error at once; one that goes away later is waited for.
+
     Raises:
         TrackingError: it cannot be opened, or another version wrote it.
     """
 
     def __init__(self, url: str) -> None:
+        self.patience = Patience()
         with _telling(url):
             self.engine = _connect(url)
             self._create_tables()
+            self.clock = self._find_clock()
+        if self.is_server:
+            wait_out(self.engine, self.patience)
+
+    @property
+    def is_server(self) -> bool:
+        return self.engine.dialect.name == "postgresql"
 
     def close(self) -> None:
         self.engine.dispose()
 
     def insert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
         """An insert that may say what becomes of rows that are there already; each dialect has its own class for that."""
-        return postgresql.insert(table) if self.engine.dialect.name == "postgresql" else sqlite.insert(table)
+        return postgresql.insert(table) if self.is_server else sqlite.insert(table)
+
+    @contextmanager
+    def begin(self) -> Iterator[sa.Connection]:
+        """One transaction.
+
+        Raises:
+            ConnectionLostError: the server went away in the middle.
+            TrackingError: whatever else the database raises.
+        """
+        with self.told(), self.engine.begin() as connection:
+            yield connection
 
     @contextmanager
     def told(self) -> Iterator[None]:
@@ -59,11 +83,13 @@ class Database:
             yield
         except sa.exc.SQLAlchemyError as error:
             found = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
-            raise TrackingError(redact(f"{self.engine.url}: the ledger cannot be used now: {found}")) from error
+            is_lost = isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated
+            kind = ConnectionLostError if is_lost else TrackingError
+            raise kind(redact(f"{self.engine.url}: the ledger cannot be used now: {found}")) from error
 
     def _create_tables(self) -> None:
         with _only_creator(self.engine.url), self.engine.begin() as connection:
-            if self.engine.dialect.name == "postgresql":
+            if self.is_server:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(0x6F726368)))
             tables.create_all(connection)
             connection.execute(self.insert(_meta).on_conflict_do_nothing(), [{"version": LEDGER_VERSION}])
@@ -74,6 +100,17 @@ class Database:
                 "Use the orchestrate that wrote it, or move it away: finished trials are found again in their folders."
             )
 
+    def _find_clock(self) -> Callable[[], float]:
+        """The server's clock, where there is one: leases of machines whose own clocks differ are measured by it."""
+        if not self.is_server:
+            return time.time
+        asked = sa.select(sa.cast(sa.func.extract("epoch", sa.func.clock_timestamp()), sa.Double))
+        with self.engine.connect() as connection:
+            before_s = time.time()
+            server_s = connection.execute(asked).scalar_one()
+            ahead_s = server_s - (before_s + time.time()) / 2
+        return lambda: time.time() + ahead_s
+
 
 def _connect(url: str) -> sa.Engine:
     parsed = sa.make_url(url)
@@ -83,9 +120,10 @@ def _connect(url: str) -> sa.Engine:
     if kind != "sqlite":
         if "@" in f"{parsed.host}{parsed.database}":  # the driver would print the rest of the password as a host
             raise ValueError("there is a second @; within a password write @ as %40 and / as %2F")
-        return sa.create_engine(parsed, pool_pre_ping=True)
+        return sa.create_engine(parsed, pool_pre_ping=True, connect_args=CONNECTION)
     if not parsed.database:
         raise TrackingError(f"ledger: {url!r} names no file; a ledger in memory cannot be shared. Write sqlite:///FILE.")
+    check_local(Path(parsed.database), "the ledger")
     Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S})
     sa.event.listen(engine, "connect", _set_up_sqlite)

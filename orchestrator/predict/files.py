@@ -18,7 +18,8 @@ from trainers.means import Mean
 if TYPE_CHECKING:
     from orchestrator.home import Home
     from orchestrator.tracking.lookup import FoundModel
-    from orchestrator.tracking.runs import RunReader, RunRow
+    from orchestrator.tracking.rows import RunRow
+    from orchestrator.tracking.runs import RunReader
 
 CHECKPOINT = "best.safetensors"
 """As trainers.predict calls it; importing that takes seconds."""

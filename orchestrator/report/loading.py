@@ -14,7 +14,8 @@ from orchestrator.tracking.labels import REPORTED, ROW
 from orchestrator.trial import TrialState
 
 if TYPE_CHECKING:
-    from orchestrator.tracking.runs import RunReader, RunRow
+    from orchestrator.tracking.rows import RunRow
+    from orchestrator.tracking.runs import RunReader
 
 
 def load_table(reader: RunReader, sweep: str, *, cache: Path) -> ReportTable:

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import optuna
+from optuna.storages import BaseStorage
 
 from orchestrator.configuration import Configuration, Facts, resolve
 from orchestrator.errors import SpecError
+from orchestrator.ledger import Patience
 from orchestrator.plan import Plan
 from orchestrator.search.history import History, NoHistory
 from orchestrator.search.limits import Limits
@@ -38,20 +40,22 @@ def build_search(
     owner: str,
     is_dead: Callable[[str], bool],
     history: History | None = None,
+    patience: Patience | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> StudySearch:
     """The search that a sweep asks for, recorded in a study in ``storage``; what the dispatcher knows as parts.Search.
 
     storage: a journal file of this machine, or the URL of a database. owner: whoever runs this dispatcher, as in the ledger.
     is_dead: whether an owner is known to have ended. history: what pruners may ask of trials that did not report to this study.
-    clock: seconds; ``budget.hours`` counts from now.
+    patience: with which the database is waited for when it goes away. clock: seconds; ``budget.hours`` counts from now.
 
     Raises:
         SpecError: as check_search.
         TrackingError: the database cannot be opened.
     """
     check_search(spec)
-    study = _open_study(spec, plan.facts, storage, owner=owner, is_dead=is_dead)
+    opened = open_storage(storage, patience)
+    study = _open_study(spec, plan.facts, opened, owner=owner, is_dead=is_dead)
     limits = Limits(spec, study, clock)
     ended = _find_ended(plan)
     proposer: Proposer = PlannedProposer(plan, limits, ended=ended)
@@ -103,15 +107,15 @@ def read_known(spec: SweepSpec, facts: Facts, storage: Path | str) -> tuple[tupl
     opened = open_storage(storage)
     if study_name(spec, facts) not in optuna.get_all_study_names(opened):
         return ()
-    trials = _open_study(spec, facts, storage, owner="", is_dead=lambda _: False).trials()
+    trials = _open_study(spec, facts, opened, owner="", is_dead=lambda _: False).trials()
     return tuple((resolve(spec, t.params, facts), t.value if t.is_complete else None) for t in trials)
 
 
-def _open_study(spec: SweepSpec, facts: Facts, storage: Path | str, *, owner: str, is_dead: Callable[[str], bool]) -> Study:
+def _open_study(spec: SweepSpec, facts: Facts, storage: BaseStorage, *, owner: str, is_dead: Callable[[str], bool]) -> Study:
     """What was done under another name of ``--again`` is another sweep's: of this one nothing is known or spent yet."""
     name = study_name(spec, facts)
     sweep = f"{spec.name} again {facts.again}" if facts.again else spec.name
-    return Study(open_storage(storage), name=name, owner=owner, sweep=sweep, rounds=_rounds(spec), is_dead=is_dead)
+    return Study(storage, name=name, owner=owner, sweep=sweep, rounds=_rounds(spec), is_dead=is_dead)
 
 
 def study_name(spec: SweepSpec, facts: Facts) -> str:

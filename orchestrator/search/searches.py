@@ -14,6 +14,7 @@ from orchestrator.search.limits import Limits
 from orchestrator.search.pruning import Pruning
 from orchestrator.search.records import identify
 from orchestrator.search.sampling import Dimension
+from orchestrator.search.storage import told
 from orchestrator.search.study import Study
 from orchestrator.trial import TrialSpec, TrialState
 
@@ -32,6 +33,8 @@ class Proposer(Protocol):
 
 class StudySearch:
     """A proposer whose configurations are recorded in a study, pruned and limited. Used by one thread.
+
+    Every method may raise TrackingError.
 
     dimensions: of the space, by path. ended: configurations, by their identity in the study, that need no more training.
     """
@@ -55,6 +58,7 @@ class StudySearch:
         """Why the search ended before it was through, for people."""
         return self._proposer.stopped_because
 
+    @told()
     def propose(self) -> Configuration | None:
         """The next configuration, from now on recorded as running; None where there is none now."""
         configuration = self._proposer.propose()
@@ -64,26 +68,32 @@ class StudySearch:
                 self._study.start(configuration, self._dimensions)
         return configuration
 
+    @told()
     def tell(self, configuration: Configuration, value: float | None, state: TrialState, *, reason: str | None = None) -> None:
         """Enter how a configuration ended: the mean over its trials, or None and why it failed. WAITING gives it back."""
         self._study.finish(configuration, self._dimensions, value=value, state=state, reason=reason)
 
+    @told()
     def report(self, trial: TrialSpec, epoch: int, value: float) -> bool:
         """Enter an epoch's val/miou; True: nothing of the trial's configuration need be trained on."""
         return self._pruning.report(trial, epoch, value)
 
+    @told()
     def report_end(self, trial: TrialSpec, value: float) -> bool:
         """Enter a complete trial's val/miou; True: no other trial of its configuration need be trained."""
         return self._pruning.report_end(trial, value)
 
+    @told()
     def spend(self, gpu_s: float) -> None:
         """Count GPU time that attempts of this dispatcher have taken since the last call."""
         self._limits.spend(gpu_s)
 
+    @told()
     def reconcile(self) -> None:
         """Give back what dead dispatchers left running."""
         self._study.give_back()
 
+    @told()
     def close(self) -> None:
         """Give back what this dispatcher leaves unfinished, so that nothing is shown as running."""
         self._limits.close()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
@@ -13,6 +15,7 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.storages.journal._file import BaseJournalFileLock
 
 from orchestrator.errors import TrackingError
+from orchestrator.ledger.waiting import CONNECTION, Patience, wait_out
 from orchestrator.secrets import redact
 
 
@@ -30,8 +33,10 @@ class _KernelLock(BaseJournalFileLock):
         self._lock.release()
 
 
-def open_storage(location: Path | str) -> BaseStorage:
+def open_storage(location: Path | str, patience: Patience | None = None) -> BaseStorage:
     """The storage of studies: a journal file of this machine, or a database by its URL.
+
+    patience: with which a database is waited for that goes away later; None: it is not.
 
     Raises:
         TrackingError: the database cannot be opened.
@@ -41,12 +46,35 @@ def open_storage(location: Path | str) -> BaseStorage:
         return _open_journal(location)
     for wait_s in (0.2, 0.5, None):  # two processes that create the tables at once disturb each other: the next try finds them
         try:
-            return RDBStorage(location)
+            return _open_database(location, patience)
         except Exception as error:  # the database driver's or SQLAlchemy's own, whatever they are
             if wait_s is None:
                 raise TrackingError(_say_unusable(location, error)) from error
             time.sleep(wait_s)
     raise AssertionError("the last try returns or raises")
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Turn what Optuna raises when its database fails it into an error for people.
+
+    Raises:
+        TrackingError: that.
+    """
+    try:
+        yield
+    except optuna.exceptions.StorageInternalError as error:
+        found = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
+        raise TrackingError(redact(f"the search's storage cannot be used now: {found}. See ORCHESTRATE_STORAGE.")) from error
+
+
+def _open_database(url: str, patience: Patience | None) -> RDBStorage:
+    if not url.startswith("postgresql"):
+        return RDBStorage(url)
+    storage = RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": CONNECTION})
+    if patience is not None:
+        wait_out(storage.engine, patience)
+    return storage
 
 
 def _say_unusable(location: str, error: Exception) -> str:

@@ -2,6 +2,8 @@
 
 place.py        where the records are
 connection.py   a client for that place
+marking.py      that client, which marks what it changes
+probe.py        single questions, for doctor
 series.py       events of a trial -> what MLflow shows
 labels.py       what a sweep calls its runs, and what it records of its ensembles
 recording.py    one trial folder -> one run, idempotently
@@ -10,6 +12,8 @@ ensembles.py    an ensemble -> its run
 sent.py         what has been sent already
 repair.py       which of a sweep's trials the server lacks
 mirror.py       the queue and the thread between the dispatcher and a server that may be slow or dead
+rows.py         a run as its readers want it
+index.py        what a server has said of its runs, so that only what is new is asked for
 runs.py         runs -> rows, files and finished trials
 lookup.py       what a person calls a model -> its trials
 checkpoints.py  which sweeps keep which checkpoints, and who needs them

@@ -11,14 +11,17 @@ from pathlib import Path
 import requests
 from filelock import FileLock
 from mlflow import MlflowClient
-from mlflow.entities import Experiment, Run
+from mlflow.entities import Experiment, Run, ViewType
 from mlflow.exceptions import ERROR_CODE_TO_HTTP_STATUS, MlflowException
 
 from orchestrator.errors import TrackingError
+from orchestrator.mounts import check_local
 from orchestrator.secrets import redact
+from orchestrator.tracking.marking import MarkingClient
 from orchestrator.tracking.place import Place, RefusedError
 
 _PAGE = 1000
+_SQLITE = "sqlite:///"
 _EVERY_REQUEST = {401, 403, 408, 429}  # of all 4xx those that the next request would meet as well
 
 
@@ -29,8 +32,10 @@ def connect(place: Place) -> MlflowClient:
         TrackingError: it cannot be reached or used.
     """
     logging.getLogger("mlflow.store.db").setLevel(logging.WARNING)  # two lines about new tables, in the middle of a display
+    if place.uri.startswith(_SQLITE):
+        check_local(Path(place.uri.removeprefix(_SQLITE)), "MLflow's database")
     try:
-        client = MlflowClient(tracking_uri=place.uri, registry_uri=place.uri)
+        client = MarkingClient(tracking_uri=place.uri, registry_uri=place.uri)
         if place.is_database:
             _create_tables(place, client)
         return client
@@ -71,12 +76,12 @@ def all_experiments(client: MlflowClient) -> list[Experiment]:
             return experiments
 
 
-def search_runs(client: MlflowClient, experiments: Sequence[str], query: str) -> list[Run]:
-    """Every run that fits, page by page."""
+def search_runs(client: MlflowClient, experiments: Sequence[str], query: str, *, view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
+    """Every run that fits, page by page; view: deleted ones, or those that are not."""
     token: str | None = None
     runs: list[Run] = []
     while True:
-        found = client.search_runs(list(experiments), query, max_results=_PAGE, page_token=token)
+        found = client.search_runs(list(experiments), query, view, max_results=_PAGE, page_token=token)
         runs += found
         if not (token := found.token):
             return runs
@@ -123,7 +128,7 @@ def _create_tables(place: Place, client: MlflowClient) -> None:
     """One process at a time: two that create the same tables both fail."""
     place.locks.mkdir(parents=True, exist_ok=True)
     name = hashlib.sha256(place.uri.encode()).hexdigest()[:12]
-    if place.uri.startswith("sqlite:///"):
-        Path(place.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    if place.uri.startswith(_SQLITE):
+        Path(place.uri.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
     with FileLock(place.locks / f"mlflow-{name}.lock"):
         client.search_experiments(max_results=1)

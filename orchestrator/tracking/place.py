@@ -19,11 +19,13 @@ class Place:
     """Where runs keep their files if ``uri`` is a database; a server decides for itself."""
     trials: Path
     locks: Path
+    index: Path | None = None
+    """Where it is kept what a server has said of its runs; None: it is asked for all of them each time."""
 
     @classmethod
     def of(cls, home: Home) -> Place:
         """What ``home`` says."""
-        return cls(uri=home.mlflow_uri, artifacts=home.artifacts, trials=home.trials, locks=home.locks)
+        return cls(uri=home.mlflow_uri, artifacts=home.artifacts, trials=home.trials, locks=home.locks, index=home.cache / "runs")
 
     @property
     def is_database(self) -> bool:

@@ -4,38 +4,16 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-
-from mlflow.entities import Run
 
 from orchestrator.errors import TrackingError, TrialError
 from orchestrator.tracking.connection import all_experiments, connect, find_experiment, search_runs, told
 from orchestrator.tracking.ensembles import log_ensemble
+from orchestrator.tracking.index import RunIndex
 from orchestrator.tracking.labels import ROW, EnsembleRecord
 from orchestrator.tracking.place import Place
-from orchestrator.trial import TrialFolder
-
-
-@dataclass(frozen=True)
-class RunRow:
-    """One run: a trial (``key``) or an ensemble."""
-
-    run_id: str
-    sweep: str
-    key: str
-    name: str
-    state: str
-    """A TrialState, as of the last time the mirror spoke."""
-    metrics: dict[str, float]
-    params: dict[str, str]
-    tags: dict[str, str]
-    start_s: float
-
-    @property
-    def files_run_id(self) -> str:
-        """The run that holds the files: a run of a cached trial refers to the first one."""
-        return self.tags.get("cached_from", self.run_id)
+from orchestrator.tracking.rows import RunRow, make_row
+from orchestrator.trial import TrialFolder, TrialState
 
 
 class RunReader:
@@ -44,6 +22,7 @@ class RunReader:
     def __init__(self, place: Place) -> None:
         self._place = place
         self._client = connect(place)
+        self._index = None if place.index is None or place.is_database else RunIndex(place, self._client, place.index)
 
     def list_runs(self, sweeps: Sequence[str] = ()) -> list[RunRow]:
         """Current runs of trials, of the sweeps named or of all, in the order of their start.
@@ -52,9 +31,7 @@ class RunReader:
             TrackingError: the server cannot be used, or has no such sweep.
         """
         with told(self._place):
-            experiments = self._experiments(sweeps)
-            rows = [_row(run) for run in search_runs(self._client, experiments, "tags.kind = 'trial' and tags.current = 'true'")]
-        return sorted(rows, key=lambda row: (row.start_s, row.run_id))
+            return self._list_current("trial", sweeps)
 
     def list_ensembles(self, sweeps: Sequence[str] = ()) -> list[RunRow]:
         """Current runs of ensembles, fixed or chosen, of the sweeps named or of all, in the order of their start.
@@ -62,10 +39,8 @@ class RunReader:
         Raises:
             TrackingError: the server cannot be used, or has no such sweep.
         """
-        query = "tags.kind = 'ensemble' and tags.current = 'true'"
         with told(self._place):
-            rows = [_row(run) for run in search_runs(self._client, self._experiments(sweeps), query)]
-        return sorted(rows, key=lambda row: (row.start_s, row.run_id))
+            return self._list_current("ensemble", sweeps)
 
     def list_table_ensembles(self, sweep: str) -> list[RunRow]:
         """Those of a sweep that are rows of its table.
@@ -88,9 +63,7 @@ class RunReader:
         """The runs under which trials are COMPLETE, on whatever machine and in whatever sweep; keys without one are left out."""
         with told(self._place):
             wanted = frozenset(keys)
-            # one search for all: MLflow 3.17 knows no IN for tags, and a search a key is a round trip a key
-            query = "tags.state = 'COMPLETE' and tags.kind = 'trial'"
-            rows = [_row(run) for run in search_runs(self._client, self._experiments(()), query)] if wanted else []
+            rows = self._list_complete() if wanted else []
             found: dict[str, RunRow] = {}
             for row in sorted(rows, key=lambda row: "cached_from" in row.tags):
                 if row.key in wanted:
@@ -145,6 +118,23 @@ class RunReader:
         with told(self._place):
             return self._experiments([sweep])[0]
 
+    def _list_complete(self) -> list[RunRow]:
+        """All at once: MLflow 3.17 knows no IN for tags, and a search a key is a round trip a key."""
+        if self._index is not None:
+            ours = [str(e.experiment_id) for e in all_experiments(self._client) if e.tags.get("orchestrate") == "sweep"]
+            return [r for r in self._index.read(ours) if r.tags.get("kind") == "trial" and r.state == TrialState.COMPLETE]
+        query = "tags.state = 'COMPLETE' and tags.kind = 'trial'"
+        return [make_row(run) for run in search_runs(self._client, self._experiments(()), query)]
+
+    def _list_current(self, kind: str, sweeps: Sequence[str]) -> list[RunRow]:
+        experiments = self._experiments(sweeps)
+        if self._index is not None:
+            rows = [r for r in self._index.read(experiments) if r.tags.get("kind") == kind and r.tags.get("current") == "true"]
+        else:
+            query = f"tags.kind = '{kind}' and tags.current = 'true'"
+            rows = [make_row(run) for run in search_runs(self._client, experiments, query)]
+        return sorted(rows, key=lambda row: (row.start_s, row.run_id))
+
     def _experiments(self, sweeps: Sequence[str]) -> list[str]:
         if not sweeps:
             return [str(e.experiment_id) for e in all_experiments(self._client)]
@@ -157,21 +147,6 @@ class RunReader:
                 "Run `orchestrate sweep FILE` first, or point MLFLOW_TRACKING_URI at the server that has it."
             )
         return [experiment for experiment in found.values() if experiment is not None]
-
-
-def _row(run: Run) -> RunRow:
-    tags = run.data.tags
-    return RunRow(
-        run_id=run.info.run_id,
-        sweep=tags.get("sweep", ""),
-        key=tags.get("key", ""),
-        name=run.info.run_name or run.info.run_id,
-        state=tags.get("state", ""),
-        metrics=dict(run.data.metrics),
-        params=dict(run.data.params),
-        tags=dict(tags),
-        start_s=(run.info.start_time or 0) / 1000,
-    )
 
 
 def _is_of(folder: TrialFolder, key: str) -> bool:

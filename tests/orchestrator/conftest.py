@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
 import subprocess
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +19,7 @@ import pytest
 from orchestrator.launchers.base import Slot
 from orchestrator.launchers.local import LocalLauncher
 from orchestrator.trial import Attempt, TrialFolder, TrialSpec, make_key
+from tests.orchestrator.postgresql import PostgreSQL, find_programs
 from trainers.config import DataConfig, SyntheticConfig, TrainConfig
 from trainers.data import open_dataset, prepare_dataset
 
@@ -113,6 +117,17 @@ def local_launcher(cpu_slots: tuple[Slot, ...], tmp_path_factory: pytest.TempPat
     launcher = LocalLauncher(cpu_slots, locks=tmp_path_factory.mktemp("slots"))
     yield launcher
     launcher.close()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgreSQL]:
+    """A PostgreSQL for all tests, each with a database of its own; skipped where none is installed."""
+    programs = find_programs()
+    folder = Path(tempfile.mkdtemp(prefix="postgres-"))  # another user's: pytest's own folders are closed to it
+    server = PostgreSQL(folder, programs)
+    yield server
+    server.stop(signal.SIGINT)
+    shutil.rmtree(folder)
 
 
 class Chat:

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,13 +39,20 @@ def clock() -> Clock:
     return Clock()
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A fresh database of each kind."""
+    return f"sqlite:///{tmp_path}/ledger.db" if request.param == "sqlite" else request.getfixturevalue("postgres").create()
+
+
 @pytest.fixture
-def ledger(tmp_path: Path, clock: Clock) -> Ledger:
+def ledger(url: str, clock: Clock) -> Iterator[Ledger]:
     """A ledger with trials a, b and c in sweep s, a also in sweep t."""
-    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db", clock=clock, lease_s=60)
+    ledger = Ledger(url, clock=clock, lease_s=60)
     ledger.register("s", [("a", "one"), ("b", "one"), ("c", "two")])
     ledger.register("t", [("a", "one")])
-    return ledger
+    yield ledger
+    ledger.close()
 
 
 def state_of(ledger: Ledger, key: str, sweep: str | None = None) -> TrialState:

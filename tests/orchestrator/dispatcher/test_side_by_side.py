@@ -1,4 +1,4 @@
-"""Several dispatchers in processes of their own on one sweep and one SQLite ledger, with attempts that only sleep."""
+"""Several dispatchers in processes of their own on one sweep and one ledger, with attempts that only sleep."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from orchestrator.ledger import Ledger
 from orchestrator.trial import TrialState
 from tests.orchestrator.dispatcher.conftest import Bench
 
@@ -28,7 +33,7 @@ from orchestrator.presence import present
 from orchestrator.worker import ExitCode
 from tests.orchestrator.dispatcher.conftest import SWEEP, Bench, ScriptedLauncher, complete, points
 
-home = Home(Path(sys.argv[1]))
+home = Home(Path(sys.argv[1]), storage=sys.argv[3] or None)
 keys = [f"k{index}" for index in range(int(sys.argv[2]))]
 random.Random(os.getpid()).shuffle(keys)
 locks, ends_s = {}, {}
@@ -63,11 +68,22 @@ with present(home, ledger, SWEEP, Role.SWEEP) as presence:
 """
 
 
-def test_no_trial_runs_twice_and_none_is_lost(bench: Bench) -> None:
+@pytest.fixture(params=["sqlite", "postgresql"])
+def shared_bench(request: pytest.FixtureRequest, bench: Bench) -> Iterator[Bench]:
+    """A home with a ledger of each kind."""
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgres").create()
+        bench = replace(bench, home=replace(bench.home, storage=url), ledger=Ledger(url))
+    yield bench
+    bench.ledger.close()
+
+
+def test_no_trial_runs_twice_and_none_is_lost(shared_bench: Bench) -> None:
     """Of three dispatchers two are killed -9 in the middle; the third goes on with what they had and comes to the end."""
+    bench = shared_bench
     bench.home.root.mkdir(exist_ok=True)
     diary = bench.home.root / "diary.txt"
-    command = [sys.executable, "-c", DISPATCH, str(bench.home.root), str(NUM_TRIALS)]
+    command = [sys.executable, "-c", DISPATCH, str(bench.home.root), str(NUM_TRIALS), bench.home.storage or ""]
     processes = [subprocess.Popen(command, cwd=ROOT) for _ in range(3)]
     while len(list(bench.home.root.glob("ready-*"))) < 3:
         assert not [process for process in processes if process.poll() is not None]

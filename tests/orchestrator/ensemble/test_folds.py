@@ -21,7 +21,8 @@ from orchestrator.predict.command import predict
 from orchestrator.tracking.lookup import find_model
 from orchestrator.tracking.place import Place
 from orchestrator.tracking.recording import Recorder
-from orchestrator.tracking.runs import RunReader, RunRow
+from orchestrator.tracking.rows import RunRow
+from orchestrator.tracking.runs import RunReader
 from orchestrator.trial import Attempt, TrialFolder, TrialSpec, make_key
 from orchestrator.worker import work
 from trainers.config import Fold

@@ -7,7 +7,7 @@ import pytest
 from orchestrator.ensemble.folds import list_candidates
 from orchestrator.ensemble.wanted import LATENCY, PARAMETERS, Wanted, parse_tag
 from orchestrator.errors import EnsembleError
-from orchestrator.tracking.runs import RunRow
+from orchestrator.tracking.rows import RunRow
 
 
 def make_row(key: str, arch: str, **tags: str) -> RunRow:

@@ -35,9 +35,11 @@ budget: {{trials: {trials}}}
 COMPLETE, FAILED = TrialState.COMPLETE, TrialState.FAILED
 
 
-@pytest.fixture(params=["journal", "sqlite"])
+@pytest.fixture(params=["journal", "sqlite", "postgresql"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
     """Each kind of storage."""
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("postgres").create())
     return tmp_path / "optuna.journal" if request.param == "journal" else f"sqlite:///{tmp_path / 'optuna.db'}"
 
 

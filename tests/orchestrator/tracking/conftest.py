@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -90,10 +90,14 @@ def worker(place: Place) -> Worker:
 
 
 class Server:
-    """A real ``mlflow server`` on one port, that can be killed and started again. variables: of its environment, beside ours."""
+    """A real ``mlflow server`` on one port, that can be killed and started again.
 
-    def __init__(self, folder: Path, variables: Mapping[str, str] | None = None) -> None:
+    variables: of its environment, beside ours. options: of its command.
+    """
+
+    def __init__(self, folder: Path, variables: Mapping[str, str] | None = None, *, options: Sequence[str] = ()) -> None:
         self.folder = folder
+        self._options = options
         self._variables = dict(variables or {})
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -114,7 +118,7 @@ class Server:
         command = [
             sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1",
             "--backend-store-uri", f"sqlite:///{self.database}",
-            "--artifacts-destination", str(self.folder / "artifacts"),
+            "--artifacts-destination", str(self.folder / "artifacts"), *self._options,
         ]  # fmt: skip
         quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         environment = os.environ | quiet | self._variables

@@ -1,0 +1,58 @@
+"""What .env says, as the server's programs need it; nothing of it ever stands in a command line."""
+
+from __future__ import annotations
+
+import os
+import re
+
+SECRETS = (
+    "POSTGRES_PASSWORD",
+    "MLFLOW_DATABASE_PASSWORD",
+    "ORCHESTRATE_PASSWORD",
+    "MLFLOW_ADMIN_PASSWORD",
+    "MLFLOW_TEAM_PASSWORD",
+)
+"""Variables that hold passwords."""
+
+FIT = re.compile(r"[\w-]{12,}", re.ASCII)
+"""Of what a password is made: it becomes part of addresses, in which other characters mean something."""
+
+EXAMPLE = "change-me"
+"""What the example's passwords begin with."""
+
+DATABASES = {"mlflow": "mlflow", "mlflow_auth": "mlflow", "orchestrate": "orchestrate"}
+"""Database -> the role that owns it. MLflow and Optuna both have a table alembic_version: never one database for both."""
+
+TEAM = "team"
+"""The MLflow user as whom people and machines work."""
+
+
+def find_faults() -> list[str]:
+    """What is wrong with the passwords, one sentence each."""
+    faults = []
+    for name in SECRETS:
+        value = os.environ.get(name, "")
+        if value.startswith(EXAMPLE):
+            faults.append(f"{name} is the example's.")
+        elif not FIT.fullmatch(value):
+            faults.append(f"{name} is to be 12 or more of letters, digits, - and _.")
+    given = [value for name in SECRETS if (value := os.environ.get(name))]
+    if not faults and len(set(given)) < len(given):
+        faults.append("Two of the passwords are the same.")
+    return faults
+
+
+def password_of(role: str) -> str:
+    """The password of a role of the databases."""
+    return os.environ[{"mlflow": "MLFLOW_DATABASE_PASSWORD", "orchestrate": "ORCHESTRATE_PASSWORD"}[role]]
+
+
+def url_of(database: str) -> str:
+    """Where a database is, with its owner's password."""
+    owner = DATABASES[database]
+    return f"postgresql+psycopg://{owner}:{password_of(owner)}@database:5432/{database}"
+
+
+def public_hosts() -> list[str]:
+    """Names by which other machines know the server."""
+    return [name.strip() for name in os.environ.get("PUBLIC_HOST", "").split(",") if name.strip()]

@@ -1,0 +1,71 @@
+"""What `orchestrate doctor` says of a machine: GPUs that are made up, folders that are real."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.doctor.datasets import check_data
+from orchestrator.doctor.findings import Diagnosis, Level, doubtful, well, wrong
+from orchestrator.doctor.machine import check_disk, check_gpus
+from orchestrator.errors import LaunchError
+from orchestrator.home import Home
+
+
+def test_a_gpu_that_torch_does_not_see_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver lists four, of which one is full; torch is asked in earnest, and sees others."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    listing = "".join(f"{index}, GPU-{index}, 81559, {60000 if index == 2 else 4}\n" for index in range(4))
+    found = {finding.subject: finding for finding in check_gpus(lambda: listing)}
+    assert found["GPUs"].level is Level.ERROR
+    assert "the driver lists 4" in found["GPUs"].found
+    assert "GPU-2: 60000 of 81559 MB" in found["GPU memory"].found
+
+
+def test_a_broken_driver_is_wrong_and_none_is_not() -> None:
+    """Without a driver, trials run on the CPU."""
+
+    def broken() -> str:
+        raise LaunchError("nvidia-smi found no GPU")
+
+    assert [finding.level for finding in check_gpus(broken)] == [Level.ERROR]
+    assert [finding.level for finding in check_gpus(lambda: "")] == [Level.OK]
+
+
+def test_a_home_that_cannot_be_written_to_is_wrong(tmp_path: Path) -> None:
+    """Told by its path; nothing is said of its disk."""
+    (tmp_path / "file").touch()
+    (found,) = check_disk(Home(tmp_path / "file" / "mlruns"))
+    assert found.level is Level.ERROR
+    assert "file/mlruns" in found.found
+
+
+def test_little_room_is_told(small_disk: Path) -> None:
+    """Of two megabytes no trial starts."""
+    (found,) = check_disk(Home(small_disk / "mlruns"))
+    assert (found.subject, found.level) == ("disk", Level.ERROR)
+
+
+def test_data_sets_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files and folders that could be ones; an empty folder is doubtful, a missing one wrong."""
+    data = tmp_path / "data"
+    monkeypatch.setenv("ORCHESTRATE_DATA", str(data))
+    home = Home(tmp_path / "home")
+    assert [finding.level for finding in check_data(home)] == [Level.ERROR]
+    data.mkdir()
+    assert [finding.level for finding in check_data(home)] == [Level.WARNING]
+    (data / "tiles.npz").write_bytes(b"x" * 1000)
+    for name in ("images", "masks"):
+        (data / "roads" / name).mkdir(parents=True)
+    (found,) = check_data(home)
+    assert found.found == f"{data}: roads, tiles.npz (1e-06 GB)"
+
+
+def test_only_errors_make_the_exit_code() -> None:
+    """And whatever a server said, no password is told."""
+    mild = Diagnosis([well("a", "all"), doubtful("b", "hm", "do")])
+    assert mild.exit_code == 0
+    grave = Diagnosis([wrong("c", "postgresql://me:hunter2@h/db is away", "start it")])
+    assert grave.exit_code == 1
+    assert "hunter2" not in str(grave.to_json())

@@ -1,0 +1,126 @@
+"""What a tracking server has said of its runs, kept here: as right as if it were asked for all of them, and cheaper."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mlflow import MlflowClient
+
+from orchestrator.tracking.connection import connect
+from orchestrator.tracking.index import WHOLE_S, RunIndex
+from orchestrator.tracking.marking import WRITTEN, list_beginnings, write_mark
+from orchestrator.tracking.place import Place
+from orchestrator.tracking.rows import make_row
+from orchestrator.tracking.runs import RunReader
+
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1
+
+
+@given(st.floats(1e9, 4e9), st.floats(0, 20 * 86400), st.floats(0, 1))
+def test_every_moment_of_a_time_is_asked_for(since_s: float, length_s: float, share: float) -> None:
+    """Its mark begins with one of the words; they are few."""
+    beginnings = list_beginnings(since_s, since_s + length_s)
+    assert beginnings is not None
+    assert len(beginnings) <= 31
+    assert write_mark(since_s + share * length_s).startswith(tuple(beginnings))
+
+
+def test_a_long_time_is_not_asked_for() -> None:
+    """It is cheaper to read everything."""
+    assert list_beginnings(0, 60 * 86400) is None
+
+
+class Indexed:
+    """An experiment of three runs, its index, and somebody else who asks for everything."""
+
+    def __init__(self, place: Place, folder: Path) -> None:
+        self.place, self.folder = place, folder
+        self.client = connect(place)
+        self.experiment = str(self.client.create_experiment("s"))
+        self.runs = [str(self.client.create_run(self.experiment, tags={"n": str(n)}).info.run_id) for n in range(3)]
+
+    def read(self) -> dict[str, object]:
+        rows = RunIndex(self.place, self.client, self.folder).read([self.experiment])
+        return {row.run_id: row for row in rows}
+
+    def truth(self) -> dict[str, object]:
+        return {run.info.run_id: make_row(run) for run in MlflowClient(self.place.uri).search_runs([self.experiment])}
+
+
+@pytest.fixture
+def indexed(place: Place, tmp_path: Path) -> Indexed:
+    """Read once already."""
+    indexed = Indexed(place, tmp_path / "index")
+    assert indexed.read() == indexed.truth()
+    return indexed
+
+
+def test_whatever_is_written_is_found(indexed: Indexed) -> None:
+    """New runs, metrics, params, tags changed and removed, names, ends; whichever way the client has for it."""
+    client, (first, second, third) = indexed.client, indexed.runs
+    client.set_tag(first, "state", "COMPLETE")
+    client.log_batch(second, params=())
+    client.update_run(second, name="another")
+    client.set_terminated(third, "FINISHED")
+    client.delete_tag(third, "n")
+    client.create_run(indexed.experiment, tags={"n": "3"})
+    assert indexed.read() == indexed.truth()
+    assert len(indexed.read()) == 4
+
+
+def test_what_is_removed_and_brought_back_is_noticed(indexed: Indexed) -> None:
+    """By hand on MLflow's page, which leaves no mark."""
+    by_hand = MlflowClient(indexed.place.uri)
+    by_hand.delete_run(indexed.runs[0])
+    assert indexed.read() == indexed.truth()
+    by_hand.restore_run(indexed.runs[0])
+    assert indexed.read() == indexed.truth()
+    assert len(indexed.read()) == 3
+
+
+def test_a_server_restored_from_a_backup_is_read_anew(indexed: Indexed) -> None:
+    """Runs that it has lost are not shown."""
+    lost = indexed.client.create_run(indexed.experiment, tags={"n": "3"}).info.run_id
+    indexed.read()
+    MlflowClient(indexed.place.uri).set_tag(lost, WRITTEN, write_mark(time.time() + 60))  # later than the others, and still found
+    assert lost in indexed.read()
+    database = indexed.place.uri.removeprefix("sqlite:///")
+    with sqlite3.connect(database) as connection:
+        for table in ("tags", "runs"):
+            connection.execute(f"DELETE FROM {table} WHERE run_uuid = ?", [lost])
+    connection.close()
+    assert indexed.read() == indexed.truth()
+
+
+def test_only_what_is_new_is_asked_for(indexed: Indexed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was changed without a mark shows that nobody asked; after some hours all of it is read anew."""
+    by_hand = MlflowClient(indexed.place.uri)
+    for run_id in indexed.runs:
+        by_hand.set_tag(run_id, WRITTEN, "2001-01-01T00:00")
+    by_hand.set_tag(indexed.runs[0], "n", "by hand")
+    before = indexed.read()
+    assert before != indexed.truth()
+    right_s = time.time
+    monkeypatch.setattr(time, "time", lambda: right_s() + WHOLE_S)
+    assert indexed.read() == indexed.truth()
+
+
+def test_a_damaged_index_is_made_again(indexed: Indexed) -> None:
+    """Torn, empty, or another version's."""
+    (file,) = indexed.folder.rglob("*.json")
+    for content in ("", "{", '{"version": 99}', file.read_text()[:-9]):
+        file.write_text(content)
+        assert indexed.read() == indexed.truth()
+
+
+def test_an_embedded_database_needs_none(place: Place, tmp_path: Path) -> None:
+    """It is asked for everything: that is quick, and what other programs write leaves no mark."""
+    Indexed(place, tmp_path)
+    assert RunReader(replace(place, index=tmp_path / "index")).list_runs(["s"]) == []
+    assert not (tmp_path / "index").exists()

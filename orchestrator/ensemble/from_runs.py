@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -28,6 +29,9 @@ from orchestrator.launchers.slots import count_cores
 from orchestrator.tracking.labels import MEAN, WIDENING, EnsembleRecord
 from orchestrator.trial import TrialState
 from trainers.means import Mean
+
+SCORED = "scored_fingerprint"
+"""Tag of a run: what its predictions were scored on."""
 
 _SAME_SCORE = 1e-6  # both are sums of the same whole numbers; a server may round what it stores
 
@@ -61,7 +65,8 @@ def best_ensemble(
     """
     check_size(k)
     rows, notes = wanted.narrow(choose_candidates(reader.list_runs(sweeps), sweeps))
-    candidates = {candidate.key: candidate for candidate in list_candidates(rows)}
+    listed, left_out = take_latest_data(list_candidates(rows)) if len(sweeps) == 1 else (list_candidates(rows), ())
+    candidates = {candidate.key: candidate for candidate in listed}
     folders = [
         join_predictions([fetch_predictions(reader, row, cache) for row in candidate.rows], cache / "predictions")
         for candidate in candidates.values()
@@ -71,11 +76,11 @@ def best_ensemble(
     _check_scores(pool, candidates.values())
     asked = Search(search, wanted.make_limits(candidates.values()))
     report = evaluate(pool, k=k, exactly=exactly, groups=read_groups(folders), search=asked, stack=stack)
-    class_names = EntryLoader(reader, cache).load_class_names(rows[0])
+    class_names = EntryLoader(reader, cache).load_class_names(listed[0].rows[0])
     report = replace(
         report,
         names=tuple(names[key] for key in report.members),
-        notes=notes,
+        notes=(*notes, *left_out),
         class_names=name_classes(report.confusions, pool.ignore_classes, class_names),
         trials={key: tuple(row.key for row in candidates[key].rows) for key in report.members},
     )
@@ -83,7 +88,7 @@ def best_ensemble(
     for key, weight in zip(report.members, report.weights, strict=True):
         members |= candidates[key].share(weight)
     sweep = sweeps[0] if sweeps else max(rows, key=lambda row: row.start_s).sweep
-    tags = {"scored_fingerprint": read_info(folders[0]).scored_fingerprint, WIDENING: f"{report.widening:g}"}
+    tags = {SCORED: read_info(folders[0]).scored_fingerprint, WIDENING: f"{report.widening:g}"}
     tags |= {} if mean == "arithmetic" else {MEAN: mean}
     return replace(report, run_id=_log(reader, sweep, report, members=members, tags=tags, ignore_classes=pool.ignore_classes))
 
@@ -102,6 +107,20 @@ def choose_candidates(runs: Sequence[RunRow], sweeps: Sequence[str]) -> list[Run
     for run in sorted(complete, key=lambda run: "cached_from" in run.tags):
         by_key.setdefault(run.key, run)
     return [by_key[key] for key in sorted(by_key)]
+
+
+def take_latest_data(candidates: Sequence[Candidate]) -> tuple[list[Candidate], tuple[str, ...]]:
+    """Of a sweep whose data were changed on the way the candidates scored on the latest, and sentences about those left out."""
+    by_data: dict[tuple[str, ...], list[Candidate]] = defaultdict(list)
+    for candidate in candidates:
+        by_data[tuple(row.tags.get(SCORED, "") for row in candidate.rows)].append(candidate)
+    latest = max(by_data, key=lambda data: max(row.start_s for one in by_data[data] for row in one.rows))
+    others = [(data, found) for data, found in by_data.items() if data != latest]
+    return by_data[latest], tuple(
+        f"Left out: {len(found)} candidates ({found[0].name}, ...) of earlier data, scored on other images, labels or classes; "
+        f"--tag {SCORED}={data[0]} takes these instead."
+        for data, found in others
+    )
 
 
 def _log(

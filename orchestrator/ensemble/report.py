@@ -172,26 +172,35 @@ class EnsembleReport:
         if len(self.steps) > 1:
             parts += [_title("Up to k members, cross-fitted"), self._draw_steps(), *self._say_steps()]
         if len(self.members) > 1:
-            parts += [_title("Each class, cross-fitted"), self._draw_classes(), *self._say_diversity()]
+            parts += [_title("Each class, cross-fitted"), self._draw_classes()]
+            parts += [_title("Share of pixels at which two members disagree"), self._draw_disagreement()] * self._is_drawn()
+            parts += self._say_diversity()
         if self.stacks:
             parts += [_title("Learned instead of chosen, cross-fitted"), self._draw_stacks(), self._say_stacks()]
         return Group(*parts)
 
     def _draw_members(self) -> Table:
         table = _start_table()
-        is_diverse = 1 < len(self.members) <= _DRAWN
-        numbered = [str(i + 1) for i in range(len(self.members))] if is_diverse else []
-        _add_columns(table, "", "member", "name", "weight", "alone", *["adds"] * bool(self.contributions), *numbered)
+        _add_columns(table, "", "member", "name", "weight", "alone", *["adds"] * bool(self.contributions))
         for i, (key, weight) in enumerate(zip(self.members, self.weights, strict=True)):
             cells = [str(i + 1), escape(key), escape(self.names[i]) if self.names else "", f"{weight:.3f}"]
             cells.append(f"{self.members_in_sample[i]:.4f}")
             cells += [f"{gain.value:+.4f}{'' if gain.has_evidence else ' ?'}" for gain in self.contributions[i : i + 1]]
-            cells += ["" if i == j else f"{self.diversity.disagreement[i][j]:.1%}" for j in range(len(numbered))]
             table.add_row(*cells)
         if self.contributions:
-            shares = "; 1, 2, ...: share of pixels at which two members disagree" if is_diverse else ""
-            table.caption = f"In sample. adds: to the others (?: not told from 0){shares}"
+            table.caption = "In sample. adds: to the others (?: not told from 0)"
         return table
+
+    def _draw_disagreement(self) -> Table:
+        table = _start_table()
+        numbered = range(len(self.members))
+        _add_columns(table, "", *(str(i + 1) for i in numbered))
+        for i in numbered:
+            table.add_row(str(i + 1), *("" if i == j else f"{self.diversity.disagreement[i][j]:.1%}" for j in numbered))
+        return table
+
+    def _is_drawn(self) -> bool:
+        return len(self.members) <= _DRAWN
 
     def _say_worth(self) -> list[str]:
         low, high = self.ci95
@@ -241,8 +250,8 @@ class EnsembleReport:
 
     def _say_diversity(self) -> list[str]:
         return [
-            f"Members disagree at {self.diversity.mean:.1%} of the pixels (mean over pairs); taking the right one at each pixel "
-            f"would score {self.diversity.oracle_miou:.4f} in sample."
+            f"\nMembers disagree at {self.diversity.mean:.1%} of the pixels (mean over pairs); taking the right one at each "
+            f"pixel would score {self.diversity.oracle_miou:.4f} in sample."
         ]
 
     def _verdict(self) -> str:
@@ -267,7 +276,8 @@ def _start_table() -> Table:
 def _add_columns(table: Table, *titles: str) -> None:
     texts = ("member", "name", "95 % interval", "class", "combination")
     for title in titles:
-        table.add_column(title, justify="left" if title in texts else "right", overflow="fold")
+        justify = "left" if title in texts else "right"
+        table.add_column(title, justify=justify, overflow="fold", no_wrap=title == "member")  # type: ignore[arg-type]  # rich wants literals
 
 
 def _write(gain: Difference, digits: int = 4) -> str:

@@ -19,6 +19,7 @@ import pytest
 from orchestrator.launchers.base import Slot
 from orchestrator.launchers.local import LocalLauncher
 from orchestrator.trial import Attempt, TrialFolder, TrialSpec, make_key
+from tests.orchestrator.clock import Clock
 from tests.orchestrator.postgresql import PostgreSQL, find_programs
 from trainers.config import DataConfig, SyntheticConfig, TrainConfig
 from trainers.data import open_dataset, prepare_dataset
@@ -164,3 +165,9 @@ def chat() -> Iterator[Chat]:
     chat.server.shutdown()
     chat.server.server_close()
     thread.join()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that a test moves."""
+    return Clock(1000.0)

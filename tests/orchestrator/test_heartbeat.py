@@ -9,15 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.heartbeat import BEAT_S, LONGEST_STEP_S, Heartbeat, Silence
-
-
-class Clock:
-    """Stands still until moved."""
-
-    now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
+from tests.orchestrator.clock import Clock
 
 
 def test_the_file_is_touched_from_time_to_time(tmp_path: Path) -> None:

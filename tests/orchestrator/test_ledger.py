@@ -21,22 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from orchestrator.errors import OrchestrateError, TrackingError
 from orchestrator.ledger import Ledger
 from orchestrator.trial import TrialState
-
-
-class Clock:
-    """A clock that stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-@pytest.fixture
-def clock() -> Clock:
-    """The clock of the ledger."""
-    return Clock()
+from tests.orchestrator.clock import Clock
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -5,15 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from orchestrator.oom_kills import COUNTERS, RECENT_S, OomKills
-
-
-class Clock:
-    """Stands still until moved."""
-
-    now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
+from tests.orchestrator.clock import Clock
 
 
 def test_a_count_that_rises_is_remembered_for_a_while(tmp_path: Path) -> None:

@@ -7,21 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.ledger import Ledger, Role, Roster
-
-
-class Clock:
-    """A clock that stands still until it is moved."""
-
-    now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-@pytest.fixture
-def clock() -> Clock:
-    """The clock of the ledger."""
-    return Clock()
+from tests.orchestrator.clock import Clock
 
 
 @pytest.fixture

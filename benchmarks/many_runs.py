@@ -5,6 +5,10 @@
 Starts a PostgreSQL and an MLflow server of its own on this machine. The runs are written into the database as MLflow would have
 written them, 12 metrics of 10 epochs, 20 params and 10 tags each; the two small files of each that a ranking needs are put where
 an earlier ranking would have put them.
+
+Figures, 5,000 runs, two cores on which a load of four others lay: first call 114.4 s (nearly all of it intervals), second 8.5 s
+(5.9 s of which importing mlflow, by a look of its own), after 50 more runs 9.4 s; MLflow's page 0.22 s; all runs by `runs/search`
+12.5 s. On a machine of its own it has not been measured yet.
 """
 
 from __future__ import annotations

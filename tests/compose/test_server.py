@@ -70,6 +70,11 @@ def list_runs(stack: Stack, sweep: str) -> list[str]:
     return stack.query(runs.replace("' '", "'/'"), "mlflow")
 
 
+def names_trained(log: str) -> set[str]:
+    """The trials of which a dispatcher has told epochs of its own; ends are told of everybody's."""
+    return {line.partition("running ")[2].partition("  epoch ")[0].strip() for line in log.splitlines() if "  epoch " in line}
+
+
 def leaderboard(stack: Stack, sweep: str) -> Any:
     """As a machine reads it."""
     return json.loads(stack.orchestrate("leaderboard", sweep, "--json").stdout)
@@ -190,11 +195,11 @@ def test_workers_that_share_nothing_finish_a_sweep(stack: Stack, folder: Path) -
                 run("docker", "network", "disconnect", "--force", network, stack.container(service), check=False)
             run("docker", "network", "rm", network)
     assert codes == ["0", "0"], logs
-    trained = [sum(line.startswith("complete ") for line in log.splitlines()) for log in logs]
-    assert all(trained), logs
+    first, second = (names_trained(log) for log in logs)
+    assert first, logs
+    assert second, logs
+    assert not first & second
     assert num_complete(stack, "apart") == 8
-    assert sum(trained) <= 8
-    assert attempts(stack, "apart").total() == 8
     assert max(attempts(stack, "apart")) <= 2  # of what the first machine gave back
     assert {
         trial["state"] for trial in json.loads(stack.orchestrate("sweep", str(folder / "apart.yaml"), "--json").stdout)["trials"]

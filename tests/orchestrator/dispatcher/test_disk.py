@@ -46,7 +46,7 @@ def test_the_sweep_ends_before_the_disk_is_full(bench: Bench) -> None:
 
     def script(job: ScriptedJob) -> int:
         with open(job.folder / "best.safetensors", "wb") as file:
-            file.truncate(int(free_gb(bench) * 1e9))  # takes no space, but says that a trial takes all there is
+            file.truncate(int(2 * free_gb(bench) * 1e9))  # takes no space, but says that a trial takes more than there is
         return complete(job)
 
     outcome = bench.run(points(*"abc"), ScriptedLauncher(script, num_slots=1), limits=NO_FLOOR)

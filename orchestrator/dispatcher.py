@@ -31,6 +31,7 @@ from orchestrator.needs import Needs
 from orchestrator.parts import Monitor, NoMonitor, Outcome, Search, Shared, Tracker, TrialOutcome
 from orchestrator.queue import Queue, Step
 from orchestrator.retries import Retries
+from orchestrator.spec.keep import KeepSpec
 from orchestrator.spec.limits import LimitsSpec, RetrySpec
 from orchestrator.trial import Event, TrialFolder, TrialResult, TrialSpec, TrialState
 from orchestrator.worker import is_worked_on
@@ -57,7 +58,7 @@ class Dispatcher:
     where that means to propose further configurations before a proposed one is finished.
     data_folder_of: where a trial's prepared data lies on this machine. find_result: the result of a trial that is complete and
     has none in its folder here, from wherever else it is kept; called in the dispatcher's thread, may raise TrackingError.
-    retry, limits: what the sweep file says, or its defaults. needs: what trials have taken of GPUs so far.
+    retry, limits, keep: what the sweep file says, or its defaults. needs: what trials have taken of GPUs so far.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Dispatcher:
         monitor: Monitor | None = None,
         retry: RetrySpec | None = None,
         limits: LimitsSpec | None = None,
+        keep: KeepSpec | None = None,
         needs: Needs | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
@@ -98,7 +100,7 @@ class Dispatcher:
         self._attempts = Attempts(shared, launcher, on_epoch=self._report, silence_s=limits.silence_s, clock=clock)
         self._retries = Retries(retry or RetrySpec(), ledger, launcher)
         self._needs = needs or Needs()
-        self._layout = Layout(ledger, self._retries, self._needs, data_folder_of, limits)
+        self._layout = Layout(ledger, self._retries, self._needs, data_folder_of, limits, keep or KeepSpec())
         self._others = OthersResults(self._folder_of, find_result, clock)
         self._queue = Queue(launcher, self._needs, round_of)
         self._elsewhere: dict[str, TrialSpec] = {}

@@ -10,6 +10,7 @@ from orchestrator.exits import Ending, find_unentered
 from orchestrator.ledger import Ledger
 from orchestrator.needs import Needs
 from orchestrator.retries import Retries, Terms
+from orchestrator.spec.keep import KeepSpec
 from orchestrator.spec.limits import LimitsSpec
 from orchestrator.trial import Attempt, TrialFolder, TrialSpec
 
@@ -23,6 +24,7 @@ class Layout:
     needs: Needs
     data_folder_of: Callable[[TrialSpec], Path]
     limits: LimitsSpec
+    keep: KeepSpec
 
     def prepare(self, spec: TrialSpec, folder: TrialFolder, attempt: int) -> Ending | None:
         """Make the folder ready for a claimed attempt; returns the end that lies in it and that the ledger did not know.
@@ -45,6 +47,7 @@ class Layout:
                 deviation=terms.deviation,
                 silence_s=self.limits.silence_s,
                 checkpoint_s=self.limits.checkpoint_s,
+                keep_u16=self.keep.predictions == "u16",
             )
         )
         return None

@@ -183,6 +183,7 @@ def run_plan(
             monitor=progress,
             retry=spec.retry,
             limits=spec.limits,
+            keep=spec.keep,
             needs=Needs(read_peaks(home)),
         )
         with heeding_stops(dispatcher, presence.listener, progress.note):

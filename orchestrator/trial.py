@@ -91,6 +91,8 @@ class Attempt(Record):
     """Without a sign of life for so long, it is killed."""
     checkpoint_s: float = CHECKPOINT_INTERVAL_S
     """Between two checkpoints, at least."""
+    keep_u16: bool = False
+    """Whether predictions are stored in 16 bits too."""
 
 
 class TrialResult(Record):

@@ -143,6 +143,7 @@ def _train(
         device=slot.device,
         checkpoint_interval_s=attempt.checkpoint_s,
         accumulate=attempt.accumulate,
+        keep_u16=attempt.keep_u16,
         on_epoch=on_epoch,
         on_step=heartbeat.beat,
     )
@@ -174,6 +175,7 @@ def _write_predictions(trial: TrialFolder, trained: Trained, data: SplitData) ->
             ignore_classes=data.ignore_classes,
             scored_fingerprint=data.scored_fingerprint,
             groups=None if data.data.groups is None else data.data.groups[indices],
+            predictions_u16=trained.predictions_u16,
         )
         some = pick_evenly(len(indices), NUM_SAMPLES)
         predicted = trained.predictions[some].argmax(axis=1).astype(np.uint8)

@@ -76,6 +76,7 @@ def test_orchestrator_sees_the_trainers_only_where_it_may() -> None:
         "orchestrator/data/show.py": ("trainers.data",),
         "orchestrator/data/make.py": ("trainers.data",),
         "orchestrator/stats.py": ("trainers.metrics",),
+        "orchestrator/ensemble/audit.py": ("trainers.metrics",),
         "orchestrator/ensemble/diversity.py": ("trainers.metrics",),
         "orchestrator/ensemble/stacking.py": ("trainers.metrics",),
         "orchestrator/predict/command.py": ("trainers.data.unlabelled", "trainers.ensemble", "trainers.errors"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,20 @@ from trainers.data import SplitData
 from trainers.device import Device
 from trainers.errors import DataError
 from trainers.metrics import class_iou, confusion_per_image, mean_iou
-from trainers.predict import Flips, predict_batch, quantize
+from trainers.predict import Flips, predict_batch, quantize, quantize_u16
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What is known of the validation images, in their order.
+
+    confusions: (V, C, C); predictions: (V, C, H, W), quantized probabilities, of which the confusions are the argmax's, or None
+    where they were not kept; predictions_u16: the same, finer.
+    """
+
+    confusions: NDArray[np.int64]
+    predictions: NDArray[np.uint8] | None = None
+    predictions_u16: NDArray[np.uint16] | None = None
 
 
 def evaluate(
@@ -22,23 +36,26 @@ def evaluate(
     device: Device,
     batch_size: int,
     keep_predictions: bool,
+    keep_u16: bool = False,
     flips: Flips = "none",
     on_batch: Callable[[], None] = lambda: None,
-) -> tuple[NDArray[np.int64], NDArray[np.uint8] | None]:
-    """Predict every validation image, batch after batch.
+) -> Evaluated:
+    """Predict every validation image, batch after batch; whatever is kept, the confusions are the same.
 
-    Returns confusions (V, C, C) and, on request, predictions (V, C, H, W): quantized probabilities, of which the confusions then
-    are the argmax's; without them they are the same. flips: as in ``predict_batch``; on_batch: called after each
-    batch. The model must be on the device.
+    flips: as in ``predict_batch``; on_batch: called after each batch. The model must be on the device.
     """
     model.eval()
     images, masks, num_classes = data.data.images, data.data.masks, data.data.num_classes
     indices = np.asarray(data.split.val)
     confusions = np.empty((len(indices), num_classes, num_classes), dtype=np.int64)
-    predictions = np.empty((len(indices), num_classes, *masks.shape[1:]), dtype=np.uint8) if keep_predictions else None
+    shape = (len(indices), num_classes, *masks.shape[1:])
+    predictions = np.empty(shape, np.uint8) if keep_predictions else None
+    predictions_u16 = np.empty(shape, np.uint16) if keep_u16 else None
     for start in range(0, len(indices), batch_size):
         part = slice(start, start + batch_size)
         probabilities = predict_batch(model, images[indices[part]], device, flips=flips)
+        if predictions_u16 is not None:
+            predictions_u16[part] = quantize_u16(probabilities.cpu().numpy())
         if predictions is None:
             labels = probabilities.argmax(dim=1).cpu().numpy()
         else:
@@ -48,7 +65,7 @@ def evaluate(
             labels, masks[indices[part]], num_classes=num_classes, ignore_classes=data.ignore_classes
         )
         on_batch()
-    return confusions, predictions
+    return Evaluated(confusions, predictions, predictions_u16)
 
 
 def score(confusions: NDArray[np.int64], data: SplitData) -> dict[str, float]:

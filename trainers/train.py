@@ -23,7 +23,7 @@ from trainers.data import SplitData
 from trainers.data.checks import count_labels
 from trainers.device import Device, choose_device, limited_threads, num_loaders
 from trainers.errors import ConfigError
-from trainers.evaluate import check_scored, evaluate, score
+from trainers.evaluate import Evaluated, check_scored, evaluate, score
 from trainers.losses import build_loss
 from trainers.models import build_model, place_model
 from trainers.optim import build_optimizer, build_schedule
@@ -34,9 +34,6 @@ _log = logging.getLogger(__name__)
 
 KEPT_BYTES = 2**29
 """Predictions up to this size are kept in memory from epoch to epoch."""
-
-Evaluated = tuple[NDArray[np.int64], NDArray[np.uint8] | None]
-"""Confusions and predictions, as evaluate gives them."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,8 @@ class TrainResult:
     """How a training ended; ``metrics`` are the best epoch's.
 
     confusions: (V, C, C) int64, one for each validation image; predictions: (V, C, H, W) uint8, probabilities of which
-    confusions are the argmax's. Both in the order of the validation part, and None where the training was stopped.
+    confusions are the argmax's; predictions_u16: the same times 65535, where they were asked for. All in the order of the
+    validation part, and None where the training was stopped.
     """
 
     stopped: bool
@@ -73,6 +71,7 @@ class TrainResult:
     metrics: dict[str, float]
     confusions: NDArray[np.int64] | None
     predictions: NDArray[np.uint8] | None
+    predictions_u16: NDArray[np.uint16] | None
     facts: dict[str, Any]
 
 
@@ -94,6 +93,7 @@ def train(
     device: str | None = None,
     checkpoint_interval_s: float = CHECKPOINT_INTERVAL_S,
     accumulate: int = 1,
+    keep_u16: bool = False,
     on_epoch: Callable[[EpochReport], Continue] = _go_on,
     on_step: Callable[[], None] = _do_nothing,
 ) -> TrainResult:
@@ -103,7 +103,8 @@ def train(
     interrupted or not; on a GPU they give nearly equal results, as some of its sums have no fixed order. Writes last.pt (at most
     every ``checkpoint_interval_s``, when stopped and after the last epoch) and best.safetensors. Who has put the result in safety
     may remove last.pt; until then another call does no more than to evaluate again. accumulate: parts into which a batch is cut
-    where the device's memory does not hold it; on_step: called after each batch, evaluation's too.
+    where the device's memory does not hold it; keep_u16: whether predictions_u16 are wanted, for which the best epoch is
+    evaluated again; on_step: called after each batch, evaluation's too.
 
     Raises:
         ConfigError: the configuration cannot be built here.
@@ -122,6 +123,7 @@ def train(
             device=chosen,
             num_threads=threads,
             accumulate=accumulate,
+            keep_u16=keep_u16,
             on_step=on_step,
         )
         return training.run(checkpoint_interval_s, on_epoch)
@@ -140,11 +142,12 @@ class _Training:
         device: Device,
         num_threads: int,
         accumulate: int,
+        keep_u16: bool,
         on_step: Callable[[], None],
     ) -> None:
         torch.manual_seed(seed)
         self.config, self.data, self.seed, self.folder, self.device = config, data, seed, folder, device
-        self.num_threads, self.accumulate, self.on_step = num_threads, accumulate, on_step
+        self.num_threads, self.accumulate, self.keep_u16, self.on_step = num_threads, accumulate, keep_u16, on_step
         check_scored(data)
         channels, classes = data.data.images.shape[-1], data.data.num_classes
         self.facts_of_model = {"config": config.model_dump(mode="json"), "in_channels": channels, "num_classes": classes}
@@ -174,7 +177,7 @@ class _Training:
             epoch = self.progress.epochs_run + 1
             metrics = self._train_epoch(epoch)
             evaluated = self._evaluate(keep_predictions=self.keeps_predictions)
-            metrics.update(score(evaluated[0], self.data))
+            metrics.update(score(evaluated.confusions, self.data))
             self.trained.schedule.after_epoch(metrics["val/miou"])
             is_best = self._record(epoch, metrics)
             if is_best:
@@ -185,10 +188,10 @@ class _Training:
                 save_last(self.folder, self.trained, self.progress, identity=self.identity)
                 saved_s = time.monotonic()
             if stop:
-                return self._result(stopped=True, confusions=None, predictions=None)
-        if best is None or best[1] is None:
+                return self._result(None)
+        if best is None or best.predictions is None:
             best = self._evaluate_best()
-        return self._result(stopped=False, confusions=best[0], predictions=best[1])
+        return self._result(best)
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the training part."""
@@ -210,17 +213,20 @@ class _Training:
 
     @property
     def keeps_predictions(self) -> bool:
-        """Whether each epoch's predictions are kept until a better one's are there; larger ones are made again at the end."""
+        """Whether each epoch's predictions are kept until a better one's are there; else they are made again at the end."""
+        if self.keep_u16:
+            return False
         masks = self.data.data.masks
         return len(self.data.split.val) * self.data.data.num_classes * math.prod(masks.shape[1:]) <= KEPT_BYTES
 
-    def _evaluate(self, *, keep_predictions: bool) -> Evaluated:
+    def _evaluate(self, *, keep_predictions: bool, keep_u16: bool = False) -> Evaluated:
         return evaluate(
             self.trained.evaluated,
             self.data,
             device=self.device,
             batch_size=max(1, self.config.batch_size // self.accumulate),
             keep_predictions=keep_predictions,
+            keep_u16=keep_u16,
             flips=self.config.test_time_flips,
             on_batch=self.on_step,
         )
@@ -229,17 +235,17 @@ class _Training:
         """Evaluate best.safetensors, which says itself which epoch it holds."""
         stored = read_metadata(self.folder)
         load_weights(self.trained.evaluated, self.folder)
-        confusions, predictions = self._evaluate(keep_predictions=True)
+        evaluated = self._evaluate(keep_predictions=True, keep_u16=self.keep_u16)
         if stored["epoch"] != self.progress.best_epoch:
             # Killed after a better epoch than the checkpoint knew, and then, on a GPU, not reached again: its weights are kept.
             self.progress.best_epoch, self.progress.best_metrics = stored["epoch"], stored["metrics"]
-        scores = score(confusions, self.data)
+        scores = score(evaluated.confusions, self.data)
         if scores["val/miou"] != stored["metrics"]["val/miou"]:  # other hardware, threads or precision than when it was trained
             _log.warning(
                 "val/miou of epoch %s: %s then, %s now", stored["epoch"], stored["metrics"]["val/miou"], scores["val/miou"]
             )
         self.progress.best_metrics.update(scores)
-        return confusions, predictions
+        return evaluated
 
     def _record(self, epoch: int, metrics: dict[str, float]) -> bool:
         """Add the epoch to the history; keep its weights if it is the best so far. Of equals the earlier stays."""
@@ -254,9 +260,8 @@ class _Training:
     def _is_done(self) -> bool:
         return self.progress.epochs_run >= self.config.epochs or is_stale(self.config.early_stopping, self.progress)
 
-    def _result(
-        self, *, stopped: bool, confusions: NDArray[np.int64] | None, predictions: NDArray[np.uint8] | None
-    ) -> TrainResult:
+    def _result(self, best: Evaluated | None) -> TrainResult:
+        """None: the training was stopped."""
         rates = [metrics["images_per_s"] for metrics in self.progress.history]
         facts = {
             "num_parameters": sum(p.numel() for p in self.model.parameters()),
@@ -271,12 +276,13 @@ class _Training:
             "num_val": len(self.data.split.val),
         }
         return TrainResult(
-            stopped=stopped,
+            stopped=best is None,
             best_epoch=self.progress.best_epoch,
             epochs_run=self.progress.epochs_run,
             metrics=dict(self.progress.best_metrics),
-            confusions=confusions,
-            predictions=predictions,
+            confusions=None if best is None else best.confusions,
+            predictions=None if best is None else best.predictions,
+            predictions_u16=None if best is None else best.predictions_u16,
             facts=facts,
         )
 

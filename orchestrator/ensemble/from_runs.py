@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.confusions import write_confusions
+from orchestrator.ensemble.audit import Audit, audit_members
 from orchestrator.ensemble.blocks import Grouped, make_layout
 from orchestrator.ensemble.evaluation import evaluate
 from orchestrator.ensemble.folds import Candidate, join_predictions, list_candidates
 from orchestrator.ensemble.report import EnsembleReport
 from orchestrator.ensemble.search import SearchName
 from orchestrator.ensemble.selection import Pool, Search, check_size, mark_unscored
-from orchestrator.ensemble.store import FILES, PredictionsInfo, read_blocks, read_info, read_labels
+from orchestrator.ensemble.store import FILES, U16_FILE, PredictionsInfo, read_blocks, read_info, read_labels
 from orchestrator.ensemble.wanted import EVERYTHING, Wanted
 from orchestrator.entries import EntryLoader, name_classes
 from orchestrator.errors import EnsembleError
@@ -51,13 +52,14 @@ def best_ensemble(
     mean: Mean = "arithmetic",
     wanted: Wanted = EVERYTHING,
     stack: bool = False,
+    audit: bool = False,
 ) -> EnsembleReport:
     """Choose up to ``k`` of the finished trials of ``sweeps`` and log the ensemble in the first one's experiment.
 
     Without ``sweeps`` all are searched, and it is logged in that of the trial that started last.
 
     cache: folder for files from the server and unpacked predictions. search, mean: how members are searched for, and combined.
-    stack: whether learned combinations are tried beside it.
+    stack: whether learned combinations are tried beside it. audit: whether the members are combined in 16 bits too.
 
     Raises:
         EnsembleError: no trial is wanted, or their predictions cannot be combined.
@@ -84,6 +86,8 @@ def best_ensemble(
         class_names=name_classes(report.confusions, pool.ignore_classes, class_names),
         trials={key: tuple(row.key for row in candidates[key].rows) for key in report.members},
     )
+    if audit:
+        report = replace(report, audit=_audit(reader, report, [candidates[key].rows for key in report.members], cache=cache))
     members: dict[str, float] = {}
     for key, weight in zip(report.members, report.weights, strict=True):
         members |= candidates[key].share(weight)
@@ -91,6 +95,17 @@ def best_ensemble(
     tags = {SCORED: read_info(folders[0]).scored_fingerprint, WIDENING: f"{report.widening:g}"}
     tags |= {} if mean == "arithmetic" else {MEAN: mean}
     return replace(report, run_id=_log(reader, sweep, report, members=members, tags=tags, ignore_classes=pool.ignore_classes))
+
+
+def _audit(reader: RunReader, report: EnsembleReport, members: Sequence[Sequence[RunRow]], *, cache: Path) -> Audit:
+    """Members: the trials of each, several where it has folds."""
+    every = [row for rows in members for row in rows]
+    folders = {row.key: fetch_predictions(reader, row, cache) for row in every}
+    lacking = tuple(row.name for row in every if read_info(folders[row.key]).u16_sha256 is None)
+    if lacking:
+        return Audit(lacking)
+    parts = [[fetch_predictions(reader, row, cache, names=(*FILES, U16_FILE)) for row in rows] for rows in members]
+    return audit_members(parts, cache / "predictions", weights=report.weights, mean=report.mean, miou_u8=report.miou_in_sample)
 
 
 def choose_candidates(runs: Sequence[RunRow], sweeps: Sequence[str]) -> list[RunRow]:
@@ -204,13 +219,13 @@ def _refuse_mixed(infos: Sequence[PredictionsInfo], names: Sequence[str]) -> Non
         )
 
 
-def fetch_predictions(reader: RunReader, row: RunRow, cache: Path) -> Path:
+def fetch_predictions(reader: RunReader, row: RunRow, cache: Path, *, names: Sequence[str] = FILES) -> Path:
     """The folder that holds the trial's predictions on this machine, fetched into ``cache`` where they lie elsewhere.
 
     Raises:
         TrackingError: the server has not got them either.
     """
-    folders = {reader.fetch(row, name, cache / "files").parent for name in FILES}
+    folders = {reader.fetch(row, name, cache / "files").parent for name in names}
     if len(folders) != 1:
         raise EnsembleError(
             f"{row.name}: its prediction files lie in {len(folders)} folders. Remove {cache / 'files'} and try again."

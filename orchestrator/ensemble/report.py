@@ -12,6 +12,7 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
+from orchestrator.ensemble.audit import Audit
 from orchestrator.ensemble.diversity import Diversity
 from orchestrator.ensemble.search import SearchName
 from orchestrator.stats import Difference, Estimate
@@ -109,6 +110,8 @@ class EnsembleReport:
     """The members' names for people; empty where there are none but the keys."""
     stacks: tuple[Stack, ...] = ()
     """Learned combinations, where they were asked for."""
+    audit: Audit | None = None
+    """What the stored bytes cost, where it was asked for."""
     class_names: Mapping[int, str] = field(default_factory=dict)
     trials: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Member -> keys of the trials that it is made of: itself, or its folds."""
@@ -159,6 +162,7 @@ class EnsembleReport:
             "best_single": self.best_single,
             "best_single_in_sample": self.best_single_in_sample,
             "stacking": [stack.to_json() for stack in self.stacks],
+            "audit": None if self.audit is None else self.audit.to_json(),
             "widening": self.widening,
             "num_candidates": self.num_candidates,
             "num_images": self.num_images,
@@ -211,6 +215,7 @@ class EnsembleReport:
             f"Gain over the best single trial: {_write(self.gain)}: {self._verdict()}.",
             f"In sample: {self.miou_in_sample:.4f}, optimistic by {self.optimism:.4f}: the members were chosen on these images; "
             f"best single trial {self.best_single_in_sample:.4f} ({escape(self.best_single)}).",
+            *([] if self.audit is None else [escape(self.audit.describe())]),
         ]
 
     def _draw_steps(self) -> Table:

@@ -7,7 +7,7 @@ import math
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import zstandard
@@ -25,12 +25,15 @@ PREDICTIONS_FILE = "predictions.zst"
 LABELS_FILE = "predictions.labels.zst"
 FILES = (INFO_FILE, PREDICTIONS_FILE, LABELS_FILE)
 """What another machine needs to fetch."""
+U16_FILE = "predictions.u16.zst"
+"""Beside them on request."""
 
+_U8, _U16 = np.dtype(np.uint8), np.dtype("<u2")
 _LEVEL = 3  # of 261 real tiles, float32 42.8 MB: level 3 makes 3.49 MB in 0.20 s, 9 3.25 MB in 0.69 s, 19 2.99 MB in 11.7 s
 
 
 class PredictionsInfo(Record):
-    """What the stored arrays are and what they belong to; both are C-contiguous uint8."""
+    """What the stored arrays are and what they belong to; all are C-contiguous, and uint8 but for U16_FILE."""
 
     shape: tuple[int, int, int, int]
     """(V, C, H, W) of the probabilities, 0 where nothing is scored; the labels are (V, H, W)."""
@@ -42,6 +45,8 @@ class PredictionsInfo(Record):
     labels_sha256: str
     groups: tuple[int, ...] | None = None
     """(V,) number of each image's group; None where nobody said."""
+    u16_sha256: str | None = None
+    """Of the unpacked bytes of U16_FILE; None where it was not asked for."""
 
 
 def write_predictions(
@@ -52,12 +57,14 @@ def write_predictions(
     ignore_classes: tuple[int, ...],
     scored_fingerprint: str,
     groups: NDArray[np.int64] | None = None,
+    predictions_u16: NDArray[np.uint16] | None = None,
 ) -> None:
     """Store probabilities and labels in ``folder``; ``predictions.json`` appears last, so that its presence means all is there.
 
     predictions: (V, C, H, W) uint8, probability times 255; labels: (V, H, W) uint8, classes or 255 for void. Where nothing is
     scored (void, an ignored class) zeros are stored: on real tiles that is what takes them from 1/7 of float32 to 1/12.
     groups: (V,) int64, equal for images that belong together (a scene, near duplicates), which cross-fitting must not split.
+    predictions_u16: the same probabilities times 65535, stored little-endian.
 
     Raises:
         EnsembleError: the shapes or types do not fit each other.
@@ -70,6 +77,10 @@ def write_predictions(
         )
     if groups is not None and groups.shape != predictions.shape[:1]:
         raise EnsembleError(f"{folder}: groups are {groups.shape}, expected one of each image: {predictions.shape[:1]}.")
+    if predictions_u16 is not None and (predictions_u16.shape, predictions_u16.dtype) != (predictions.shape, np.uint16):
+        found = f"{predictions_u16.dtype} {predictions_u16.shape}"
+        raise EnsembleError(f"{folder}: predictions in 16 bits are {found}, expected uint16 {predictions.shape}.")
+    (folder / U16_FILE).unlink(missing_ok=True)  # of an attempt from which they were asked
     num_images, num_classes, height, width = predictions.shape
     is_scored = (labels < num_classes) & ~np.isin(labels, ignore_classes)
     info = PredictionsInfo(
@@ -79,8 +90,9 @@ def write_predictions(
         predictions_sha256=_pack(np.where(is_scored[:, None], predictions, np.uint8(0)), folder / PREDICTIONS_FILE),
         labels_sha256=_pack(labels, folder / LABELS_FILE),
         groups=None if groups is None else tuple(int(group) for group in groups),
+        u16_sha256=None if predictions_u16 is None else _pack_u16(predictions_u16, is_scored, folder),
     )
-    write_atomically(folder / INFO_FILE, info.model_dump_json(indent=1))
+    write_atomically(folder / INFO_FILE, info.model_dump_json(indent=1, exclude_none=True))  # as earlier versions know it
 
 
 def read_info(folder: Path) -> PredictionsInfo:
@@ -118,6 +130,13 @@ def read_labels(folder: Path, cache: Path) -> NDArray[np.uint8]:
     return _map(folder / LABELS_FILE, cache, sha256=info.labels_sha256, shape=(num_images, height, width))
 
 
+def read_u16(folder: Path, cache: Path) -> NDArray[np.uint16]:
+    """Map the probabilities in 16 bits into memory, (V, C, H, W); as read_predictions. They must have been stored."""
+    info = read_info(folder)
+    assert info.u16_sha256 is not None
+    return _map(folder / U16_FILE, cache, sha256=info.u16_sha256, shape=info.shape, dtype=_U16)
+
+
 def read_blocks(folder: Path, cache: Path, layout: Layout) -> NDArray[np.uint8]:
     """Map the probabilities into memory, read-only, regrouped by the layout of their labels; as read_predictions."""
     info = read_info(folder)
@@ -131,21 +150,24 @@ def read_blocks(folder: Path, cache: Path, layout: Layout) -> NDArray[np.uint8]:
     return mapped
 
 
-def _pack(array: NDArray[np.uint8], path: Path) -> str:
-    raw = np.ascontiguousarray(array).reshape(-1).data
+def _pack_u16(predictions: NDArray[np.uint16], is_scored: NDArray[np.bool_], folder: Path) -> str:
+    return _pack(np.where(is_scored[:, None], predictions, np.uint16(0)).astype(_U16, copy=False), folder / U16_FILE)
+
+
+def _pack(array: NDArray[Any], path: Path) -> str:
+    raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     scratch.write_bytes(zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).compress(raw))
     os.replace(scratch, path)
     return hashlib.sha256(raw).hexdigest()
 
 
-def _map(path: Path, cache: Path, *, sha256: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    num_bytes = math.prod(shape)
-    unpacked = cache / f"{sha256}.u8"
+def _map(path: Path, cache: Path, *, sha256: str, shape: tuple[int, ...], dtype: np.dtype[Any] = _U8) -> NDArray[Any]:
+    num_bytes = math.prod(shape) * dtype.itemsize
+    unpacked = cache / f"{sha256}.u{8 * dtype.itemsize}"
     if not unpacked.exists() or unpacked.stat().st_size != num_bytes:
         _keep(unpacked, _read(path, sha256=sha256, num_bytes=num_bytes))
-    mapped: NDArray[np.uint8] = np.memmap(unpacked, dtype=np.uint8, mode="r", shape=shape)
-    return mapped
+    return np.memmap(unpacked, dtype=dtype, mode="r", shape=shape)
 
 
 def _read(path: Path, *, sha256: str, num_bytes: int) -> bytes:

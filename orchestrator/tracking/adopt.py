@@ -22,7 +22,8 @@ FILES = ("confusions.npz", "result.json")
 
 _OF_ATTEMPT = (
     "mirror.json", "result.json", "last.pt", "best.safetensors", "confusions.npz",
-    "predictions.json", "predictions.zst", "predictions.labels.zst", "samples.png", removals.FILE,
+    "predictions.json", "predictions.zst", "predictions.labels.zst", "predictions.u16.zst", "samples.png",
+    removals.FILE,
 )  # fmt: skip
 """What an attempt of this machine may have left, which is not the adopted trial's."""
 

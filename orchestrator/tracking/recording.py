@@ -34,7 +34,7 @@ from orchestrator.trial import TrialFolder, TrialResult, TrialSpec, TrialState
 
 ARTIFACTS = (
     "trial.json", "best.safetensors", "predictions.json", "predictions.zst", "predictions.labels.zst",
-    "confusions.npz", "samples.png", "log.txt", "result.json",
+    "predictions.u16.zst", "confusions.npz", "samples.png", "log.txt", "result.json",
 )  # fmt: skip
 
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAILED: "FAILED"}

@@ -14,7 +14,7 @@ from trainers.config import TrainConfig
 from trainers.data import SplitData
 from trainers.errors import ConfigError
 from trainers.models import build_model
-from trainers.predict import load_checkpoint, predict_probabilities, quantize, read_metadata, to_input
+from trainers.predict import load_checkpoint, predict_probabilities, quantize, quantize_u16, read_metadata, to_input
 from trainers.train import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -30,6 +30,9 @@ def test_quantized_argmax_is_the_input_s(scores: np.ndarray) -> None:
     assert kept.dtype == np.uint8
     assert np.array_equal(kept.argmax(axis=1), probabilities.argmax(axis=1))
     assert np.abs(kept / 255 - probabilities).max() <= 1.5 / 255 + 1e-6
+    finer = quantize_u16(probabilities)
+    assert np.array_equal(finer.argmax(axis=1), kept.argmax(axis=1))
+    assert np.abs(finer / 65535 - probabilities).max() <= 1.5 / 65535 + 1e-6
 
 
 def test_tie_made_by_rounding_goes_to_the_winner() -> None:

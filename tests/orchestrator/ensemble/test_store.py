@@ -11,7 +11,7 @@ import pytest
 from orchestrator.ensemble.blocks import make_layout
 from orchestrator.ensemble.from_runs import read_groups
 from orchestrator.ensemble.selection import mark_unscored
-from orchestrator.ensemble.store import read_blocks, read_info, read_labels, read_predictions, write_predictions
+from orchestrator.ensemble.store import read_blocks, read_info, read_labels, read_predictions, read_u16, write_predictions
 from orchestrator.errors import EnsembleError
 
 
@@ -141,3 +141,20 @@ def test_groups_of_other_images_are_refused(tmp_path: Path) -> None:
     """One number of each image."""
     with pytest.raises(EnsembleError, match="groups are"):
         write_predictions(tmp_path, *make_arrays(), ignore_classes=(), scored_fingerprint="fp", groups=np.zeros(4, np.int64))
+
+
+def test_16_bits_come_back_too_and_go_with_what_they_belong_to(tmp_path: Path) -> None:
+    """Exactly where something is scored; damage is named; who writes without them leaves none, and no word of them."""
+    predictions, labels = make_arrays()
+    finer = predictions * np.uint16(257) + np.uint16(1)
+    is_scored = np.isin(labels, (1, 2, 3))[:, None]
+    write_predictions(tmp_path, predictions, labels, ignore_classes=(0,), scored_fingerprint="fp", predictions_u16=finer)
+    found = read_u16(tmp_path, tmp_path / "cache")
+    assert np.array_equal(found, np.where(is_scored, finer, 0))
+    assert np.array_equal(read_predictions(tmp_path, tmp_path / "cache"), np.where(is_scored, predictions, 0))
+    (tmp_path / "predictions.u16.zst").write_bytes((tmp_path / "predictions.zst").read_bytes())
+    with pytest.raises(EnsembleError, match=r"predictions\.u16\.zst"):
+        read_u16(tmp_path, tmp_path / "elsewhere")
+    write_predictions(tmp_path, predictions, labels, ignore_classes=(0,), scored_fingerprint="fp")
+    assert not (tmp_path / "predictions.u16.zst").exists()
+    assert "u16" not in (tmp_path / "predictions.json").read_text()

@@ -30,7 +30,15 @@ LABELS = np.random.default_rng(0).integers(0, 3, (12, 8, 8)).astype(np.uint8)
 
 
 def record(
-    place: Place, worker, key: str, *, seed: int, fingerprint: str = "s" * 16, sweep: str = "s", groups: np.ndarray | None = None
+    place: Place,
+    worker,
+    key: str,
+    *,
+    seed: int,
+    fingerprint: str = "s" * 16,
+    sweep: str = "s",
+    groups: np.ndarray | None = None,
+    in_16_bits: bool = False,
 ) -> None:
     """A finished trial with predictions, mirrored."""
     random = np.random.default_rng(seed)
@@ -39,7 +47,15 @@ def record(
     confusions = confusion_per_image(predictions.argmax(axis=1), LABELS, num_classes=3, ignore_classes=(0,))
     folder, _ = worker.train(key, best=compute_miou(confusions, (0,)))
     np.savez(folder.confusions, confusions=confusions, ignore_classes=np.array([0]))
-    write_predictions(folder.path, predictions, LABELS, ignore_classes=(0,), scored_fingerprint=fingerprint, groups=groups)
+    write_predictions(
+        folder.path,
+        predictions,
+        LABELS,
+        ignore_classes=(0,),
+        scored_fingerprint=fingerprint,
+        groups=groups,
+        predictions_u16=predictions * np.uint16(257) + np.uint16(100) if in_16_bits else None,
+    )
     Recorder(place).send(sweep, folder, ended=True)
 
 
@@ -156,6 +172,24 @@ def test_predictions_that_score_otherwise_are_named(reader: RunReader, place: Pl
         path.write_bytes(bytes(path.stat().st_size))
     with pytest.raises(EnsembleError, match=r"trial k\d \(k\d\): its predictions score"):
         best_ensemble(reader, ["s"], cache=tmp_path, k=2)
+
+
+def test_an_audit_names_who_lacks_16_bits_and_fetches_them_where_all_have(place: Place, worker, tmp_path: Path) -> None:
+    """It is part of the ensemble's document; the files come from the server where this machine has none."""
+    for key, in_16_bits in (("k0", True), ("k1", False)):
+        record(place, worker, key, seed=int(key[1]), in_16_bits=in_16_bits)
+    reader = RunReader(place)
+    assert best_ensemble(reader, ["s"], cache=tmp_path, k=2, exactly=True).audit is None
+    lacking = best_ensemble(reader, ["s"], cache=tmp_path, k=2, exactly=True, audit=True)
+    assert lacking.audit is not None
+    assert lacking.audit.lacking == ("trial k1",)
+    assert "retry SWEEP --trial" in lacking.audit.describe()
+    shutil.rmtree(place.trials)
+    report = best_ensemble(reader, ["s"], cache=tmp_path, audit=True, wanted=Wanted(tags=(("key", "k0"),)))
+    assert report.audit is not None
+    assert (report.audit.miou_u16, report.audit.num_changed) == (report.miou_in_sample, 0)
+    assert 0 < report.audit.largest_difference < 1 / 255
+    assert report.to_json()["audit"]["miou_u8"] == report.miou_in_sample
 
 
 def test_candidates_are_narrowed_and_limited(reader: RunReader, place: Place, worker, tmp_path: Path) -> None:

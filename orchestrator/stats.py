@@ -97,12 +97,6 @@ def resample_classes(confusions: NDArray[np.integer], ignore_classes: tuple[int,
     return class_iou(_resample_sums(confusions, seed), ignore_classes)
 
 
-def resample_mean(several: Sequence[NDArray[np.integer]], ignore_classes: tuple[int, ...]) -> NDArray[np.float64]:
-    """Draw the mean figure of merit of several results, each (V, C, C) of the same images, from paired samples: (R,)."""
-    values: NDArray[np.float64] = np.mean([resample(confusions, ignore_classes) for confusions in several], axis=0)
-    return values
-
-
 def pool_spread(results: Iterable[Sequence[float]]) -> Spread | None:
     """What configurations say together of how far seeds lie apart; None where none has two.
 

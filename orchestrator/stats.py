@@ -118,8 +118,7 @@ def vary_seeds(spread: Spread | None, num_seeds: Iterable[int], *, seed: int = 0
     """
     if spread is None:
         return np.zeros(NUM_REPLICATES)
-    draws = np.random.default_rng([seed, 1]).standard_t(spread.degrees, NUM_REPLICATES)
-    added: NDArray[np.float64] = draws * spread.value * sum(1 / number for number in num_seeds) ** 0.5
+    added: NDArray[np.float64] = _draw_t(spread.degrees, seed) * spread.value * sum(1 / number for number in num_seeds) ** 0.5
     return added
 
 
@@ -198,3 +197,10 @@ def _draw(num_images: int, seed: int) -> NDArray[np.float64]:
     drawn = draws.astype(np.float64)
     drawn.flags.writeable = False
     return drawn
+
+
+@lru_cache(maxsize=2)  # the same for all results of a leaderboard
+def _draw_t(degrees: int, seed: int) -> NDArray[np.float64]:
+    draws = np.random.default_rng([seed, 1]).standard_t(degrees, NUM_REPLICATES)
+    draws.flags.writeable = False
+    return draws

@@ -86,7 +86,7 @@ class Comparison:
         images = f"Paired bootstrap: {NUM_REPLICATES} resamples of {len(self.first.confusions[0])} images (or groups of them)"
         if self.spread is None:
             return f"{images}, the same for both. With one seed each, what another seed would change is not in it."
-        counts = " and ".join(str(len(result.confusions)) for result in (self.first, self.second))
+        counts = " and ".join(str(len(result.samples)) for result in (self.first, self.second))
         return (
             f"{images}, the same for both; to which is added what other seeds would change, from Student's t with "
             f"{self.spread.degrees} degrees of freedom ({counts} seeds, {self.spread.value:.4f} apart)."

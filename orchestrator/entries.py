@@ -17,7 +17,9 @@ from pydantic import ValidationError
 from orchestrator.confusions import read_confusions
 from orchestrator.ensemble.store import INFO_FILE, read_info
 from orchestrator.errors import TrackingError
-from orchestrator.stats import compute_class_iou, compute_miou, sum_groups
+from orchestrator.figures import Figures, make_mark
+from orchestrator.matrices import Matrices
+from orchestrator.stats import compute_class_iou, sum_groups
 from orchestrator.tracking.labels import REPORTED, ROW
 from orchestrator.trial import TrialResult, TrialSpec, TrialState
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 IOU = "val/iou/"
 """What the metrics of single classes begin with."""
 
+_ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED)
 _SUFFIX = re.compile(r"( seed \d+)?( fold \d+/\d+)?(?= again |$)")
 
 
@@ -44,9 +47,8 @@ class Entry:
     config: dict[str, Any]
     metrics: dict[str, float]
     scored_fingerprint: str | None = None
-    confusions: NDArray[np.integer] | None = None
-    """(V, C, C) of the validation images, those that belong together added up; None: not kept, so there is no interval."""
-    ignore_classes: tuple[int, ...] = ()
+    matrices: Matrices | None = None
+    """Of the validation images, those that belong together added up; None: not kept, so there is no interval."""
     reason: str | None = None
     seed: int | None = None
     fold: tuple[int, int] | None = None
@@ -58,9 +60,17 @@ class Entry:
     @property
     def miou(self) -> float:
         """From the matrices, or as it was logged."""
-        if self.confusions is None:
-            return self.metrics.get("val/miou", float("nan"))
-        return compute_miou(self.confusions, self.ignore_classes)
+        return self.metrics.get("val/miou", float("nan")) if self.matrices is None else self.matrices.miou
+
+    @property
+    def confusions(self) -> NDArray[np.integer] | None:
+        """(V, C, C), read when they are asked for first."""
+        return None if self.matrices is None else self.matrices.confusions
+
+    @property
+    def ignore_classes(self) -> tuple[int, ...]:
+        """Those that the matrices leave unscored."""
+        return () if self.matrices is None else self.matrices.ignore_classes
 
     @property
     def is_done(self) -> bool:
@@ -74,11 +84,15 @@ def strip_seed(name: str) -> str:
 
 
 class EntryLoader:
-    """Reads trials from one tracking place, and the groups of images once for each set of images. Used by one thread."""
+    """Reads trials from one tracking place, and the groups of images once for each set of images. Used by one thread.
 
-    def __init__(self, reader: RunReader, cache: Path) -> None:
+    figures: what is known of trials that have ended; their files are then not read.
+    """
+
+    def __init__(self, reader: RunReader, cache: Path, figures: Figures | None = None) -> None:
         self._reader = reader
         self._files = cache / "files"
+        self._figures = figures
         self._groups: dict[str, NDArray[np.int64] | None] = {}
 
     def load_all(self, runs: Iterable[RunRow]) -> list[Entry]:
@@ -98,6 +112,7 @@ class EntryLoader:
         Raises:
             TrackingError: a file cannot be fetched, or is damaged.
         """
+        mark = self._mark(run)
         entry = Entry(
             key=run.key,
             name=run.name,
@@ -105,7 +120,7 @@ class EntryLoader:
             state=run.state,
             run_id=run.run_id,
             attempts=int(run.tags.get("attempt", "1")),
-            config=self._load_config(run),
+            config=self._load_config(run, mark),
             metrics={name: value for name, value in run.metrics.items() if not name.startswith("epoch/")},
             scored_fingerprint=run.tags.get("scored_fingerprint"),
             reason=run.tags.get("reason") or None,
@@ -116,8 +131,8 @@ class EntryLoader:
         )
         if run.state != TrialState.COMPLETE:
             return entry
-        confusions, ignored = self.load_confusions(run, self.load_groups(run))
-        return replace(entry, confusions=confusions, ignore_classes=ignored)
+        groups = self.load_groups(run)
+        return replace(entry, matrices=Matrices(lambda: self.load_confusions(run, groups), mark=mark, figures=self._figures))
 
     def load_confusions(
         self, run: RunRow, groups: NDArray[np.int64] | None = None
@@ -164,7 +179,27 @@ class EntryLoader:
             raise TrackingError(f"{path}: damaged ({error}). Remove it, so that it is fetched or trained again.") from error
         return [name.removeprefix(IOU) for name in result.metrics if name.startswith(IOU)]
 
-    def _load_config(self, run: RunRow) -> dict[str, Any]:
+    def _mark(self, run: RunRow) -> str | None:
+        """Equal as long as the trial's files, and what is computed of them, are; None where nobody can know.
+
+        An attempt that ended is told by its run and, as this machine may be ahead of that, by the files of its own folder.
+        """
+        is_complete = run.state == TrialState.COMPLETE
+        if not is_complete and (run.state not in _ENDED or not self._reader.has_file_here(run, "trial.json", self._files)):
+            return None
+        groups = self.load_groups(run) if is_complete else None
+        return make_mark(
+            run.files_run_id, run.state, run.tags.get("attempt"), run.metrics.get("val/miou"), run.tags.get("scored_fingerprint"),
+            *(self._reader.mark_own_file(run, name) for name in ("trial.json", "confusions.npz")),
+            None if groups is None else groups.tolist(),
+        )  # fmt: skip
+
+    def _load_config(self, run: RunRow, mark: str | None) -> dict[str, Any]:
+        if self._figures is None or mark is None:
+            return self._read_config(run)
+        return self._figures.recall("config", mark, lambda: self._read_config(run))
+
+    def _read_config(self, run: RunRow) -> dict[str, Any]:
         """The trial's configuration; of a trial that has not ended the run's params will do, with dotted names."""
         is_complete = run.state == TrialState.COMPLETE
         find = self._reader.fetch if is_complete else self._reader.find_file

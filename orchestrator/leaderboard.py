@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.entries import Entry, EntryLoader
+from orchestrator.figures import Figures
 from orchestrator.scored import Scored, compare_results, estimate, find_spread, join_trials, score_trial
 from orchestrator.stats import Estimate, Spread
 
@@ -121,12 +122,15 @@ def rank_trials(entries: Iterable[Entry]) -> Leaderboard:
 
 
 def load_leaderboard(reader: RunReader, sweeps: Sequence[str], *, cache: Path) -> Leaderboard:
-    """Rank the trials of ``sweeps``, or of all.
+    """Rank the trials of ``sweeps``, or of all. What is computed of those that have ended is kept in ``cache``.
 
     Raises:
         TrackingError: the runs cannot be read, or a file is damaged.
     """
-    return rank_trials(EntryLoader(reader, cache).load_all(reader.list_runs(sweeps)))
+    figures = Figures(cache / "figures", sweeps)
+    ranking = rank_trials(EntryLoader(reader, cache, figures).load_all(reader.list_runs(sweeps)))
+    figures.save()
+    return ranking
 
 
 def _blocks(items: Iterable[T], identify: Callable[[T], object]) -> list[list[T]]:
@@ -223,11 +227,11 @@ def _draw_configurations(rows: Sequence[ConfigurationRow]) -> Table:
     table = _start_table("Configurations", "configuration", "mean over")
     for row in rows:
         interval = f"{row.ci95[0]:.3f} to {row.ci95[1]:.3f}"
-        num_seeds, num_folds = len(row.result.confusions), len(row.result.fingerprints)
+        num_seeds, num_folds = len(row.result.samples), len(row.result.fingerprints)
         over = ", ".join(f"{n} {what}" for n, what in ((num_seeds, "seeds"), (num_folds, "folds")) if n > 1)
         table.add_row(_rank(row), escape(row.result.name), f"{row.result.miou:.4f}", interval, over)
     if any(row.is_tied for row in rows[1:]):
-        has_seeds = any(len(row.result.confusions) > 1 for row in rows)
+        has_seeds = any(len(row.result.samples) > 1 for row in rows)
         table.caption = f"= not told apart from the best by these images{' and seeds' if has_seeds else ''}"
     return table
 

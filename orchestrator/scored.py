@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import cached_property
 from statistics import fmean
 
@@ -12,16 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.entries import Entry, strip_seed
+from orchestrator.matrices import Matrices, join_marks
 from orchestrator.stats import (
     Difference,
     Estimate,
     Spread,
     compute_class_iou,
-    compute_miou,
     find_bounds,
     judge,
     pool_spread,
-    resample,
     resample_classes,
     vary_seeds,
 )
@@ -31,13 +30,12 @@ from orchestrator.stats import (
 class Scored:
     """What a configuration, a single trial or an ensemble scored. Equal ``fingerprints`` mean the same images in order.
 
-    confusions: of each seed (V, C, C), V images or groups of them, those of all folds one after another.
+    samples: of each seed its matrices, those of all folds one after another.
     fingerprints: of what each fold was scored on. left_out: names of trials that lack a fold or have no matrices.
     """
 
     name: str
-    confusions: tuple[NDArray[np.integer], ...]
-    ignore_classes: tuple[int, ...]
+    samples: tuple[Matrices, ...]
     fingerprints: tuple[str, ...]
     keys: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
@@ -47,9 +45,18 @@ class Scored:
     """Of intervals of differences to it: 1, or more where it was chosen on these images by cross-fitting."""
 
     @property
+    def confusions(self) -> tuple[NDArray[np.integer], ...]:
+        """Of each seed (V, C, C), V images or groups of them."""
+        return tuple(sample.confusions for sample in self.samples)
+
+    @property
+    def ignore_classes(self) -> tuple[int, ...]:
+        return self.samples[0].ignore_classes
+
+    @property
     def mious(self) -> tuple[float, ...]:
         """Of each seed."""
-        return tuple(compute_miou(confusions, self.ignore_classes) for confusions in self.confusions)
+        return tuple(sample.miou for sample in self.samples)
 
     @property
     def miou(self) -> float:
@@ -59,7 +66,7 @@ class Scored:
     @cached_property
     def replicates(self) -> NDArray[np.float64]:
         """The mean over seeds, drawn from bootstrap samples of the images, (R,): paired among results on the same images."""
-        drawn: NDArray[np.float64] = np.mean([resample(one, self.ignore_classes) for one in self.confusions], axis=0)
+        drawn: NDArray[np.float64] = np.mean([sample.replicates for sample in self.samples], axis=0)
         return drawn
 
     def resample_classes(self) -> NDArray[np.float64]:
@@ -74,12 +81,11 @@ class Scored:
 
 def score_trial(entry: Entry) -> Scored | None:
     """What one trial scored, be it a fold or not; None where its matrices were not kept."""
-    if not entry.is_done or entry.confusions is None:
+    if not entry.is_done or entry.matrices is None:
         return None
     return Scored(
         name=entry.name,
-        confusions=(entry.confusions,),
-        ignore_classes=entry.ignore_classes,
+        samples=(entry.matrices,),
         fingerprints=(entry.scored_fingerprint or "",),
         keys=(entry.key,),
         seeds=(entry.seed or 0,),
@@ -90,7 +96,7 @@ def join_trials(entries: Sequence[Entry]) -> Scored | None:
     """What finished trials of one configuration scored together; None where no seed has all its folds."""
     by_seed: dict[int, list[Entry]] = defaultdict(list)
     for entry in entries:
-        if entry.is_done and entry.confusions is not None:
+        if entry.is_done and entry.matrices is not None:
             by_seed[entry.seed or 0].append(entry)
     whole = {seed: _in_order(folds) for seed, folds in sorted(by_seed.items()) if _is_whole(folds)}
     if not whole:
@@ -102,8 +108,7 @@ def join_trials(entries: Sequence[Entry]) -> Scored | None:
     keys = {entry.key for entry in used}
     return Scored(
         name=strip_seed(used[0].name),
-        confusions=tuple(np.concatenate([e.confusions for e in folds if e.confusions is not None]) for folds in kept.values()),
-        ignore_classes=used[0].ignore_classes,
+        samples=tuple(Matrices.join([e.matrices for e in folds if e.matrices is not None]) for folds in kept.values()),
         fingerprints=fingerprints,
         keys=tuple(entry.key for entry in used),
         seeds=tuple(kept),
@@ -118,16 +123,25 @@ def find_spread(results: Iterable[Scored]) -> Spread | None:
 
 def estimate(result: Scored, spread: Spread | None) -> Estimate:
     """The mean over seeds with its interval over images and, where ``spread`` knows of them, seeds."""
-    drawn = result.replicates + vary_seeds(spread, [len(result.confusions)])
-    return Estimate(result.miou, *find_bounds(drawn))
+    mark = join_marks(result.samples, spread)
+    low, high = result.samples[0].recall(
+        "ci95", mark, lambda: find_bounds(result.replicates + vary_seeds(spread, [len(result.samples)]))
+    )
+    return Estimate(result.miou, low, high)
 
 
 def compare_results(first: Scored, second: Scored, spread: Spread | None) -> Difference:
     """Subtract the second mean over seeds from the first, both on the same images: paired over images, not over seeds."""
     assert first.fingerprints == second.fingerprints, (first.fingerprints, second.fingerprints)
-    seeds = vary_seeds(spread, [len(first.confusions), len(second.confusions)])
-    value, drawn = first.miou - second.miou, first.replicates - second.replicates
-    return judge(value, value + max(first.widening, second.widening) * (drawn - value) + seeds)
+    widening = max(first.widening, second.widening)
+
+    def find() -> tuple[float, float, float, float]:
+        seeds = vary_seeds(spread, [len(first.samples), len(second.samples)])
+        value, drawn = first.miou - second.miou, first.replicates - second.replicates
+        return astuple(judge(value, value + widening * (drawn - value) + seeds))  # type: ignore[return-value]  # its four floats
+
+    mark = join_marks((*first.samples, *second.samples), len(first.samples), spread, widening)
+    return Difference(*first.samples[0].recall("difference", mark, find))
 
 
 def compare_class_results(first: Scored, second: Scored) -> dict[int, Difference]:

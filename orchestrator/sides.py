@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.entries import EntryLoader, name_classes, strip_seed
 from orchestrator.errors import TrackingError
+from orchestrator.matrices import Matrices
 from orchestrator.scored import Scored, join_trials, score_trial
 from orchestrator.tracking.labels import WIDENING
 from orchestrator.trial import TrialState
@@ -59,8 +60,8 @@ def _load_ensemble(loader: EntryLoader, run: RunRow) -> Scored:
     if run.state != TrialState.COMPLETE:
         raise TrackingError(f"{run.name} ({run.run_id}): is {run.state}; only what is COMPLETE can be compared.")
     fingerprints = tuple(run.tags.get("scored_fingerprint", "").split(","))
-    confusions, ignored = loader.load_confusions(run)
-    return Scored(run.name, (confusions,), ignored, fingerprints, widening=float(run.tags.get(WIDENING, 1)))
+    matrices = Matrices.of(*loader.load_confusions(run))
+    return Scored(run.name, (matrices,), fingerprints, widening=float(run.tags.get(WIDENING, 1)))
 
 
 def _find(runs: Sequence[RunRow], ensembles: Sequence[RunRow], name: str) -> list[RunRow]:

@@ -97,12 +97,6 @@ def resample_classes(confusions: NDArray[np.integer], ignore_classes: tuple[int,
     return class_iou(_resample_sums(confusions, seed), ignore_classes)
 
 
-def resample_mean(several: Sequence[NDArray[np.integer]], ignore_classes: tuple[int, ...]) -> NDArray[np.float64]:
-    """Draw the mean figure of merit of several results, each (V, C, C) of the same images, from paired samples: (R,)."""
-    values: NDArray[np.float64] = np.mean([resample(confusions, ignore_classes) for confusions in several], axis=0)
-    return values
-
-
 def pool_spread(results: Iterable[Sequence[float]]) -> Spread | None:
     """What configurations say together of how far seeds lie apart; None where none has two.
 
@@ -124,8 +118,7 @@ def vary_seeds(spread: Spread | None, num_seeds: Iterable[int], *, seed: int = 0
     """
     if spread is None:
         return np.zeros(NUM_REPLICATES)
-    draws = np.random.default_rng([seed, 1]).standard_t(spread.degrees, NUM_REPLICATES)
-    added: NDArray[np.float64] = draws * spread.value * sum(1 / number for number in num_seeds) ** 0.5
+    added: NDArray[np.float64] = _draw_t(spread.degrees, seed) * spread.value * sum(1 / number for number in num_seeds) ** 0.5
     return added
 
 
@@ -204,3 +197,10 @@ def _draw(num_images: int, seed: int) -> NDArray[np.float64]:
     drawn = draws.astype(np.float64)
     drawn.flags.writeable = False
     return drawn
+
+
+@lru_cache(maxsize=2)  # the same for all results of a leaderboard
+def _draw_t(degrees: int, seed: int) -> NDArray[np.float64]:
+    draws = np.random.default_rng([seed, 1]).standard_t(degrees, NUM_REPLICATES)
+    draws.flags.writeable = False
+    return draws

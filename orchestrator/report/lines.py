@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from orchestrator.ensemble.folds import name_joined
 from orchestrator.entries import IOU, Entry, strip_seed
+from orchestrator.matrices import Matrices
 from orchestrator.report.describe import Description, describe_training
-from orchestrator.stats import compute_miou, find_bounds, resample_mean
+from orchestrator.stats import find_bounds
 from orchestrator.tracking.series import legalize
 from trainers.config import TrainConfig
 
@@ -126,12 +127,11 @@ def _with_figures(line: Line, done: Sequence[Entry], class_names: Sequence[str])
     for entry in done:
         by_seed[entry.seed or 0].append(entry)
     joined = [_join(entries) for entries in by_seed.values()]
-    ignored = done[0].ignore_classes
     figures = [
-        fmean(e.miou for e in entries) if confusions is None else compute_miou(confusions, ignored)
-        for confusions, entries in zip(joined, by_seed.values(), strict=True)
+        fmean(e.miou for e in entries) if matrices is None else matrices.miou
+        for matrices, entries in zip(joined, by_seed.values(), strict=True)
     ]
-    replicates = _resample(joined, ignored)
+    replicates = _resample(joined)
     return replace(
         line,
         seeds=tuple(sorted(by_seed)),
@@ -145,10 +145,10 @@ def _with_figures(line: Line, done: Sequence[Entry], class_names: Sequence[str])
     )
 
 
-def _join(folds: Sequence[Entry]) -> NDArray[np.integer] | None:
-    """One trial's matrices, or those of all folds of a seed: (V, C, C); None where some were not kept."""
-    kept = [entry.confusions for entry in sorted(folds, key=_by_fold) if entry.confusions is not None]
-    return np.concatenate(kept) if len(kept) == len(folds) else None
+def _join(folds: Sequence[Entry]) -> Matrices | None:
+    """One trial's matrices, or those of all folds of a seed; None where some were not kept."""
+    kept = [entry.matrices for entry in sorted(folds, key=_by_fold) if entry.matrices is not None]
+    return Matrices.join(kept) if len(kept) == len(folds) else None
 
 
 def _by_fold(entry: Entry) -> tuple[tuple[int, int], str]:
@@ -162,15 +162,16 @@ def join_folds(entries: Iterable[Entry]) -> Iterator[Entry]:
         if entry.fold is not None and entry.is_done:
             by_seed[entry.configuration, entry.seed or 0].append(entry)
     for (configuration, seed), folds in by_seed.items():
-        yield replace(min(folds, key=_by_fold), key=name_joined(configuration, seed), confusions=_join(folds))
+        yield replace(min(folds, key=_by_fold), key=name_joined(configuration, seed), matrices=_join(folds))
 
 
-def _resample(joined: Sequence[NDArray[np.integer] | None], ignored: tuple[int, ...]) -> NDArray[np.float64] | None:
+def _resample(joined: Sequence[Matrices | None]) -> NDArray[np.float64] | None:
     """Paired replicates of the mean over seeds; None where the seeds were not all scored on as many images."""
-    kept = [confusions for confusions in joined if confusions is not None]
-    if len(kept) < len(joined) or len({confusions.shape for confusions in kept}) != 1:
+    kept = [matrices for matrices in joined if matrices is not None]
+    if len(kept) < len(joined) or len({matrices.confusions.shape for matrices in kept}) != 1:
         return None
-    return resample_mean(kept, ignored)
+    drawn: NDArray[np.float64] = np.mean([matrices.replicates for matrices in kept], axis=0)
+    return drawn
 
 
 def _mean_class_iou(done: Sequence[Entry], class_names: Sequence[str]) -> dict[str, float]:
@@ -208,8 +209,7 @@ def _find_gain(done: Sequence[EnsembleEntry], by_key: Mapping[str, Entry]) -> Ga
         return None
     value = fmean(entry.miou - best.miou for entry, best in pairs)
     names = ", ".join(dict.fromkeys(_strip_seed(best) for _, best in pairs))
-    ignored = done[0].entry.ignore_classes
-    mean, alone = (_resample([pair[i].confusions for pair in pairs], ignored) for i in (0, 1))
+    mean, alone = (_resample([pair[i].matrices for pair in pairs]) for i in (0, 1))
     return Gain(value, None if mean is None or alone is None else find_bounds(mean - alone), names)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.entries import IOU, Entry, EntryLoader, name_classes
+from orchestrator.matrices import Matrices
 from orchestrator.report.lines import EnsembleEntry
 from orchestrator.report.table import ReportTable, make_table
 from orchestrator.tracking.labels import REPORTED, ROW
@@ -72,8 +73,7 @@ def _load_ensemble(loader: EntryLoader, run: RunRow) -> EnsembleEntry:
         reported=float(run.tags[REPORTED]) if REPORTED in run.tags else None,
     )  # fmt: skip
     if run.state == TrialState.COMPLETE:
-        confusions, ignored = loader.load_confusions(run)
-        entry = replace(entry, confusions=confusions, ignore_classes=ignored)
+        entry = replace(entry, matrices=Matrices.of(*loader.load_confusions(run)))
     members = tuple(row for row in run.tags.get("rows", "").split(",") if row)
     return EnsembleEntry(entry, members, run.tags.get("best_member"))
 

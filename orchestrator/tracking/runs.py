@@ -13,6 +13,7 @@ from orchestrator.tracking.index import RunIndex
 from orchestrator.tracking.labels import ROW, EnsembleRecord
 from orchestrator.tracking.place import Place
 from orchestrator.tracking.rows import RunRow, make_row
+from orchestrator.tracking.sent import mark_file
 from orchestrator.trial import TrialFolder, TrialState
 
 
@@ -103,6 +104,17 @@ class RunReader:
             with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
                 Path(self._client.download_artifacts(run.files_run_id, name, scratch)).replace(target)
         return target
+
+    def has_file_here(self, run: RunRow, name: str, cache: Path) -> bool:
+        """Whether ``find_file`` would ask no server."""
+        return (self._place.trials / run.key / name).exists() or (cache / run.files_run_id / name).exists()
+
+    def mark_own_file(self, run: RunRow, name: str) -> str | None:
+        """What tells a file of the trial's folder on this machine from others under its name; None where it has none."""
+        try:
+            return mark_file(self._place.trials / run.key / name)
+        except OSError:
+            return None
 
     def log_ensemble(self, sweep: str, record: EnsembleRecord) -> str:
         """Record an ensemble as a run of the sweep's experiment, once for the same document; returns the run's id."""

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from orchestrator.entries import Entry
 from orchestrator.leaderboard import Leaderboard, rank_trials
+from orchestrator.matrices import Matrices
 
 
 def make_entry(key: str, accuracy: float, *, fingerprint: str = "fp", configuration: str | None = None) -> Entry:
@@ -20,7 +21,7 @@ def make_entry(key: str, accuracy: float, *, fingerprint: str = "fp", configurat
     return Entry(
         key=key, name=f"trial {key}", configuration=configuration or key, state="COMPLETE", run_id=f"run-{key}", attempts=1,
         config={"seed": 0}, metrics={"val/miou": accuracy, "val/iou/void": float("nan")}, scored_fingerprint=fingerprint,
-        confusions=confusions,
+        matrices=Matrices.of(confusions),
     )  # fmt: skip
 
 
@@ -63,7 +64,7 @@ def test_trials_scored_on_other_images_are_ranked_apart() -> None:
 
 def test_failed_trials_are_listed_with_their_reason() -> None:
     """Not ranked, not lost."""
-    failed = replace(make_entry("a", 0.6), state="FAILED", reason="CUDA out of memory", confusions=None)
+    failed = replace(make_entry("a", 0.6), state="FAILED", reason="CUDA out of memory", matrices=None)
     board = rank_trials([failed, make_entry("b", 0.7)])
     assert [row.entry.key for row in board.rows] == ["b"]
     assert "CUDA out of memory" in show(board)
@@ -71,7 +72,7 @@ def test_failed_trials_are_listed_with_their_reason() -> None:
 
 def test_json_is_strict_and_complete() -> None:
     """The documented fields, in order of rank, without NaN."""
-    failed = replace(make_entry("z", 0.6), state="FAILED", reason="no", confusions=None)
+    failed = replace(make_entry("z", 0.6), state="FAILED", reason="no", matrices=None)
     document = json.loads(json.dumps(rank_trials([make_entry("a", 0.6), failed]).to_json(), allow_nan=False))
     assert [row["rank"] for row in document] == [1, None]
     assert {"key", "state", "config", "metrics", "run_id", "attempts", "rank", "miou", "ci95", "configuration"} <= set(
@@ -88,7 +89,7 @@ def test_top_keeps_the_first() -> None:
 
 def test_without_matrices_there_is_a_rank_but_no_interval() -> None:
     """A trial whose matrices were not kept is ranked by its logged figure."""
-    (row,) = rank_trials([replace(make_entry("a", 0.6), confusions=None)]).rows
+    (row,) = rank_trials([replace(make_entry("a", 0.6), matrices=None)]).rows
     assert (row.miou, row.ci95) == (0.6, None)
 
 
@@ -99,7 +100,7 @@ def test_an_empty_board_says_what_to_do() -> None:
 
 def test_brackets_are_shown_as_they_are() -> None:
     """Names and reasons are no markup, be they like [red] or like a stray [/closing] tag."""
-    failed = replace(make_entry("a", 0.6), name="x [red]", state="FAILED", reason="bad [/tag] in [0, 1]", confusions=None)
+    failed = replace(make_entry("a", 0.6), name="x [red]", state="FAILED", reason="bad [/tag] in [0, 1]", matrices=None)
     shown = show(rank_trials([failed, replace(make_entry("b", 0.7), name="lr [/low]")]))
     assert all(text in shown for text in ("x [red]", "bad [/tag] in [0, 1]", "lr [/low]"))
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from orchestrator.entries import Entry, strip_seed
+from orchestrator.matrices import Matrices
 from orchestrator.scored import compare_class_results, compare_results, find_spread, join_trials, score_trial
 from orchestrator.stats import compute_miou, pool_spread, sum_groups, vary_seeds
 
@@ -22,7 +23,8 @@ def make_entry(matrices: np.ndarray, *, seed: int = 0, fold: tuple[int, int] | N
     part = f" fold {fold[0] + 1}/{fold[1]}" if fold else ""
     return Entry(
         key=f"k{seed}{part}", name=f"dice seed {seed}{part}", configuration="c", state=state, run_id=f"r{seed}{part}", attempts=1,
-        config={}, metrics={"val/miou": 0.5}, scored_fingerprint=f"images{part}", confusions=matrices, seed=seed, fold=fold,
+        config={}, metrics={"val/miou": 0.5}, scored_fingerprint=f"images{part}", seed=seed, fold=fold,
+        matrices=Matrices.of(matrices),
     )  # fmt: skip
 
 

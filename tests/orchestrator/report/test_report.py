@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator.entries import Entry
+from orchestrator.matrices import Matrices
 from orchestrator.report.describe import describe_training
 from orchestrator.report.lines import EnsembleEntry
 from orchestrator.report.loading import Picture
@@ -39,7 +40,7 @@ def make_entry(
         key=key, name=name or f"trial {key} seed {seed}", configuration=configuration or key, state=state, run_id=f"run-{key}",
         attempts=1, config={"train": TrainConfig().model_dump(mode="json")}, scored_fingerprint=fingerprint, seed=seed, row=row,
         metrics={"val/iou/sand": accuracy, "val/iou/rock _big_": accuracy / 2} if is_done else {}, reported=reported,
-        confusions=matrices if is_done else None, ignore_classes=(0,), reason=reason,
+        matrices=Matrices.of(matrices, (0,)) if is_done else None, reason=reason,
     )  # fmt: skip
 
 
@@ -90,7 +91,7 @@ def test_an_ensemble_of_folds_is_compared_with_its_best_member_on_all_folds() ->
     both = make_ensemble("3", ["1", "2"], 0.9, best_member="y-0")
     assert both.entry.confusions is not None
     matrices = np.concatenate([both.entry.confusions] * 2)
-    both = replace(both, entry=replace(both.entry, confusions=matrices, scored_fingerprint="f0,f1"))
+    both = replace(both, entry=replace(both.entry, matrices=Matrices.of(matrices, (0,)), scored_fingerprint="f0,f1"))
     lines = {line.row: line for line in make_table("s", folds, [both], class_names=NAMES).lines}
     assert lines["3"].is_comparable
     gain = lines["3"].gain

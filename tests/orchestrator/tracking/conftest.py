@@ -76,8 +76,8 @@ class Worker:
         folder.write_result(result)
         return result
 
-    def train(self, key: str = "k1", *, best: float = 0.5) -> tuple[TrialFolder, TrialResult]:
-        folder = self.start(key)
+    def train(self, key: str = "k1", *, best: float = 0.5, seed: int = 0) -> tuple[TrialFolder, TrialResult]:
+        folder = self.start(key, seed=seed)
         for epoch, miou in enumerate((0.2, best, best - 0.1), start=1):
             self.epoch(folder, epoch, miou)
         return folder, self.finish(folder, best=best)

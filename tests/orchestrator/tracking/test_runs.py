@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import urllib.request
 from pathlib import Path
@@ -45,7 +46,7 @@ def record(
     truth = np.stack([c == LABELS for c in range(3)], axis=1)
     predictions = (truth * 60 + random.uniform(0, 190, truth.shape)).astype(np.uint8)
     confusions = confusion_per_image(predictions.argmax(axis=1), LABELS, num_classes=3, ignore_classes=(0,))
-    folder, _ = worker.train(key, best=compute_miou(confusions, (0,)))
+    folder, _ = worker.train(key, best=compute_miou(confusions, (0,)), seed=seed)
     np.savez(folder.confusions, confusions=confusions, ignore_classes=np.array([0]))
     write_predictions(
         folder.path,
@@ -107,6 +108,31 @@ def test_the_leaderboard_ranks_the_runs(reader: RunReader, place: Place, tmp_pat
     assert [row.rank for row in board.rows] == [1, 2, 3]
     shutil.rmtree(place.trials)
     assert load_leaderboard(reader, ["s"], cache=tmp_path).to_json() == board.to_json()
+
+
+def test_a_second_leaderboard_reads_no_matrices_and_is_the_first(reader: RunReader, place: Place, worker, tmp_path: Path) -> None:
+    """Kept figures change nothing, be trials, seeds or folders added, trained again or removed since."""
+
+    def rank(cache: str = "kept") -> list:
+        return load_leaderboard(reader, ["s"], cache=tmp_path / cache).to_json()
+
+    first = rank()
+    assert first[0]["configuration_result"]["seeds"] == [0, 1, 2]
+    matrices = {path: (path.read_bytes(), path.stat()) for path in place.trials.glob("*/confusions.npz")}
+    for path, (content, found) in matrices.items():
+        path.write_bytes(bytes(len(content)))
+        os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+    assert rank() == first
+    for path, (content, _) in matrices.items():
+        path.write_bytes(content)
+    record(place, worker, "k9", seed=9)
+    assert rank() == rank("anew 1")
+    shutil.copy(place.trials / "k9" / "confusions.npz", place.trials / "k0" / "confusions.npz")
+    again = rank()
+    assert again == rank("anew 2")
+    assert len({row["miou"] for row in again}) == 3
+    shutil.rmtree(place.trials / "k1")
+    assert rank() == rank("anew 3")
 
 
 def test_the_leaderboard_shows_what_runs_elsewhere(reader: RunReader, place: Place, worker, tmp_path: Path) -> None:

@@ -1,0 +1,70 @@
+"""Figures that are kept between commands: what is found again, what is forgotten, what damage costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from orchestrator.figures import Figures
+from orchestrator.matrices import Matrices
+from orchestrator.scored import Scored, compare_results, estimate, find_spread
+
+
+def make_results(folder: Path, reads: list[int], *, num_results: int = 3) -> tuple[Figures, list[Scored]]:
+    """Configurations of two seeds with two folds each, on 20 images a fold. reads: which parts' matrices were read."""
+    figures = Figures(folder, ["s"])
+
+    def make_fold(number: int) -> Matrices:
+        def read() -> tuple[np.ndarray, tuple[int, ...]]:
+            reads.append(number)
+            return np.random.default_rng(number).integers(1, 90, (20, 3, 3)), (0,)
+
+        return Matrices(read, mark=f"mark {number}", figures=figures)
+
+    def make_result(number: int) -> Scored:
+        seeds = tuple(Matrices.join([make_fold(4 * number + 2 * seed + fold) for fold in (0, 1)]) for seed in (0, 1))
+        return Scored(f"c{number}", seeds, ("fold 1", "fold 2"))
+
+    return figures, [make_result(number) for number in range(num_results)]
+
+
+def compute(folder: Path, reads: list[int], *, num_results: int = 3) -> list[object]:
+    """All that a ranking takes of them."""
+    figures, results = make_results(folder, reads, num_results=num_results)
+    spread = find_spread(results)
+    found = [(estimate(r, spread), compare_results(results[0], r, spread), r.ignore_classes) for r in results]
+    figures.save()
+    return [spread, found]
+
+
+def test_what_was_computed_is_found_again(tmp_path: Path) -> None:
+    """To the last bit, and without reading any matrices."""
+    first, reads = compute(tmp_path, []), []
+    assert compute(tmp_path, reads) == first
+    assert not reads
+
+
+def test_a_new_result_costs_its_own_matrices_only(tmp_path: Path) -> None:
+    """Although the spread of all seeds, and so every interval, changes with it: the bootstraps are kept too."""
+    compute(tmp_path, [])
+    reads: list[int] = []
+    assert compute(tmp_path, reads, num_results=4) == compute(tmp_path / "anew", [], num_results=4)
+    assert sorted(reads) == [12, 13, 14, 15]
+
+
+def test_what_is_gone_is_forgotten(tmp_path: Path) -> None:
+    """The bootstraps of results that are there no longer are removed."""
+    compute(tmp_path, [])
+    compute(tmp_path, [], num_results=1)
+    assert len(list(tmp_path.glob("drawn/*"))) == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"version": 0, "figures": {}}'])
+def test_a_damaged_file_costs_time_only(tmp_path: Path, content: bytes) -> None:
+    """Torn, empty or of another version: computed again."""
+    first = compute(tmp_path, [])
+    for path in tmp_path.rglob("*.*"):
+        path.write_bytes(content)
+    assert compute(tmp_path, []) == first

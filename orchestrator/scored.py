@@ -138,7 +138,7 @@ def compare_results(first: Scored, second: Scored, spread: Spread | None) -> Dif
     def find() -> tuple[float, float, float, float]:
         seeds = vary_seeds(spread, [len(first.samples), len(second.samples)])
         value, drawn = first.miou - second.miou, first.replicates - second.replicates
-        return astuple(judge(value, value + widening * (drawn - value) + seeds))  # type: ignore[return-value]  # its four floats
+        return astuple(judge(value, value + widening * (drawn - value) + seeds))
 
     mark = join_marks((*first.samples, *second.samples), len(first.samples), spread, widening)
     return Difference(*first.samples[0].recall("difference", mark, find))

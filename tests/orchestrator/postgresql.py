@@ -56,7 +56,7 @@ class PostgreSQL:
             "-k",
             str(self._folder),
         ]
-        command += ["-c", "fsync=off", "-c", "max_connections=50"]
+        command += ["-c", "fsync=off", "-c", "max_connections=400"]
         with open(self._folder / "log", "ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, user=self._user, cwd=self._folder)
         deadline_s = time.monotonic() + LONGEST_START_S

@@ -6,8 +6,9 @@ Starts a PostgreSQL and an MLflow server of its own on this machine. The runs ar
 written them: two seeds a configuration, 12 metrics of 10 epochs, 20 params and 10 tags each; the two small files of each that a
 ranking needs are put where an earlier ranking would have put them.
 
-Figures, 5,000 runs of a configuration each, before ties and configurations were kept too, two cores on which a load of four
-others lay: first call 114.4 s, second 8.5 s, after 50 more runs 9.4 s; MLflow's page 0.22 s; all runs by `runs/search` 12.5 s.
+2026-11-22, 5,000 runs, two cores that others loaded too (3 to 4 processes): first call 74.3 s, second 10.2 s, after 50 more runs
+12.9 s; `--top 10` 7.5 s; in each of these, importing mlflow takes 5.1 s. MLflow's page 0.24 s; all runs by `runs/search` 12.5 s.
+This was with a JSON document indented in Python, which it is no longer. On a machine of its own it has not been measured.
 """
 
 from __future__ import annotations

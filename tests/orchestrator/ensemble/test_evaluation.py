@@ -48,7 +48,7 @@ def test_pure_noise_gives_no_evidence() -> None:
     assert "no evidence of a gain" in console.export_text()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_interval_of_the_gain_holds_0_for_noise() -> None:
     """Of 200 sets of candidates that know nothing at most 5 % leave 0 out, give or take what chance does to 200 (16)."""
     gains = [select_ensemble(*make_candidates(1000 + seed, signal=0), k=4).gain for seed in range(200)]

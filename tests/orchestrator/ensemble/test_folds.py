@@ -58,6 +58,7 @@ def home(make_spec: Callable[..., TrialSpec], tiny_data: Path, tmp_path_factory:
     return home
 
 
+@pytest.mark.long
 def test_a_member_is_a_configuration_on_the_images_of_all_folds(home: Home) -> None:
     """Sixteen images, half a configuration left out; its run names the folds' trials in equal parts, and these predict."""
     reader = RunReader(Place.of(home))

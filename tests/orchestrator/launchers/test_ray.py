@@ -16,6 +16,7 @@ import pytest
 
 from orchestrator.errors import LaunchError
 from orchestrator.launchers import LAUNCHERS
+from orchestrator.launchers.base import JobExit
 from orchestrator.trial import TrialFolder
 from tests.orchestrator.ray_cluster import RayCluster, start_cluster
 
@@ -77,6 +78,31 @@ def test_a_folder_that_a_node_does_not_see_is_named(two_nodes: RayCluster, tmp_p
         with pytest.raises(LaunchError, match=r"does not see .*elsewhere.*ORCHESTRATE_HOME.*orchestrate worker"):
             launcher.launch(tmp_path / "elsewhere")
         assert launcher.free_slots() == 2
+    finally:
+        launcher.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["Hanging", "Stuck"])
+def test_what_does_not_stop_is_killed(
+    two_nodes: RayCluster, make_trial: Callable[..., TrialFolder], tmp_path: Path, user_code: Path, loss: str
+) -> None:
+    """By the second wish, where the first reached nobody; the user's own code is found on the node by this process's path."""
+    from orchestrator.launchers.ray import RayLauncher
+
+    trial = make_trial(tmp_path / "trial", loss={"name": f"provoking:{loss}"})
+    launcher = RayLauncher(address=two_nodes.address)
+    try:
+        job = launcher.launch(trial.path)
+        wait_until(lambda: trial.events()[0], "it did not begin")
+        time.sleep(1)  # into its first batch
+        job.stop()
+        for _ in range(20):
+            assert job.poll() is None
+            time.sleep(0.05)
+        job.stop(force=True)
+        wait_until(lambda: job.poll() is not None, "it was not killed", timeout_s=30)
+        assert job.poll() == JobExit(-9)
     finally:
         launcher.close()
 

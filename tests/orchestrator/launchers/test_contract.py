@@ -41,7 +41,7 @@ def build(name: str, request: pytest.FixtureRequest) -> Launcher:
     return RayLauncher(address=cluster.address)
 
 
-@pytest.fixture(params=["local", "inline", pytest.param("ray", marks=pytest.mark.slow)])
+@pytest.fixture(params=["local", "inline", pytest.param("ray", marks=pytest.mark.long)])
 def launcher(request: pytest.FixtureRequest) -> Iterator[Launcher]:
     """Each launcher in turn, idle before and after the test."""
     launcher = build(request.param, request)

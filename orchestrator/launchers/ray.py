@@ -56,11 +56,12 @@ class Wish(IntEnum):
 class Place:
     """A slot: resources that the cluster keeps for this launcher, wherever it has put them.
 
-    node: its id; None while there is room nowhere, as after the loss of a node.
+    node: its id; None while there is room nowhere, as after the loss of a node. name: of the node, for people.
     """
 
     group: PlacementGroup
     node: str | None = None
+    name: str = ""
     is_taken: bool = False
     is_broken: bool = False
 
@@ -72,7 +73,7 @@ class RayJob:
         self.folder = folder
         self._ref = ref
         self._place = place
-        self._node = place.node
+        self._node = place.name
         self._wish = self._sent = Wish.NONE
         self._exit: JobExit | None = None
 
@@ -102,13 +103,14 @@ class RayJob:
             return JobExit(KILLED if self._sent is Wish.KILL else worker.ExitCode.STOPPED)
         except RayTaskError as error:
             lines = str(error).strip().splitlines()
-            return JobExit(worker.ExitCode.FAILED, f"the worker could not begin: {lines[-1]} (node {self._node})")
+            return JobExit(worker.ExitCode.FAILED, f"the worker could not begin: {lines[-1]} (on {self._node})")
         except RayError as error:  # the process or its node is gone
             if self._sent is Wish.KILL:
                 return JobExit(KILLED)
-            said = (str(error).strip() or type(error).__name__).splitlines()[0]
+            self._place.node = None  # until the cluster has been asked anew: a task sent to a dead node would wait there
+            said = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0]
             return JobExit(
-                KILLED, f"Ray has lost its process: {said} (node {self._node})", lacked_memory=isinstance(error, OutOfMemoryError)
+                KILLED, f"Ray has lost its process on {self._node}: {said}", lacked_memory=isinstance(error, OutOfMemoryError)
             )
 
 
@@ -213,10 +215,13 @@ class RayLauncher:
             time.sleep(0.02)
 
     def _locate(self) -> None:
+        alive = {node["NodeID"]: f"{node['NodeManagerHostname']}/{node['NodeID'][:8]}" for node in ray.nodes() if node["Alive"]}
         table = placement_group_table()
         for place in self._places:
             known = table.get(place.group.id.hex(), {})
-            place.node = known["bundles_to_node_id"].get(0) if known.get("state") == "CREATED" else None
+            node = known["bundles_to_node_id"].get(0) if known.get("state") == "CREATED" else None
+            place.node = node if node in alive else None
+            place.name = alive.get(node, "")
 
     def _check_sight(self, place: Place, folder: Path) -> None:
         """Have a node that is new to us say that it can work in ``folder``."""
@@ -229,7 +234,7 @@ class RayLauncher:
             trouble = ray.get(task.remote(str(folder)), timeout=SIGHT_S)
         except RayError as error:
             said = str(error).strip().splitlines()
-            trouble = f"a Ray node ({node}) cannot run this program: {said[-1] if said else type(error).__name__}"
+            trouble = f"the Ray node {place.name} cannot run this program: {said[-1] if said else type(error).__name__}"
         if trouble is not None:
             raise LaunchError(trouble)
         self._seeing.add(node)

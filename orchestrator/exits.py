@@ -128,6 +128,9 @@ def explain_exit(exit: JobExit, circumstances: Circumstances, log_tail: str) -> 
             f"killed after {circumstances.silence_s:.0f} s without progress (limits.silence_s); "
             "the end of its log says where it stood"
         )
+    if exit.reason is not None:
+        unasked = FailureKind.OUT_OF_MEMORY if exit.lacked_memory else FailureKind.SIGNAL
+        return (unasked if exit.code < 0 else FailureKind.EXIT), exit.reason
     if exit.code >= 0:
         return FailureKind.EXIT, f"the worker ended with exit code {exit.code} and left no result"
     try:

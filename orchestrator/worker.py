@@ -58,9 +58,14 @@ def run(folder: Path, slot: Slot, *, on_peak: OnPeak = _keep) -> int:
     """Work as a process of one's own: bound to its slot and its dispatcher, printing into the folder's log."""
     should_stop = process.stop_on_sigterm()
     process.die_with_dispatcher()
+    process.offer_to_oom_killer()
+    return run_hosted(folder, slot, should_stop, on_peak=on_peak)
+
+
+def run_hosted(folder: Path, slot: Slot, should_stop: ShouldStop, *, on_peak: OnPeak = _keep) -> int:
+    """Work in a process that a scheduler has started for this and ends: bound to its slot, printing into the folder's log."""
     process.take_slot(slot)
     process.write_to_log(TrialFolder(folder).log)
-    process.offer_to_oom_killer()
     code = work(folder, slot, should_stop, on_peak=on_peak)
     if code is ExitCode.DISK_FULL:
         process.drop_output()  # what waits to be written could not be, and would make another exit code of it

@@ -19,6 +19,7 @@ class LauncherName(StrEnum):
 
     local = "local"
     inline = "inline"
+    ray = "ray"
 
 
 class ExportFormat(StrEnum):
@@ -28,7 +29,10 @@ class ExportFormat(StrEnum):
     systemd = "systemd"
 
 
-Launching = Annotated[LauncherName, typer.Option(help="local: a process an attempt. inline: in this process.")]
+Launching = Annotated[
+    LauncherName,
+    typer.Option(help="local: a process an attempt. inline: in this process. ray: a task an attempt, in a Ray cluster."),
+]
 Slots = Annotated[int | None, typer.Option(min=1, help="Trials at once; default: the file's, else one a GPU or a core.")]
 
 

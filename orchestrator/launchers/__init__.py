@@ -1,9 +1,10 @@
-"""Ways to run an attempt: in this process, in processes of this machine; chosen by name."""
+"""Ways to run an attempt: in this process, in processes of this machine, in a Ray cluster; chosen by name."""
 
 from __future__ import annotations
 
 from typing import Literal, Protocol
 
+from orchestrator.errors import LaunchError
 from orchestrator.launchers.base import Launcher
 from orchestrator.launchers.slots import find_slots
 
@@ -32,5 +33,22 @@ def _build_inline(
     return InlineLauncher(find_slots(1, num_threads, trials_per_gpu=trials_per_gpu)[0])
 
 
-LAUNCHERS: dict[str, Builder] = {"local": _build_local, "inline": _build_inline}
+def _build_ray(
+    num_slots: int | None, num_threads: int | None, *, trials_per_gpu: int | Literal["auto"] | None = None
+) -> Launcher:
+    try:
+        from orchestrator.launchers.ray import RayLauncher
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise LaunchError("--launcher ray: Ray is not installed here. Install it: pip install 'orchestrate[ray]'") from error
+    if trials_per_gpu == "auto":
+        raise LaunchError(
+            "resources.trials_per_gpu is 'auto', which --launcher ray does not have: Ray deals GPUs out by number, not by "
+            "memory. Give a number, as in --set resources.trials_per_gpu=2."
+        )
+    return RayLauncher(num_slots, num_threads, trials_per_gpu=trials_per_gpu)
+
+
+LAUNCHERS: dict[str, Builder] = {"local": _build_local, "inline": _build_inline, "ray": _build_ray}
 """Name -> builder."""

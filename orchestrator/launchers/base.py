@@ -64,9 +64,12 @@ class JobExit:
     """How an attempt's process ended.
 
     code: the exit code; negative for a signal, as in subprocess. The meaning of codes is worker.ExitCode.
+    reason: what else the launcher knows of an end that nobody asked for. lacked_memory: the host's, by what the launcher knows.
     """
 
     code: int
+    reason: str | None = None
+    lacked_memory: bool = False
 
 
 class Job(Protocol):

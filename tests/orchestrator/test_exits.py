@@ -27,3 +27,16 @@ def test_no_more_is_said_than_is_known(code: int, circumstances: Circumstances, 
     found, reason = explain_exit(JobExit(code), circumstances, log)
     assert found is kind
     assert said in reason
+
+
+@pytest.mark.parametrize(
+    ("exit", "kind"),
+    [
+        (JobExit(-9, "its node is gone"), FailureKind.SIGNAL),
+        (JobExit(-9, "its node is gone", lacked_memory=True), FailureKind.OUT_OF_MEMORY),
+        (JobExit(1, "its node is gone"), FailureKind.EXIT),
+    ],
+)
+def test_what_the_launcher_knows_counts(exit: JobExit, kind: FailureKind) -> None:
+    """Rather than what this machine's kernel says: the worker may have been on another."""
+    assert explain_exit(exit, Circumstances(had_oom_kills=True), "") == (kind, "its node is gone")

@@ -9,22 +9,42 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import LaunchError
-from orchestrator.launchers.base import Job, JobExit, Launcher, Slot
+from orchestrator.launchers.base import Job, JobExit, Launcher
 from orchestrator.launchers.inline import InlineLauncher
 from orchestrator.launchers.local import LocalLauncher
 from orchestrator.trial import TrialFolder, TrialState
 from orchestrator.worker import ExitCode
+from tests.orchestrator.ray_cluster import RayCluster, start_cluster
 
 FOR_EVER = 10_000
 """Epochs of a trial that is to be running when something happens to it."""
 
 
-@pytest.fixture(params=["local", "inline"])
-def launcher(
-    request: pytest.FixtureRequest, local_launcher: LocalLauncher, cpu_slots: tuple[Slot, ...], tmp_path: Path
-) -> Iterator[Launcher]:
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[RayCluster]:
+    """One node of two CPUs."""
+    cluster = start_cluster(2)
+    yield cluster
+    cluster.close()
+
+
+def build(name: str, request: pytest.FixtureRequest) -> Launcher:
+    """A launcher by its name, with what it needs here."""
+    if name == "local":
+        local: LocalLauncher = request.getfixturevalue("local_launcher")
+        return local
+    if name == "inline":
+        return InlineLauncher(request.getfixturevalue("cpu_slots")[0], locks=request.getfixturevalue("tmp_path") / "slots")
+    cluster: RayCluster = request.getfixturevalue("ray_cluster")
+    from orchestrator.launchers.ray import RayLauncher
+
+    return RayLauncher(address=cluster.address)
+
+
+@pytest.fixture(params=["local", "inline", pytest.param("ray", marks=pytest.mark.long)])
+def launcher(request: pytest.FixtureRequest) -> Iterator[Launcher]:
     """Each launcher in turn, idle before and after the test."""
-    launcher: Launcher = local_launcher if request.param == "local" else InlineLauncher(cpu_slots[0], locks=tmp_path / "slots")
+    launcher = build(request.param, request)
     yield launcher
     launcher.close()
 

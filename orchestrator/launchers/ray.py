@@ -1,0 +1,299 @@
+"""Runs attempts on a Ray cluster: a task each, in a fresh process on whichever node has room for it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, TaskCancelledError
+from ray.job_config import JobConfig
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+
+from orchestrator import worker
+from orchestrator.errors import LaunchError
+from orchestrator.launchers.base import UNKNOWN, JobExit, Need, Slot
+from orchestrator.launchers.gpus import find_gpus
+from orchestrator.launchers.shares import choose_share
+
+LOOK_S = 0.5
+"""Between two questions to the cluster which slots it has placed."""
+
+GROW_S = 15.0
+"""Between two questions whether nodes have joined it."""
+
+FIRST_SLOTS_S = 5.0
+"""How long a cluster may take to place what it has room for, before its slots are counted."""
+
+SIGHT_S = 120.0
+"""How long a node may take to say whether it sees a trial's folder: it imports this program for it."""
+
+KILLED = -9
+"""As a process ends that is killed."""
+
+
+class Wish(IntEnum):
+    """What is asked of an attempt."""
+
+    NONE = 0
+    STOP = 1
+    KILL = 2
+
+
+@dataclass
+class Place:
+    """A slot: resources that the cluster keeps for this launcher, wherever it has put them.
+
+    node: its id; None while there is room nowhere, as after the loss of a node. name: of the node, for people.
+    """
+
+    group: PlacementGroup
+    node: str | None = None
+    name: str = ""
+    is_taken: bool = False
+    is_broken: bool = False
+
+
+class RayJob:
+    """An attempt as a Ray task. ``stop`` may be called from a signal handler or another thread: ``poll`` carries it out."""
+
+    def __init__(self, folder: Path, ref: ray.ObjectRef[Any], place: Place) -> None:
+        self.folder = folder
+        self._ref = ref
+        self._place = place
+        self._node = place.name
+        self._wish = self._sent = Wish.NONE
+        self._exit: JobExit | None = None
+
+    def poll(self) -> JobExit | None:
+        if self._exit is None:
+            if self._wish > self._sent:
+                self._sent = self._wish
+                ray.cancel(self._ref, force=self._sent is Wish.KILL)
+            if ray.wait([self._ref], timeout=0)[0]:
+                self._exit = self._read()
+                self._place.is_broken = self._exit.code == worker.ExitCode.DEVICE_LOST
+                self._place.is_taken = False
+        return self._exit
+
+    def stop(self, *, force: bool = False) -> None:
+        self._wish = max(self._wish, Wish.KILL if force else Wish.STOP)
+
+    def join(self) -> None:
+        """Wait until the task has ended."""
+        while self.poll() is None:
+            time.sleep(0.01)
+
+    def _read(self) -> JobExit:
+        try:
+            return JobExit(ray.get(self._ref))
+        except TaskCancelledError:  # before it had begun
+            return JobExit(KILLED if self._sent is Wish.KILL else worker.ExitCode.STOPPED)
+        except RayTaskError as error:
+            lines = str(error).strip().splitlines()
+            return JobExit(worker.ExitCode.FAILED, f"the worker could not begin: {lines[-1]} (on {self._node})")
+        except RayError as error:  # the process or its node is gone
+            if self._sent is Wish.KILL:
+                return JobExit(KILLED)
+            self._place.node = None  # until the cluster has been asked anew: a task sent to a dead node would wait there
+            said = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0]
+            return JobExit(
+                KILLED, f"Ray has lost its process on {self._node}: {said}", lacked_memory=isinstance(error, OutOfMemoryError)
+            )
+
+
+class RayLauncher:
+    """Owns slots of the Ray cluster at ``address``, kept for it until ``close``. Used by one thread.
+
+    A slot is a placement group, so that an attempt that is launched begins at once, whoever else uses the cluster. Those of a
+    node that is lost are free again when the cluster finds room for them elsewhere; a node that joins brings its own.
+    num_slots: no more than these; None: all that the cluster has. num_threads: CPUs of each.
+
+    Raises:
+        LaunchError: there is no such cluster, or no node of it is large enough for one attempt.
+    """
+
+    def __init__(
+        self,
+        num_slots: int | None = None,
+        num_threads: int | None = None,
+        *,
+        trials_per_gpu: int | None = None,
+        address: str | None = None,
+    ) -> None:
+        self._address = address or os.environ.get("RAY_ADDRESS") or "auto"
+        self._most = num_slots
+        self._places: list[Place] = []
+        self._jobs: list[RayJob] = []
+        self._seeing: set[str] = set()
+        self._looked_s = self._grown_s = -math.inf
+        _connect(self._address)
+        nodes = _node_resources()
+        self._share = choose_share(nodes, num_threads, trials_per_gpu=trials_per_gpu)
+        if num_slots is None and not any(map(self._share.count_in, nodes)):  # else the cluster may be one that grows
+            found = "; ".join(f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes)
+            raise LaunchError(
+                f"no node of the Ray cluster has room for a trial, which asks for {self._share.bundle}. Its nodes: {found}. "
+                "Lower resources.threads_per_slot, or start nodes with more."
+            )
+
+    def free_slots(self, need: Need = UNKNOWN) -> int:
+        self._look()
+        if self._places and all(place.is_broken for place in self._places):
+            raise LaunchError("no GPU is left: attempts have lost theirs on every slot of the Ray cluster. See its nodes.")
+        return len(self._find_free())
+
+    def fits(self, need: Need) -> bool:
+        """Never: Ray deals GPUs out by number and knows nothing of their memory."""
+        return False
+
+    def launch(self, folder: Path, need: Need = UNKNOWN) -> RayJob:
+        self._look()
+        place = next(iter(self._find_free()), None)
+        if place is None:
+            raise LaunchError(f"no slot is free: {len(self._places)} are this sweep's in the Ray cluster")
+        self._check_sight(place, folder)
+        task = ray.remote(max_calls=1, max_retries=0)(_attempt).options(
+            name=f"trial {folder.name}",
+            num_cpus=self._share.num_cpus,
+            num_gpus=self._share.num_gpus,
+            scheduling_strategy=PlacementGroupSchedulingStrategy(place.group),
+        )
+        job = RayJob(folder, task.remote(str(folder), self._share.num_cpus), place)
+        place.is_taken = True
+        self._jobs = [one for one in self._jobs if one.poll() is None] + [job]
+        return job
+
+    def close(self) -> None:
+        if not ray.is_initialized():
+            return
+        for job in self._jobs:
+            job.stop(force=True)
+        for job in self._jobs:
+            job.join()
+        for place in self._places:
+            remove_placement_group(place.group)
+        self._jobs, self._places = [], []
+        self._looked_s = self._grown_s = -math.inf
+        ray.shutdown()
+
+    def _find_free(self) -> list[Place]:
+        return [place for place in self._places if place.node is not None and not place.is_taken and not place.is_broken]
+
+    def _look(self) -> None:
+        """Learn, from time to time, where the slots are, and claim those of nodes that have joined."""
+        now_s = time.monotonic()
+        if now_s - self._grown_s >= GROW_S:
+            self._grown_s = now_s
+            self._grow()
+        if now_s - self._looked_s >= LOOK_S:
+            self._looked_s = now_s
+            self._locate()
+
+    def _grow(self) -> None:
+        is_first = not self._places
+        _connect(self._address)
+        wanted = sum(map(self._share.count_in, _node_resources())) if self._most is None else self._most
+        self._places += [Place(placement_group([self._share.bundle])) for _ in range(wanted - len(self._places))]
+        deadline_s = time.monotonic() + FIRST_SLOTS_S
+        while is_first and time.monotonic() < deadline_s:
+            self._locate()
+            if all(place.node for place in self._places):
+                break
+            time.sleep(0.02)
+
+    def _locate(self) -> None:
+        alive = {node["NodeID"]: f"{node['NodeManagerHostname']}/{node['NodeID'][:8]}" for node in ray.nodes() if node["Alive"]}
+        table = placement_group_table()
+        for place in self._places:
+            known = table.get(place.group.id.hex(), {})
+            node = known["bundles_to_node_id"].get(0) if known.get("state") == "CREATED" else None
+            place.node = node if node in alive else None
+            place.name = alive.get(node, "")
+
+    def _check_sight(self, place: Place, folder: Path) -> None:
+        """Have a node that is new to us say that it can work in ``folder``."""
+        node = place.node
+        if node is None or node in self._seeing:
+            return
+        strategy = NodeAffinitySchedulingStrategy(node, soft=False)
+        task = ray.remote(max_retries=0)(_find_trouble).options(num_cpus=0, scheduling_strategy=strategy)
+        try:
+            trouble = ray.get(task.remote(str(folder)), timeout=SIGHT_S)
+        except RayError as error:
+            said = str(error).strip().splitlines()
+            trouble = f"the Ray node {place.name} cannot run this program: {said[-1] if said else type(error).__name__}"
+        if trouble is not None:
+            raise LaunchError(trouble)
+        self._seeing.add(node)
+
+
+def _connect(address: str) -> None:
+    """Join the cluster as one of its drivers, unless that was done before.
+
+    Raises:
+        LaunchError: there is none.
+    """
+    if ray.is_initialized():
+        return
+    if address.startswith("ray://"):
+        raise LaunchError(
+            f"RAY_ADDRESS is {address}, which is Ray Client's. Run the sweep on a node of the cluster, and unset it or let it be "
+            "HOST:PORT of the head."
+        )
+    ours = [path for path in sys.path if path and not path.startswith((sys.prefix, sys.base_prefix))]
+    try:
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            job_config=JobConfig(_py_driver_sys_path=ours),  # where the user's own code is found
+        )
+    except (ConnectionError, RayError, RuntimeError, ValueError) as error:
+        raise LaunchError(
+            f"no Ray cluster answers at {address!r} (RAY_ADDRESS, else this machine's): {error}. Start one with "
+            "`ray start --head`, or use --launcher local."
+        ) from error
+
+
+def _node_resources() -> list[Mapping[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _attempt(folder: str, num_threads: int) -> int:
+    """First code of ours in the process of a task."""
+    wish = threading.Event()
+    signal.signal(signal.SIGINT, lambda _number, _frame: wish.set())  # how Ray cancels a task without force
+    return worker.run_hosted(Path(folder), _own_slot(num_threads), wish.is_set)
+
+
+def _own_slot(num_threads: int) -> Slot:
+    """What Ray has given to this task, a GPU by its UUID: its index would be another's on the next node."""
+    host = socket.gethostname()
+    gpus = find_gpus() if ray.get_gpu_ids() else ()
+    if not gpus:
+        return Slot(f"{host}-cpu", "", num_threads)
+    return Slot(f"{host}-{gpus[0].uuid}", gpus[0].uuid, num_threads, gpus[0].memory_mb, most_per_gpu=None)
+
+
+def _find_trouble(folder: str) -> str | None:
+    """Why this node cannot work on the trial in ``folder``, if it cannot."""
+    if os.access(folder, os.W_OK):
+        return None
+    return (
+        f"the Ray node {socket.gethostname()} does not see {folder}, or may not write there. Under --launcher ray trials are "
+        "written where they are trained: let ORCHESTRATE_HOME be a folder of a file system that all nodes share, or use "
+        "`orchestrate worker` on each machine."
+    )

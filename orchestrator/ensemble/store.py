@@ -77,7 +77,7 @@ def write_predictions(
         )
     if groups is not None and groups.shape != predictions.shape[:1]:
         raise EnsembleError(f"{folder}: groups are {groups.shape}, expected one of each image: {predictions.shape[:1]}.")
-    if predictions_u16 is not None and not (predictions_u16.shape == predictions.shape and predictions_u16.dtype == np.uint16):
+    if predictions_u16 is not None and (predictions_u16.shape != predictions.shape or predictions_u16.dtype != np.uint16):
         found = f"{predictions_u16.dtype} {predictions_u16.shape}"
         raise EnsembleError(f"{folder}: predictions in 16 bits are {found}, expected uint16 {predictions.shape}.")
     (folder / U16_FILE).unlink(missing_ok=True)  # of an attempt from which they were asked

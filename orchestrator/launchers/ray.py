@@ -10,7 +10,6 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -37,6 +36,9 @@ GROW_S = 15.0
 FIRST_SLOTS_S = 5.0
 """How long a cluster may take to place what it has room for, before its slots are counted."""
 
+DOUBT_S = 30.0
+"""For so long after a loss no slot is claimed anew: the cluster itself may not know yet which nodes are gone."""
+
 SIGHT_S = 120.0
 """How long a node may take to say whether it sees a trial's folder: it imports this program for it."""
 
@@ -47,21 +49,20 @@ KILLED = -9
 class Wish(IntEnum):
     """What is asked of an attempt."""
 
-    NONE = 0
-    STOP = 1
-    KILL = 2
+    NONE, STOP, KILL = range(3)
 
 
 @dataclass
 class Place:
     """A slot: resources that the cluster keeps for this launcher, wherever it has put them.
 
-    node: its id; None while there is room nowhere, as after the loss of a node. name: of the node, for people.
+    node: its id; None while others have the room. name: of the node, for people.
     """
 
     group: PlacementGroup
     node: str | None = None
     name: str = ""
+    is_lost: bool = False
     is_taken: bool = False
     is_broken: bool = False
 
@@ -107,7 +108,7 @@ class RayJob:
         except RayError as error:  # the process or its node is gone
             if self._sent is Wish.KILL:
                 return JobExit(KILLED)
-            self._place.node = None  # until the cluster has been asked anew: a task sent to a dead node would wait there
+            self._place.is_lost = True
             said = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0]
             return JobExit(
                 KILLED, f"Ray has lost its process on {self._node}: {said}", lacked_memory=isinstance(error, OutOfMemoryError)
@@ -118,8 +119,7 @@ class RayLauncher:
     """Owns slots of the Ray cluster at ``address``, kept for it until ``close``. Used by one thread.
 
     A slot is a placement group, so that an attempt that is launched begins at once, whoever else uses the cluster. Those of a
-    node that is lost are free again when the cluster finds room for them elsewhere; a node that joins brings its own.
-    num_slots: no more than these; None: all that the cluster has. num_threads: CPUs of each.
+    node that is lost are lost with it; a node that joins brings its own. num_slots: at most. num_threads: CPUs of each.
 
     Raises:
         LaunchError: there is no such cluster, or no node of it is large enough for one attempt.
@@ -140,14 +140,12 @@ class RayLauncher:
         self._seeing: set[str] = set()
         self._looked_s = self._grown_s = -math.inf
         _connect(self._address)
-        nodes = _node_resources()
+        nodes = [node["Resources"] for node in _live_nodes()]
         self._share = choose_share(nodes, num_threads, trials_per_gpu=trials_per_gpu)
-        if num_slots is None and not any(map(self._share.count_in, nodes)):  # else the cluster may be one that grows
+        if not any(map(self._share.count_in, nodes)):
             found = "; ".join(f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes)
-            raise LaunchError(
-                f"no node of the Ray cluster has room for a trial, which asks for {self._share.bundle}. Its nodes: {found}. "
-                "Lower resources.threads_per_slot, or start nodes with more."
-            )
+            asked = f"no node of the Ray cluster has room for a trial, which asks for {self._share.bundle}"
+            raise LaunchError(f"{asked}. Its nodes: {found}. Lower resources.threads_per_slot, or start nodes with more.")
 
     def free_slots(self, need: Need = UNKNOWN) -> int:
         self._look()
@@ -190,7 +188,7 @@ class RayLauncher:
         ray.shutdown()
 
     def _find_free(self) -> list[Place]:
-        return [place for place in self._places if place.node is not None and not place.is_taken and not place.is_broken]
+        return [one for one in self._places if one.node and not (one.is_taken or one.is_broken or one.is_lost)]
 
     def _look(self) -> None:
         """Learn, from time to time, where the slots are, and claim those of nodes that have joined."""
@@ -205,7 +203,8 @@ class RayLauncher:
     def _grow(self) -> None:
         is_first = not self._places
         _connect(self._address)
-        wanted = sum(map(self._share.count_in, _node_resources())) if self._most is None else self._most
+        wanted = sum(self._share.count_in(node["Resources"]) for node in _live_nodes())
+        wanted = min(wanted, self._most or wanted)
         self._places += [Place(placement_group([self._share.bundle])) for _ in range(wanted - len(self._places))]
         deadline_s = time.monotonic() + FIRST_SLOTS_S
         while is_first and time.monotonic() < deadline_s:
@@ -215,13 +214,18 @@ class RayLauncher:
             time.sleep(0.02)
 
     def _locate(self) -> None:
-        alive = {node["NodeID"]: f"{node['NodeManagerHostname']}/{node['NodeID'][:8]}" for node in ray.nodes() if node["Alive"]}
+        """See where the slots are; those of a node that is gone are given up: what is sent there would wait for ever."""
+        names = {node["NodeID"]: f"{node['NodeManagerHostname']}/{node['NodeID'][:8]}" for node in _live_nodes()}
         table = placement_group_table()
-        for place in self._places:
+        for place in list(self._places):
             known = table.get(place.group.id.hex(), {})
             node = known["bundles_to_node_id"].get(0) if known.get("state") == "CREATED" else None
-            place.node = node if node in alive else None
-            place.name = alive.get(node, "")
+            if not place.is_taken and (place.is_lost or (place.node and node != place.node)):
+                remove_placement_group(place.group)
+                self._places.remove(place)
+                self._grown_s = time.monotonic() + DOUBT_S - GROW_S
+            elif node in names:
+                place.node, place.name = node, names[node]
 
     def _check_sight(self, place: Place, folder: Path) -> None:
         """Have a node that is new to us say that it can work in ``folder``."""
@@ -249,10 +253,7 @@ def _connect(address: str) -> None:
     if ray.is_initialized():
         return
     if address.startswith("ray://"):
-        raise LaunchError(
-            f"RAY_ADDRESS is {address}, which is Ray Client's. Run the sweep on a node of the cluster, and unset it or let it be "
-            "HOST:PORT of the head."
-        )
+        raise LaunchError(f"RAY_ADDRESS is {address}, which is Ray Client's. Run this on a node of the cluster, and unset it.")
     ours = [path for path in sys.path if path and not path.startswith((sys.prefix, sys.base_prefix))]
     try:
         ray.init(
@@ -268,8 +269,8 @@ def _connect(address: str) -> None:
         ) from error
 
 
-def _node_resources() -> list[Mapping[str, float]]:
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+def _live_nodes() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
 def _attempt(folder: str, num_threads: int) -> int:

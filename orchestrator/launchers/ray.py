@@ -5,10 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import os
-import signal
 import socket
 import sys
-import threading
 import time
 from dataclasses import dataclass
 from enum import IntEnum
@@ -16,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, TaskCancelledError
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 from ray.job_config import JobConfig
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
@@ -41,6 +39,9 @@ DOUBT_S = 30.0
 
 SIGHT_S = 120.0
 """How long a node may take to say whether it sees a trial's folder: it imports this program for it."""
+
+STOP_FILE = "stop"
+"""In a trial's folder: asks its attempt to end. Ray's interrupt would block a worker stuck in C code, and the kill after it."""
 
 KILLED = -9
 """As a process ends that is killed."""
@@ -82,9 +83,10 @@ class RayJob:
         if self._exit is None:
             if self._wish > self._sent:
                 self._sent = self._wish
-                ray.cancel(self._ref, force=self._sent is Wish.KILL)
+                ray.cancel(self._ref, force=True) if self._sent is Wish.KILL else (self.folder / STOP_FILE).touch()
             if ray.wait([self._ref], timeout=0)[0]:
                 self._exit = self._read()
+                (self.folder / STOP_FILE).unlink(missing_ok=True)
                 self._place.is_broken = self._exit.code == worker.ExitCode.DEVICE_LOST
                 self._place.is_taken = False
         return self._exit
@@ -100,8 +102,6 @@ class RayJob:
     def _read(self) -> JobExit:
         try:
             return JobExit(ray.get(self._ref))
-        except TaskCancelledError:  # before it had begun
-            return JobExit(KILLED if self._sent is Wish.KILL else worker.ExitCode.STOPPED)
         except RayTaskError as error:
             lines = str(error).strip().splitlines()
             return JobExit(worker.ExitCode.FAILED, f"the worker could not begin: {lines[-1]} (on {self._node})")
@@ -169,6 +169,7 @@ class RayLauncher:
             num_gpus=self._share.num_gpus,
             scheduling_strategy=PlacementGroupSchedulingStrategy(place.group),
         )
+        (folder / STOP_FILE).unlink(missing_ok=True)  # of a dispatcher that died
         job = RayJob(folder, task.remote(str(folder), self._share.num_cpus), place)
         place.is_taken = True
         self._jobs = [one for one in self._jobs if one.poll() is None] + [job]
@@ -275,9 +276,7 @@ def _live_nodes() -> list[dict[str, Any]]:
 
 def _attempt(folder: str, num_threads: int) -> int:
     """First code of ours in the process of a task."""
-    wish = threading.Event()
-    signal.signal(signal.SIGINT, lambda _number, _frame: wish.set())  # how Ray cancels a task without force
-    return worker.run_hosted(Path(folder), _own_slot(num_threads), wish.is_set)
+    return worker.run_hosted(Path(folder), _own_slot(num_threads), (Path(folder) / STOP_FILE).exists)
 
 
 def _own_slot(num_threads: int) -> Slot:

@@ -21,9 +21,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 
 from orchestrator import worker
 from orchestrator.errors import LaunchError
-from orchestrator.launchers.base import UNKNOWN, JobExit, Need, Slot
-from orchestrator.launchers.gpus import find_gpus
-from orchestrator.launchers.shares import choose_share
+from orchestrator.launchers.base import UNKNOWN, JobExit, Need
+from orchestrator.launchers.shares import choose_share, own_slot
 
 LOOK_S = 0.5
 """Between two questions to the cluster which slots it has placed."""
@@ -83,7 +82,10 @@ class RayJob:
         if self._exit is None:
             if self._wish > self._sent:
                 self._sent = self._wish
-                ray.cancel(self._ref, force=True) if self._sent is Wish.KILL else (self.folder / STOP_FILE).touch()
+                if self._sent is Wish.KILL:
+                    ray.cancel(self._ref, force=True)
+                else:
+                    (self.folder / STOP_FILE).touch()
             if ray.wait([self._ref], timeout=0)[0]:
                 self._exit = self._read()
                 (self.folder / STOP_FILE).unlink(missing_ok=True)
@@ -276,16 +278,9 @@ def _live_nodes() -> list[dict[str, Any]]:
 
 def _attempt(folder: str, num_threads: int) -> int:
     """First code of ours in the process of a task."""
-    return worker.run_hosted(Path(folder), _own_slot(num_threads), (Path(folder) / STOP_FILE).exists)
-
-
-def _own_slot(num_threads: int) -> Slot:
-    """What Ray has given to this task, a GPU by its UUID: its index would be another's on the next node."""
-    host = socket.gethostname()
-    gpus = find_gpus() if ray.get_gpu_ids() else ()
-    if not gpus:
-        return Slot(f"{host}-cpu", "", num_threads)
-    return Slot(f"{host}-{gpus[0].uuid}", gpus[0].uuid, num_threads, gpus[0].memory_mb, most_per_gpu=None)
+    return worker.run_hosted(
+        Path(folder), own_slot(num_threads, has_gpu=bool(ray.get_gpu_ids())), (Path(folder) / STOP_FILE).exists
+    )
 
 
 def _find_trouble(folder: str) -> str | None:

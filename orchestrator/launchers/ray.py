@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -141,11 +142,13 @@ class RayLauncher:
         self._jobs: list[RayJob] = []
         self._seeing: set[str] = set()
         self._looked_s = self._grown_s = -math.inf
-        _connect(self._address)
+        self._connection = contextlib.ExitStack()
+        self._connect()
         nodes = [node["Resources"] for node in _live_nodes()]
         self._share = choose_share(nodes, num_threads, trials_per_gpu=trials_per_gpu)
         if not any(map(self._share.count_in, nodes)):
             found = "; ".join(f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes)
+            self._connection.close()
             asked = f"no node of the Ray cluster has room for a trial, which asks for {self._share.bundle}"
             raise LaunchError(f"{asked}. Its nodes: {found}. Lower resources.threads_per_slot, or start nodes with more.")
 
@@ -178,8 +181,6 @@ class RayLauncher:
         return job
 
     def close(self) -> None:
-        if not ray.is_initialized():
-            return
         for job in self._jobs:
             job.stop(force=True)
         for job in self._jobs:
@@ -188,7 +189,14 @@ class RayLauncher:
             remove_placement_group(place.group)
         self._jobs, self._places = [], []
         self._looked_s = self._grown_s = -math.inf
-        ray.shutdown()
+        self._connection.close()
+
+    def _connect(self) -> None:
+        """Join the cluster, unless this process is in it; again after ``close``."""
+        if not ray.is_initialized():
+            _join_cluster(self._address)
+            self._connection.enter_context(contextlib.redirect_stdout(sys.stderr))  # Ray prints news of nodes; it is --json's
+            self._connection.callback(ray.shutdown)
 
     def _find_free(self) -> list[Place]:
         return [one for one in self._places if one.node and not (one.is_taken or one.is_broken or one.is_lost)]
@@ -205,7 +213,7 @@ class RayLauncher:
 
     def _grow(self) -> None:
         is_first = not self._places
-        _connect(self._address)
+        self._connect()
         wanted = sum(self._share.count_in(node["Resources"]) for node in _live_nodes())
         wanted = min(wanted, self._most or wanted)
         self._places += [Place(placement_group([self._share.bundle])) for _ in range(wanted - len(self._places))]
@@ -247,14 +255,12 @@ class RayLauncher:
         self._seeing.add(node)
 
 
-def _connect(address: str) -> None:
-    """Join the cluster as one of its drivers, unless that was done before.
+def _join_cluster(address: str) -> None:
+    """Become one of its drivers.
 
     Raises:
         LaunchError: there is none.
     """
-    if ray.is_initialized():
-        return
     if address.startswith("ray://"):
         raise LaunchError(f"RAY_ADDRESS is {address}, which is Ray Client's. Run this on a node of the cluster, and unset it.")
     ours = [path for path in sys.path if path and not path.startswith((sys.prefix, sys.base_prefix))]

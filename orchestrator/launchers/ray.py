@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
-import signal
 import socket
 import sys
-import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, TaskCancelledError
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 from ray.job_config import JobConfig
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from orchestrator import worker
 from orchestrator.errors import LaunchError
-from orchestrator.launchers.base import UNKNOWN, JobExit, Need, Slot
-from orchestrator.launchers.gpus import find_gpus
-from orchestrator.launchers.shares import choose_share
+from orchestrator.launchers.base import UNKNOWN, JobExit, Need
+from orchestrator.launchers.shares import choose_share, own_slot
 
 LOOK_S = 0.5
 """Between two questions to the cluster which slots it has placed."""
@@ -37,8 +34,14 @@ GROW_S = 15.0
 FIRST_SLOTS_S = 5.0
 """How long a cluster may take to place what it has room for, before its slots are counted."""
 
+DOUBT_S = 30.0
+"""For so long after a loss no slot is claimed anew: the cluster itself may not know yet which nodes are gone."""
+
 SIGHT_S = 120.0
 """How long a node may take to say whether it sees a trial's folder: it imports this program for it."""
+
+STOP_FILE = "stop"
+"""In a trial's folder: asks its attempt to end. Ray's interrupt would block a worker stuck in C code, and the kill after it."""
 
 KILLED = -9
 """As a process ends that is killed."""
@@ -47,21 +50,20 @@ KILLED = -9
 class Wish(IntEnum):
     """What is asked of an attempt."""
 
-    NONE = 0
-    STOP = 1
-    KILL = 2
+    NONE, STOP, KILL = range(3)
 
 
 @dataclass
 class Place:
     """A slot: resources that the cluster keeps for this launcher, wherever it has put them.
 
-    node: its id; None while there is room nowhere, as after the loss of a node. name: of the node, for people.
+    node: its id; None while others have the room. name: of the node, for people.
     """
 
     group: PlacementGroup
     node: str | None = None
     name: str = ""
+    is_lost: bool = False
     is_taken: bool = False
     is_broken: bool = False
 
@@ -81,9 +83,13 @@ class RayJob:
         if self._exit is None:
             if self._wish > self._sent:
                 self._sent = self._wish
-                ray.cancel(self._ref, force=self._sent is Wish.KILL)
+                if self._sent is Wish.KILL:
+                    ray.cancel(self._ref, force=True)
+                else:
+                    (self.folder / STOP_FILE).touch()
             if ray.wait([self._ref], timeout=0)[0]:
                 self._exit = self._read()
+                (self.folder / STOP_FILE).unlink(missing_ok=True)
                 self._place.is_broken = self._exit.code == worker.ExitCode.DEVICE_LOST
                 self._place.is_taken = False
         return self._exit
@@ -99,15 +105,13 @@ class RayJob:
     def _read(self) -> JobExit:
         try:
             return JobExit(ray.get(self._ref))
-        except TaskCancelledError:  # before it had begun
-            return JobExit(KILLED if self._sent is Wish.KILL else worker.ExitCode.STOPPED)
         except RayTaskError as error:
             lines = str(error).strip().splitlines()
             return JobExit(worker.ExitCode.FAILED, f"the worker could not begin: {lines[-1]} (on {self._node})")
         except RayError as error:  # the process or its node is gone
             if self._sent is Wish.KILL:
                 return JobExit(KILLED)
-            self._place.node = None  # until the cluster has been asked anew: a task sent to a dead node would wait there
+            self._place.is_lost = True
             said = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0]
             return JobExit(
                 KILLED, f"Ray has lost its process on {self._node}: {said}", lacked_memory=isinstance(error, OutOfMemoryError)
@@ -118,8 +122,7 @@ class RayLauncher:
     """Owns slots of the Ray cluster at ``address``, kept for it until ``close``. Used by one thread.
 
     A slot is a placement group, so that an attempt that is launched begins at once, whoever else uses the cluster. Those of a
-    node that is lost are free again when the cluster finds room for them elsewhere; a node that joins brings its own.
-    num_slots: no more than these; None: all that the cluster has. num_threads: CPUs of each.
+    node that is lost are lost with it; a node that joins brings its own. num_slots: at most. num_threads: CPUs of each.
 
     Raises:
         LaunchError: there is no such cluster, or no node of it is large enough for one attempt.
@@ -139,15 +142,15 @@ class RayLauncher:
         self._jobs: list[RayJob] = []
         self._seeing: set[str] = set()
         self._looked_s = self._grown_s = -math.inf
-        _connect(self._address)
-        nodes = _node_resources()
+        self._connection = contextlib.ExitStack()
+        self._connect()
+        nodes = [node["Resources"] for node in _live_nodes()]
         self._share = choose_share(nodes, num_threads, trials_per_gpu=trials_per_gpu)
-        if num_slots is None and not any(map(self._share.count_in, nodes)):  # else the cluster may be one that grows
+        if not any(map(self._share.count_in, nodes)):
             found = "; ".join(f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes)
-            raise LaunchError(
-                f"no node of the Ray cluster has room for a trial, which asks for {self._share.bundle}. Its nodes: {found}. "
-                "Lower resources.threads_per_slot, or start nodes with more."
-            )
+            self._connection.close()
+            asked = f"no node of the Ray cluster has room for a trial, which asks for {self._share.bundle}"
+            raise LaunchError(f"{asked}. Its nodes: {found}. Lower resources.threads_per_slot, or start nodes with more.")
 
     def free_slots(self, need: Need = UNKNOWN) -> int:
         self._look()
@@ -171,14 +174,13 @@ class RayLauncher:
             num_gpus=self._share.num_gpus,
             scheduling_strategy=PlacementGroupSchedulingStrategy(place.group),
         )
+        (folder / STOP_FILE).unlink(missing_ok=True)  # of a dispatcher that died
         job = RayJob(folder, task.remote(str(folder), self._share.num_cpus), place)
         place.is_taken = True
         self._jobs = [one for one in self._jobs if one.poll() is None] + [job]
         return job
 
     def close(self) -> None:
-        if not ray.is_initialized():
-            return
         for job in self._jobs:
             job.stop(force=True)
         for job in self._jobs:
@@ -187,10 +189,17 @@ class RayLauncher:
             remove_placement_group(place.group)
         self._jobs, self._places = [], []
         self._looked_s = self._grown_s = -math.inf
-        ray.shutdown()
+        self._connection.close()
+
+    def _connect(self) -> None:
+        """Join the cluster, unless this process is in it; again after ``close``."""
+        if not ray.is_initialized():
+            _join_cluster(self._address)
+            self._connection.enter_context(contextlib.redirect_stdout(sys.stderr))  # Ray prints news of nodes; it is --json's
+            self._connection.callback(ray.shutdown)
 
     def _find_free(self) -> list[Place]:
-        return [place for place in self._places if place.node is not None and not place.is_taken and not place.is_broken]
+        return [one for one in self._places if one.node and not (one.is_taken or one.is_broken or one.is_lost)]
 
     def _look(self) -> None:
         """Learn, from time to time, where the slots are, and claim those of nodes that have joined."""
@@ -204,8 +213,9 @@ class RayLauncher:
 
     def _grow(self) -> None:
         is_first = not self._places
-        _connect(self._address)
-        wanted = sum(map(self._share.count_in, _node_resources())) if self._most is None else self._most
+        self._connect()
+        wanted = sum(self._share.count_in(node["Resources"]) for node in _live_nodes())
+        wanted = min(wanted, self._most or wanted)
         self._places += [Place(placement_group([self._share.bundle])) for _ in range(wanted - len(self._places))]
         deadline_s = time.monotonic() + FIRST_SLOTS_S
         while is_first and time.monotonic() < deadline_s:
@@ -215,13 +225,18 @@ class RayLauncher:
             time.sleep(0.02)
 
     def _locate(self) -> None:
-        alive = {node["NodeID"]: f"{node['NodeManagerHostname']}/{node['NodeID'][:8]}" for node in ray.nodes() if node["Alive"]}
+        """See where the slots are; those of a node that is gone are given up: what is sent there would wait for ever."""
+        names = {node["NodeID"]: f"{node['NodeManagerHostname']}/{node['NodeID'][:8]}" for node in _live_nodes()}
         table = placement_group_table()
-        for place in self._places:
+        for place in list(self._places):
             known = table.get(place.group.id.hex(), {})
             node = known["bundles_to_node_id"].get(0) if known.get("state") == "CREATED" else None
-            place.node = node if node in alive else None
-            place.name = alive.get(node, "")
+            if not place.is_taken and (place.is_lost or (place.node and node != place.node)):
+                remove_placement_group(place.group)
+                self._places.remove(place)
+                self._grown_s = time.monotonic() + DOUBT_S - GROW_S
+            elif node in names:
+                place.node, place.name = node, names[node]
 
     def _check_sight(self, place: Place, folder: Path) -> None:
         """Have a node that is new to us say that it can work in ``folder``."""
@@ -240,19 +255,14 @@ class RayLauncher:
         self._seeing.add(node)
 
 
-def _connect(address: str) -> None:
-    """Join the cluster as one of its drivers, unless that was done before.
+def _join_cluster(address: str) -> None:
+    """Become one of its drivers.
 
     Raises:
         LaunchError: there is none.
     """
-    if ray.is_initialized():
-        return
     if address.startswith("ray://"):
-        raise LaunchError(
-            f"RAY_ADDRESS is {address}, which is Ray Client's. Run the sweep on a node of the cluster, and unset it or let it be "
-            "HOST:PORT of the head."
-        )
+        raise LaunchError(f"RAY_ADDRESS is {address}, which is Ray Client's. Run this on a node of the cluster, and unset it.")
     ours = [path for path in sys.path if path and not path.startswith((sys.prefix, sys.base_prefix))]
     try:
         ray.init(
@@ -268,24 +278,15 @@ def _connect(address: str) -> None:
         ) from error
 
 
-def _node_resources() -> list[Mapping[str, float]]:
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+def _live_nodes() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
 def _attempt(folder: str, num_threads: int) -> int:
     """First code of ours in the process of a task."""
-    wish = threading.Event()
-    signal.signal(signal.SIGINT, lambda _number, _frame: wish.set())  # how Ray cancels a task without force
-    return worker.run_hosted(Path(folder), _own_slot(num_threads), wish.is_set)
-
-
-def _own_slot(num_threads: int) -> Slot:
-    """What Ray has given to this task, a GPU by its UUID: its index would be another's on the next node."""
-    host = socket.gethostname()
-    gpus = find_gpus() if ray.get_gpu_ids() else ()
-    if not gpus:
-        return Slot(f"{host}-cpu", "", num_threads)
-    return Slot(f"{host}-{gpus[0].uuid}", gpus[0].uuid, num_threads, gpus[0].memory_mb, most_per_gpu=None)
+    return worker.run_hosted(
+        Path(folder), own_slot(num_threads, has_gpu=bool(ray.get_gpu_ids())), (Path(folder) / STOP_FILE).exists
+    )
 
 
 def _find_trouble(folder: str) -> str | None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from orchestrator.launchers.base import Slot
+from orchestrator.launchers.gpus import find_gpus
 from orchestrator.launchers.slots import AUTO_THREADS
 
 
@@ -46,3 +49,12 @@ def choose_share(
     fewest = min(int(node.get("CPU", 0) // (node["GPU"] * each)) for node in with_gpu)
     part = math.floor(10_000 / each) / 10_000  # as finely as Ray counts; rounded up, the last would find no room
     return Share(num_threads or max(1, min(AUTO_THREADS, fewest)), part)
+
+
+def own_slot(num_threads: int, *, has_gpu: bool) -> Slot:
+    """What the scheduler has given to this process: a GPU by its UUID, as its index would be another's on the next node."""
+    host = socket.gethostname()
+    gpus = find_gpus() if has_gpu else ()
+    if not gpus:
+        return Slot(f"{host}-cpu", "", num_threads)
+    return Slot(f"{host}-{gpus[0].uuid}", gpus[0].uuid, num_threads, gpus[0].memory_mb, most_per_gpu=None)

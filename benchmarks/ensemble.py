@@ -22,7 +22,7 @@ Before that, greedy among 1,000 candidates, in a fresh process, for the memory t
 The bandwidth is that of a plain read of 1 GiB by as many threads; our share of it goes by the bytes of the candidates.
 
 Figures:
-2026-11-22, AMD EPYC with AVX2, 2 cores, 64 candidates, the same members for all three; 256 were not measured yet.
+2026-11-22, AMD EPYC with AVX2, 2 cores, 64 candidates, the same members for all three; 256: see LOG.md.
 Undisturbed, with an earlier form of the kernel: ours 0.079 s (17.6 GB/s; a plain read came to 20 to 33 GB/s), numpy 21.1 s (267
 times), AutoGluon 1.6.3 24.0 s (304 times). Opening 0.24 s, the whole 4.5 s from a cold start, 3.2 s with its cache.
 Beside other processes: ours 0.112 s (12.5 GB/s), numpy 51.0 s (457 times), AutoGluon 35.1 s (315 times); opening 0.27 s, the

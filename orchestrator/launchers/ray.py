@@ -279,7 +279,7 @@ def _join_cluster(address: str) -> None:
 
 
 def _live_nodes() -> list[dict[str, Any]]:
-    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return [node for node in ray.nodes() if node["Alive"]]
 
 
 def _attempt(folder: str, num_threads: int) -> int:

@@ -21,12 +21,17 @@ Before that, greedy among 1,000 candidates, in a fresh process, for the memory t
 
 The bandwidth is that of a plain read of 1 GiB by as many threads; our share of it goes by the bytes of the candidates.
 
-Figures:
-2026-11-22, AMD EPYC with AVX2, 2 cores, 64 candidates, the same members for all three; 256: see LOG.md.
-Undisturbed, with an earlier form of the kernel: ours 0.079 s (17.6 GB/s; a plain read came to 20 to 33 GB/s), numpy 21.1 s (267
-times), AutoGluon 1.6.3 24.0 s (304 times). Opening 0.24 s, the whole 4.5 s from a cold start, 3.2 s with its cache.
-Beside other processes: ours 0.112 s (12.5 GB/s), numpy 51.0 s (457 times), AutoGluon 35.1 s (315 times); opening 0.27 s, the
-whole 6.8 s and 4.4 s, with 169 MB beyond files. 1,000 candidates, of which the disk had to be read: 72 s, 233 MB beyond files.
+Figures, 2026-11-22, AMD EPYC with AVX2, 2 cores that read 31 GB/s, nothing beside it, the same members for all three:
+
+                             64 candidates             256 candidates
+  ours, search alone         0.082 s (17.0 GB/s)       0.296 s (18.8 GB/s)
+  numpy                      22.7 s, 277 times         87.3 s, 295 times
+  AutoGluon 1.6.3            26.0 s, 318 times         98.8 s, 334 times
+  opening the store          0.42 s                    0.52 s
+  whole from a cold start    8.4 s, 5.1 with cache     18.6 s, 6.6 with cache
+
+Beside other processes, earlier the same day, 64 candidates: ours 0.132 s, numpy 162 times, AutoGluon 188 times. 1,000 candidates,
+which the disk had to be read for: 72 s, 233 MB beyond files.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """Trial folder -> MLflow runs and back: the only package that imports mlflow.
 
 place.py        where the records are
+telling.py      what goes wrong there -> one error of ours
 connection.py   a client for that place
 marking.py      that client, which marks what it changes
+marks.py        these marks
 probe.py        single questions, for doctor
 series.py       events of a trial -> what MLflow shows
 labels.py       what a sweep calls its runs, and what it records of its ensembles
@@ -13,6 +15,7 @@ sent.py         what has been sent already
 repair.py       which of a sweep's trials the server lacks
 mirror.py       the queue and the thread between the dispatcher and a server that may be slow or dead
 rows.py         a run as its readers want it
+source.py       where runs are read from: client.py, by MLflow's client, or rest.py, without mlflow
 index.py        what a server has said of its runs, so that only what is new is asked for
 runs.py         runs -> rows, files and finished trials
 lookup.py       what a person calls a model -> its trials
@@ -20,8 +23,8 @@ checkpoints.py  which sweeps keep which checkpoints, and who needs them
 model.py        checkpoints -> an MLflow model; served_model.py is the code that goes with it
 page.py         MLflow's page as a leaderboard
 
-Importing ``place``, ``labels``, ``mirror`` or ``page`` does not import mlflow: it costs seconds, which the mirror spends in its
-thread.
+Importing ``place``, ``labels``, ``mirror``, ``page`` or ``runs`` does not import mlflow: it costs seconds, which the mirror
+spends in its thread, and who only ranks the runs of a server not at all.
 """
 
 import os

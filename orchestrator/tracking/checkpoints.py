@@ -10,11 +10,12 @@ from urllib.request import url2pathname
 
 from mlflow.entities import Run
 
-from orchestrator.tracking.connection import all_experiments, connect, search_runs, told
+from orchestrator.tracking.connection import all_experiments, connect, search_runs
 from orchestrator.tracking.labels import KEEP, REMOVED
 from orchestrator.tracking.lookup import read_weights
 from orchestrator.tracking.place import Place
 from orchestrator.tracking.series import HEADLINE
+from orchestrator.tracking.telling import told
 from orchestrator.trial import TrialState
 
 

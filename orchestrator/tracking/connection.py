@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-import requests
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run, ViewType
-from mlflow.exceptions import ERROR_CODE_TO_HTTP_STATUS, MlflowException
+from mlflow.exceptions import MlflowException
 
-from orchestrator.errors import TrackingError
 from orchestrator.mounts import check_local
-from orchestrator.secrets import redact
 from orchestrator.tracking.marking import MarkingClient
-from orchestrator.tracking.place import Place, RefusedError
+from orchestrator.tracking.place import Place
+from orchestrator.tracking.telling import explain
 
 _PAGE = 1000
 _SQLITE = "sqlite:///"
-_EVERY_REQUEST = {401, 403, 408, 429}  # of all 4xx those that the next request would meet as well
 
 
 def connect(place: Place) -> MlflowClient:
@@ -40,7 +36,7 @@ def connect(place: Place) -> MlflowClient:
             _create_tables(place, client)
         return client
     except Exception as error:  # until it is connected, each database's driver raises errors of its own
-        raise _explain(place, error) from error
+        raise explain(place, error) from error
 
 
 def find_experiment(client: MlflowClient, sweep: str) -> str | None:
@@ -85,43 +81,6 @@ def search_runs(client: MlflowClient, experiments: Sequence[str], query: str, *,
         runs += found
         if not (token := found.token):
             return runs
-
-
-@contextmanager
-def told(place: Place) -> Iterator[None]:
-    """Turn what MLflow (its database's errors included) or the network raises into a TrackingError without passwords.
-
-    Raises:
-        RefusedError: the server answered, and refused what it was sent.
-        TrackingError: everything else.
-    """
-    try:
-        yield
-    except (MlflowException, requests.RequestException, OSError) as error:
-        raise _explain(place, error) from error
-
-
-def _explain(place: Place, error: Exception) -> TrackingError:
-    found = redact(" ".join(str(error).split()))[:600]
-    if _is_refusal(error):
-        return RefusedError(f"{place}: {type(error).__name__}: {found}")
-    hint = (
-        "Is the file writable, the disk full, or was it written by another MLflow?"
-        if place.is_database
-        else "Is the server up, is MLFLOW_TRACKING_URI right, are MLFLOW_TRACKING_USERNAME and _PASSWORD set?"
-    )
-    return TrackingError(f"{place}: {type(error).__name__}: {found} {hint}")
-
-
-def _is_refusal(error: Exception) -> bool:
-    """Whether the fault is in what was sent; MLflow reports a lost connection as an internal error, which is 500."""
-    if isinstance(error, MlflowException):
-        status, is_known_path = ERROR_CODE_TO_HTTP_STATUS.get(error.error_code, 500), error.error_code != "ENDPOINT_NOT_FOUND"
-    elif isinstance(error, requests.HTTPError) and error.response is not None:
-        status, is_known_path = error.response.status_code, True
-    else:
-        return False
-    return 400 <= status < 500 and status not in _EVERY_REQUEST and is_known_path
 
 
 def _create_tables(place: Place, client: MlflowClient) -> None:

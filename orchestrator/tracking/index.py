@@ -12,16 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from mlflow import MlflowClient
-from mlflow.entities import Run, ViewType
-from mlflow.exceptions import MlflowException
 
-from orchestrator.tracking.connection import search_runs
-from orchestrator.tracking.marking import WRITTEN, list_beginnings
+from orchestrator.tracking.marks import WRITTEN, list_beginnings
 from orchestrator.tracking.place import Place
-from orchestrator.tracking.rows import RunRow, make_row
+from orchestrator.tracking.rows import RunRow
+from orchestrator.tracking.source import RunSource
 
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 
 SKEW_S = 900.0
 """By which the clocks of those who write may differ from this machine's."""
@@ -43,15 +40,15 @@ class _Known:
 class RunIndex:
     """The runs of experiments, from a file for each and what the server has more. Any number of processes may use one folder."""
 
-    def __init__(self, place: Place, client: MlflowClient, folder: Path) -> None:
-        self._client = client
+    def __init__(self, place: Place, source: RunSource, folder: Path) -> None:
+        self._source = source
         self._folder = folder / hashlib.sha256(place.uri.encode()).hexdigest()[:12]
 
     def read(self, experiments: Sequence[str]) -> list[RunRow]:
         """Every run of these experiments that is not deleted.
 
         Raises:
-            MlflowException: the server cannot be used.
+            What the source raises where the server cannot be used.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self._folder / "lock"):
@@ -69,15 +66,15 @@ class RunIndex:
         """Whether the run that was written last is gone, as on a server that was restored from a backup."""
         rows = [row for found in known for row in found.rows.values()]
         newest = max(rows, key=lambda row: row.tags.get(WRITTEN, ""), default=None)
-        return newest is not None and self._find(newest.run_id) is None
+        return newest is not None and self._source.find_run(newest.run_id) is None
 
     def _read_whole(self, known: dict[str, _Known], now_s: float) -> None:
         if not known:
             return
-        for run in search_runs(self._client, list(known), ""):
-            known[run.info.experiment_id].rows[run.info.run_id] = make_row(run)
-        for experiment, run_id in self._list_deleted(list(known)):
-            known[experiment].deleted.add(run_id)
+        for row in self._source.search(list(known)):
+            known[row.experiment_id].rows[row.run_id] = row
+        for row in self._source.search(list(known), is_deleted=True):
+            known[row.experiment_id].deleted.add(row.run_id)
         for found in known.values():
             found.read_s = found.whole_s = now_s
 
@@ -88,31 +85,18 @@ class RunIndex:
         beginnings = list_beginnings(since_s - SKEW_S, now_s + SKEW_S)
         assert beginnings is not None, "everything is read anew before that"
         for beginning in beginnings:
-            for run in search_runs(self._client, list(known), f"tags.{WRITTEN} LIKE '{beginning}%'"):
-                known[run.info.experiment_id].rows[run.info.run_id] = make_row(run)
+            for row in self._source.search(list(known), f"tags.{WRITTEN} LIKE '{beginning}%'"):
+                known[row.experiment_id].rows[row.run_id] = row
         deleted: dict[str, set[str]] = {experiment: set() for experiment in known}
-        for experiment, run_id in self._list_deleted(list(known)):
-            deleted[experiment].add(run_id)
+        for row in self._source.search(list(known), is_deleted=True):
+            deleted[row.experiment_id].add(row.run_id)
         for experiment, found in known.items():
             for run_id in found.deleted - deleted[experiment]:
-                if (restored := self._find(run_id)) is not None:
-                    found.rows[run_id] = make_row(restored)
+                if (restored := self._source.find_run(run_id)) is not None:
+                    found.rows[run_id] = restored
             for run_id in deleted[experiment]:
                 found.rows.pop(run_id, None)
             found.deleted, found.read_s = deleted[experiment], now_s
-
-    def _list_deleted(self, experiments: list[str]) -> list[tuple[str, str]]:
-        """Experiment and id; of these few MLflow's whole answer is taken."""
-        runs = search_runs(self._client, experiments, "", view=ViewType.DELETED_ONLY)
-        return [(run.info.experiment_id, run.info.run_id) for run in runs]
-
-    def _find(self, run_id: str) -> Run | None:
-        try:
-            return self._client.get_run(run_id)
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":  # gone for good
-                return None
-            raise
 
     def _load(self, experiment: str, now_s: float) -> _Known:
         """What the experiment's file says; nothing where there is none, or where it is damaged, another version's or old."""

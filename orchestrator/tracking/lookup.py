@@ -11,9 +11,10 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from orchestrator.errors import TrackingError
-from orchestrator.tracking.connection import all_experiments, connect, find_experiment, search_runs, told
+from orchestrator.tracking.connection import all_experiments, connect, find_experiment, search_runs
 from orchestrator.tracking.labels import MEAN
 from orchestrator.tracking.place import Place
+from orchestrator.tracking.telling import told
 from orchestrator.trial import TrialState
 from trainers.config import check_known
 

@@ -15,8 +15,9 @@ from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
-from orchestrator.tracking.connection import connect, told
+from orchestrator.tracking.connection import connect
 from orchestrator.tracking.place import Place
+from orchestrator.tracking.telling import told
 
 MODEL_NAME = "segmentation"
 LIBRARIES = ("torch", "segmentation-models-pytorch", "timm", "safetensors", "numpy", "pydantic", "opencv-python-headless")

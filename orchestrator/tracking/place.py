@@ -31,6 +31,11 @@ class Place:
     def is_database(self) -> bool:
         return self.uri.split(":", 1)[0].split("+", 1)[0] in {"sqlite", "postgresql", "mysql", "mssql"}
 
+    @property
+    def is_server(self) -> bool:
+        """Whether it is asked over HTTP."""
+        return self.uri.startswith(("http://", "https://"))
+
     def __str__(self) -> str:
         """The URI as it may be shown: without a password."""
         return redact(self.uri)

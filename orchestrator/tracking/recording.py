@@ -12,7 +12,7 @@ from filelock import FileLock
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from orchestrator.tracking.connection import all_experiments, connect, ensure_experiment, find_experiment, search_runs, told
+from orchestrator.tracking.connection import all_experiments, connect, ensure_experiment, find_experiment, search_runs
 from orchestrator.tracking.ensembles import log_table
 from orchestrator.tracking.labels import KEEP, EnsembleRecord, RunLabel
 from orchestrator.tracking.place import Place
@@ -29,6 +29,7 @@ from orchestrator.tracking.series import (
     headline,
     make_params,
 )
+from orchestrator.tracking.telling import told
 from orchestrator.tracking.terms import make_current, read_deviation
 from orchestrator.trial import TrialFolder, TrialResult, TrialSpec, TrialState
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from mlflow.entities import Run
 
 from orchestrator.errors import TrialError
-from orchestrator.tracking.connection import connect, find_experiment, search_runs, told
+from orchestrator.tracking.connection import connect, find_experiment, search_runs
 from orchestrator.tracking.labels import RunLabel
 from orchestrator.tracking.place import Place
 from orchestrator.tracking.recording import STATUS, Recorder, tells
 from orchestrator.tracking.sent import read_sent
+from orchestrator.tracking.telling import told
 from orchestrator.trial import TrialFolder, TrialResult, TrialState
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-
-from mlflow.entities import Run
 
 
 @dataclass(frozen=True)
@@ -12,6 +11,7 @@ class RunRow:
     """One run: a trial (``key``) or an ensemble."""
 
     run_id: str
+    experiment_id: str
     sweep: str
     key: str
     name: str
@@ -22,23 +22,33 @@ class RunRow:
     tags: dict[str, str]
     start_s: float
 
+    @classmethod
+    def of(
+        cls,
+        *,
+        run_id: str,
+        experiment_id: str,
+        run_name: str | None,
+        start_ms: int | None,
+        metrics: Mapping[str, float],
+        params: Mapping[str, str],
+        tags: Mapping[str, str],
+    ) -> RunRow:
+        """As a server tells it; what is ours of it is in its tags."""
+        return cls(
+            run_id=run_id,
+            experiment_id=experiment_id,
+            sweep=tags.get("sweep", ""),
+            key=tags.get("key", ""),
+            name=run_name or run_id,
+            state=tags.get("state", ""),
+            metrics=dict(metrics),
+            params=dict(params),
+            tags=dict(tags),
+            start_s=(start_ms or 0) / 1000,
+        )
+
     @property
     def files_run_id(self) -> str:
         """The run that holds the files: a run of a cached trial refers to the first one."""
         return self.tags.get("cached_from", self.run_id)
-
-
-def make_row(run: Run) -> RunRow:
-    """As the server tells it."""
-    tags = run.data.tags
-    return RunRow(
-        run_id=run.info.run_id,
-        sweep=tags.get("sweep", ""),
-        key=tags.get("key", ""),
-        name=run.info.run_name or run.info.run_id,
-        state=tags.get("state", ""),
-        metrics=dict(run.data.metrics),
-        params=dict(run.data.params),
-        tags=dict(tags),
-        start_s=(run.info.start_time or 0) / 1000,
-    )

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestrator.errors import TrackingError, TrialError
-from orchestrator.tracking.connection import all_experiments, connect, find_experiment, search_runs, told
-from orchestrator.tracking.ensembles import log_ensemble
 from orchestrator.tracking.index import RunIndex
 from orchestrator.tracking.labels import ROW, EnsembleRecord
 from orchestrator.tracking.place import Place
-from orchestrator.tracking.rows import RunRow, make_row
+from orchestrator.tracking.rows import RunRow
 from orchestrator.tracking.sent import mark_file
+from orchestrator.tracking.source import open_source
+from orchestrator.tracking.telling import told
 from orchestrator.trial import TrialFolder, TrialState
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 
 class RunReader:
@@ -22,8 +27,15 @@ class RunReader:
 
     def __init__(self, place: Place) -> None:
         self._place = place
-        self._client = connect(place)
-        self._index = None if place.index is None or place.is_database else RunIndex(place, self._client, place.index)
+        self._source = open_source(place)
+        self._index = None if place.index is None or place.is_database else RunIndex(place, self._source, place.index)
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        """For files and what is written; made when it is needed first, for importing mlflow takes seconds."""
+        from orchestrator.tracking.connection import connect
+
+        return connect(self._place)
 
     def list_runs(self, sweeps: Sequence[str] = ()) -> list[RunRow]:
         """Current runs of trials, of the sweeps named or of all, in the order of their start.
@@ -54,11 +66,8 @@ class RunReader:
     def latest_sweep(self) -> str | None:
         """The sweep whose trial started last."""
         with told(self._place):
-            experiments = self._experiments(())
-            found = self._client.search_runs(
-                experiments, "tags.kind = 'trial'", max_results=1, order_by=["attributes.start_time DESC"]
-            )
-            return found[0].data.tags.get("sweep") if found else None
+            latest = self._source.find_latest(self._experiments(()), "tags.kind = 'trial'")
+            return latest.sweep if latest is not None else None
 
     def find_finished(self, keys: Iterable[str]) -> dict[str, RunRow]:
         """The runs under which trials are COMPLETE, on whatever machine and in whatever sweep; keys without one are left out."""
@@ -99,7 +108,7 @@ class RunReader:
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
         with told(self._place):
-            if all(file.path != name for file in self._client.list_artifacts(run.files_run_id)):
+            if name not in self._source.list_files(run.files_run_id):
                 return None
             with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
                 Path(self._client.download_artifacts(run.files_run_id, name, scratch)).replace(target)
@@ -118,6 +127,8 @@ class RunReader:
 
     def log_ensemble(self, sweep: str, record: EnsembleRecord) -> str:
         """Record an ensemble as a run of the sweep's experiment, once for the same document; returns the run's id."""
+        from orchestrator.tracking.ensembles import log_ensemble
+
         with told(self._place):
             return log_ensemble(self._client, self._place, sweep, record)
 
@@ -133,10 +144,10 @@ class RunReader:
     def _list_complete(self) -> list[RunRow]:
         """All at once: MLflow 3.17 knows no IN for tags, and a search a key is a round trip a key."""
         if self._index is not None:
-            ours = [str(e.experiment_id) for e in all_experiments(self._client) if e.tags.get("orchestrate") == "sweep"]
+            ours = [e.experiment_id for e in self._source.list_experiments() if e.tags.get("orchestrate") == "sweep"]
             return [r for r in self._index.read(ours) if r.tags.get("kind") == "trial" and r.state == TrialState.COMPLETE]
         query = "tags.state = 'COMPLETE' and tags.kind = 'trial'"
-        return [make_row(run) for run in search_runs(self._client, self._experiments(()), query)]
+        return self._source.search(self._experiments(()), query)
 
     def _list_current(self, kind: str, sweeps: Sequence[str]) -> list[RunRow]:
         experiments = self._experiments(sweeps)
@@ -144,16 +155,16 @@ class RunReader:
             rows = [r for r in self._index.read(experiments) if r.tags.get("kind") == kind and r.tags.get("current") == "true"]
         else:
             query = f"tags.kind = '{kind}' and tags.current = 'true'"
-            rows = [make_row(run) for run in search_runs(self._client, experiments, query)]
+            rows = self._source.search(experiments, query)
         return sorted(rows, key=lambda row: (row.start_s, row.run_id))
 
     def _experiments(self, sweeps: Sequence[str]) -> list[str]:
         if not sweeps:
-            return [str(e.experiment_id) for e in all_experiments(self._client)]
-        found = {sweep: find_experiment(self._client, sweep) for sweep in sweeps}
+            return [e.experiment_id for e in self._source.list_experiments()]
+        found = {sweep: self._source.find_experiment(sweep) for sweep in sweeps}
         missing = [sweep for sweep, experiment in found.items() if experiment is None]
         if missing:
-            known = sorted(e.name for e in all_experiments(self._client) if e.tags.get("orchestrate") == "sweep")
+            known = sorted(e.name for e in self._source.list_experiments() if e.tags.get("orchestrate") == "sweep")
             raise TrackingError(
                 f"{self._place}: has no sweep {', '.join(missing)}. Known: {', '.join(known) or 'none yet'}. "
                 "Run `orchestrate sweep FILE` first, or point MLFLOW_TRACKING_URI at the server that has it."

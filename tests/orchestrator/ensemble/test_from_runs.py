@@ -9,7 +9,7 @@ from orchestrator.tracking.rows import RunRow
 
 def make_candidate(key: str, *, start_s: float, scored: str) -> Candidate:
     """A finished trial."""
-    row = RunRow(key, "s", key, f"trial {key}", "COMPLETE", {}, {}, {SCORED: scored}, start_s)
+    row = RunRow(key, "1", "s", key, f"trial {key}", "COMPLETE", {}, {}, {SCORED: scored}, start_s)
     return Candidate(key, row.name, (row,))
 
 

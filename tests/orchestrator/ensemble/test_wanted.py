@@ -12,7 +12,7 @@ from orchestrator.tracking.rows import RunRow
 
 def make_row(key: str, arch: str, **tags: str) -> RunRow:
     """A finished trial's."""
-    return RunRow(key, "s", key, f"trial {key}", "COMPLETE", {}, {"arch": arch, "seed": "0"}, tags, 0.0)
+    return RunRow(key, "1", "s", key, f"trial {key}", "COMPLETE", {}, {"arch": arch, "seed": "0"}, tags, 0.0)
 
 
 ROWS = [

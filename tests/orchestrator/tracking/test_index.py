@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 
+from orchestrator.tracking.client import ClientSource, make_row
 from orchestrator.tracking.connection import connect
 from orchestrator.tracking.index import WHOLE_S, RunIndex
-from orchestrator.tracking.marking import WRITTEN, list_beginnings, write_mark
+from orchestrator.tracking.marks import WRITTEN, list_beginnings, write_mark
 from orchestrator.tracking.place import Place
-from orchestrator.tracking.rows import make_row
 from orchestrator.tracking.runs import RunReader
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1
@@ -46,7 +46,7 @@ class Indexed:
         self.runs = [str(self.client.create_run(self.experiment, tags={"n": str(n)}).info.run_id) for n in range(3)]
 
     def read(self) -> dict[str, object]:
-        rows = RunIndex(self.place, self.client, self.folder).read([self.experiment])
+        rows = RunIndex(self.place, ClientSource(self.place), self.folder).read([self.experiment])
         return {row.run_id: row for row in rows}
 
     def truth(self) -> dict[str, object]:

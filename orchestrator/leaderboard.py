@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+DRAWN_ROWS = 100
+"""Of a table that people did not ask to be longer: nobody reads thousands, and drawing them takes seconds."""
+
 
 @dataclass(frozen=True)
 class ConfigurationRow:
@@ -77,17 +80,19 @@ class Row:
 class Leaderboard:
     """Rows from the best on, in blocks of trials that can be compared, largest block first; then what has not been ranked.
 
-    configurations: ranked likewise, where some have several trials, else none.
+    configurations: ranked likewise, where some have several trials, else none. num_hidden: rows that ``top`` took away.
     """
 
     rows: tuple[Row, ...]
     others: tuple[Entry, ...]
     configurations: tuple[ConfigurationRow, ...] = ()
+    num_hidden: int = 0
 
     def top(self, num_rows: int) -> Leaderboard:
         """Only the first rows of each block."""
         rows = tuple(row for row in self.rows if row.rank <= num_rows)
-        return replace(self, rows=rows, configurations=tuple(row for row in self.configurations if row.rank <= num_rows))
+        configurations = tuple(row for row in self.configurations if row.rank <= num_rows)
+        return replace(self, rows=rows, configurations=configurations, num_hidden=len(self.rows) - len(rows))
 
     def to_json(self) -> list[dict[str, Any]]:
         """The document of ``leaderboard --json``: ranked rows in order, then the others with rank null."""
@@ -106,6 +111,8 @@ class Leaderboard:
             parts.append("A configuration is ranked by its trials on all folds together; `--json` has each trial.")
         if len(blocks) > 1:
             parts.append("These tables cannot be compared: they were scored on other images, labels or classes.")
+        if self.num_hidden:
+            parts.append(f"{self.num_hidden} more trials: `--top N` shows more, `--json` all.")
         if self.others:
             parts.append(_draw_others(self.others))
         return Group(*(parts or ["No trials yet. Run `orchestrate sweep FILE` first."]))
@@ -251,6 +258,8 @@ def _draw_others(others: Sequence[Entry]) -> Table:
     table = Table(title="Not ranked")
     for title in ("trial", "state", "reason"):
         table.add_column(title, overflow="fold")
-    for entry in others:
+    for entry in others[:DRAWN_ROWS]:
         table.add_row(escape(entry.name), escape(entry.state), escape(entry.reason or ""))
+    if len(others) > DRAWN_ROWS:
+        table.caption = f"and {len(others) - DRAWN_ROWS} more: `--json` has all"
     return table

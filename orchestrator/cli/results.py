@@ -54,19 +54,20 @@ ModelName = Annotated[
 @app.command()
 def leaderboard(
     sweeps: Sweeps = None,
-    top: Annotated[int | None, typer.Option(min=1, help="Only the first N.")] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="Only the first N; else 100, or all as JSON.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Rank trials, with intervals, and show which differences are real."""
     from orchestrator.home import Home
-    from orchestrator.leaderboard import load_leaderboard
+    from orchestrator.leaderboard import DRAWN_ROWS, load_leaderboard
     from orchestrator.tracking.place import Place
     from orchestrator.tracking.runs import RunReader
 
     home = Home.from_environment()
     reader = RunReader(Place.of(home))
     ranking = load_leaderboard(reader, or_latest(sweeps, reader), cache=home.cache)
-    print_report(ranking if top is None else ranking.top(top), as_json=as_json)
+    num_rows = DRAWN_ROWS if top is None and not as_json else top
+    print_report(ranking if num_rows is None else ranking.top(num_rows), as_json=as_json)
 
 
 @app.command()

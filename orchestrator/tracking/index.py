@@ -23,6 +23,9 @@ INDEX_VERSION = 2
 SKEW_S = 900.0
 """By which the clocks of those who write may differ from this machine's."""
 
+SAVE_S = 300.0
+"""After which a file is written although it tells nothing new: so long is asked for again, and thousands of runs take a while."""
+
 WHOLE_S = 6 * 3600.0
 """After which everything is read anew: what people change by hand on MLflow's page leaves no mark."""
 
@@ -35,6 +38,10 @@ class _Known:
     deleted: set[str] = field(default_factory=set)
     read_s: float = 0.0
     whole_s: float = 0.0
+    saved_s: float = 0.0
+    """The read_s that its file has."""
+    is_new: bool = False
+    """Something is not as its file has it."""
 
 
 class RunIndex:
@@ -59,7 +66,8 @@ class RunIndex:
             self._read_whole({experiment: found for experiment, found in known.items() if not found.read_s}, now_s)
             self._read_new({experiment: found for experiment, found in known.items() if found.read_s < now_s}, now_s)
             for experiment, found in known.items():
-                self._save(experiment, found)
+                if found.is_new or now_s - found.saved_s > SAVE_S:
+                    self._save(experiment, found)
         return [row for found in known.values() for row in found.rows.values()]
 
     def _has_lost_runs(self, known: Iterable[_Known]) -> bool:
@@ -77,6 +85,7 @@ class RunIndex:
             known[row.experiment_id].deleted.add(row.run_id)
         for found in known.values():
             found.read_s = found.whole_s = now_s
+            found.is_new = True
 
     def _read_new(self, known: dict[str, _Known], now_s: float) -> None:
         if not known:
@@ -86,7 +95,9 @@ class RunIndex:
         assert beginnings is not None, "everything is read anew before that"
         for beginning in beginnings:
             for row in self._source.search(list(known), f"tags.{WRITTEN} LIKE '{beginning}%'"):
-                known[row.experiment_id].rows[row.run_id] = row
+                found = known[row.experiment_id]
+                found.is_new |= found.rows.get(row.run_id) != row
+                found.rows[row.run_id] = row
         deleted: dict[str, set[str]] = {experiment: set() for experiment in known}
         for row in self._source.search(list(known), is_deleted=True):
             deleted[row.experiment_id].add(row.run_id)
@@ -96,6 +107,7 @@ class RunIndex:
                     found.rows[run_id] = restored
             for run_id in deleted[experiment]:
                 found.rows.pop(run_id, None)
+            found.is_new |= found.deleted != deleted[experiment]
             found.deleted, found.read_s = deleted[experiment], now_s
 
     def _load(self, experiment: str, now_s: float) -> _Known:
@@ -105,7 +117,7 @@ class RunIndex:
             if document["version"] != INDEX_VERSION or not 0 <= now_s - document["whole_s"] < WHOLE_S:
                 return _Known()
             rows = {row["run_id"]: RunRow(**row) for row in document["rows"]}
-            return _Known(rows, set(document["deleted"]), document["read_s"], document["whole_s"])
+            return _Known(rows, set(document["deleted"]), document["read_s"], document["whole_s"], saved_s=document["read_s"])
         except (OSError, ValueError, KeyError, TypeError):
             return _Known()
 

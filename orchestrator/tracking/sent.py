@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -45,7 +46,7 @@ def write_sent(folder: TrialFolder, sent: Sent) -> None:
     write_atomically(folder.path / "mirror.json", sent.model_dump_json(indent=1))
 
 
-def mark_file(path: Path) -> str:
+def mark_file(path: Path | str) -> str:
     """What tells a file from what it was or will be under the same name."""
-    found = path.stat()
+    found = os.stat(path)
     return f"{found.st_size}-{found.st_mtime_ns}"

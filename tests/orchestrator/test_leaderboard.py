@@ -82,9 +82,20 @@ def test_json_is_strict_and_complete() -> None:
 
 
 def test_top_keeps_the_first() -> None:
-    """Of three rows, two."""
+    """Of three rows, two; people are told of the third."""
     board = rank_trials([make_entry("a", 0.6), make_entry("b", 0.9), make_entry("c", 0.7)])
     assert [row.entry.key for row in board.top(2).rows] == ["b", "c"]
+    assert "1 more trials" in show(board.top(2))
+    assert "more" not in show(board.top(3))
+
+
+def test_of_many_without_a_rank_the_first_are_drawn() -> None:
+    """Thousands that were pruned do not bury the table; JSON has all."""
+    failed = replace(make_entry("a", 0.6), state="PRUNED", reason="early", matrices=None)
+    board = rank_trials([make_entry("b", 0.7), *(replace(failed, key=str(n)) for n in range(103))])
+    assert show(board).count("PRUNED") == 100
+    assert "and 3 more" in show(board)
+    assert len(board.to_json()) == 104
 
 
 def test_without_matrices_there_is_a_rank_but_no_interval() -> None:

@@ -5,6 +5,7 @@ Wherever images belong together (a scene, near duplicates), ``sum_groups`` first
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -106,7 +107,19 @@ def pool_spread(results: Iterable[Sequence[float]]) -> Spread | None:
     for figures in results:
         squares += float(np.var(figures)) * len(figures)
         degrees += len(figures) - 1
-    return Spread((squares / degrees) ** 0.5, degrees) if degrees > 0 else None
+    return _round(Spread((squares / degrees) ** 0.5, degrees)) if degrees > 0 else None
+
+
+def _round(spread: Spread) -> Spread:
+    """Where many seeds say it, to half the standard error that it has anyway: one seed more leaves known intervals as they are.
+
+    A normal distribution's standard deviation of n degrees has one of 1 in sqrt(2n); Student's t hardly changes above 64.
+    """
+    if spread.degrees < 64 or spread.value == 0:
+        return spread
+    degrees = 2 ** (spread.degrees.bit_length() - 1)
+    step = math.log1p((2 * degrees) ** -0.5)
+    return Spread(math.exp(round(math.log(spread.value) / step) * step), degrees)
 
 
 def vary_seeds(spread: Spread | None, num_seeds: Iterable[int], *, seed: int = 0) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.stats import compare, compute_miou, estimate_miou, resample
+from orchestrator.stats import Spread, compare, compute_miou, estimate_miou, pool_spread, resample
 
 
 def make_confusions(seed: int, *, accuracy: float = 0.6, num_images: int = 40) -> np.ndarray:
@@ -72,3 +72,17 @@ def test_replicates_lie_between_0_and_1(seed: int, num_images: int) -> None:
     """For any number of images."""
     values = resample(make_confusions(seed, num_images=num_images), (0,))
     assert ((values >= 0) & (values <= 1)).all()
+
+
+def test_the_spread_of_many_seeds_is_as_exact_as_it_is_known() -> None:
+    """Within half its standard error; among thousands a few more hardly ever change it, of few every digit counts."""
+    rng = np.random.default_rng(0)
+    results = rng.normal(0, 0.02, (3000, 2)).tolist()
+    for num in (40, 64, 500, 3000):
+        spread = pool_spread(results[:num])
+        assert spread is not None
+        right = float(np.mean([np.var(figures, ddof=1) for figures in results[:num]])) ** 0.5
+        assert abs(spread.value / right - 1) <= (0.51 * (2 * spread.degrees) ** -0.5 if num >= 64 else 1e-12)
+        assert spread.degrees <= num
+    assert len({pool_spread(results[:num]) for num in range(2100, 3000, 10)}) < 10
+    assert pool_spread([[0.5, 0.5]] * 100) == Spread(0.0, 100)  # nothing to round

@@ -10,6 +10,7 @@ from filelock import FileLock
 from mlflow import MlflowClient
 
 from orchestrator.home import Home
+from orchestrator.search.history import FolderHistory
 from orchestrator.tracking.adopt import adopt_finished
 from orchestrator.tracking.place import Place
 from orchestrator.tracking.recording import Recorder
@@ -49,6 +50,18 @@ def test_a_finished_trial_is_adopted_and_referred_to(home: Home, place: Place, a
     assert here.result() == away.result()
     Recorder(place).send("second", here, ended=True)
     assert states(place, "second") == [("COMPLETE", True)]
+
+
+def test_its_course_comes_with_it(home: Home, place: Place, away: TrialFolder, worker) -> None:
+    """Pruners are told every epoch, and the run that refers to it draws the same curve; an own attempt's epochs are gone."""
+    failed = worker.start()
+    worker.epoch(failed, 1, 0.9)
+    worker.finish(failed, state=TrialState.FAILED)
+    adopt_finished(home, [away.spec()])
+    assert FolderHistory(home).epochs(away.spec()) == {1: 0.2, 2: 0.5, 3: 0.4}
+    referring = Recorder(place).send("second", failed, ended=True)
+    curve = MlflowClient(tracking_uri=place.uri).get_metric_history(referring, "epoch/val/miou")
+    assert [(point.step, point.value) for point in curve] == [(1, 0.2), (2, 0.5), (3, 0.4)]
 
 
 def test_an_own_failure_gives_way(home: Home, place: Place, away: TrialFolder, worker) -> None:

@@ -21,7 +21,7 @@ from orchestrator.tracking.marking import WRITTEN, list_beginnings
 from orchestrator.tracking.place import Place
 from orchestrator.tracking.rows import RunRow, make_row
 
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 
 SKEW_S = 900.0
 """By which the clocks of those who write may differ from this machine's."""

@@ -21,6 +21,8 @@ class RunRow:
     params: dict[str, str]
     tags: dict[str, str]
     start_s: float
+    end_ms: int | None = None
+    """When it ended, as MLflow has it: another time, another result."""
 
     @property
     def files_run_id(self) -> str:
@@ -41,4 +43,5 @@ def make_row(run: Run) -> RunRow:
         params=dict(run.data.params),
         tags=dict(tags),
         start_s=(run.info.start_time or 0) / 1000,
+        end_ms=run.info.end_time,
     )

@@ -6,6 +6,8 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from filelock import FileLock
+
 from orchestrator.errors import TrackingError, TrialError
 from orchestrator.tracking.connection import all_experiments, connect, find_experiment, search_runs, told
 from orchestrator.tracking.ensembles import log_ensemble
@@ -14,7 +16,11 @@ from orchestrator.tracking.labels import ROW, EnsembleRecord
 from orchestrator.tracking.place import Place
 from orchestrator.tracking.rows import RunRow, make_row
 from orchestrator.tracking.sent import mark_file
-from orchestrator.trial import TrialFolder, TrialState
+from orchestrator.trial import TrialFolder, TrialState, write_atomically
+
+_LOCK = ".lock"
+_ENDED = "ended"
+"""Beside fetched files: when the result that they are of had ended. A trial that is trained again keeps its run."""
 
 
 class RunReader:
@@ -24,6 +30,10 @@ class RunReader:
         self._place = place
         self._client = connect(place)
         self._index = None if place.index is None or place.is_database else RunIndex(place, self._client, place.index)
+
+    @property
+    def place(self) -> Place:
+        return self._place
 
     def list_runs(self, sweeps: Sequence[str] = ()) -> list[RunRow]:
         """Current runs of trials, of the sweeps named or of all, in the order of their start.
@@ -72,7 +82,7 @@ class RunReader:
             return found
 
     def fetch(self, run: RunRow, name: str, cache: Path) -> Path:
-        """A file of the run's trial: from its folder on this machine if there is one, else from the server, once.
+        """A file of the run's trial: from its folder on this machine, else from the server, once for each of its results.
 
         Raises:
             TrackingError: neither has it.
@@ -92,12 +102,12 @@ class RunReader:
             TrackingError: the server cannot be used.
         """
         local = TrialFolder(self._place.trials / run.key)
-        if from_folder and (local.path / name).exists() and _is_of(local, run.key):
+        if from_folder and (local.path / name).exists() and _is_of(local, run):
             return local.path / name
         target = cache / run.files_run_id / name
-        if target.exists():
+        if _is_current(target.parent, run) and target.exists():
             return target
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_current(target.parent, run)
         with told(self._place):
             if all(file.path != name for file in self._client.list_artifacts(run.files_run_id)):
                 return None
@@ -107,7 +117,8 @@ class RunReader:
 
     def has_file_here(self, run: RunRow, name: str, cache: Path) -> bool:
         """Whether ``find_file`` would ask no server."""
-        return (self._place.trials / run.key / name).exists() or (cache / run.files_run_id / name).exists()
+        fetched = cache / run.files_run_id
+        return (self._place.trials / run.key / name).exists() or (_is_current(fetched, run) and (fetched / name).exists())
 
     def mark_own_file(self, run: RunRow, name: str) -> str | None:
         """What tells a file of the trial's folder on this machine from others under its name; None where it has none."""
@@ -161,8 +172,32 @@ class RunReader:
         return [experiment for experiment in found.values() if experiment is not None]
 
 
-def _is_of(folder: TrialFolder, key: str) -> bool:
+def _is_current(fetched: Path, run: RunRow) -> bool:
+    """Whether what lies in ``fetched`` is of the run's present result."""
     try:
-        return folder.spec().key == key
+        return (fetched / _ENDED).read_text(encoding="utf-8") == str(run.end_ms)
+    except FileNotFoundError:
+        return False
+
+
+def _make_current(fetched: Path, run: RunRow) -> None:
+    """Make place for files of the run's present result: those of an earlier one go."""
+    fetched.mkdir(parents=True, exist_ok=True)
+    with FileLock(fetched / _LOCK):
+        if _is_current(fetched, run):
+            return
+        for path in fetched.iterdir():
+            if path.is_file() and path.name != _LOCK:
+                path.unlink()
+        write_atomically(fetched / _ENDED, str(run.end_ms))
+
+
+def _is_of(folder: TrialFolder, run: RunRow) -> bool:
+    """Whether the folder is of the run's trial, and of no earlier result than the run's, as one that was adopted may be."""
+    try:
+        result = folder.result()
+        if result is not None and run.state == TrialState.COMPLETE and round(result.ended_s * 1000) < (run.end_ms or 0):
+            return False
+        return folder.spec().key == run.key
     except TrialError:
         return False  # another version's folder: the server's copy is read instead

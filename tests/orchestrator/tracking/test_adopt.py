@@ -14,6 +14,7 @@ from orchestrator.search.history import FolderHistory
 from orchestrator.tracking.adopt import adopt_finished
 from orchestrator.tracking.place import Place
 from orchestrator.tracking.recording import Recorder
+from orchestrator.tracking.runs import RunReader
 from orchestrator.trial import TrialFolder, TrialState
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1
@@ -76,6 +77,24 @@ def test_an_own_failure_gives_way(home: Home, place: Place, away: TrialFolder, w
     Recorder(place).send("second", failed, ended=True)
     Recorder(place).send("s", failed, ended=True)
     assert (states(place, "s"), states(place, "second")) == ([("COMPLETE", False)], [("COMPLETE", True)])
+
+
+def test_what_was_adopted_gives_way_to_a_later_result(home: Home, place: Place, away: TrialFolder) -> None:
+    """Where the trial was trained again elsewhere, its files are the server's, not those that were adopted before."""
+    adopt_finished(home, [away.spec()])
+    result = away.result()
+    assert result is not None
+    adopted = (place.trials / "k1").rename(place.trials / "adopted")
+    away.path.rename(place.trials / "k1")
+    again = TrialFolder(place.trials / "k1")
+    again.write_result(result.model_copy(update={"ended_s": result.ended_s + 60}))
+    again.confusions.write_bytes(b"later")
+    Recorder(place).send("s", again, ended=True)
+    shutil.rmtree(again.path)
+    adopted.rename(again.path)
+    reader = RunReader(place)
+    (row,) = reader.list_runs(["s"])
+    assert reader.fetch(row, "confusions.npz", home.cache / "files").read_bytes() == b"later"
 
 
 def test_a_trial_without_its_files_is_left_to_be_trained(

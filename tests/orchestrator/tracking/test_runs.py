@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,24 @@ def test_files_come_from_the_folder_or_else_from_the_server(reader: RunReader, p
     assert fetched.read_bytes() == content
     with pytest.raises(TrackingError, match=r"nothing\.bin"):
         reader.fetch(row, "nothing.bin", tmp_path / "cache")
+
+
+def test_files_of_a_trial_that_was_trained_again_are_fetched_again(place: Place, worker, tmp_path: Path) -> None:
+    """Its run is the same one; what was fetched of the earlier result is gone, other names included."""
+    folder, result = worker.train()
+    Recorder(place).send("s", folder, ended=True)
+    away, cache = RunReader(replace(place, trials=tmp_path / "away")), tmp_path / "cache"
+    (row,) = away.list_runs(["s"])
+    assert away.fetch(row, "best.safetensors", cache).read_bytes() == b"weights"
+    assert away.fetch(row, "log.txt", cache).exists()
+    (folder.path / "best.safetensors").write_bytes(b"others!")
+    folder.write_result(result.model_copy(update={"ended_s": result.ended_s + 60}))
+    Recorder(place).send("s", folder, ended=True)
+    (again,) = away.list_runs(["s"])
+    assert again.run_id == row.run_id
+    assert away.fetch(again, "best.safetensors", cache).read_bytes() == b"others!"
+    assert not away.has_file_here(again, "log.txt", cache)
+    assert away.has_file_here(again, "best.safetensors", cache)
 
 
 def test_the_leaderboard_ranks_the_runs(reader: RunReader, place: Place, tmp_path: Path) -> None:

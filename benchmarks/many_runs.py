@@ -113,7 +113,7 @@ def fill(url: str, experiment: str, num_runs: int, home: Path, *, is_now: bool =
         run_id, end_s = uuid.uuid4().hex, time.time() - (0 if is_now else rng.uniform(3600, 21 * 86400))
         spec = make_spec(rng, f"{num_runs} {number // 2}", seed=number % 2)
         add_run(rows, run_id, spec, experiment=experiment, end_s=end_s, quality=rng.gauss(0.5, 0.05))
-        write_files(home / "cache" / "files" / run_id, spec, numbers)
+        write_files(home / "cache" / "files" / run_id, spec, numbers, end_s=end_s)
     columns = {
         "runs": "run_uuid, name, source_type, user_id, status, start_time, end_time, lifecycle_stage, artifact_uri, "
         "experiment_id",
@@ -160,8 +160,9 @@ def add_run(
         rows["latest_metrics"].append(history[-1])
 
 
-def write_files(folder: Path, spec: TrialSpec, numbers: np.random.Generator) -> None:
+def write_files(folder: Path, spec: TrialSpec, numbers: np.random.Generator, *, end_s: float) -> None:
     folder.mkdir(parents=True)
+    (folder / "ended").write_text(str(round(end_s * 1000)))
     (folder / "trial.json").write_text(spec.model_dump_json())
     confusions = numbers.integers(0, 500, (NUM_IMAGES, NUM_CLASSES, NUM_CLASSES))
     write_confusions(folder / "confusions.npz", confusions, ignore_classes=(0,))

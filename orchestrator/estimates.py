@@ -1,7 +1,7 @@
 """What the trials that are still to run will take, by what earlier ones took; pure: timings.py reads the past.
 
 On the CPU times are counted in seconds of one core, because slots have different numbers of threads; on a GPU in seconds of
-the GPU. Both go with the number of pictures, their pixels and the epochs; a picture of validation counts as VAL_SHARE of one.
+the GPU. Both go with the epochs and with the pixels of the pictures in each, of those trained on and those validated on.
 """
 
 from __future__ import annotations
@@ -14,15 +14,11 @@ from enum import StrEnum
 from statistics import median
 from typing import Any
 
-from orchestrator.timings import Size, Timing
+from orchestrator.timings import VIEWS, Size, Timing
 from orchestrator.trial import TrialSpec
 
 BEST_CHECKPOINTS_OF_LAST = 3
 """What is written to go on from, in best checkpoints: weights and two moments of each."""
-
-
-VAL_SHARE = 1 / 3
-"""What a forward pass takes of a training step: no gradients of weights, none of maps."""
 
 
 class Basis(StrEnum):
@@ -118,6 +114,18 @@ class Estimate:
         return f"{told} (guess: {'; '.join(guesses)})" if guesses else told
 
 
+@dataclass(frozen=True)
+class _Figures:
+    """Of trials of one kind.
+
+    train_s, val_s: seconds (of a core on the CPU) an epoch, picture and pixel; overhead_s: a trial's beside its epochs.
+    """
+
+    train_s: float
+    val_s: float
+    overhead_s: float
+
+
 class Estimator:
     """Knows what trials on one kind of device took; rates are medians."""
 
@@ -128,7 +136,7 @@ class Estimator:
             if timing.device == machine.device and timing.size is not None:
                 for group in _groups(timing.arch, timing.encoder, timing.size):
                     self._groups[group].append(timing)
-        self._figures: dict[tuple[object, ...], tuple[float, float]] = {}
+        self._figures: dict[tuple[object, ...], _Figures] = {}
 
     def cost_of(self, job: Job) -> Cost | None:
         """None where nothing has run on this kind of device yet."""
@@ -137,25 +145,26 @@ class Estimator:
         if known is None:
             return None
         basis, group = known
-        rate, overhead_s = self._measure(group)
-        pictures = job.num_train * _repetitions(job.spec) + VAL_SHARE * job.num_val
-        epochs_s = rate * job.spec.train.epochs * pictures * _pixels(job.size)
+        figures = self._measure(group)
+        train_s = figures.train_s * job.num_train * _repetitions(job.spec)
+        val_s = figures.val_s * job.num_val * VIEWS[job.spec.train.test_time_flips]
+        epochs_s = job.spec.train.epochs * (train_s + val_s) * _pixels(job.size)
         share = self._machine.num_threads if self._machine.is_cpu else 1
         kept, running = self._measure_bytes(group, job)
-        return Cost(epochs_s / share + overhead_s, kept, running, basis)
+        return Cost(epochs_s / share + figures.overhead_s, kept, running, basis)
 
-    def _measure(self, group: tuple[object, ...]) -> tuple[float, float]:
-        """Seconds an epoch, picture and pixel (of a core on the CPU), and seconds a trial beside its epochs."""
+    def _measure(self, group: tuple[object, ...]) -> _Figures:
         if group not in self._figures:
             timings = self._groups[group]
-            rates = [
-                t.epoch_s
-                * (t.num_threads if self._machine.is_cpu else 1)
-                / ((t.num_samples + VAL_SHARE * t.num_val) * _pixels(t.size))
-                for t in timings
-            ]
-            self._figures[group] = median(rates), median(t.overhead_s for t in timings)
+            self._figures[group] = _Figures(
+                train_s=median(t.train_s * self._cores(t) / (t.num_samples * _pixels(t.size)) for t in timings),
+                val_s=median(t.val_s * self._cores(t) / (max(1, t.num_val * t.views) * _pixels(t.size)) for t in timings),
+                overhead_s=median(t.overhead_s for t in timings),
+            )
         return self._figures[group]
+
+    def _cores(self, timing: Timing) -> int:
+        return timing.num_threads if self._machine.is_cpu else 1
 
     def _measure_bytes(self, group: tuple[object, ...], job: Job) -> tuple[float, float]:
         """What stays, and what is there beside it while it runs. A checkpoint is written beside the one that it replaces."""

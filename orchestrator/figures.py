@@ -26,15 +26,15 @@ def make_mark(*parts: object) -> str:
 
 
 class Figures:
-    """Figures of one choice of sweeps in one JSON file, and a file for the bootstrap of each trial, which choices share.
+    """Figures of a choice of one place's sweeps in a JSON file, and a file for the bootstrap of each trial, which choices share.
 
     What was not asked for between two saves is forgotten. Losing any of it costs time. Several processes may use one folder, each
     object is used by one thread.
     """
 
-    def __init__(self, folder: Path, sweeps: Sequence[str]) -> None:
+    def __init__(self, folder: Path, sweeps: Sequence[str], *, place: str) -> None:
         self._folder = folder
-        self._file = folder / f"{make_mark(*sorted(sweeps))}.json"
+        self._file = folder / f"{make_mark(place, *sorted(sweeps))}.json"
         self._found = self._load()
         self._kept: dict[str, dict[str, Any]] = defaultdict(dict)
         self._has_new = False

@@ -20,6 +20,12 @@ MAX_OTHERS = 2000
 
 WEIGHTS_FILE = "best.safetensors"
 
+VAL_SHARE = 1 / 3
+"""What a forward pass takes of a training step, for results that do not say how long validation took."""
+
+VIEWS = {"none": 1, "horizontal": 2, "both": 4}
+"""``test_time_flips`` -> how often each picture of validation is evaluated."""
+
 Size = tuple[int, int]
 """(height, width) in pixels."""
 
@@ -29,8 +35,9 @@ class Timing:
     """What a finished trial took.
 
     size: of what the network saw; None where that is not known any more. device: ``cpu``, or a GPU's name as torch has it.
-    num_samples: pictures shown an epoch. overhead_s: what was neither training nor validating epochs. weights_bytes: of its best
-    checkpoint, 0 where it is gone. other_bytes: of the rest that stays in its folder. versions: of libraries, as in its facts.
+    num_samples: pictures shown an epoch. views: how often each of the ``num_val`` is evaluated after it. train_s, val_s: of an
+    epoch. overhead_s: what was neither training nor validating epochs. weights_bytes: of its best checkpoint, 0 where it is gone.
+    other_bytes: of the rest that stays in its folder. versions: of libraries, as in its facts.
     """
 
     key: str
@@ -41,16 +48,18 @@ class Timing:
     num_threads: int
     num_samples: int
     num_val: int
-    epoch_s: float
+    train_s: float
+    val_s: float
     overhead_s: float
+    views: int = 1
     weights_bytes: int = 0
     other_bytes: int = 0
     versions: Mapping[str, str] | None = None
 
 
 def measure_course(events: Iterable[Event], ended_s: float) -> dict[str, float]:
-    """Facts for a result from a trial's progress: ``attempts_s``, all its attempts together, and ``epoch_s``, an epoch with its
-    validation. Time between attempts counts nowhere; of a killed attempt what lies before its last sign.
+    """Facts for a result from a trial's progress: ``attempts_s``, all its attempts together, ``epoch_s``, an epoch with its
+    validation, and ``val_s``, that alone. Time between attempts counts nowhere; of a killed one what lies before its last sign.
     """
     by_attempt: dict[int, list[Event]] = {}
     for event in events:
@@ -60,16 +69,19 @@ def measure_course(events: Iterable[Event], ended_s: float) -> dict[str, float]:
     last = max(by_attempt)
     spans = [(ended_s if n == last else lived[-1].time_s) - lived[0].time_s for n, lived in by_attempt.items()]
     course = {"attempts_s": round(sum(max(0.0, span) for span in spans), 3)}
-    if (epoch_s := _measure_epoch(by_attempt.values())) is not None:
+    epochs = [[event for event in lived if event.kind == "epoch"] for lived in by_attempt.values()]
+    if (epoch_s := _measure_epoch(epochs)) is not None:
         course["epoch_s"] = round(epoch_s, 4)
+    if validations := [_number(event.facts, "val_s") for lived in epochs for event in lived if "val_s" in event.facts]:
+        course["val_s"] = round(median(validations), 4)
     return course
 
 
-def _measure_epoch(attempts: Iterable[Sequence[Event]]) -> float | None:
-    """From one epoch's end to the next; of a lone epoch its training alone, because its start was a whole attempt's."""
-    epochs = [[event for event in lived if event.kind == "epoch"] for lived in attempts]
+def _measure_epoch(epochs: Sequence[Sequence[Event]]) -> float | None:
+    """From one epoch's end to the next; of those that are alone in their attempts what they say, as that began with its start."""
     gaps = [after.time_s - before.time_s for lived in epochs for before, after in itertools.pairwise(lived)]
-    alone = [event.metrics["epoch_s"] for lived in epochs for event in lived if "epoch_s" in event.metrics]
+    own = [event for lived in epochs for event in lived if "epoch_s" in event.metrics]
+    alone = [event.metrics["epoch_s"] + _number(event.facts, "val_s") for event in own]
     measured = gaps or alone
     return median(measured) if measured else None
 
@@ -100,8 +112,11 @@ def _read(folder: TrialFolder, sizes: Mapping[str, Size]) -> Timing | None:
         return None
     epoch_s, total_s = _epoch_s(result), _total_s(result)
     num_samples = _number(result.facts, "num_samples") or _number(result.facts, "num_train")
+    num_val, views = int(_number(result.facts, "num_val")), VIEWS[spec.train.test_time_flips]
     if epoch_s is None or not num_samples:
         return None
+    share = VAL_SHARE * num_val * views
+    val_s = min(epoch_s, _number(result.facts, "val_s") or epoch_s * share / (num_samples + share))
     device = str(result.facts.get("device", ""))
     return Timing(
         key=result.key,
@@ -111,9 +126,11 @@ def _read(folder: TrialFolder, sizes: Mapping[str, Size]) -> Timing | None:
         device="cpu" if device.startswith("cpu") else device,
         num_threads=int(_number(result.facts, "num_threads")) or 1,
         num_samples=int(num_samples),
-        num_val=int(_number(result.facts, "num_val")),
-        epoch_s=epoch_s,
+        num_val=num_val,
+        train_s=epoch_s - val_s,
+        val_s=val_s,
         overhead_s=max(0.0, total_s - epoch_s * result.epochs_run) if total_s is not None else 0.0,
+        views=views,
         weights_bytes=weights,
         other_bytes=others,
         versions={name: str(value) for name, value in result.facts.items() if name.startswith(PREFIX)},

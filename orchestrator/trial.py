@@ -110,7 +110,7 @@ class TrialResult(Record):
     """Unix time at which the first attempt started."""
     ended_s: float
     facts: dict[str, Any] = {}
-    """num_parameters, latency_ms, images_per_s, attempts_s, epoch_s, input_size, device, precision, num_threads,
+    """num_parameters, latency_ms, images_per_s, attempts_s, epoch_s, val_s, input_size, device, precision, num_threads,
     versions of libraries."""
     reason: str | None = None
     """Why it failed or was pruned, in one line."""

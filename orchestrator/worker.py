@@ -134,7 +134,11 @@ def _train(
             attempt=attempt.number,
             epoch=report.epoch,
             metrics=report.metrics,
-            facts={"is_best": report.is_best, **_memory_facts(slot, report.peak_memory_mb, on_peak)},
+            facts={
+                "is_best": report.is_best,
+                "val_s": round(report.val_s, 4),
+                **_memory_facts(slot, report.peak_memory_mb, on_peak),
+            },
         )
         trial.append(event)
         return Continue.STOP if should_stop() else Continue.YES

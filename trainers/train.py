@@ -40,12 +40,14 @@ KEPT_BYTES = 2**29
 class EpochReport:
     """What an epoch (from 1) came to: val/miou, val/iou/<class>, train/loss, lr, images_per_s, epoch_s.
 
+    val_s: seconds from the end of the training part, which epoch_s counts: of validating, and of keeping the best weights.
     peak_memory_mb: as in the result's facts, so far.
     """
 
     epoch: int
     metrics: dict[str, float]
     is_best: bool
+    val_s: float
     peak_memory_mb: float
 
 
@@ -176,13 +178,20 @@ class _Training:
         while not self._is_done():
             epoch = self.progress.epochs_run + 1
             metrics = self._train_epoch(epoch)
+            trained_s = time.monotonic()
             evaluated = self._evaluate(keep_predictions=self.keeps_predictions)
             metrics.update(score(evaluated.confusions, self.data))
             self.trained.schedule.after_epoch(metrics["val/miou"])
             is_best = self._record(epoch, metrics)
             if is_best:
                 best = evaluated
-            report = EpochReport(epoch, dict(metrics), is_best=is_best, peak_memory_mb=self.device.peak_memory_mb())
+            report = EpochReport(
+                epoch,
+                dict(metrics),
+                is_best=is_best,
+                val_s=time.monotonic() - trained_s,
+                peak_memory_mb=self.device.peak_memory_mb(),
+            )
             stop = on_epoch(report) is Continue.STOP
             if stop or self._is_done() or time.monotonic() - saved_s >= checkpoint_interval_s:
                 save_last(self.folder, self.trained, self.progress, identity=self.identity)

@@ -16,12 +16,14 @@ from orchestrator.worker import is_worked_on
 
 _log = logging.getLogger(__name__)
 
-FILES = ("confusions.npz", "result.json")
+FILES = ("confusions.npz", "progress.jsonl", "result.json")
 """What ranking and the search need, the result last; predictions and weights are fetched when they are asked for."""
 
+_COURSE = "progress.jsonl"
+"""Pruners and charts want it; a result without it, as earlier versions have sent it, is a result."""
 
 _OF_ATTEMPT = (
-    "mirror.json", "result.json", "last.pt", "best.safetensors", "confusions.npz",
+    "mirror.json", "progress.jsonl", "result.json", "last.pt", "best.safetensors", "confusions.npz",
     "predictions.json", "predictions.zst", "predictions.labels.zst", "predictions.u16.zst", "samples.png",
     removals.FILE,
 )  # fmt: skip
@@ -45,7 +47,7 @@ def adopt_finished(home: Home, specs: Iterable[TrialSpec]) -> list[str]:
         if is_worked_on(folder):
             continue
         found = {name: reader.find_file(run, name, home.cache / "files", from_folder=False) for name in FILES}
-        missing = [name for name, path in found.items() if path is None]
+        missing = [name for name, path in found.items() if path is None and name != _COURSE]
         if missing:
             _log.warning("%s is COMPLETE on the server, which has no %s of it: it is trained again", run.name, missing[0])
             continue

@@ -57,6 +57,7 @@ def make_row(run: Run) -> RunRow:
         experiment_id=str(run.info.experiment_id),
         run_name=run.info.run_name,
         start_ms=run.info.start_time,
+        end_ms=run.info.end_time,
         metrics=run.data.metrics,
         params=run.data.params,
         tags=run.data.tags,

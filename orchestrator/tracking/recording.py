@@ -35,7 +35,7 @@ from orchestrator.trial import TrialFolder, TrialResult, TrialSpec, TrialState
 
 ARTIFACTS = (
     "trial.json", "best.safetensors", "predictions.json", "predictions.zst", "predictions.labels.zst",
-    "predictions.u16.zst", "confusions.npz", "samples.png", "log.txt", "result.json",
+    "predictions.u16.zst", "confusions.npz", "samples.png", "log.txt", "progress.jsonl", "result.json",
 )  # fmt: skip
 
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAILED: "FAILED"}
@@ -138,7 +138,8 @@ class Recorder:
         self._log(run_id, points=[], params={}, tags=origin)
         params = {name: value for name, value in make_params(spec).items() if name not in known}
         tags = describe_result(result) | describe_system(result.facts)
-        self._log(run_id, points=headline(result, Progress()), params=params, tags=tags)
+        points, progress = continue_series(TrialFolder(self._place.trials / spec.key).events()[0], Progress())
+        self._log(run_id, points=points + headline(result, progress), params=params, tags=tags)
         self._client.set_terminated(run_id, STATUS[result.state], round(result.ended_s * 1000))
         return run_id
 

@@ -112,13 +112,19 @@ def _read_pairs(pairs: Sequence[dict[str, Any]] | None) -> dict[str, str]:
     return {pair["key"]: pair.get("value", "") for pair in pairs or ()}
 
 
+def _read_ms(value: str | int | None) -> int | None:
+    """Of protobuf's int64, which JSON may hold as text; MLflow has None until there is one."""
+    return None if value in (None, "", 0, "0") else int(value)
+
+
 def _make_row(run: dict[str, Any]) -> RunRow:
     info, data = run["info"], run.get("data", {})
     return RunRow.of(
         run_id=info["run_id"],
         experiment_id=info["experiment_id"],
         run_name=info.get("run_name"),
-        start_ms=int(info.get("start_time") or 0),
+        start_ms=_read_ms(info.get("start_time")),
+        end_ms=_read_ms(info.get("end_time")),
         metrics={metric["key"]: float(metric["value"]) for metric in data.get("metrics", ())},  # which may be "NaN"
         params=_read_pairs(data.get("params")),
         tags=_read_pairs(data.get("tags")),

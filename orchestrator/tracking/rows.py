@@ -21,6 +21,8 @@ class RunRow:
     params: dict[str, str]
     tags: dict[str, str]
     start_s: float
+    end_ms: int | None = None
+    """When it ended, as MLflow has it: another time, another result."""
 
     @classmethod
     def of(
@@ -30,6 +32,7 @@ class RunRow:
         experiment_id: str,
         run_name: str | None,
         start_ms: int | None,
+        end_ms: int | None,
         metrics: Mapping[str, float],
         params: Mapping[str, str],
         tags: Mapping[str, str],
@@ -46,6 +49,7 @@ class RunRow:
             params=dict(params),
             tags=dict(tags),
             start_s=(start_ms or 0) / 1000,
+            end_ms=end_ms,
         )
 
     @property

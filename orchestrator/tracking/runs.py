@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from filelock import FileLock
+
 from orchestrator.errors import TrackingError, TrialError
 from orchestrator.tracking.index import RunIndex
 from orchestrator.tracking.labels import ROW, EnsembleRecord
@@ -16,10 +18,14 @@ from orchestrator.tracking.rows import RunRow
 from orchestrator.tracking.sent import mark_file
 from orchestrator.tracking.source import open_source
 from orchestrator.tracking.telling import told
-from orchestrator.trial import TrialFolder, TrialState
+from orchestrator.trial import TrialFolder, TrialState, write_atomically
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+_LOCK = ".lock"
+_ENDED = "ended"
+"""Beside fetched files: when the result that they are of had ended. A trial that is trained again keeps its run."""
 
 
 class RunReader:
@@ -36,6 +42,10 @@ class RunReader:
         from orchestrator.tracking.connection import connect
 
         return connect(self._place)
+
+    @property
+    def place(self) -> Place:
+        return self._place
 
     def list_runs(self, sweeps: Sequence[str] = ()) -> list[RunRow]:
         """Current runs of trials, of the sweeps named or of all, in the order of their start.
@@ -81,7 +91,7 @@ class RunReader:
             return found
 
     def fetch(self, run: RunRow, name: str, cache: Path) -> Path:
-        """A file of the run's trial: from its folder on this machine if there is one, else from the server, once.
+        """A file of the run's trial: from its folder on this machine, else from the server, once for each of its results.
 
         Raises:
             TrackingError: neither has it.
@@ -101,12 +111,12 @@ class RunReader:
             TrackingError: the server cannot be used.
         """
         local = TrialFolder(self._place.trials / run.key)
-        if from_folder and (local.path / name).exists() and _is_of(local, run.key):
+        if from_folder and (local.path / name).exists() and _is_of(local, run):
             return local.path / name
         target = cache / run.files_run_id / name
-        if target.exists():
+        if _is_current(target.parent, run) and target.exists():
             return target
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_current(target.parent, run)
         with told(self._place):
             if name not in self._source.list_files(run.files_run_id):
                 return None
@@ -116,7 +126,8 @@ class RunReader:
 
     def has_file_here(self, run: RunRow, name: str, cache: Path) -> bool:
         """Whether ``find_file`` would ask no server."""
-        return (self._place.trials / run.key / name).exists() or (cache / run.files_run_id / name).exists()
+        fetched = cache / run.files_run_id
+        return (self._place.trials / run.key / name).exists() or (_is_current(fetched, run) and (fetched / name).exists())
 
     def mark_own_file(self, run: RunRow, name: str) -> str | None:
         """What tells a file of the trial's folder on this machine from others under its name; None where it has none."""
@@ -172,8 +183,32 @@ class RunReader:
         return [experiment for experiment in found.values() if experiment is not None]
 
 
-def _is_of(folder: TrialFolder, key: str) -> bool:
+def _is_current(fetched: Path, run: RunRow) -> bool:
+    """Whether what lies in ``fetched`` is of the run's present result."""
     try:
-        return folder.spec().key == key
+        return (fetched / _ENDED).read_text(encoding="utf-8") == str(run.end_ms)
+    except FileNotFoundError:
+        return False
+
+
+def _make_current(fetched: Path, run: RunRow) -> None:
+    """Make place for files of the run's present result: those of an earlier one go."""
+    fetched.mkdir(parents=True, exist_ok=True)
+    with FileLock(fetched / _LOCK):
+        if _is_current(fetched, run):
+            return
+        for path in fetched.iterdir():
+            if path.is_file() and path.name != _LOCK:
+                path.unlink()
+        write_atomically(fetched / _ENDED, str(run.end_ms))
+
+
+def _is_of(folder: TrialFolder, run: RunRow) -> bool:
+    """Whether the folder is of the run's trial, and of no earlier result than the run's, as one that was adopted may be."""
+    try:
+        result = folder.result()
+        if result is not None and run.state == TrialState.COMPLETE and round(result.ended_s * 1000) < (run.end_ms or 0):
+            return False
+        return folder.spec().key == run.key
     except TrialError:
         return False  # another version's folder: the server's copy is read instead

@@ -17,6 +17,7 @@ from orchestrator.tracking.place import Place
 from orchestrator.tracking.recording import Recorder
 from orchestrator.tracking.runs import RunReader
 from orchestrator.trial import Attempt, TrialFolder, TrialResult, TrialSpec, TrialState
+from tests.orchestrator.documented import fields_of, fields_told
 from trainers.config import DataConfig, Fold, TrainConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1
@@ -87,6 +88,7 @@ def test_the_better_configuration_is_named(runs) -> None:
     found = compare(runs, "good", "bad", "s")
     document = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert (document["first"]["seeds"], document["second"]["seeds"]) == ([0, 1], [0, 1])
+    assert fields_of(document) == fields_told("compare"), "the README's"
     assert document["ci95"][0] > 0
     assert document["probability_first_is_better"] > 0.99
     assert list(document["classes"]) == ["soil", "rock"]

@@ -16,9 +16,9 @@ SIZE = (64, 128)
 
 
 def timing(**changed: Any) -> Timing:
-    """A trial of 100 pictures that took 10 s an epoch and 5 s beside."""
+    """A trial of 100 pictures that took 8 s to train and 2 s to validate an epoch, and 5 s beside."""
     figures: dict[str, Any] = {"key": "k", "arch": "Unet", "encoder": "resnet18", "size": SIZE, "device": "cpu", "num_threads": 1}
-    figures |= {"num_samples": 100, "num_val": 10, "epoch_s": 10.0, "overhead_s": 5.0}
+    figures |= {"num_samples": 100, "num_val": 10, "train_s": 8.0, "val_s": 2.0, "overhead_s": 5.0}
     return Timing(**(figures | {"weights_bytes": 4000, "other_bytes": 500} | changed))
 
 
@@ -42,14 +42,16 @@ def test_the_same_network_on_more_pictures_for_more_epochs() -> None:
     assert seconds([timing()], job(epochs=8, num_train=200, num_val=20)) == (pytest.approx(165), Basis.SAME)
 
 
-def test_a_picture_of_validation_counts_as_a_third() -> None:
-    """It passes forward only; 100 + 60 / 3 pictures take 120 / 110 of the time, where 30 had been validated on."""
-    assert seconds([timing(num_val=30)], job(num_val=60))[0] == pytest.approx(5 + 40 * 120 / 110)
+def test_validation_counts_by_itself() -> None:
+    """A few pictures trained on and many validated on take what these take, once for each of their mirror images."""
+    assert seconds([timing()], job(num_train=50, num_val=60))[0] == pytest.approx(5 + 4 * (4 + 12))
+    assert seconds([timing()], job(test_time_flips="both"))[0] == pytest.approx(5 + 4 * (8 + 8))
+    assert seconds([timing(views=4)], job())[0] == pytest.approx(5 + 4 * (8 + 0.5))
 
 
 def test_the_nearest_kin_counts() -> None:
     """Other trials have no say where the same network was trained at the same size; else they are told apart as guesses."""
-    known = [timing(), timing(encoder="resnet34", epoch_s=20.0), timing(arch="FPN", epoch_s=1.0)]
+    known = [timing(), timing(encoder="resnet34", train_s=16.0, val_s=4.0), timing(arch="FPN", train_s=1.0)]
     assert seconds(known, job())[0] == pytest.approx(45)
     assert seconds(known, job(encoder="mobilenet_v2")) == (pytest.approx(65), Basis.ARCHITECTURE)
     assert seconds(known, job(arch="Linknet"))[1] is Basis.OTHERS

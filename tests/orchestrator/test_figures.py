@@ -14,7 +14,7 @@ from orchestrator.scored import Scored, compare_results, estimate, find_spread
 
 def make_results(folder: Path, reads: list[int], *, num_results: int = 3) -> tuple[Figures, list[Scored]]:
     """Configurations of two seeds with two folds each, on 20 images a fold. reads: which parts' matrices were read."""
-    figures = Figures(folder, ["s"])
+    figures = Figures(folder, ["s"], place="http://one")
 
     def make_fold(number: int) -> Matrices:
         def read() -> tuple[np.ndarray, tuple[int, ...]]:
@@ -59,6 +59,17 @@ def test_what_is_gone_is_forgotten(tmp_path: Path) -> None:
     compute(tmp_path, [])
     compute(tmp_path, [], num_results=1)
     assert len(list(tmp_path.glob("drawn/*"))) == 2
+
+
+def test_two_servers_keep_their_own(tmp_path: Path) -> None:
+    """A sweep of the same name elsewhere neither takes figures from this one nor makes it forget them."""
+    compute(tmp_path, [])
+    other = Figures(tmp_path, ["s"], place="http://two")
+    other.recall("ignored", "mark", list)
+    other.save()
+    reads: list[int] = []
+    compute(tmp_path, reads)
+    assert not reads
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"version": 0, "figures": {}}'])

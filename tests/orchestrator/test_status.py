@@ -27,6 +27,7 @@ from orchestrator.status.reading import SweepStatus
 from orchestrator.tracking.place import Place
 from orchestrator.tracking.sent import Sent, write_sent
 from orchestrator.trial import Attempt, Event, TrialFolder, TrialResult, TrialSpec, TrialState
+from tests.orchestrator.documented import fields_of, fields_told
 from trainers.config import DataConfig, TrainConfig
 
 SWEEP = "s"
@@ -135,6 +136,18 @@ def test_a_running_trial_tells_where_it_stands(scene: Scene) -> None:
     assert status.images_per_s == 20.0
     assert trial.silent_s is not None
     assert trial.silent_s < 30
+
+
+def test_the_document_has_the_fields_that_the_readme_names(scene: Scene) -> None:
+    """Of a sweep of which one trial is done, one has failed and one runs."""
+    scene.plan("a", "b", "c")
+    with scene.ledger.roster.entered(scene.owner, SWEEP, Role.SWEEP):
+        scene.complete("a", miou=0.5, took_s=1)
+        fail(scene.begin("b"), 1, failure=FailureKind.EXCEPTION, reason="ValueError: no")
+        scene.ledger.finish("b", scene.owner, TrialState.FAILED, "ValueError: no")
+        scene.begin("c")
+        document = read_status([SWEEP]).to_json()
+    assert fields_of(document) == fields_told("status")
 
 
 def test_what_a_dead_dispatcher_left_waits(scene: Scene) -> None:

@@ -14,8 +14,9 @@ from trainers.config import DataConfig, TrainConfig
 
 
 def event(kind: Any, attempt: int, time_s: float, epoch: int | None = None) -> Event:
-    """One line of a trial's progress."""
-    return Event(kind=kind, time_s=time_s, attempt=attempt, epoch=epoch, metrics={"epoch_s": 7.0} if epoch else {})
+    """One line of a trial's progress; an epoch that was trained for 7 s and validated for 2."""
+    said: dict[str, Any] = {"metrics": {"epoch_s": 7.0}, "facts": {"val_s": 2.0}} if epoch else {}
+    return Event(kind=kind, time_s=time_s, attempt=attempt, epoch=epoch, **said)
 
 
 def lay(trials: Path, key: str, facts: dict[str, Any], **changed: Any) -> None:
@@ -38,18 +39,19 @@ def test_a_night_between_two_attempts_takes_no_time() -> None:
         event("epoch", 2, 40_014, 3),
         event("epoch", 2, 40_024, 4),
     ]
-    assert measure_course(events, 40_030) == {"attempts_s": 55, "epoch_s": 10}
+    assert measure_course(events, 40_030) == {"attempts_s": 55, "epoch_s": 10, "val_s": 2}
 
 
-def test_a_lone_epoch_is_not_its_attempt() -> None:
-    """What starting took would count once for each epoch of a longer training."""
-    assert measure_course([event("attempt_started", 1, 0), event("epoch", 1, 15, 1)], 20) == {"attempts_s": 20, "epoch_s": 7}
+def test_a_lone_epoch_is_its_training_and_its_validation() -> None:
+    """What starting its attempt took would count once for each epoch of a longer training."""
+    found = measure_course([event("attempt_started", 1, 0), event("epoch", 1, 15, 1)], 20)
+    assert found == {"attempts_s": 20, "epoch_s": 9, "val_s": 2}
 
 
 def test_folders_are_read(tmp_path: Path) -> None:
     """With what their results say, or what older ones still tell; what cannot be read is passed over."""
     new = {"device": "cpu (x86_64)", "num_threads": 2, "num_samples": 90, "num_val": 10}
-    lay(tmp_path, "new", new | {"attempts_s": 50.0, "epoch_s": 8.0, "input_size": [4, 8], "version/torch": "2.1"})
+    lay(tmp_path, "new", new | {"attempts_s": 50.0, "epoch_s": 8.0, "val_s": 1.5, "input_size": [4, 8], "version/torch": "2.1"})
     lay(tmp_path, "old", new)
     lay(tmp_path, "resumed", new | {"images_per_s": 9.0}, attempt=2, started_s=0)
     lay(tmp_path, "other", {})
@@ -58,10 +60,12 @@ def test_folders_are_read(tmp_path: Path) -> None:
     (tmp_path / "damaged" / "result.json").write_text("{")
     read = {timing.key: timing for timing in read_timings(tmp_path, ["new"], {})}
     assert read.keys() == {"new", "old", "resumed"}
-    assert (read["new"].size, read["new"].epoch_s, read["new"].overhead_s) == ((4, 8), 8.0, 10.0)
+    assert (read["new"].size, read["new"].train_s, read["new"].val_s, read["new"].overhead_s) == ((4, 8), 6.5, 1.5, 10.0)
     assert (read["new"].device, read["new"].num_threads, read["new"].versions) == ("cpu", 2, {"version/torch": "2.1"})
-    assert (read["old"].size, read["old"].epoch_s, read["old"].overhead_s) == ((8, 16), 12.0, 0.0)
-    assert (read["resumed"].epoch_s, read["resumed"].overhead_s) == (10.0, 0.0)
+    assert (read["old"].size, read["old"].overhead_s) == ((8, 16), 0.0)
+    assert read["old"].val_s == pytest.approx(12 * 10 / 3 / (90 + 10 / 3)), "by a rule"
+    assert read["old"].train_s + read["old"].val_s == pytest.approx(12)
+    assert (read["resumed"].train_s + read["resumed"].val_s, read["resumed"].overhead_s) == (10.0, 0.0)
     assert read["new"].weights_bytes == 5000
     assert read["new"].other_bytes == pytest.approx(sum(f.stat().st_size for f in (tmp_path / "new").iterdir()) - 5000)
     assert read_timings(tmp_path / "not yet", [], {}) == []

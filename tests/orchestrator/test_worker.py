@@ -45,6 +45,7 @@ def test_the_result_says_what_was_reached(trained: TrialFolder) -> None:
     assert result.scored_fingerprint
     assert "version/torch" in result.facts
     assert result.facts["num_threads"] == 1
+    assert result.facts["epoch_s"] > result.facts["val_s"] > 0
 
 
 def test_progress_tells_the_whole_attempt(trained: TrialFolder) -> None:

@@ -10,9 +10,11 @@ from filelock import FileLock
 from mlflow import MlflowClient
 
 from orchestrator.home import Home
+from orchestrator.search.history import FolderHistory
 from orchestrator.tracking.adopt import adopt_finished
 from orchestrator.tracking.place import Place
 from orchestrator.tracking.recording import Recorder
+from orchestrator.tracking.runs import RunReader
 from orchestrator.trial import TrialFolder, TrialState
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1
@@ -51,6 +53,18 @@ def test_a_finished_trial_is_adopted_and_referred_to(home: Home, place: Place, a
     assert states(place, "second") == [("COMPLETE", True)]
 
 
+def test_its_course_comes_with_it(home: Home, place: Place, away: TrialFolder, worker) -> None:
+    """Pruners are told every epoch, and the run that refers to it draws the same curve; an own attempt's epochs are gone."""
+    failed = worker.start()
+    worker.epoch(failed, 1, 0.9)
+    worker.finish(failed, state=TrialState.FAILED)
+    adopt_finished(home, [away.spec()])
+    assert FolderHistory(home).epochs(away.spec()) == {1: 0.2, 2: 0.5, 3: 0.4}
+    referring = Recorder(place).send("second", failed, ended=True)
+    curve = MlflowClient(tracking_uri=place.uri).get_metric_history(referring, "epoch/val/miou")
+    assert [(point.step, point.value) for point in curve] == [(1, 0.2), (2, 0.5), (3, 0.4)]
+
+
 def test_an_own_failure_gives_way(home: Home, place: Place, away: TrialFolder, worker) -> None:
     """The result comes from the server, and nothing of the failed attempt is taken for the adopted trial's."""
     failed = worker.start()
@@ -63,6 +77,24 @@ def test_an_own_failure_gives_way(home: Home, place: Place, away: TrialFolder, w
     Recorder(place).send("second", failed, ended=True)
     Recorder(place).send("s", failed, ended=True)
     assert (states(place, "s"), states(place, "second")) == ([("COMPLETE", False)], [("COMPLETE", True)])
+
+
+def test_what_was_adopted_gives_way_to_a_later_result(home: Home, place: Place, away: TrialFolder) -> None:
+    """Where the trial was trained again elsewhere, its files are the server's, not those that were adopted before."""
+    adopt_finished(home, [away.spec()])
+    result = away.result()
+    assert result is not None
+    adopted = (place.trials / "k1").rename(place.trials / "adopted")
+    away.path.rename(place.trials / "k1")
+    again = TrialFolder(place.trials / "k1")
+    again.write_result(result.model_copy(update={"ended_s": result.ended_s + 60}))
+    again.confusions.write_bytes(b"later")
+    Recorder(place).send("s", again, ended=True)
+    shutil.rmtree(again.path)
+    adopted.rename(again.path)
+    reader = RunReader(place)
+    (row,) = reader.list_runs(["s"])
+    assert reader.fetch(row, "confusions.npz", home.cache / "files").read_bytes() == b"later"
 
 
 def test_a_trial_without_its_files_is_left_to_be_trained(

@@ -50,7 +50,7 @@ def test_a_finished_trial_is_a_finished_run(place, worker) -> None:
     assert run.data.tags.items() >= expected.items()
     assert run.data.metrics["val/miou"] == result.metrics["val/miou"]
     files = {file.path for file in MlflowClient(tracking_uri=place.uri).list_artifacts(run.info.run_id)}
-    assert files == {"trial.json", "best.safetensors", "confusions.npz", "log.txt", "result.json"}
+    assert files == {"trial.json", "best.safetensors", "confusions.npz", "log.txt", "progress.jsonl", "result.json"}
 
 
 def test_the_table_shows_the_best_epoch(place, worker) -> None:

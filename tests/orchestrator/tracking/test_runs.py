@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from orchestrator.tracking.page import make_url, open_page
 from orchestrator.tracking.place import Place
 from orchestrator.tracking.recording import Recorder
 from orchestrator.tracking.runs import RunReader
+from tests.orchestrator.documented import fields_of, fields_told
 from trainers.metrics import confusion_per_image
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1
@@ -102,10 +104,30 @@ def test_files_come_from_the_folder_or_else_from_the_server(reader: RunReader, p
         reader.fetch(row, "nothing.bin", tmp_path / "cache")
 
 
-def test_the_leaderboard_ranks_the_runs(reader: RunReader, place: Place, tmp_path: Path) -> None:
+def test_files_of_a_trial_that_was_trained_again_are_fetched_again(place: Place, worker, tmp_path: Path) -> None:
+    """Its run is the same one; what was fetched of the earlier result is gone, other names included."""
+    folder, result = worker.train()
+    Recorder(place).send("s", folder, ended=True)
+    away, cache = RunReader(replace(place, trials=tmp_path / "away")), tmp_path / "cache"
+    (row,) = away.list_runs(["s"])
+    assert away.fetch(row, "best.safetensors", cache).read_bytes() == b"weights"
+    assert away.fetch(row, "log.txt", cache).exists()
+    (folder.path / "best.safetensors").write_bytes(b"others!")
+    folder.write_result(result.model_copy(update={"ended_s": result.ended_s + 60}))
+    Recorder(place).send("s", folder, ended=True)
+    (again,) = away.list_runs(["s"])
+    assert again.run_id == row.run_id
+    assert away.fetch(again, "best.safetensors", cache).read_bytes() == b"others!"
+    assert not away.has_file_here(again, "log.txt", cache)
+    assert away.has_file_here(again, "best.safetensors", cache)
+
+
+def test_the_leaderboard_ranks_the_runs(reader: RunReader, place: Place, worker, tmp_path: Path) -> None:
     """From the matrices, be the folders here or not."""
+    Recorder(place).send("s", worker.start("alive"), ended=False)
     board = load_leaderboard(reader, ["s"], cache=tmp_path)
     assert [row.rank for row in board.rows] == [1, 2, 3]
+    assert fields_of(board.to_json()) == fields_told("leaderboard"), "the README's"
     shutil.rmtree(place.trials)
     assert load_leaderboard(reader, ["s"], cache=tmp_path).to_json() == board.to_json()
 
@@ -206,7 +228,8 @@ def test_an_audit_names_who_lacks_16_bits_and_fetches_them_where_all_have(place:
         record(place, worker, key, seed=int(key[1]), in_16_bits=in_16_bits)
     reader = RunReader(place)
     assert best_ensemble(reader, ["s"], cache=tmp_path, k=2, exactly=True).audit is None
-    lacking = best_ensemble(reader, ["s"], cache=tmp_path, k=2, exactly=True, audit=True)
+    lacking = best_ensemble(reader, ["s"], cache=tmp_path, k=2, exactly=True, audit=True, stack=True)
+    assert fields_of(lacking.to_json()) == fields_told("best-ensemble"), "the README's"
     assert lacking.audit is not None
     assert lacking.audit.lacking == ("trial k1",)
     assert "retry SWEEP --trial" in lacking.audit.describe()

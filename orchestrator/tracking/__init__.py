@@ -12,6 +12,8 @@ ensembles.py    an ensemble -> its run
 sent.py         what has been sent already
 repair.py       which of a sweep's trials the server lacks
 mirror.py       the queue and the thread between the dispatcher and a server that may be slow or dead
+uploads.py      its second thread, for checkpoints of running trials
+takeover.py     those checkpoints on the server, sent and fetched
 rows.py         a run as its readers want it
 index.py        what a server has said of its runs, so that only what is new is asked for
 runs.py         runs -> rows, files and finished trials
@@ -20,8 +22,8 @@ checkpoints.py  which sweeps keep which checkpoints, and who needs them
 model.py        checkpoints -> an MLflow model; served_model.py is the code that goes with it
 page.py         MLflow's page as a leaderboard
 
-Importing ``place``, ``labels``, ``mirror`` or ``page`` does not import mlflow: it costs seconds, which the mirror spends in its
-thread.
+Importing ``place``, ``labels``, ``mirror``, ``uploads`` or ``page`` does not import mlflow: it costs seconds, which the mirror
+spends in its threads.
 """
 
 import os

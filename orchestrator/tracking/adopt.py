@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from orchestrator import removals
+from orchestrator import checkpoint, removals
 from orchestrator.home import Home
 from orchestrator.tracking.place import Place
 from orchestrator.tracking.runs import RunReader
@@ -21,7 +21,7 @@ FILES = ("confusions.npz", "result.json")
 
 
 _OF_ATTEMPT = (
-    "mirror.json", "result.json", "last.pt", "best.safetensors", "confusions.npz",
+    "mirror.json", "result.json", "last.pt", checkpoint.FILE, checkpoint.ELSEWHERE, "best.safetensors", "confusions.npz",
     "predictions.json", "predictions.zst", "predictions.labels.zst", "predictions.u16.zst", "samples.png",
     removals.FILE,
 )  # fmt: skip

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from orchestrator.checkpoint import mark_file
 from orchestrator.errors import TrackingError, TrialError
 from orchestrator.tracking.connection import all_experiments, connect, find_experiment, search_runs, told
 from orchestrator.tracking.ensembles import log_ensemble
@@ -13,7 +14,6 @@ from orchestrator.tracking.index import RunIndex
 from orchestrator.tracking.labels import ROW, EnsembleRecord
 from orchestrator.tracking.place import Place
 from orchestrator.tracking.rows import RunRow, make_row
-from orchestrator.tracking.sent import mark_file
 from orchestrator.trial import TrialFolder, TrialState
 
 

@@ -92,7 +92,8 @@ class CheckpointStore:
             path, epoch = copy
             run = self._client.get_run(run_id)
             before = _read(run)
-            if (before is not None and before.epoch >= epoch) or run.data.tags.get("state") == TrialState.COMPLETE:
+            has_ended = run.data.tags.get("state") not in (TrialState.RUNNING, TrialState.WAITING)
+            if has_ended or (before is not None and before.epoch >= epoch):
                 return
             now = Mirrored(
                 epoch=epoch,

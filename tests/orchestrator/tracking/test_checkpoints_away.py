@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 from mlflow import MlflowClient
 
 from orchestrator.checkpoint import copied
@@ -16,6 +17,7 @@ from orchestrator.tracking.mirror import MlflowTracker
 from orchestrator.tracking.place import Place
 from orchestrator.tracking.takeover import CheckpointStore
 from orchestrator.trial import TrialFolder
+from tests.orchestrator.postgresql import PASSWORD
 from tests.orchestrator.test_checkpoint import train
 from tests.orchestrator.tracking.conftest import Server, Wait, Worker
 
@@ -186,3 +188,48 @@ def send(place: Place, folder: TrialFolder) -> None:
     tracker = MlflowTracker(place)
     tracker.mirror("s", folder, False)
     assert tracker.close(60) == []
+
+
+@pytest.fixture
+def guarded(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """One where we may add to an experiment that somebody else has made, and remove nothing of it."""
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    config = tmp_path / "auth.ini"
+    users = f"sqlite:///{tmp_path}/auth.db"
+    config.write_text(f"[mlflow]\ndefault_permission = EDIT\ndatabase_uri = {users}\nadmin_username = admin\n")
+    variables = {
+        "MLFLOW_AUTH_CONFIG_PATH": str(config),
+        "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORD,
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": "x",
+    }
+    server = Server(tmp_path, variables, options=("--app-name", "basic-auth", "--allowed-hosts", "127.0.0.1:*"))
+    server.start()
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
+    user = {"username": "mate", "password": PASSWORD}
+    made = requests.post(f"{server.uri}/api/2.0/mlflow/users/create", json=user, auth=("admin", PASSWORD), timeout=30)
+    assert made.status_code == 200, made.text
+    MlflowClient(tracking_uri=server.uri).create_experiment("s", tags={"orchestrate": "sweep"})
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "mate")
+    yield server
+    server.kill()
+
+
+@pytest.mark.slow
+def test_where_nothing_may_be_removed_it_is_emptied(guarded: Server, tmp_path: Path) -> None:
+    """So that checkpoints do not pile up on a server with a login that guards whole experiments."""
+    machine = Machine(tmp_path / "machine", guarded, "k")
+
+    def sizes() -> list[int]:
+        return sorted(path.stat().st_size for path in guarded.folder.glob("artifacts/*/*/artifacts/checkpoint/*/*"))
+
+    for epoch in (1, 2, 3):
+        machine.send(epoch)
+    assert sizes()[:3] == [0, 0, 0]
+    assert len(sizes()) == 6
+    target = tmp_path / "target"
+    target.mkdir()
+    assert machine.store.fetch("k", target, after=0).epoch == 3
+    machine.store.withdraw("k")
+    assert set(sizes()) == {0}
+    assert machine.mirrored() == {}

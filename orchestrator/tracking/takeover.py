@@ -119,7 +119,6 @@ class CheckpointStore:
 
         One that is not what its run says is removed, so that nobody finds it again.
         """
-        damage: _DamagedError | None = None
         for _ in range(_TRIES):
             found = self.find(key)
             if found is None:
@@ -129,14 +128,14 @@ class CheckpointStore:
             try:
                 self._download(found, target)
             except _DamagedError as error:
-                damage = error
-                if (newer := self.find(key)) is None or newer.mirrored == found.mirrored:  # else it was just replaced
-                    break
-            else:
-                return Fetched(found.mirrored.epoch, found.describe())
-        with told(self._place):
-            self._withdraw_from(found.run)
-        return Fetched(None, f"the mirrored checkpoint is damaged: {damage}", is_damaged=True)
+                newer = self.find(key)
+                if newer is not None and newer.mirrored != found.mirrored:  # just now replaced
+                    continue
+                with told(self._place):
+                    self._withdraw_from(found.run)
+                return Fetched(None, f"the mirrored checkpoint is damaged: {error}", is_damaged=True)
+            return Fetched(found.mirrored.epoch, found.describe())
+        raise TrackingError(f"{self._place}: the checkpoint of {key} is replaced faster than it can be fetched")
 
     def withdraw(self, key: str) -> None:
         """Let no run of a trial hold a checkpoint any more."""
@@ -177,7 +176,7 @@ class CheckpointStore:
         repository = get_artifact_repository(str(run.info.artifact_uri), tracking_uri=self._place.uri)
         try:
             with told(self._place):
-                repository.delete_artifacts(path)
+                repository.delete_artifacts(path)  # type: ignore[no-untyped-call]  # it has no types
         except TrackingError:
             for name in list(self._list_files(str(run.info.run_id), path)):
                 self._empty(str(run.info.run_id), name)

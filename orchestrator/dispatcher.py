@@ -28,11 +28,12 @@ from orchestrator.launchers.base import Launcher
 from orchestrator.layout import Layout
 from orchestrator.ledger import Ledger, LedgerRow
 from orchestrator.needs import Needs
-from orchestrator.parts import Monitor, NoMonitor, Outcome, Search, Shared, Tracker, TrialOutcome
+from orchestrator.parts import CheckpointSource, Monitor, NoMonitor, Outcome, Search, Shared, Tracker, TrialOutcome
 from orchestrator.queue import Queue, Step
 from orchestrator.retries import Retries
 from orchestrator.spec.keep import KeepSpec
 from orchestrator.spec.limits import LimitsSpec, RetrySpec
+from orchestrator.takeovers import Takeovers
 from orchestrator.trial import Event, TrialFolder, TrialResult, TrialSpec, TrialState
 from orchestrator.worker import is_worked_on
 
@@ -58,6 +59,7 @@ class Dispatcher:
     where that means to propose further configurations before a proposed one is finished.
     data_folder_of: where a trial's prepared data lies on this machine. find_result: the result of a trial that is complete and
     has none in its folder here, from wherever else it is kept; called in the dispatcher's thread, may raise TrackingError.
+    open_checkpoints: where checkpoints of other machines' attempts are kept, if they are; called in a thread of its own.
     retry, limits, keep: what the sweep file says, or its defaults. needs: what trials have taken of GPUs so far.
     """
 
@@ -75,6 +77,7 @@ class Dispatcher:
         data_folder_of: Callable[[TrialSpec], Path],
         round_of: Callable[[TrialSpec], int] = lambda _: 0,
         find_result: Callable[[TrialSpec], TrialResult | None] | None = None,
+        open_checkpoints: Callable[[], CheckpointSource] | None = None,
         monitor: Monitor | None = None,
         retry: RetrySpec | None = None,
         limits: LimitsSpec | None = None,
@@ -100,7 +103,8 @@ class Dispatcher:
         self._attempts = Attempts(shared, launcher, on_epoch=self._report, silence_s=limits.silence_s, clock=clock)
         self._retries = Retries(retry or RetrySpec(), ledger, launcher)
         self._needs = needs or Needs()
-        self._layout = Layout(ledger, self._retries, self._needs, data_folder_of, limits, keep or KeepSpec())
+        self._takeovers = Takeovers(open_checkpoints, ledger, home.cache / "checkpoints")
+        self._layout = Layout(ledger, self._retries, self._needs, data_folder_of, limits, keep or KeepSpec(), self._takeovers)
         self._others = OthersResults(self._folder_of, find_result, clock)
         self._queue = Queue(launcher, self._needs, round_of)
         self._elsewhere: dict[str, TrialSpec] = {}
@@ -143,11 +147,14 @@ class Dispatcher:
                 self._search.spend(self._attempts.take_gpu_s())
                 self._prune()
                 has_news |= self._look_elsewhere()
+                for spec in self._takeovers.take_arrived():
+                    self._queue.put_first(spec)
                 has_news |= self._fill()
                 if not has_news:
                     self._sleep(POLL_S)
         finally:
             self._abandon()
+            self._takeovers.close()
             self._search.close()
 
     def _prune(self) -> None:
@@ -160,7 +167,9 @@ class Dispatcher:
         return self._num_stops == 0 and self._halted is None
 
     def _is_under_way(self) -> bool:
-        return len(self._attempts) > 0 or (self._may_start and bool(self._queue or self._elsewhere or self._may_propose))
+        return len(self._attempts) > 0 or (
+            self._may_start and bool(self._queue or self._elsewhere or self._takeovers or self._may_propose)
+        )
 
     def _fill(self) -> bool:
         """Start trials while slots are free; True if anything was begun or settled."""
@@ -220,6 +229,8 @@ class Dispatcher:
     def _start(self, spec: TrialSpec) -> bool:
         """Claim a trial and launch it; False where no slot was to be had after all."""
         folder = self._folder_of(spec)
+        if self._takeovers.must_wait(spec, folder):
+            return True
         last = folder.last_attempt()
         attempt = None if is_worked_on(folder) else self._ledger.claim(spec.key, self._sweep, self._owner, after=last)
         if attempt is None:

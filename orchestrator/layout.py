@@ -12,6 +12,7 @@ from orchestrator.needs import Needs
 from orchestrator.retries import Retries, Terms
 from orchestrator.spec.keep import KeepSpec
 from orchestrator.spec.limits import LimitsSpec
+from orchestrator.takeovers import Takeovers
 from orchestrator.trial import Attempt, TrialFolder, TrialSpec
 
 
@@ -25,6 +26,7 @@ class Layout:
     data_folder_of: Callable[[TrialSpec], Path]
     limits: LimitsSpec
     keep: KeepSpec
+    takeovers: Takeovers
 
     def prepare(self, spec: TrialSpec, folder: TrialFolder, attempt: int) -> Ending | None:
         """Make the folder ready for a claimed attempt; returns the end that lies in it and that the ledger did not know.
@@ -38,6 +40,7 @@ class Layout:
         if ending is not None and not (ending := self.retries.reconsider(spec, folder, ending)).is_retry:
             return ending
         folder.discard_result()
+        origin = self.takeovers.enter(spec, folder)
         terms = self.note_terms(spec, folder)
         folder.write_attempt(
             Attempt(
@@ -48,6 +51,7 @@ class Layout:
                 silence_s=self.limits.silence_s,
                 checkpoint_s=self.limits.checkpoint_s,
                 keep_u16=self.keep.predictions == "u16",
+                origin=origin,
             )
         )
         return None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from orchestrator.trial import Event, TrialFolder, TrialResult, TrialSpec, TrialState
 
 if TYPE_CHECKING:
+    from orchestrator.checkpoint import Fetched
     from orchestrator.configuration import Configuration
     from orchestrator.disk import DiskSpace
     from orchestrator.ledger import Ledger
@@ -46,6 +48,17 @@ class Tracker(Protocol):
 
     def close(self, timeout_s: float) -> list[TrialFolder]:
         """Send what is left; returns the folders that are not mirrored yet."""
+
+
+class CheckpointSource(Protocol):
+    """Where checkpoints of trials are kept that another machine has begun."""
+
+    def fetch(self, key: str, target: Path, *, after: int) -> Fetched:
+        """Bring the latest of a trial into the folder ``target``, if it is of a later epoch than ``after``.
+
+        Raises:
+            TrackingError: it cannot be asked now.
+        """
 
 
 class Monitor(Protocol):

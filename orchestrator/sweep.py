@@ -43,6 +43,7 @@ from orchestrator.spec import SweepSpec, load_spec
 from orchestrator.summary import SweepReport, describe_data, describe_outcome, summarize_plan
 from orchestrator.tracking.mirror import MlflowTracker
 from orchestrator.tracking.place import Place
+from orchestrator.tracking.uploads import open_checkpoints
 from orchestrator.trial import TrialSpec
 
 MIRROR_TIMEOUT_S = 120.0
@@ -150,7 +151,7 @@ def run_plan(
     """
     from orchestrator.search import FolderHistory, build_search  # optuna takes a second: after the first sign of life
 
-    tracker = MlflowTracker(Place.of(home))
+    tracker = MlflowTracker(Place.of(home), takeover_s=spec.limits.takeover_s)
     reported = {str(row.id): row.reported for row in spec.rows}
     tracker.label(spec.name, {t.spec.key: make_label(t.configuration, t.spec, reported) for t in plan.trials})
     tracker.note_rule(spec.name, write_rule(spec.keep.checkpoints))
@@ -180,6 +181,7 @@ def run_plan(
             data_folder_of=lambda trial: plan.facts.of(trial.data).folder,
             round_of=lambda trial: round_of(trial, spec, plan),
             find_result=(lambda trial: find_elsewhere(home, trial)) if home.tracking else None,
+            open_checkpoints=open_checkpoints(Place.of(home)),
             monitor=progress,
             retry=spec.retry,
             limits=spec.limits,

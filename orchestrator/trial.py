@@ -7,6 +7,8 @@ mlruns/trials/<key>/
   log.txt              what the attempts printed
   heartbeat            touched by the process that works in the folder, as a sign of life
   last.pt              checkpoint to go on from         (written by trainers.train)
+  checkpoint.json      how far that is                  (checkpoint.py)
+  mirrored             the tracking server may have another, to go on from elsewhere
   best.safetensors     weights of the best epoch        (written by trainers.train)
   confusions.npz       confusion matrix of each validation image
   predictions.*        probabilities of the validation images   (written by ensemble.store)
@@ -93,6 +95,8 @@ class Attempt(Record):
     """Between two checkpoints, at least."""
     keep_u16: bool = False
     """Whether predictions are stored in 16 bits too."""
+    origin: str | None = None
+    """Of a trial that was tried on another machine: what it goes on from."""
 
 
 class TrialResult(Record):

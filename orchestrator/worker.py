@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from orchestrator import process
+from orchestrator.checkpoint import FILE as CHECKPOINT_FILE
+from orchestrator.checkpoint import note_checkpoint
 from orchestrator.closing import fail, first_start_s, leave_waiting, leave_without_space, log_traceback
 from orchestrator.failures import FailureKind, classify, describe, is_disk_full
 from orchestrator.heartbeat import Heartbeat
@@ -100,9 +102,12 @@ def _attempt(trial: TrialFolder, slot: Slot, should_stop: ShouldStop, on_peak: O
     attempt = trial.attempt()
     try:
         with Heartbeat(trial.heartbeat, limit_s=attempt.silence_s) as heartbeat:
-            trial.append(Event(kind="attempt_started", time_s=time.time(), attempt=attempt.number, facts=_machine_facts(slot)))
+            facts = _machine_facts(slot) | ({"origin": attempt.origin} if attempt.origin else {})
+            trial.append(Event(kind="attempt_started", time_s=time.time(), attempt=attempt.number, facts=facts))
             terms = f": {attempt.deviation}" if attempt.deviation else ""
             print(f"--- attempt {attempt.number} on {slot.name}, process {os.getpid()}{terms}", flush=True)
+            if attempt.origin:
+                print(attempt.origin, flush=True)
             if should_stop():
                 return _end_stopped(trial, attempt.number)
             return _train(trial, attempt, slot, should_stop=should_stop, on_peak=on_peak, heartbeat=heartbeat)
@@ -125,9 +130,12 @@ def _train(
     spec = trial.spec()
     data = split_dataset(open_dataset(Path(attempt.data_folder)), spec.data, spec.fold)
     heartbeat.beat()
+    reached = 0
 
     def on_epoch(report: EpochReport) -> Continue:
+        nonlocal reached
         heartbeat.beat()
+        reached = report.epoch
         event = Event(
             kind="epoch",
             time_s=time.time(),
@@ -154,6 +162,7 @@ def _train(
         accumulate=attempt.accumulate,
         keep_u16=attempt.keep_u16,
         on_epoch=on_epoch,
+        on_checkpoint=lambda: note_checkpoint(trial, reached),
         on_step=heartbeat.beat,
     )
     if trained.stopped:
@@ -225,6 +234,7 @@ def _end_complete(
     trial.append(Event(kind="attempt_ended", time_s=ended_s, attempt=attempt.number, state=TrialState.COMPLETE))
     trial.write_result(result)
     trial.checkpoint.unlink(missing_ok=True)  # not before: a kill in between would cost the whole training
+    (trial.path / CHECKPOINT_FILE).unlink(missing_ok=True)
     return ExitCode.COMPLETE
 
 

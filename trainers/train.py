@@ -97,6 +97,7 @@ def train(
     accumulate: int = 1,
     keep_u16: bool = False,
     on_epoch: Callable[[EpochReport], Continue] = _go_on,
+    on_checkpoint: Callable[[], None] = _do_nothing,
     on_step: Callable[[], None] = _do_nothing,
 ) -> TrainResult:
     """Train, or go on from ``folder``/last.pt, and evaluate the best epoch's weights on the validation part.
@@ -106,7 +107,7 @@ def train(
     every ``checkpoint_interval_s``, when stopped and after the last epoch) and best.safetensors. Who has put the result in safety
     may remove last.pt; until then another call does no more than to evaluate again. accumulate: parts into which a batch is cut
     where the device's memory does not hold it; keep_u16: whether predictions_u16 are wanted, for which the best epoch is
-    evaluated again; on_step: called after each batch, evaluation's too.
+    evaluated again; on_checkpoint, on_step: called when last.pt has been written, and after each batch, evaluation's too.
 
     Raises:
         ConfigError: the configuration cannot be built here.
@@ -128,7 +129,7 @@ def train(
             keep_u16=keep_u16,
             on_step=on_step,
         )
-        return training.run(checkpoint_interval_s, on_epoch)
+        return training.run(checkpoint_interval_s, on_epoch, on_checkpoint)
 
 
 class _Training:
@@ -172,7 +173,9 @@ class _Training:
         }
         self.progress = load_last(folder, self.trained, identity=self.identity)
 
-    def run(self, checkpoint_interval_s: float, on_epoch: Callable[[EpochReport], Continue]) -> TrainResult:
+    def run(
+        self, checkpoint_interval_s: float, on_epoch: Callable[[EpochReport], Continue], on_checkpoint: Callable[[], None]
+    ) -> TrainResult:
         saved_s = time.monotonic()
         best: Evaluated | None = None  # of the best epoch, where it was run here and is small enough to be kept
         while not self._is_done():
@@ -196,6 +199,7 @@ class _Training:
             if stop or self._is_done() or time.monotonic() - saved_s >= checkpoint_interval_s:
                 save_last(self.folder, self.trained, self.progress, identity=self.identity)
                 saved_s = time.monotonic()
+                on_checkpoint()
             if stop:
                 return self._result(None)
         if best is None or best.predictions is None:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.checkpoint import mark_file
 from orchestrator.clean.finds import Find, Kind, has_ended, measure
 from orchestrator.clean.rule import Standing, choose_removable, read_rule
 from orchestrator.errors import TrialError
@@ -14,7 +15,7 @@ from orchestrator.home import Home
 from orchestrator.ledger import Ledger, LedgerRow
 from orchestrator.predict.files import CHECKPOINT
 from orchestrator.tracking.place import Place
-from orchestrator.tracking.sent import mark_file, read_sent
+from orchestrator.tracking.sent import read_sent
 from orchestrator.trial import TrialFolder, TrialState
 
 if TYPE_CHECKING:

@@ -191,6 +191,7 @@ def _look_at_shared(home: Home) -> Iterator[Find | Left]:
         yield Left("caches and prepared data", f"{', '.join(living)} may need them")
         return
     yield from find_unpacked(home)
+    yield from find_leftovers(home.cache / "checkpoints")
     yield from find_data(home)
 
 

@@ -42,5 +42,8 @@ class LimitsSpec(Part):
     at a stretch: to start and load the data, to take a step, to predict a batch of validation images, to write predictions."""
     checkpoint_s: float = Field(default=CHECKPOINT_INTERVAL_S, ge=0)
     """Seconds of training that a kill may cost beside the running epoch; 0: there is a checkpoint after every epoch."""
+    takeover_s: float | None = Field(default=300, ge=0)
+    """Seconds before and between uploads of a running trial's checkpoint to the tracking server, if there is one: what the loss
+    of a machine may cost beside ``checkpoint_s`` and the time that an upload takes; null: there are none."""
     free_disk_gb: float = Field(default=2, ge=0)
     """Free space (of 10**9 bytes), beside what the trials under way may need, below which no trial is started."""

@@ -14,6 +14,8 @@ ensembles.py    an ensemble -> its run
 sent.py         what has been sent already
 repair.py       which of a sweep's trials the server lacks
 mirror.py       the queue and the thread between the dispatcher and a server that may be slow or dead
+uploads.py      its second thread, for checkpoints of running trials
+takeover.py     those checkpoints on the server, sent and fetched
 rows.py         a run as its readers want it
 source.py       where runs are read from: client.py, by MLflow's client, or rest.py, without mlflow
 index.py        what a server has said of its runs, so that only what is new is asked for
@@ -23,8 +25,8 @@ checkpoints.py  which sweeps keep which checkpoints, and who needs them
 model.py        checkpoints -> an MLflow model; served_model.py is the code that goes with it
 page.py         MLflow's page as a leaderboard
 
-Importing ``place``, ``labels``, ``mirror``, ``page`` or ``runs`` does not import mlflow: it costs seconds, which the mirror
-spends in its thread, and who only ranks the runs of a server not at all.
+Importing ``place``, ``labels``, ``mirror``, ``uploads``, ``page`` or ``runs`` does not import mlflow: it costs seconds, which the
+mirror spends in its threads, and who only ranks the runs of a server not at all.
 """
 
 import os

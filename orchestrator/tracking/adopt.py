@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from orchestrator import removals
+from orchestrator import checkpoint, removals
 from orchestrator.home import Home
 from orchestrator.tracking.place import Place
 from orchestrator.tracking.runs import RunReader
@@ -23,7 +23,8 @@ _COURSE = "progress.jsonl"
 """Pruners and charts want it; a result without it, as earlier versions have sent it, is a result."""
 
 _OF_ATTEMPT = (
-    "mirror.json", "progress.jsonl", "result.json", "last.pt", "best.safetensors", "confusions.npz",
+    "mirror.json", "progress.jsonl", "result.json", "last.pt", checkpoint.FILE, checkpoint.ELSEWHERE, "best.safetensors",
+    "confusions.npz",
     "predictions.json", "predictions.zst", "predictions.labels.zst", "predictions.u16.zst", "samples.png",
     removals.FILE,
 )  # fmt: skip

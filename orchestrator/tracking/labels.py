@@ -25,6 +25,9 @@ KEEP = "keep"
 REMOVED = "checkpoint_removed"
 """Tag of a run whose checkpoint was removed: by what."""
 
+CHECKPOINT, ORIGIN = "checkpoint", "goes_on_from"
+"""Tags of a trial's run: which of its files another machine would go on from, until it has ended; what it has gone on from."""
+
 
 @dataclass(frozen=True)
 class RunLabel:

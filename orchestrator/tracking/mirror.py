@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from orchestrator.errors import TrackingError
 from orchestrator.tracking.labels import EnsembleRecord, RunLabel
 from orchestrator.tracking.place import Place, RefusedError
+from orchestrator.tracking.uploads import CheckpointUploads, open_checkpoints
 from orchestrator.trial import TrialFolder
 
 if TYPE_CHECKING:
@@ -45,10 +46,16 @@ class MlflowTracker:
     The trial folder is the truth, so the queue holds which folders have news, not the news: a slow server makes batches
     larger and the queue no longer. What fails is kept and tried again with growing pauses; what ``close`` gives back is
     still in its folder and is sent by the next sweep that meets the trial. Methods may be called by any thread.
+
+    takeover_s: between two uploads of a running trial's checkpoint to a server, for other machines to go on from; None: there are
+    none. They have a thread of their own.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, *, takeover_s: float | None = None) -> None:
         self._place = place
+        self._checkpoints: CheckpointUploads | None = None
+        if takeover_s is not None and (open_store := open_checkpoints(place)) is not None:
+            self._checkpoints = CheckpointUploads(open_store, str(place), takeover_s)
         self._pending: OrderedDict[tuple[str, str], _Job] = OrderedDict()
         self._current: tuple[tuple[str, str], _Job] | None = None
         self._run_ids: dict[tuple[str, str], str] = {}
@@ -66,6 +73,8 @@ class MlflowTracker:
             label = self._labels_of(sweep).get(folder.path.name)
             run_id = recorder.send(sweep, folder, ended=ended, label=label)
             self._run_ids[sweep, folder.path.name] = run_id
+            if self._checkpoints is not None:
+                self._checkpoints.note(folder, ended=ended)
 
         self._put((sweep, folder.path.name), _Job(run, folder))
 
@@ -128,7 +137,9 @@ class MlflowTracker:
             self._stopped = True
             self._changed.notify_all()
             jobs = [*self._pending.values(), *([self._current[1]] if self._current else [])]
-            return list({job.folder.path: job.folder for job in jobs if job.folder is not None}.values())
+        if self._checkpoints is not None:
+            self._checkpoints.close(max(0.0, deadline - time.monotonic()))
+        return list({job.folder.path: job.folder for job in jobs if job.folder is not None}.values())
 
     def _labels_of(self, sweep: str) -> Mapping[str, RunLabel]:
         with self._changed:

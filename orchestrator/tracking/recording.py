@@ -12,13 +12,15 @@ from filelock import FileLock
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
+from orchestrator.checkpoint import mark_file
 from orchestrator.tracking.connection import all_experiments, connect, ensure_experiment, find_experiment, search_runs
 from orchestrator.tracking.ensembles import log_table
 from orchestrator.tracking.labels import KEEP, EnsembleRecord, RunLabel
 from orchestrator.tracking.place import Place
 from orchestrator.tracking.relabel import relabel_runs
-from orchestrator.tracking.sent import Sent, mark_file, read_sent, write_sent
+from orchestrator.tracking.sent import Sent, read_sent, write_sent
 from orchestrator.tracking.series import (
+    HEADLINE,
     Point,
     Progress,
     continue_series,
@@ -28,6 +30,7 @@ from orchestrator.tracking.series import (
     describe_trial,
     headline,
     make_params,
+    pick_up_series,
 )
 from orchestrator.tracking.telling import told
 from orchestrator.tracking.terms import make_current, read_deviation
@@ -184,8 +187,10 @@ class Recorder:
     def _send(self, folder: TrialFolder, sent: Sent, *, ended: bool, label: RunLabel | None) -> str:
         spec, result = folder.spec(), folder.result()
         events, offset = folder.events(sent.offset)
-        run_id = sent.run_id or self._open(sent, spec, folder, label=label)
-        if sent.run_id is None:  # at once: whoever looks on from another machine wants to know what is trained
+        run_id = sent.run_id
+        if run_id is None:
+            run_id, sent = self._open(sent, spec, folder, label=label)
+            # at once: whoever looks on from another machine wants to know what is trained
             sent = self._send_files(run_id, folder, sent.model_copy(update={"run_id": run_id}), names=("trial.json",))
         points, progress = continue_series(events, Progress(sent.epoch, sent.best))
         tags = {} if result else {"state": str(TrialState.WAITING if ended else TrialState.RUNNING), "reason": ""}
@@ -207,20 +212,22 @@ class Recorder:
         write_sent(folder, sent.model_copy(update={"ended": result is not None, "running": not (ended or result)}))
         return run_id
 
-    def _open(self, sent: Sent, spec: TrialSpec, folder: TrialFolder, *, label: RunLabel | None) -> str:
-        """The trial's run, made if the server has none yet."""
+    def _open(self, sent: Sent, spec: TrialSpec, folder: TrialFolder, *, label: RunLabel | None) -> tuple[str, Sent]:
+        """The trial's run, made if the server has none yet, and what was sent to it."""
         experiment = ensure_experiment(self._client, self._place, sent.sweep)
         run = make_current(self._client, experiment, spec.key, deviation=sent.deviation)
+        events, _ = folder.events()
         if run is None:
-            events, _ = folder.events()
             started_s = events[0].time_s if events else (folder.path / "trial.json").stat().st_mtime
             tags = describe_trial(sent.sweep, spec, deviation=sent.deviation)
             run_id = self._create(experiment, spec, tags=tags, start_s=started_s, label=label)
             self._log(run_id, points=[], params=make_params(spec), tags={})
-            return run_id
+            return run_id, sent
         missing = {name: value for name, value in make_params(spec).items() if name not in run.data.params}
         self._log(run.info.run_id, points=[], params=missing, tags={})  # params cannot change: a path may differ here
-        return str(run.info.run_id)
+        history = self._client.get_metric_history(run.info.run_id, f"epoch/{HEADLINE}")
+        begun = pick_up_series([Point(one.key, one.value, one.timestamp, one.step) for one in history], events)
+        return str(run.info.run_id), sent.model_copy(update={"epoch": begun.epoch, "best": begun.best})
 
     def _create(
         self, experiment: str, spec: TrialSpec, *, tags: Mapping[str, str], start_s: float, label: RunLabel | None

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
+from orchestrator.checkpoint import mark_file
 from orchestrator.errors import TrackingError, TrialError
 from orchestrator.tracking.index import RunIndex
 from orchestrator.tracking.labels import ROW, EnsembleRecord
 from orchestrator.tracking.place import Place
 from orchestrator.tracking.rows import RunRow
-from orchestrator.tracking.sent import mark_file
 from orchestrator.tracking.source import open_source
 from orchestrator.tracking.telling import told
 from orchestrator.trial import TrialFolder, TrialState, write_atomically

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from pydantic import Field, ValidationError
 
 from orchestrator.trial import Record, TrialFolder, write_atomically
@@ -44,9 +41,3 @@ def read_sent(folder: TrialFolder, server: str) -> Sent | None:
 def write_sent(folder: TrialFolder, sent: Sent) -> None:
     """Remember it in the folder."""
     write_atomically(folder.path / "mirror.json", sent.model_dump_json(indent=1))
-
-
-def mark_file(path: Path | str) -> str:
-    """What tells a file from what it was or will be under the same name."""
-    found = os.stat(path)
-    return f"{found.st_size}-{found.st_mtime_ns}"

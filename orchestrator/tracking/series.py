@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.tracking.labels import ORIGIN
 from orchestrator.trial import Event, TrialResult, TrialSpec
 
 HEADLINE = "val/miou"
@@ -59,6 +60,20 @@ def continue_series(events: Iterable[Event], before: Progress) -> tuple[list[Poi
     return points, Progress(epoch=epoch, best=best)
 
 
+def pick_up_series(told: Iterable[Point], events: Iterable[Event]) -> Progress:
+    """How far a run's series has been told, of which only the server knows; told: the points of ``epoch/val/miou``.
+
+    What another machine told of an epoch stands when it is trained again here. A series that ends as our own events do is ours:
+    it may be told again from its beginning, in case somebody was killed while he told it.
+    """
+    by_step = {point.step: point for point in told}
+    own = {(event.epoch, round(event.time_s * 1000)) for event in events if event.kind == "epoch"}
+    last = by_step.get(max(by_step, default=0))
+    if last is None or (last.step, last.time_ms) in own:
+        return Progress()
+    return Progress(last.step, max(point.value for point in by_step.values()))
+
+
 def headline(result: TrialResult, progress: Progress) -> list[Point]:
     """The trial's own figures, as the last step of the plain metrics."""
     return _points(result.metrics, time_s=result.ended_s, step=max(result.epochs_run, progress.epoch))
@@ -94,7 +109,10 @@ def describe_events(events: Iterable[Event]) -> dict[str, str]:
     """Tags about the last attempt; and about the last that failed, though a later one may have come to its end."""
     tags: dict[str, str] = {}
     for event in events:
-        tags |= {"attempt": str(event.attempt)} | describe_system(event.facts)
+        facts = dict(event.facts)
+        if (origin := facts.pop("origin", None)) is not None:
+            tags[ORIGIN] = str(origin)[:_MAX_TAG]
+        tags |= {"attempt": str(event.attempt)} | describe_system(facts)
         if event.failure is not None:
             tags["last_failure"] = f"attempt {event.attempt}, {event.failure.words}: {event.reason}"[:_MAX_TAG]
     return tags

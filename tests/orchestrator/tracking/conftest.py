@@ -58,9 +58,9 @@ class Worker:
         folder.append(Event(kind="attempt_started", time_s=time_s, attempt=attempt, facts={"device": "cpu", "num_threads": 1}))
         return folder
 
-    def epoch(self, folder: TrialFolder, epoch: int, miou: float, *, attempt: int = 1) -> None:
+    def epoch(self, folder: TrialFolder, epoch: int, miou: float, *, attempt: int = 1, start_s: float = 1000.0) -> None:
         metrics = {"val/miou": miou, "val/iou/rock": miou / 2, "train/loss": 1.0 / epoch}
-        folder.append(Event(kind="epoch", time_s=1000.0 + epoch, attempt=attempt, epoch=epoch, metrics=metrics))
+        folder.append(Event(kind="epoch", time_s=start_s + epoch, attempt=attempt, epoch=epoch, metrics=metrics))
 
     def finish(
         self, folder: TrialFolder, *, state: TrialState = TrialState.COMPLETE, best: float = 0.5, epoch: int = 2

@@ -1,0 +1,88 @@
+"""The checkpoint to go on from: copied while a trainer works on, and entered where it is the later one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator import checkpoint
+from orchestrator.checkpoint import copied, enter, find_epoch, note_checkpoint
+from orchestrator.trial import Event, TrialFolder
+
+
+def train(folder: TrialFolder, *epochs: int, attempt: int = 1, text: str = "") -> None:
+    """Leave what a worker leaves after these epochs."""
+    folder.path.mkdir(exist_ok=True)
+    for epoch in epochs:
+        folder.append(
+            Event(kind="epoch", time_s=attempt * 1000.0 + epoch, attempt=attempt, epoch=epoch, metrics={"val/miou": 0.5})
+        )
+    for name in ("best.safetensors", "last.pt"):
+        scratch = folder.path / ".scratch"
+        scratch.write_text(text or f"{name} of {epochs[-1]}")
+        scratch.replace(folder.path / name)
+    note_checkpoint(folder, epochs[-1])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> TrialFolder:
+    """Of a trial of two epochs."""
+    folder = TrialFolder(tmp_path / "trial")
+    train(folder, 1, 2)
+    return folder
+
+
+def test_a_copy_stays_what_it_was(folder: TrialFolder) -> None:
+    """While a trainer goes on; and nothing is left of it afterwards."""
+    names = {path.name for path in folder.path.iterdir()}
+    with copied(folder) as found:
+        assert found is not None
+        copy, epoch = found
+        train(folder, 3)
+        assert epoch == 2
+        assert {path.name for path in copy.iterdir()} == {"last.pt", "best.safetensors", "progress.jsonl"}
+        assert (copy / "last.pt").read_text() == "last.pt of 2"
+        assert [event.epoch for event in TrialFolder(copy).events()[0]] == [1, 2]
+    assert {path.name for path in folder.path.iterdir()} == names
+
+
+def test_a_copy_without_hard_links_is_the_same(folder: TrialFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On file systems that have none."""
+
+    def refuse(source: Path, target: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refuse)
+    with copied(folder) as found:
+        assert found is not None
+        assert (found[0] / "last.pt").read_text() == "last.pt of 2"
+
+
+def test_of_what_nobody_knows_how_far_it_is_there_is_no_copy(folder: TrialFolder) -> None:
+    """A kill came between the checkpoint and the note of it: the earlier epoch is the one that is sure."""
+    (folder.path / "last.pt").write_text("of epoch 3")
+    with copied(folder) as found:
+        assert found is None
+    assert find_epoch(folder) == 2
+    (folder.path / checkpoint.FILE).unlink()
+    assert find_epoch(folder) == 0
+
+
+def test_what_comes_from_elsewhere_replaces_what_is_here(folder: TrialFolder, tmp_path: Path) -> None:
+    """The later checkpoint, with the course that led to it, each event once; what this machine had of its own stays told."""
+    away = TrialFolder(tmp_path / "away")
+    train(away, 1, 2)  # as the other machine found it
+    train(away, 3, 4, attempt=2)
+    folder.append(Event(kind="epoch", time_s=1003.0, attempt=1, epoch=3))
+    (folder.path / "mirror.json").write_text("of an earlier state")
+    with copied(away) as found:
+        assert found is not None
+        enter(folder, *found)
+    assert find_epoch(folder) == 4
+    assert (folder.path / "last.pt").read_text() == "last.pt of 4"
+    assert (folder.path / "best.safetensors").read_text() == "best.safetensors of 4"
+    assert [(event.attempt, event.epoch) for event in folder.events()[0]] == [(1, 1), (1, 2), (1, 3), (2, 3), (2, 4)]
+    assert not (folder.path / "mirror.json").exists()
+    with copied(folder) as found:
+        assert found is not None

@@ -196,7 +196,9 @@ def guarded(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     config = tmp_path / "auth.ini"
     users = f"sqlite:///{tmp_path}/auth.db"
-    config.write_text(f"[mlflow]\ndefault_permission = EDIT\ndatabase_uri = {users}\nadmin_username = admin\n")
+    config.write_text(
+        f"[mlflow]\ndefault_permission = EDIT\ndatabase_uri = {users}\nadmin_username = admin\nauth_cache_ttl_seconds = 60\n"
+    )
     variables = {
         "MLFLOW_AUTH_CONFIG_PATH": str(config),
         "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORD,

@@ -101,9 +101,9 @@ class Pool:
         self.singles = self._counter.split_by_image(counts[kept])
         """(M, V, C, C): each candidate's own confusion matrices."""
 
-    def rank_singles(self, images: NDArray[np.int64]) -> list[float]:
-        """MIoU of each candidate alone on these images."""
-        return [float(score) for score in self._score((), 0, images)]
+    def rank_singles(self, images: NDArray[np.int64], limits: Sequence[Limit] = ()) -> list[float]:
+        """MIoU of each candidate alone on these images, -inf of those that cost more alone than is allowed."""
+        return [float(score) for score in _Scores(self, images, limits)(())]
 
     def count(self, members: Iterable[int], images: NDArray[np.int64]) -> NDArray[np.int64]:
         """Confusion matrices (n, C, C) of the members' mean on these images; who is named twice counts twice."""

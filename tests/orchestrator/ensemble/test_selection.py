@@ -58,15 +58,17 @@ def choose_naively(case: Case, k: int) -> tuple[list[str], list[float]]:
 @given(st.integers(0, 2**32), st.sampled_from([4, 256]))
 @settings(max_examples=25, deadline=None)
 def test_greedy_equals_brute_force(seed: int, levels: int) -> None:
-    """The trajectory is that of a plain numpy loop, ties included; the result is at least its best prefix."""
+    """Members and trajectory are those of a plain numpy loop, ties included, and by default its best prefix; auto is no worse."""
     case = make_case(seed, levels=levels)
     pool = pool_of(case)
     if len(pool.keys) < len(case[0]):
         return  # copies count once here, not in the plain loop
-    selection = pool.select(np.arange(7), k=4)
-    _, trajectory = choose_naively(case, 4)
-    assert list(selection.trajectory) == trajectory
-    assert selection.miou >= max(trajectory)
+    members, trajectory = choose_naively(case, 4)
+    for exactly, size in ((True, 4), (False, 1 + int(np.argmax(trajectory)))):
+        selection = pool.select(np.arange(7), k=4, exactly=exactly, search=Search("greedy"))
+        assert [pool.keys[i] for i in selection.members] == members[:size]
+        assert (list(selection.trajectory), selection.miou) == (trajectory, trajectory[size - 1])
+    assert pool.select(np.arange(7), k=4).miou >= max(trajectory)
 
 
 @given(st.integers(0, 2**32))

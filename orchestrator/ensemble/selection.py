@@ -216,6 +216,8 @@ def _check_array(key: str, array: NDArray[np.uint8], shape: tuple[int, ...]) -> 
 
 
 def _check_labels(labels: NDArray[np.uint8], shape: tuple[int, ...], ignore_classes: tuple[int, ...]) -> None:
+    if shape[1] > VOID:
+        raise EnsembleError(f"predictions have {shape[1]} classes, expected at most {VOID}: and {VOID} for void.")
     if labels.shape != (shape[0], *shape[2:]) or labels.dtype != np.uint8:
         raise EnsembleError(f"labels are {labels.dtype} {labels.shape}, expected uint8 {(shape[0], *shape[2:])}.")
     unknown = sorted({int(label) for label in np.unique(labels)} - {*range(shape[1]), VOID})

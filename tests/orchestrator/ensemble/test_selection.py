@@ -227,7 +227,7 @@ def test_exactly_takes_k_where_fewer_would_score_better() -> None:
     assert pool.select(every, k=2, exactly=True).members == (0, 1)
 
 
-@pytest.mark.parametrize("damage", ["shape", "type", "keys", "labels", "none"])
+@pytest.mark.parametrize("damage", ["shape", "type", "keys", "labels", "classes", "none"])
 def test_what_does_not_fit_is_refused(damage: str) -> None:
     """Shapes, types, keys and labels are checked, with what was found in the message."""
     keys, predictions, labels = make_case(0)
@@ -239,6 +239,8 @@ def test_what_does_not_fit_is_refused(damage: str) -> None:
         keys[1] = keys[0]
     elif damage == "labels":
         labels = np.where(labels == 3, np.uint8(9), labels)
+    elif damage == "classes":
+        predictions = [np.repeat(p, 64, axis=1) for p in predictions]
     else:
         keys, predictions = [], []
     with pytest.raises(EnsembleError, match=r"expected|Expected|no candidates"):

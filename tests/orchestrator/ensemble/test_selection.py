@@ -158,6 +158,7 @@ def test_auto_tries_all_sets_only_where_they_are_few() -> None:
     small = pool_of(make_case(0)).select(np.arange(7), k=3)
     assert (small.search, small.reason) == ("exhaustive", "auto: all 41 sets of up to 3 of 6 candidates can be tried")
     assert choose("auto", num_candidates=256, k=4, num_bytes=7 * 10**6)[0] == "swap"
+    assert choose("auto", num_candidates=40, k=4, num_bytes=64)[0] == "swap"  # small images, but ten thousand questions
 
 
 @given(st.integers(0, 2**32), st.randoms(use_true_random=False))

@@ -108,7 +108,7 @@ def _take(source: NDArray[Any] | str | Path, name: str) -> NDArray[np.uint8]:
 
 def _open(path: str | Path) -> NDArray[Any]:
     try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError) as error:
         raise EnsembleError(f"{path}: cannot be read as .npy: {error}.") from error
     return array

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -199,6 +200,17 @@ def test_floats_are_stored_as_the_trainer_stores_them() -> None:
     """Probabilities as floats give what their uint8 form gives."""
     predictions, labels = make_candidates(9, signal=40)
     assert select_ensemble([p.astype(np.float32) / 255 for p in predictions], labels) == select_ensemble(predictions, labels)
+
+
+def test_what_is_no_npy_file_is_named(tmp_path: Path) -> None:
+    """An archive of arrays, a cut file and a missing one."""
+    predictions, labels = make_candidates(8, signal=40)
+    np.savez(tmp_path / "several.npz", predictions[0])
+    np.save(tmp_path / "cut.npy", predictions[0])
+    os.truncate(tmp_path / "cut.npy", 2000)
+    for name in ("several.npz", "cut.npy", "missing.npy"):
+        with pytest.raises(EnsembleError, match=f"{name}: cannot be read as .npy"):
+            select_ensemble([tmp_path / name], labels)
 
 
 def test_logits_are_refused() -> None:

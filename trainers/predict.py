@@ -94,10 +94,16 @@ def _round(probabilities: NDArray[np.float32], dtype: type[Stored]) -> NDArray[S
     """To 0..largest of ``dtype``.
 
     Where rounding makes the winner equal to an earlier class, the winner is raised by one; as both are at most half, it fits.
+    Of probabilities that do not add up to 1, as of sigmoids, both may be the largest: then the earlier ones are lowered.
     """
-    values: NDArray[Stored] = np.rint(probabilities * np.float32(np.iinfo(dtype).max)).astype(dtype)
+    largest = np.iinfo(dtype).max
+    values: NDArray[Stored] = np.rint(probabilities * np.float32(largest)).astype(dtype)
     winner = probabilities.argmax(axis=1)[:, np.newaxis]
     lost = values.argmax(axis=1)[:, np.newaxis] != winner
+    if (is_full := lost & (np.take_along_axis(values, winner, axis=1) == largest)).any():
+        earlier = np.arange(values.shape[1])[:, np.newaxis, np.newaxis] < winner
+        values -= (is_full & earlier & (values == largest)).astype(dtype)
+        lost &= ~is_full
     np.put_along_axis(values, winner, np.take_along_axis(values, winner, axis=1) + lost.astype(dtype), axis=1)
     return values
 

@@ -19,9 +19,9 @@ from_plan.py    a sweep's fixed ensembles: where they stand, and their evaluatio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -42,7 +42,7 @@ def select_ensemble(
     ignore_classes: tuple[int, ...] = (0,),
     keys: Sequence[str] | None = None,
     exactly: bool = False,
-    groups: NDArray[np.int64] | None = None,
+    groups: ArrayLike | None = None,
     search: SearchName = "auto",
     mean: Mean = "arithmetic",
 ) -> EnsembleReport:
@@ -50,25 +50,31 @@ def select_ensemble(
 
     predictions: each (N, C, H, W), uint8 probabilities times 255 or floats in [0, 1], or the path of such a .npy file, which is
     mapped into memory. labels: (N, H, W) int, classes below C or 255 for void. ignore_classes: classes whose pixels are not
-    scored. keys: what to call the predictions; ties go to the smaller key, or to the earlier prediction where no keys are given.
-    groups: (N,) number of each image's group (a scene, a patient), which cross-fitting never splits. search, mean: as the
-    options ``--search`` and ``--combine`` of ``orchestrate best-ensemble``. Of the result, ``.members``, ``.weights``,
-    ``.miou_in_sample``, ``.miou`` (cross-fitted), ``.ci95`` and ``.trajectory`` say most. Files that hold more than memory does
-    will do: of floats, one candidate at a time is read and kept as bytes.
+    scored, as those of void never are. keys: what to call the predictions; ties go to the smaller key, or to the earlier
+    prediction where no keys are given. groups: (N,) number or name of each image's group (a scene, a patient), which
+    cross-fitting never splits. search, mean: as the options ``--search`` and ``--combine`` of ``orchestrate best-ensemble``. Of
+    the result, ``.members``, ``.weights``, ``.miou_in_sample``, ``.miou`` (cross-fitted), ``.ci95`` and ``.trajectory`` say
+    most. Files that hold more than memory does will do: of floats, one candidate at a time is read and kept as bytes.
 
     Raises:
         EnsembleError: the arrays do not fit each other, or a file cannot be read.
     """
     from orchestrator.ensemble.evaluation import evaluate  # numba takes a second, which nobody pays for the store alone
+    from orchestrator.ensemble.search import SEARCHES
     from orchestrator.ensemble.selection import Pool, Search
+    from trainers.config import VOID
+    from trainers.means import Mean
 
     names = [str(i) for i in range(len(predictions))] if keys is None else list(keys)
     if len(names) != len(predictions):
         raise EnsembleError(f"{len(names)} keys for {len(predictions)} predictions: expected one each.")
+    _check_choice("search", search, ("auto", *SEARCHES))
+    _check_choice("mean", mean, get_args(Mean))
     given = list(zip(names, predictions, strict=True))
     ordered = given if keys is None else sorted(given, key=lambda pair: pair[0])
-    pool = Pool([name for name, _ in ordered], _Given(ordered), _take_labels(labels), tuple(ignore_classes), mean=mean)
-    return evaluate(pool, k=k, exactly=exactly, groups=groups, search=Search(search))
+    taken, ignored = _take_labels(labels), tuple(c for c in ignore_classes if c != VOID)
+    pool = Pool([name for name, _ in ordered], _Given(ordered), taken, ignored, mean=mean)
+    return evaluate(pool, k=k, exactly=exactly, groups=_take_groups(groups, len(taken)), search=Search(search))
 
 
 class _Given(Sequence[NDArray[np.uint8]]):
@@ -102,7 +108,7 @@ def _take(source: NDArray[Any] | str | Path, name: str) -> NDArray[np.uint8]:
 
 def _open(path: str | Path) -> NDArray[Any]:
     try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError) as error:
         raise EnsembleError(f"{path}: cannot be read as .npy: {error}.") from error
     return array
@@ -111,5 +117,24 @@ def _open(path: str | Path) -> NDArray[Any]:
 def _take_labels(labels: ArrayLike) -> NDArray[np.uint8]:
     array = np.asarray(labels)
     if not np.issubdtype(array.dtype, np.integer) or array.min(initial=0) < 0 or array.max(initial=0) > 255:
-        raise EnsembleError(f"labels are {array.dtype} of {array.min()} to {array.max()}, expected whole numbers 0..255.")
+        found = f"{array.dtype} of {array.min()} to {array.max()}" if array.size else f"{array.dtype} {array.shape}"
+        raise EnsembleError(f"labels are {found}, expected whole numbers: classes from 0, or 255 for void.")
     return array.astype(np.uint8)
+
+
+def _take_groups(groups: ArrayLike | None, num_images: int) -> NDArray[np.int64] | None:
+    if groups is None:
+        return None
+    array = np.asarray(groups)
+    if array.shape != (num_images,):
+        raise EnsembleError(f"groups are {array.shape}, expected one of each image: {(num_images,)}.")
+    return np.unique(array, return_inverse=True)[1].astype(np.int64)
+
+
+def _check_choice(what: str, name: str, known: Iterable[str]) -> None:
+    from trainers.config import check_known
+
+    try:
+        check_known(name, known, what)
+    except ValueError as error:
+        raise EnsembleError(str(error)) from None

@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.ensemble.kernel import LANES, MAX_RUN, UNSCORED, regroup
+from orchestrator.ensemble.kernel import LANES, MAX_RUN, UNSCORED, regroup, ungroup
 
 Blocks = NDArray[np.uint8]
 """(B, C, 64) of one candidate, C-contiguous."""
@@ -64,12 +64,9 @@ class Layout:
 
     def restore(self, blocks: Blocks) -> NDArray[np.uint8]:
         """Predictions (V, C, P) of a candidate's blocks, 0 where nothing is scored."""
-        found = np.zeros((self.num_images, self.num_pixels, self.num_classes), np.uint8)
-        image_of_block = np.repeat(self.image_of_run, np.diff(self.run_start))
-        is_pixel = self.pixels >= 0
-        images = np.broadcast_to(image_of_block[:, None], self.pixels.shape)[is_pixel]
-        found[images, self.pixels[is_pixel]] = blocks.transpose(0, 2, 1)[is_pixel]
-        return np.ascontiguousarray(found.transpose(0, 2, 1))
+        found = np.zeros((self.num_images, self.num_classes, self.num_pixels), np.uint8)
+        ungroup(blocks, self.pixels, self.image_of_run, self.run_start, found)
+        return found
 
     def select_runs(self, images: NDArray[np.int64]) -> NDArray[np.int64]:
         """Numbers of the runs of some images, in ascending order."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri, stdtrit
 
-from orchestrator.ensemble.selection import Pool
+from orchestrator.ensemble.selection import Limit, Pool
 from orchestrator.errors import EnsembleError
 from orchestrator.stats import Difference, compare, compare_classes, sum_groups
 
@@ -91,11 +91,11 @@ class CrossFitting:
         return compare_classes(first, second, self.pool.ignore_classes, widening=self.widening)
 
 
-def fit_single(pool: Pool) -> Fit:
-    """Choose the candidate that is best alone."""
+def fit_single(pool: Pool, limits: Sequence[Limit]) -> Fit:
+    """Choose the candidate that is best alone, of those within the limits."""
 
     def fit(images: Images) -> Count:
-        best = int(np.argmax(pool.rank_singles(images)))
+        best = int(np.argmax(pool.rank_singles(images, limits)))
         return lambda part: pool.singles[best][part]
 
     return fit

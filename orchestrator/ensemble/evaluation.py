@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.ensemble.crossfit import Choose, CrossFitting, Images, fit_ensemble, fit_single
+from orchestrator.ensemble.crossfit import CrossFitting, Images, fit_ensemble, fit_single
 from orchestrator.ensemble.diversity import drop_each, measure_diversity
 from orchestrator.ensemble.report import EnsembleReport, Stack, Step
 from orchestrator.ensemble.selection import DEFAULT_SEARCH, Pool, Search, check_size
@@ -46,9 +46,10 @@ def evaluate(
     def select(images: Images, size: int) -> tuple[int, ...]:
         return pool.select(images, k=size, exactly=exactly, search=search).repeated
 
-    fitted = _score_sizes(crossed, select, sizes)
+    fits = {size: fit_single(pool, search.limits) if size == 1 else fit_ensemble(pool, select, size) for size in sizes}
+    fitted = {size: crossed.score(fit) for size, fit in fits.items()}
     ensemble, single = fitted[max(fitted)], fitted[1]
-    singles = pool.rank_singles(every)
+    singles = pool.rank_singles(every, search.limits)
     best = int(np.argmax(singles))
     return EnsembleReport(
         members=tuple(pool.keys[i] for i in chosen.members),
@@ -80,13 +81,6 @@ def _list_sizes(k: int) -> list[int]:
     """1, 2, ..., 8, 16, 32, ..., k."""
     doubled = [_EACH * 2**i for i in range(1, k.bit_length()) if _EACH * 2**i < k]
     return sorted({*range(1, min(k, _EACH) + 1), *doubled, k})
-
-
-def _score_sizes(crossed: CrossFitting, choose: Choose, sizes: list[int]) -> dict[int, NDArray[np.integer]]:
-    """Number of members at most -> matrices (G, C, C), by group, of the ensemble so chosen; 1 is the best single candidate."""
-    pool = crossed.pool
-    fits = {size: fit_single(pool) if size == 1 else fit_ensemble(pool, choose, size) for size in sizes}
-    return {size: crossed.score(fit) for size, fit in fits.items()}
 
 
 def _find_class_iou(confusions: NDArray[np.integer], ignore_classes: tuple[int, ...]) -> dict[int, float]:

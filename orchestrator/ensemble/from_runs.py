@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +28,7 @@ from orchestrator.ensemble.wanted import EVERYTHING, Wanted
 from orchestrator.entries import EntryLoader, name_classes
 from orchestrator.errors import EnsembleError
 from orchestrator.launchers.slots import count_cores
-from orchestrator.tracking.labels import MEAN, WIDENING, EnsembleRecord
+from orchestrator.tracking.labels import CHOSEN, MEAN, WIDENING, EnsembleRecord
 from orchestrator.trial import TrialState
 from trainers.means import Mean
 
@@ -92,7 +93,7 @@ def best_ensemble(
     for key, weight in zip(report.members, report.weights, strict=True):
         members |= candidates[key].share(weight)
     sweep = sweeps[0] if sweeps else max(rows, key=lambda row: row.start_s).sweep
-    tags = {SCORED: read_info(folders[0]).scored_fingerprint, WIDENING: f"{report.widening:g}"}
+    tags = {SCORED: read_info(folders[0]).scored_fingerprint, WIDENING: f"{report.widening:g}", CHOSEN: f"{time.time():.3f}"}
     tags |= {} if mean == "arithmetic" else {MEAN: mean}
     return replace(report, run_id=_log(reader, sweep, report, members=members, tags=tags, ignore_classes=pool.ignore_classes))
 

@@ -134,6 +134,19 @@ def regroup(
 
 
 @njit(nogil=True, cache=True)
+def ungroup(blocks: Any, pixels: Any, image_of_run: Any, run_start: Any, predictions: Any) -> None:
+    """The way back, with the same arrays; what stands in no block stays as it is."""
+    for run in range(len(image_of_run)):
+        image = predictions[image_of_run[run]]
+        for block in range(run_start[run], run_start[run + 1]):
+            for c in range(predictions.shape[1]):
+                for lane in range(LANES):
+                    pixel = pixels[block, lane]
+                    if pixel >= 0:
+                        image[c, pixel] = blocks[block, c, lane]
+
+
+@njit(nogil=True, cache=True)
 def _sum_bytes(members: NDArray[np.int64], weights: NDArray[np.int32], sums: NDArray[np.int32]) -> None:
     """Add the members' blocks, which start at these addresses, each so many times."""
     num_blocks, num_classes, _ = sums.shape

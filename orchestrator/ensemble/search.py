@@ -22,6 +22,8 @@ NUM_ADDITIONS = 25
 
 _AFFORDABLE = 10**10
 """Bytes of predictions that ``auto`` reads to try every set: about a second on two cores."""
+_OVERHEAD = 3 * 10**6
+"""Bytes that could be read while candidates that differ in one member are put to the question, however small they are."""
 
 
 class Scores(Protocol):
@@ -53,7 +55,8 @@ def choose(name: SearchName, *, num_candidates: int, k: int, num_bytes: int) -> 
         return name, "asked for"
     num_sets = sum(math.comb(num_candidates, size) for size in range(1, k + 1))
     sets = f"sets of up to {k} of {num_candidates} candidates"
-    if num_sets * num_bytes <= _AFFORDABLE:
+    num_questions = sum(math.comb(num_candidates - 1, size - 1) for size in range(1, k + 1))
+    if num_sets * num_bytes + num_questions * _OVERHEAD <= _AFFORDABLE:
         return "exhaustive", f"auto: all {num_sets} {sets} can be tried"
     return "swap", f"auto: {num_sets:.2g} {sets} are too many to try all"
 

@@ -101,9 +101,9 @@ class Pool:
         self.singles = self._counter.split_by_image(counts[kept])
         """(M, V, C, C): each candidate's own confusion matrices."""
 
-    def rank_singles(self, images: NDArray[np.int64]) -> list[float]:
-        """MIoU of each candidate alone on these images."""
-        return [float(score) for score in self._score((), 0, images)]
+    def rank_singles(self, images: NDArray[np.int64], limits: Sequence[Limit] = ()) -> list[float]:
+        """MIoU of each candidate alone on these images, -inf of those that cost more alone than is allowed."""
+        return [float(score) for score in _Scores(self, images, limits)(())]
 
     def count(self, members: Iterable[int], images: NDArray[np.int64]) -> NDArray[np.int64]:
         """Confusion matrices (n, C, C) of the members' mean on these images; who is named twice counts twice."""
@@ -173,7 +173,7 @@ def _group(
 ) -> Grouped:
     first = predictions[0]
     _check_array(keys[0], first, first.shape)
-    _check_labels(labels, first.shape)
+    _check_labels(labels, first.shape, ignore_classes)
     layout = make_layout(mark_unscored(labels, ignore_classes), first.shape[1])
 
     def checked() -> Iterator[NDArray[np.uint8]]:
@@ -215,7 +215,9 @@ def _check_array(key: str, array: NDArray[np.uint8], shape: tuple[int, ...]) -> 
         )
 
 
-def _check_labels(labels: NDArray[np.uint8], shape: tuple[int, ...]) -> None:
+def _check_labels(labels: NDArray[np.uint8], shape: tuple[int, ...], ignore_classes: tuple[int, ...]) -> None:
+    if shape[1] > VOID:
+        raise EnsembleError(f"predictions have {shape[1]} classes, expected at most {VOID}: and {VOID} for void.")
     if labels.shape != (shape[0], *shape[2:]) or labels.dtype != np.uint8:
         raise EnsembleError(f"labels are {labels.dtype} {labels.shape}, expected uint8 {(shape[0], *shape[2:])}.")
     unknown = sorted({int(label) for label in np.unique(labels)} - {*range(shape[1]), VOID})
@@ -223,6 +225,10 @@ def _check_labels(labels: NDArray[np.uint8], shape: tuple[int, ...]) -> None:
         raise EnsembleError(
             f"labels hold {unknown}, but predictions have {shape[1]} classes. Expected 0..{shape[1] - 1} or {VOID}."
         )
+    if strange := sorted(set(ignore_classes) - {*range(shape[1])}):
+        raise EnsembleError(f"ignore_classes holds {strange}, but predictions have {shape[1]} classes: 0..{shape[1] - 1}.")
+    if np.isin(labels, (*ignore_classes, VOID)).all():
+        raise EnsembleError(f"No pixel is scored: every label is void ({VOID}) or of an ignored class {list(ignore_classes)}.")
 
 
 def check_size(k: int) -> None:

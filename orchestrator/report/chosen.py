@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from orchestrator.errors import TrackingError
 from orchestrator.report.markup import element
 from orchestrator.report.text import write_interval, write_short
-from orchestrator.tracking.labels import ROW
+from orchestrator.tracking.labels import CHOSEN, ROW
 
 if TYPE_CHECKING:
     from orchestrator.tracking.runs import RunReader
@@ -67,7 +67,8 @@ def load_chosen(reader: RunReader, sweep: str, *, cache: Path) -> Chosen | None:
         TrackingError: the server cannot be used.
     """
     runs = [run for run in reader.list_ensembles([sweep]) if ROW not in run.tags and run.state == "COMPLETE"]
-    path = reader.find_file(runs[-1], "ensemble.json", cache / "files", from_folder=False) if runs else None
+    last = max(runs, key=lambda run: float(run.tags.get(CHOSEN, run.start_s)), default=None)
+    path = None if last is None else reader.find_file(last, "ensemble.json", cache / "files", from_folder=False)
     if path is None:
         return None
     try:

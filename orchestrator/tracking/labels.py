@@ -19,6 +19,9 @@ MEAN = "mean"
 WIDENING = "widening"
 """Tag of a chosen ensemble: by how much wider than by images alone intervals of its difference to others are."""
 
+CHOSEN = "chosen_s"
+"""Tag of a chosen ensemble: when that was done last, which its run's start does not say where it was chosen before."""
+
 KEEP = "keep"
 """Tag of a sweep's experiment: which checkpoints it keeps."""
 

@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 
 from orchestrator.errors import TrackingError
 from orchestrator.tracking.connection import all_experiments, connect, find_experiment, search_runs
-from orchestrator.tracking.labels import MEAN
+from orchestrator.tracking.labels import CHOSEN, MEAN
 from orchestrator.tracking.place import Place
 from orchestrator.tracking.telling import told
 from orchestrator.trial import TrialState
@@ -98,7 +98,7 @@ def _latest_ensemble(place: Place, client: MlflowClient, sweep: str, experiment:
             f"{place}: nothing has been chosen of sweep {sweep} yet. Run `orchestrate best-ensemble {sweep}` first, or name one "
             f"of its runs.{fixed}"
         )
-    return max(chosen, key=lambda run: run.info.start_time or 0)
+    return max(chosen, key=lambda run: float(run.data.tags.get(CHOSEN, (run.info.start_time or 0) / 1000)))
 
 
 def _find_trials(client: MlflowClient, key: str) -> list[Run]:

@@ -42,6 +42,14 @@ def test_tie_made_by_rounding_goes_to_the_winner() -> None:
     assert kept[1] > kept[0]
 
 
+def test_a_winner_that_rounds_to_the_largest_number_keeps_it() -> None:
+    """Of sigmoids several may be all but certain; one more than 255 would be 0."""
+    scores = np.array([0.9995, 0.4, 0.9990, 1.0], dtype=np.float32).reshape(1, 4, 1, 1)
+    assert quantize(scores).ravel().tolist() == [254, 102, 254, 255]
+    finer = np.array([0.999999, 1.0], dtype=np.float32).reshape(1, 2, 1, 1)
+    assert quantize_u16(finer).ravel().tolist() == [65534, 65535]
+
+
 def test_one_hot_is_kept_exactly() -> None:
     """Certainty is 255 and 0."""
     one_hot = np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1)

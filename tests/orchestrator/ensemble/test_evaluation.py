@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 from rich.console import Console
 
 from orchestrator.ensemble import select_ensemble
+from orchestrator.ensemble.evaluation import evaluate
+from orchestrator.ensemble.selection import Limit, Pool, Search
 from orchestrator.errors import EnsembleError
 from orchestrator.stats import compute_miou
 from trainers.means import Mean
@@ -141,6 +144,27 @@ def test_diversity_is_counted_pixel_by_pixel() -> None:
     assert result.contributions[0].value == pytest.approx(result.miou_in_sample - without)
 
 
+def test_void_may_be_named_among_the_ignored_classes() -> None:
+    """255 is never scored, whether it is said or not."""
+    predictions, labels = make_candidates(12, signal=60)
+    labels[:, :2] = 255
+    assert select_ensemble(predictions, labels, ignore_classes=(0, 255)) == select_ensemble(predictions, labels)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_limits_hold_for_the_best_single_too(k: int) -> None:
+    """What costs more alone than all may cost together is neither a member nor what the gain is over."""
+    predictions, labels = make_candidates(13, signal=60)
+    truth = np.stack([labels == c for c in range(3)], axis=1)
+    keys, best = [f"k{i}" for i in range(6)], (truth * 200).astype(np.uint8)
+    costs = dict.fromkeys(keys, 1.0) | {"large": 9.0}
+    limited = Search("greedy", (Limit("parameters", 4, costs),))
+    report = evaluate(Pool([*keys, "large"], [*predictions, best], labels, (0,)), k=k, search=limited)
+    alone = evaluate(Pool(keys, predictions, labels, (0,)), k=k, search=Search("greedy"))
+    assert (report.members, report.miou, report.gain) == (alone.members, alone.miou, alone.gain)
+    assert (report.best_single, report.steps[0]) == (alone.best_single, alone.steps[0])
+
+
 def test_the_interval_draws_whole_groups() -> None:
     """Of thirty images in three groups only three matrices are left to draw from."""
     predictions, labels = make_candidates(11, signal=60)
@@ -148,6 +172,7 @@ def test_the_interval_draws_whole_groups() -> None:
     alone, grouped = select_ensemble(predictions, labels), select_ensemble(predictions, labels, groups=groups)
     assert len(alone.confusions) == 30
     assert len(grouped.confusions) == 3
+    assert select_ensemble(predictions, labels, groups=[f"scene {group}" for group in groups]) == grouped
 
 
 @pytest.mark.parametrize(
@@ -157,6 +182,12 @@ def test_the_interval_draws_whole_groups() -> None:
         ({"k": 9, "exactly": True}, "only 6 distinct"),
         ({"keys": ["a"]}, "1 keys for 6"),
         ({"groups": np.zeros(NUM_IMAGES, np.int64)}, "at least 2"),
+        ({"groups": ["scene 1", "scene 2"]}, r"groups are \(2,\), expected one of each image: \(30,\)"),
+        ({"search": "beem"}, "Did you mean 'beam'"),
+        ({"mean": "geometrical"}, "Did you mean 'geometric'"),
+        ({"ignore_classes": (0, 3)}, r"ignore_classes holds \[3\], but predictions have 3 classes"),
+        ({"ignore_classes": (-1,)}, r"ignore_classes holds \[-1\]"),
+        ({"ignore_classes": (0, 1, 2)}, "No pixel is scored"),
     ],
 )
 def test_impossible_requests_are_refused(options: dict, message: str) -> None:
@@ -169,6 +200,17 @@ def test_floats_are_stored_as_the_trainer_stores_them() -> None:
     """Probabilities as floats give what their uint8 form gives."""
     predictions, labels = make_candidates(9, signal=40)
     assert select_ensemble([p.astype(np.float32) / 255 for p in predictions], labels) == select_ensemble(predictions, labels)
+
+
+def test_what_is_no_npy_file_is_named(tmp_path: Path) -> None:
+    """An archive of arrays, a cut file and a missing one."""
+    predictions, labels = make_candidates(8, signal=40)
+    np.savez(tmp_path / "several.npz", predictions[0])
+    np.save(tmp_path / "cut.npy", predictions[0])
+    os.truncate(tmp_path / "cut.npy", 2000)
+    for name in ("several.npz", "cut.npy", "missing.npy"):
+        with pytest.raises(EnsembleError, match=f"{name}: cannot be read as .npy"):
+            select_ensemble([tmp_path / name], labels)
 
 
 def test_logits_are_refused() -> None:

@@ -58,15 +58,17 @@ def choose_naively(case: Case, k: int) -> tuple[list[str], list[float]]:
 @given(st.integers(0, 2**32), st.sampled_from([4, 256]))
 @settings(max_examples=25, deadline=None)
 def test_greedy_equals_brute_force(seed: int, levels: int) -> None:
-    """The trajectory is that of a plain numpy loop, ties included; the result is at least its best prefix."""
+    """Members and trajectory are those of a plain numpy loop, ties included, and by default its best prefix; auto is no worse."""
     case = make_case(seed, levels=levels)
     pool = pool_of(case)
     if len(pool.keys) < len(case[0]):
         return  # copies count once here, not in the plain loop
-    selection = pool.select(np.arange(7), k=4)
-    _, trajectory = choose_naively(case, 4)
-    assert list(selection.trajectory) == trajectory
-    assert selection.miou >= max(trajectory)
+    members, trajectory = choose_naively(case, 4)
+    for exactly, size in ((True, 4), (False, 1 + int(np.argmax(trajectory)))):
+        selection = pool.select(np.arange(7), k=4, exactly=exactly, search=Search("greedy"))
+        assert [pool.keys[i] for i in selection.members] == members[:size]
+        assert (list(selection.trajectory), selection.miou) == (trajectory, trajectory[size - 1])
+    assert pool.select(np.arange(7), k=4).miou >= max(trajectory)
 
 
 @given(st.integers(0, 2**32))
@@ -156,6 +158,7 @@ def test_auto_tries_all_sets_only_where_they_are_few() -> None:
     small = pool_of(make_case(0)).select(np.arange(7), k=3)
     assert (small.search, small.reason) == ("exhaustive", "auto: all 41 sets of up to 3 of 6 candidates can be tried")
     assert choose("auto", num_candidates=256, k=4, num_bytes=7 * 10**6)[0] == "swap"
+    assert choose("auto", num_candidates=40, k=4, num_bytes=64)[0] == "swap"  # small images, but ten thousand questions
 
 
 @given(st.integers(0, 2**32), st.randoms(use_true_random=False))
@@ -225,7 +228,7 @@ def test_exactly_takes_k_where_fewer_would_score_better() -> None:
     assert pool.select(every, k=2, exactly=True).members == (0, 1)
 
 
-@pytest.mark.parametrize("damage", ["shape", "type", "keys", "labels", "none"])
+@pytest.mark.parametrize("damage", ["shape", "type", "keys", "labels", "classes", "none"])
 def test_what_does_not_fit_is_refused(damage: str) -> None:
     """Shapes, types, keys and labels are checked, with what was found in the message."""
     keys, predictions, labels = make_case(0)
@@ -237,6 +240,8 @@ def test_what_does_not_fit_is_refused(damage: str) -> None:
         keys[1] = keys[0]
     elif damage == "labels":
         labels = np.where(labels == 3, np.uint8(9), labels)
+    elif damage == "classes":
+        predictions = [np.repeat(p, 64, axis=1) for p in predictions]
     else:
         keys, predictions = [], []
     with pytest.raises(EnsembleError, match=r"expected|Expected|no candidates"):

@@ -18,8 +18,10 @@ from orchestrator.ensemble.store import write_predictions
 from orchestrator.ensemble.wanted import Wanted
 from orchestrator.errors import EnsembleError, TrackingError
 from orchestrator.leaderboard import load_leaderboard
+from orchestrator.report.chosen import load_chosen
 from orchestrator.stats import compute_miou
 from orchestrator.tracking.connection import connect
+from orchestrator.tracking.lookup import find_model
 from orchestrator.tracking.page import make_url, open_page
 from orchestrator.tracking.place import Place
 from orchestrator.tracking.recording import Recorder
@@ -211,6 +213,17 @@ def test_the_best_ensemble_is_a_run_of_the_sweep(reader: RunReader, place: Place
     assert json.loads(Path(document).read_text())["members"] == list(report.members)
     assert best_ensemble(reader, ["s"], cache=tmp_path, k=2) == report
     assert len(reader.list_runs(["s"])) == 3
+
+
+def test_what_was_chosen_again_was_chosen_last(reader: RunReader, place: Place, tmp_path: Path) -> None:
+    """A sweep's name stands for it although its run began before another's; the report shows it."""
+    first = best_ensemble(reader, ["s"], cache=tmp_path, k=2, exactly=True)
+    assert best_ensemble(reader, ["s"], cache=tmp_path, k=1).run_id == find_model(place, "s").run_id
+    assert best_ensemble(reader, ["s"], cache=tmp_path, k=2, exactly=True).run_id == first.run_id
+    assert find_model(place, "s").run_id == first.run_id
+    chosen = load_chosen(reader, "s", cache=tmp_path)
+    assert chosen is not None
+    assert chosen.members == first.members
 
 
 def test_predictions_that_score_otherwise_are_named(reader: RunReader, place: Place, tmp_path: Path) -> None:

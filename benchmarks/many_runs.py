@@ -6,9 +6,8 @@ Starts a PostgreSQL and an MLflow server of its own on this machine. The runs ar
 written them: two seeds a configuration, 12 metrics of 10 epochs, 20 params and 10 tags each; the two small files of each that a
 ranking needs are put where an earlier ranking would have put them.
 
-2026-11-22, 5,000 runs, two cores that others loaded too (3 to 4 processes): first call 74.3 s, second 10.2 s, after 50 more runs
-12.9 s; `--top 10` 7.5 s; in each of these, importing mlflow takes 5.1 s. MLflow's page 0.24 s; all runs by `runs/search` 12.5 s.
-This was with a JSON document indented in Python, which it is no longer. On a machine of its own it has not been measured.
+2026-11-22, 5,000 runs, AMD EPYC, two cores: first call 29.6 s, second 2.6 s, third 2.4 s, after 50 more runs 6.0 s, as a table
+2.5 s. MLflow's page 0.2 s; all runs by `runs/search` 11.6 s. Earlier that day, with mlflow imported (4.8 s): second call 7.9 s.
 """
 
 from __future__ import annotations

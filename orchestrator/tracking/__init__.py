@@ -27,6 +27,9 @@ page.py         MLflow's page as a leaderboard
 
 Importing ``place``, ``labels``, ``mirror``, ``uploads``, ``page`` or ``runs`` does not import mlflow: it costs seconds, which the
 mirror spends in its threads, and who only ranks the runs of a server not at all.
+
+A module that imports parts of mlflow imports mlflow first. Several threads do so, each when it comes to it, and mlflow's parts
+import each other: two threads that enter by different parts would each get the other's half.
 """
 
 import os

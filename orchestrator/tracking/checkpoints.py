@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+import mlflow  # noqa: F401  whole, before its parts (see __init__.py)
 from mlflow.entities import Run
 
 from orchestrator.tracking.connection import all_experiments, connect, search_runs

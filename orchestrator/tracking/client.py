@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import mlflow  # noqa: F401  whole, before its parts (see __init__.py)
 from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 

@@ -9,6 +9,7 @@ import uuid
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
+import mlflow  # noqa: F401  whole, before its parts (see __init__.py)
 from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
+import mlflow  # noqa: F401  whole, before its parts (see __init__.py)
 from filelock import FileLock
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException

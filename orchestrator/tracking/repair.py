@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
+import mlflow  # noqa: F401  whole, before its parts (see __init__.py)
 from mlflow.entities import Run
 
 from orchestrator.errors import TrialError

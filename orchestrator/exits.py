@@ -16,8 +16,9 @@ from orchestrator.ledger import Ledger, LedgerRow
 from orchestrator.trial import TrialFolder, TrialResult, TrialSpec, TrialState
 from orchestrator.worker import ExitCode
 
-RESULT_GRACE_S = 120.0
-"""A trial that another machine has just finished is in the ledger before its result has been sent."""
+RESULT_GRACE_S = 300.0
+"""A trial that another machine has just finished is in the ledger before its result has been sent, which may take a slow server
+minutes. Time in which the server cannot be asked does not count."""
 
 ASK_S = 10.0
 """Between two questions for the same missing result; each may go over the network."""
@@ -205,6 +206,7 @@ class OthersResults:
             result = self._find_result(spec)
         except TrackingError as error:
             _log.warning("%s: its result cannot be asked for: %s", spec.name, error)
+            self._missing_since_s[spec.key] = self._clock()
             return None
         return result if _is_complete(result) else None
 

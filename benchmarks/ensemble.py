@@ -21,17 +21,18 @@ Before that, greedy among 1,000 candidates, in a fresh process, for the memory t
 
 The bandwidth is that of a plain read of 1 GiB by as many threads; our share of it goes by the bytes of the candidates.
 
-Figures, 2026-11-22, AMD EPYC with AVX2, 2 cores that read 31 GB/s, nothing beside it, the same members for all three:
+Figures, 2026-11-22, AMD EPYC with AVX2, 2 cores that read 26 GB/s, little beside it, the same members for all three:
 
                              64 candidates             256 candidates
-  ours, search alone         0.082 s (17.0 GB/s)       0.296 s (18.8 GB/s)
-  numpy                      22.7 s, 277 times         87.3 s, 295 times
-  AutoGluon 1.6.3            26.0 s, 318 times         98.8 s, 334 times
-  opening the store          0.42 s                    0.52 s
-  whole from a cold start    8.4 s, 5.1 with cache     18.6 s, 6.6 with cache
+  ours, all four rounds      0.146 s (12.7 GB/s)       0.590 s (12.6 GB/s)
+  numpy                      20.8 s, 142 times         97.2 s, 165 times
+  AutoGluon 1.6.3            27.2 s, 186 times         104.7 s, 177 times
+  opening the store          0.29 s                    0.67 s
+  whole from a cold start    6.2 s, 3.4 with cache     15.4 s, 5.2 with cache
 
-Beside other processes, earlier the same day, 64 candidates: ours 0.132 s, numpy 162 times, AutoGluon 188 times. 1,000 candidates,
-which the disk had to be read for: 72 s, 233 MB beyond files.
+An hour before, with the first round (each candidate alone, which opening counts anyway) left out, as our own command has it:
+0.082 and 0.296 s, numpy 277 and 295 times, AutoGluon 318 and 334. 1,000 candidates, which the disk had to be read for: 72 s,
+233 MB beyond files.
 """
 
 from __future__ import annotations

@@ -168,8 +168,7 @@ class Dispatcher:
 
     def _is_under_way(self) -> bool:
         return len(self._attempts) > 0 or (
-            self._may_start
-            and bool((self._queue and self._may_begin) or self._elsewhere or self._takeovers or self._may_propose)
+            self._may_start and bool((self._queue and self._may_begin) or self._elsewhere or self._takeovers or self._may_propose)
         )
 
     def _fill(self) -> bool:

@@ -219,7 +219,8 @@ class Dispatcher:
         """Settle a trial that has ended without us; where a complete one's result is left nowhere, have it run again."""
         ending = self._others.read(spec, row)
         if ending is not None:
-            self._settle(spec, ending.found_done() if is_found_done else ending)
+            self._books.settle(spec, ending.found_done() if is_found_done else ending, attempts=row.attempt)
+            self._may_propose = True
         elif self._others.may_come(spec):
             self._elsewhere[spec.key] = spec
         else:
@@ -286,10 +287,6 @@ class Dispatcher:
     def _report(self, spec: TrialSpec, event: Event) -> None:
         self._needs.note_epoch(spec, event)
         self._books.report(spec, event)
-
-    def _settle(self, spec: TrialSpec, ending: Ending) -> None:
-        self._books.settle(spec, ending)
-        self._may_propose = True
 
     def _finish(self, spec: TrialSpec, ending: Ending) -> None:
         self._books.finish(spec, ending)

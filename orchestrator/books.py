@@ -52,9 +52,9 @@ class Books:
         self._ledger.finish(spec.key, self._owner, state, ending.reason)
         self.settle(spec, ending)
 
-    def settle(self, spec: TrialSpec, ending: Ending) -> None:
-        """Tell everybody how a trial ended, whoever ran it."""
-        self._outcomes.note(spec, ending.state, result=ending.result, reason=ending.reason)
+    def settle(self, spec: TrialSpec, ending: Ending, *, attempts: int | None = None) -> None:
+        """Tell everybody how a trial ended, whoever ran it; attempts: of all who tried, where others did."""
+        self._outcomes.note(spec, ending.state, result=ending.result, attempts=attempts, reason=ending.reason)
         self._mirror_end(spec, ending)
         self._monitor.ended(spec, ending.state, ending.result, ending.reason)
         value = ending.result.metrics.get(OBJECTIVE) if ending.result else None

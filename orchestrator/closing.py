@@ -80,7 +80,7 @@ def prune(trial: TrialFolder, attempt: int, *, reason: str) -> TrialResult:
     return result
 
 
-def leave_without_space(trial: TrialFolder, attempt: int, error: Exception) -> None:
+def leave_without_space(trial: TrialFolder, attempt: int, error: BaseException) -> None:
     """Keep what is whole, remove what is half written, and say what there is space to say."""
     for unfinished in trial.path.glob(".*"):  # of this process: others write here too, such as the mirror its notes
         if unfinished.name.endswith((".scratch", f".{os.getpid()}")):
@@ -96,7 +96,7 @@ def first_start_s(trial: TrialFolder, *, default: float) -> float:
     return min((event.time_s for event in trial.events()[0] if event.kind == "attempt_started"), default=default)
 
 
-def log_traceback(trial: TrialFolder, error: Exception) -> None:
+def log_traceback(trial: TrialFolder, error: BaseException) -> None:
     """The traceback goes to the log; a process of its own prints there anyway, a thread does not."""
     with open(trial.log, "a", encoding="utf-8", errors="backslashreplace") as log:
         traceback.print_exception(error, file=log)

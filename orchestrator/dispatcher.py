@@ -109,7 +109,7 @@ class Dispatcher:
         self._queue = Queue(launcher, self._needs, round_of)
         self._elsewhere: dict[str, TrialSpec] = {}
         self._recheck = Timer(RECHECK_S, clock)
-        self._may_propose = True
+        self._may_propose = self._may_begin = True
         self._num_stops = 0
         self._halted: str | None = None
 
@@ -168,7 +168,7 @@ class Dispatcher:
 
     def _is_under_way(self) -> bool:
         return len(self._attempts) > 0 or (
-            self._may_start and bool(self._queue or self._elsewhere or self._takeovers or self._may_propose)
+            self._may_start and bool((self._queue and self._may_begin) or self._elsewhere or self._takeovers or self._may_propose)
         )
 
     def _fill(self) -> bool:
@@ -181,12 +181,21 @@ class Dispatcher:
         return has_news
 
     def _choose_step(self) -> TrialSpec | Step | None:
-        """What to do with a free slot; None where there is none, or nothing for it."""
+        """What to do with a free slot; None where there is none, or nothing for it.
+
+        With the budget of time spent what waits is left to the next run, and the search only tells what needs no training.
+        """
         try:
-            return self._queue.choose(may_propose=self._may_propose)
+            step = self._queue.choose(may_propose=self._may_propose)
         except LaunchError as error:  # no slot is left
             self._halted = str(error)
             return None
+        if step is None or step is Step.PROPOSE:
+            return step
+        self._may_begin = self._may_begin and self._search.may_begin()
+        if self._may_begin:
+            return step
+        return Step.PROPOSE if self._may_propose else None
 
     def _propose(self) -> bool:
         """Take the next configuration in, if there is one: what is done already is settled, the rest is queued."""
@@ -210,7 +219,8 @@ class Dispatcher:
         """Settle a trial that has ended without us; where a complete one's result is left nowhere, have it run again."""
         ending = self._others.read(spec, row)
         if ending is not None:
-            self._settle(spec, ending.found_done() if is_found_done else ending)
+            self._books.settle(spec, ending.found_done() if is_found_done else ending, attempts=row.attempt)
+            self._may_propose = True
         elif self._others.may_come(spec):
             self._elsewhere[spec.key] = spec
         else:
@@ -277,10 +287,6 @@ class Dispatcher:
     def _report(self, spec: TrialSpec, event: Event) -> None:
         self._needs.note_epoch(spec, event)
         self._books.report(spec, event)
-
-    def _settle(self, spec: TrialSpec, ending: Ending) -> None:
-        self._books.settle(spec, ending)
-        self._may_propose = True
 
     def _finish(self, spec: TrialSpec, ending: Ending) -> None:
         self._books.finish(spec, ending)

@@ -31,11 +31,14 @@ class Basis(StrEnum):
 
 @dataclass(frozen=True)
 class Machine:
-    """Where the trials will run: slots of one kind. device: ``cpu``, or a GPU's name as torch has it."""
+    """Where the trials will run: slots of one kind. device: ``cpu``, or a GPU's name as torch has it. num_gpus: that the slots
+    are on; None: as many as slots.
+    """
 
     device: str
     num_slots: int
     num_threads: int
+    num_gpus: int | None = None
 
     @property
     def is_cpu(self) -> bool:
@@ -88,8 +91,10 @@ class Estimate:
 
     @property
     def device_hours(self) -> float:
-        """Hours of GPUs, or of cores: attempts that share a GPU count apart, as in ``budget.gpu_hours``."""
-        return self.slot_s * (self.machine.num_threads if self.machine.is_cpu else 1) / 3600
+        """Hours of GPUs, or of cores: attempts that share a GPU count together, as in ``budget.gpu_hours``."""
+        machine = self.machine
+        each = machine.num_threads if machine.is_cpu else (machine.num_gpus or machine.num_slots) / machine.num_slots
+        return self.slot_s * each / 3600
 
     def to_json(self) -> dict[str, Any]:
         hours = round(self.device_hours, 4)

@@ -25,7 +25,7 @@ class FailureKind(StrEnum):
     SIGNAL = "signal"
     """Killed, and nobody on this side asked for it."""
     EXIT = "exit"
-    """The process ended by itself without a result."""
+    """The process ended by itself without a result, or some code in it wanted to."""
     HANG = "hang"
     """No sign of life for too long."""
     DISK_FULL = "disk_full"
@@ -39,10 +39,11 @@ class FailureKind(StrEnum):
         return str(self).replace("_", " ").replace("cuda", "CUDA")
 
 
-_OF_TRAINER = {
+_OF_CLASS = {
     ConfigError: FailureKind.BAD_CONFIGURATION,
     DataError: FailureKind.BAD_DATA,
     DivergedError: FailureKind.DIVERGED,
+    SystemExit: FailureKind.EXIT,
 }
 
 _OF_NUMBER = {
@@ -102,7 +103,7 @@ def classify(error: BaseException) -> FailureKind:
     for one in _chain(error):
         if (kind := _find_lack(one)) is not None:
             return kind
-    return next((kind for cls, kind in _OF_TRAINER.items() if isinstance(error, cls)), FailureKind.EXCEPTION)
+    return next((kind for cls, kind in _OF_CLASS.items() if isinstance(error, cls)), FailureKind.EXCEPTION)
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 
@@ -102,11 +104,14 @@ class Home:
 
     def is_alive(self, owner: str) -> bool | None:
         """Whether ``owner`` lives; None where it is of another machine."""
-        host, pid, started_ms = owner.rsplit(":", 2)
+        host, process, started_ms = owner.rsplit(":", 2)
         if host != socket.gethostname():
             return None
         path = _lock_path(self.locks, owner)
         if not path.exists():  # closed, or an owner of another home that shares our database
+            pid, _, space = process.partition("-")
+            if space not in ("", _process_space()):  # another machine of that name, or a container with this one's
+                return None
             return _is_running(int(pid), started_s=int(started_ms) / 1000)
         lock = FileLock(path, thread_local=False)
         try:
@@ -124,7 +129,7 @@ class Home:
 
 
 class Owner:
-    """A dispatcher's name, ``<host>:<pid>:<start in ms>``, and the lock that proves it alive.
+    """A dispatcher's name, ``<host>:<pid>-<process space>:<start in ms>``, and the lock that proves it alive.
 
     The kernel drops the lock however the process ends.
     """
@@ -157,7 +162,7 @@ class Owner:
 def _take_new_name(locks: Path) -> tuple[FileLock, str]:
     """Lock a name that nobody has; two owners of one process may have started in the same millisecond."""
     while True:
-        name = f"{socket.gethostname()}:{os.getpid()}:{time.time_ns() // 1_000_000}"
+        name = f"{socket.gethostname()}:{os.getpid()}-{_process_space()}:{time.time_ns() // 1_000_000}"
         lock = FileLock(_lock_path(locks, name), thread_local=False)
         try:
             lock.acquire(blocking=False)
@@ -165,6 +170,19 @@ def _take_new_name(locks: Path) -> tuple[FileLock, str]:
             time.sleep(0.001)
             continue
         return lock, name
+
+
+@cache
+def _process_space() -> str:
+    """Where a process's number means the same process: on one machine until it is started anew, apart from its containers.
+
+    Names of machines do not tell: clones keep them, and containers may have their machine's. Empty where there is no /proc.
+    """
+    try:
+        found = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii") + os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+    return hashlib.sha256(found.encode()).hexdigest()[:8]
 
 
 def _lock_path(locks: Path, owner: str) -> Path:

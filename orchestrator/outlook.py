@@ -132,7 +132,7 @@ def _find_machine(spec: SweepSpec, slots: int | None) -> Machine:
     shares = None if asked.trials_per_gpu == "auto" else asked.trials_per_gpu  # how many will fit is not known beforehand
     found = find_slots(slots or asked.slots, asked.threads_per_slot, trials_per_gpu=shares)
     device = name_gpus().get(found[0].visible_devices, "GPU") if found[0].visible_devices else "cpu"
-    return Machine(device, len(found), found[0].num_threads)
+    return Machine(device, len(found), found[0].num_threads, len({slot.visible_devices for slot in found}))
 
 
 def _job(spec: TrialSpec, plan: Plan) -> Job:

@@ -30,6 +30,9 @@ class Search(Protocol):
     def report_end(self, trial: TrialSpec, value: float) -> bool:
         """Enter a complete trial's value; True: no other trial of its configuration need be trained."""
 
+    def may_begin(self) -> bool:
+        """Whether the budget of time lets a trial that waits be started; once False, always."""
+
     def spend(self, gpu_s: float) -> None:
         """Count GPU time that attempts have taken since the last call."""
 

@@ -130,13 +130,15 @@ def heeding_stops(target: Stoppable, listener: StopListener, say: Callable[[str]
 
 @contextmanager
 def interrupted_by_stops(listener: StopListener) -> Iterator[None]:
-    """Turn what the listener hears into Ctrl-C, once there are no epochs any more that could be let end."""
+    """Turn SIGTERM and what the listener hears into Ctrl-C, once there are no epochs any more that could be let end."""
     main = threading.main_thread().ident
     assert main is not None
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background processes ignore it
+    # a shell has its background processes ignore SIGINT
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
     listener.obey_with(lambda: signal.pthread_kill(main, signal.SIGINT), from_now_on=True)
     try:
         yield
     finally:
         listener.obey_with(None)
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

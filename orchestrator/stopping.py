@@ -91,5 +91,5 @@ def _list(rows: Sequence[DispatcherRow]) -> str:
 
 def describe_dispatcher(row: DispatcherRow) -> str:
     """For people: ``sweep on HOST (process 123)``."""
-    host, pid, _ = row.owner.rsplit(":", 2)
-    return f"{row.role} on {host} (process {pid})"
+    host, process, _ = row.owner.rsplit(":", 2)
+    return f"{row.role} on {host} (process {process.partition('-')[0]})"

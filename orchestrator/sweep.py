@@ -260,6 +260,7 @@ def _mirror_rest(tracker: MlflowTracker, sweep: str, outcome: Outcome, home: Hom
         trouble = escape(tracker.trouble or "the server is slow")
         console.print(
             f"[yellow]{len(late)} trials of {escape(sweep)} are not in MLflow yet[/]: {trouble}. "
-            f"Nothing is lost: they are in {escape(str(home.trials))} and are sent when the sweep is run again.",
+            f"Nothing is lost: they are in {escape(str(home.trials))} and are sent when the sweep is run again, or by "
+            f"`orchestrate sync {escape(sweep)}`.",
             soft_wrap=True,
         )

@@ -278,7 +278,8 @@ class TrialFolder:
         except FileNotFoundError:
             raise TrialError(f"{path}: not found. The folder is not a trial's, or was emptied.") from None
         except ValidationError as error:
-            raise TrialError(f"{path}: cannot be read by this version: {error}") from error
+            hint = f"Move {self.path} away to have the trial trained anew."
+            raise TrialError(f"{path}: cannot be read by this version: {error}. {hint}") from error
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -41,14 +41,17 @@ OnPeak = Callable[[float], int | None]
 
 
 class ExitCode(IntEnum):
-    """What a worker's exit code means. A negative code is the signal that killed it; 5 is process.DISPATCHER_GONE."""
+    """What a worker's exit code means. A negative code is the signal that killed it; 5 is process.DISPATCHER_GONE.
+
+    Those that are believed without a result are high: a loss or a library that ends the process by itself takes small ones.
+    """
 
     COMPLETE = 0
     FAILED = 1
-    STOPPED = 3
-    LOCKED = 4
-    DISK_FULL = 6
-    DEVICE_LOST = 7
+    STOPPED = 83
+    LOCKED = 84
+    DISK_FULL = 86
+    DEVICE_LOST = 87
     """FAILED, for want of its GPU."""
 
 
@@ -111,7 +114,7 @@ def _attempt(trial: TrialFolder, slot: Slot, should_stop: ShouldStop, on_peak: O
             if should_stop():
                 return _end_stopped(trial, attempt.number)
             return _train(trial, attempt, slot, should_stop=should_stop, on_peak=on_peak, heartbeat=heartbeat)
-    except Exception as error:  # a failed trial is a result, and the sweep goes on
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # a failed trial is a result, and the sweep goes on
         try:
             return _end_failed(trial, attempt.number, error)
         except Exception as second:
@@ -238,7 +241,7 @@ def _end_complete(
     return ExitCode.COMPLETE
 
 
-def _end_failed(trial: TrialFolder, attempt: int, error: Exception) -> ExitCode:
+def _end_failed(trial: TrialFolder, attempt: int, error: BaseException) -> ExitCode:
     kind = classify(error)
     if kind is FailureKind.DISK_FULL:
         leave_without_space(trial, attempt, error)

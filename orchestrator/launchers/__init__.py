@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 
 from orchestrator.errors import LaunchError
 from orchestrator.launchers.base import Launcher
-from orchestrator.launchers.slots import find_slots
+from orchestrator.launchers.slots import find_choice, find_slots
 
 
 class Builder(Protocol):
@@ -22,7 +22,9 @@ def _build_local(
 ) -> Launcher:
     from orchestrator.launchers.local import LocalLauncher
 
-    return LocalLauncher(find_slots(num_slots, num_threads, trials_per_gpu=trials_per_gpu))
+    if num_slots is None:
+        return LocalLauncher(find_slots(None, num_threads, trials_per_gpu=trials_per_gpu))
+    return LocalLauncher(find_choice(num_slots, num_threads, trials_per_gpu=trials_per_gpu), most=num_slots)
 
 
 def _build_inline(

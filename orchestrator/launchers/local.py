@@ -60,15 +60,20 @@ class LocalLauncher:
     Used by one thread, which must outlive it: the forkserver dies with the thread that started it. Its imports take
     seconds and begin at construction, in the background; the first ``launch`` waits for them.
 
-    watch: of the GPUs among the slots; started here, closed with it.
+    most: of the slots at a time; None: all of them. watch: of the GPUs among the slots; started here, closed with it.
     """
 
     def __init__(
-        self, slots: Sequence[Slot] | int | None = None, *, locks: Path | None = None, watch: GpuWatch | None = None
+        self,
+        slots: Sequence[Slot] | int | None = None,
+        *,
+        most: int | None = None,
+        locks: Path | None = None,
+        watch: GpuWatch | None = None,
     ) -> None:
         found = find_slots(slots) if slots is None or isinstance(slots, int) else slots
         self._watch = watch or GpuWatch()
-        self._table = SlotTable(found, locks, watch=self._watch)
+        self._table = SlotTable(found, locks, most=most, watch=self._watch)
         if any(slot.visible_devices for slot in found):
             self._watch.start()
         self._jobs: list[LocalJob] = []
@@ -90,11 +95,13 @@ class LocalLauncher:
     def launch(self, folder: Path, need: Need = UNKNOWN) -> LocalJob:
         held = self._table.take(need)
         if held is None:
-            raise LaunchError(f"no slot is free: all {len(self.slots)} are taken, perhaps by another sweep on this machine")
+            raise LaunchError(
+                f"no slot is free: all {self._table.num_allowed} are taken, perhaps by another sweep on this machine"
+            )
         try:
             process = self._start(folder, held)
         except BaseException:
-            held.give_back()
+            self._table.give_back(held, is_lost=False)
             raise
         job = LocalJob(folder, process, held, self._table)
         self._jobs = [one for one in self._jobs if one.poll() is None] + [job]

@@ -61,6 +61,29 @@ def find_slots(
     return tuple(Slot(name, "", num_threads) for name in _name_cpu_slots(num_slots))
 
 
+def find_choice(
+    num_slots: int,
+    num_threads: int | None,
+    *,
+    trials_per_gpu: int | Literal["auto"] | None = None,
+    environment: Mapping[str, str] = os.environ,
+    list_gpus: Callable[[], str] | None = None,
+) -> tuple[Slot, ...]:
+    """The slots of which ``num_slots`` may be taken at a time, as find_slots deals them out: where there are GPUs for more, those
+    on the others too, as the first may be another sweep's, or break.
+
+    Raises:
+        LaunchError: as find_gpus.
+    """
+
+    def find(number: int | None, threads: int | None) -> tuple[Slot, ...]:
+        return find_slots(number, threads, trials_per_gpu=trials_per_gpu, environment=environment, list_gpus=list_gpus)
+
+    dealt = find(num_slots, num_threads)
+    every = find(None, dealt[0].num_threads) if dealt[0].visible_devices else ()
+    return every if len(every) > len(dealt) else dealt
+
+
 def _deal(
     gpus: Sequence[Gpu],
     num_slots: int | None,
@@ -124,14 +147,18 @@ def _fitting_in_memory() -> int:
 class SlotTable:
     """Which of some slots are free, told by lock files that all dispatchers on this machine share, whoever runs them.
 
-    watch: what becomes of the GPUs. One that is gone, or that attempts have lost, is left out from then on.
+    most: that one table may hold at a time; None: all of them. watch: what becomes of the GPUs. One that is gone, or that
+    attempts have lost, is left out from then on.
 
     Raises:
         LaunchError: the lock files cannot be made or opened.
     """
 
-    def __init__(self, slots: Sequence[Slot], folder: Path | None = None, *, watch: GpuWatch | None = None) -> None:
+    def __init__(
+        self, slots: Sequence[Slot], folder: Path | None = None, *, most: int | None = None, watch: GpuWatch | None = None
+    ) -> None:
         self.slots = tuple(slots)
+        self._most, self._num_held = most, 0
         self._locks = LockFolder(folder)
         self._watch = watch
         self._on_cpu = [slot for slot in slots if not slot.visible_devices]
@@ -141,6 +168,11 @@ class SlotTable:
         self._retired: dict[str, str] = {}
         if watch is not None and self._gpus:
             watch.tell(self._note_used)
+
+    @property
+    def num_allowed(self) -> int:
+        """How many may be held at a time."""
+        return len(self.slots) if self._most is None else self._most
 
     def count_free(self, need: Need = UNKNOWN) -> int:
         """How many could be taken now by attempts with such a need.
@@ -153,14 +185,20 @@ class SlotTable:
             if one is not None:
                 one.give_back()
         on_cpu = sum(one is not None for one in held)
-        return on_cpu + sum(gpu.count_free(need) for gpu in self._large_enough(need))
+        num_free = on_cpu + sum(gpu.count_free(need) for gpu in self._large_enough(need))
+        return num_free if self._most is None else min(num_free, self._most - self._num_held)
 
     def take(self, need: Need = UNKNOWN) -> HeldSlot | None:
-        """The first free slot, on the GPU with the fewest attempts; None where all are taken.
+        """The first free slot, on the GPU with the fewest attempts; None where all are taken, or as many as may be.
 
         Raises:
             LaunchError: no GPU is left.
         """
+        held = self._find(need) if self._most is None or self._num_held < self._most else None
+        self._num_held += held is not None
+        return held
+
+    def _find(self, need: Need) -> HeldSlot | None:
         for slot in self._on_cpu:
             if (held := self._try(slot)) is not None:
                 return held
@@ -176,7 +214,10 @@ class SlotTable:
     def give_back(self, held: HeldSlot, *, is_lost: bool) -> None:
         """Let go of a slot when its attempt has ended. is_lost: for want of its GPU. May be repeated."""
         name = held.slot.visible_devices
-        if not held.give_back() or not name:
+        if not held.give_back():
+            return
+        self._num_held -= 1
+        if not name:
             return
         self._losses[name] = self._losses[name] + 1 if is_lost else 0
         has_others = len(self._find_live()) > 1

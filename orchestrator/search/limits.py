@@ -40,7 +40,7 @@ class Limits:
             self._save()
 
     def why_spent(self) -> str | None:
-        """Which budget is used up, so that nothing may be trained that has not been begun."""
+        """Which budget is used up, so that no trial may be begun any more; those that run are finished."""
         if self._clock() >= self._deadline_s:
             return "budget.hours is spent"
         if self._gpu_s < math.inf and self._study.spent_gpu_s() + self._unsaved_s >= self._gpu_s:

@@ -52,11 +52,12 @@ class StudySearch:
         self._proposer, self._study = proposer, study
         self._dimensions, self._ended = dimensions, ended
         self._pruning, self._limits = pruning, limits
+        self._spent: str | None = None
 
     @property
     def stopped_because(self) -> str | None:
         """Why the search ended before it was through, for people."""
-        return self._proposer.stopped_because
+        return self._spent or self._proposer.stopped_because
 
     @told()
     def propose(self) -> Configuration | None:
@@ -82,6 +83,12 @@ class StudySearch:
     def report_end(self, trial: TrialSpec, value: float) -> bool:
         """Enter a complete trial's val/miou; True: no other trial of its configuration need be trained."""
         return self._pruning.report_end(trial, value)
+
+    @told()
+    def may_begin(self) -> bool:
+        """Whether the budget of time lets a trial that waits be started; once False, always."""
+        self._spent = self._spent or self._limits.why_spent()
+        return self._spent is None
 
     @told()
     def spend(self, gpu_s: float) -> None:

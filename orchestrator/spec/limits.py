@@ -43,7 +43,7 @@ class LimitsSpec(Part):
     checkpoint_s: float = Field(default=CHECKPOINT_INTERVAL_S, ge=0)
     """Seconds of training that a kill may cost beside the running epoch; 0: there is a checkpoint after every epoch."""
     takeover_s: float | None = Field(default=300, ge=0)
-    """Seconds before and between uploads of a running trial's checkpoint to the tracking server, if there is one: what the loss
-    of a machine may cost beside ``checkpoint_s`` and the time that an upload takes; null: there are none."""
+    """Seconds before and between uploads of a running trial's checkpoint to the tracking server, where machines share that and a
+    database: what the loss of one may cost beside ``checkpoint_s`` and the time that an upload takes; null: there are none."""
     free_disk_gb: float = Field(default=2, ge=0)
     """Free space (of 10**9 bytes), beside what the trials under way may need, below which no trial is started."""

@@ -207,7 +207,8 @@ class MlflowTracker:
             self._pending[name] = kept
             self._pending.move_to_end(name, last=False)
             kept.is_refused = is_refused and newer is None
-            if trouble not in (self._trouble, job.trouble):
+            # an outage is told once, though each request words it in its own way
+            if (self._trouble is None) if is_server else (trouble != job.trouble):
                 _log.warning("Not mirrored yet, will be tried again: %s", trouble)
             if is_server:  # the others would meet the same: nobody overtakes, nobody waits for a time-out each
                 for other in self._pending.values():

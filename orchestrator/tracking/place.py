@@ -21,11 +21,20 @@ class Place:
     locks: Path
     index: Path | None = None
     """Where it is kept what a server has said of its runs; None: it is asked for all of them each time."""
+    is_shared: bool = True
+    """Whether other machines know which trials there are, and may go on with those of this one."""
 
     @classmethod
     def of(cls, home: Home) -> Place:
         """What ``home`` says."""
-        return cls(uri=home.mlflow_uri, artifacts=home.artifacts, trials=home.trials, locks=home.locks, index=home.cache / "runs")
+        return cls(
+            uri=home.mlflow_uri,
+            artifacts=home.artifacts,
+            trials=home.trials,
+            locks=home.locks,
+            index=home.cache / "runs",
+            is_shared=home.storage is not None,
+        )
 
     @property
     def is_database(self) -> bool:

@@ -36,14 +36,16 @@ class _Task:
 
 
 def open_checkpoints(place: Place) -> Callable[[], CheckpointStore] | None:
-    """What opens the checkpoints of a server; None where records are in a database: checkpoints stay in their trial folders."""
+    """What opens the checkpoints of a server; None where they stay in their trial folders: records are in a database, or the
+    ledger is this machine's alone, so that no other could ever go on with its trials.
+    """
 
     def open_store() -> CheckpointStore:
         from orchestrator.tracking.takeover import CheckpointStore  # imports mlflow
 
         return CheckpointStore(place)
 
-    return None if place.is_database else open_store
+    return None if place.is_database or not place.is_shared else open_store
 
 
 class CheckpointUploads:

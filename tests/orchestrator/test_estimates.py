@@ -93,6 +93,15 @@ def test_a_plan_is_estimated_as_a_whole() -> None:
     assert found.to_json()["guessed"] == {"others": 1}
 
 
+def test_a_shared_gpu_is_spent_once() -> None:
+    """As the budget in GPU-hours counts: two attempts that have it together take no more of it than one."""
+    shared = Machine("NVIDIA H100", 4, 8, num_gpus=2)
+    known = Estimator([timing(device="NVIDIA H100")], shared)
+    found = estimate([job(name) for name in "abcd"], known, shared)
+    assert found is not None
+    assert (found.wall_s, found.device_hours) == (pytest.approx(45), pytest.approx(2 * 45 / 3600))
+
+
 @pytest.mark.parametrize(("order", "wall_s"), [([1, 1, 1, 3], 4), ([3, 1, 1, 1], 3)])
 def test_the_order_decides_the_end(order: list[float], wall_s: float) -> None:
     """Each trial goes to the slot that is free first."""

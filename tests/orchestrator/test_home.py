@@ -63,6 +63,14 @@ def test_of_another_machine_only_leases_tell(tmp_path: Path) -> None:
     assert not Home(tmp_path).is_dead("another-machine:1:1")
 
 
+def test_a_machine_of_the_same_name_is_another(tmp_path: Path) -> None:
+    """Clones, and containers in their machine's network: numbers of their processes say nothing here."""
+    elsewhere = f"{socket.gethostname()}:{os.getpid()}-0ther:1000"
+    assert Home(tmp_path).is_alive(elsewhere) is None
+    with Home(tmp_path / "other").become_owner() as owner:
+        assert Home(tmp_path).is_alive(owner.name) is True
+
+
 def test_an_owner_of_another_home_is_judged_by_its_process(tmp_path: Path) -> None:
     """Two homes of one machine may share a database; a process number used again is nobody's life."""
     home, host = Home(tmp_path), socket.gethostname()

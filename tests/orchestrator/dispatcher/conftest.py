@@ -81,6 +81,9 @@ class ListSearch:
     def report_end(self, trial: TrialSpec, value: float) -> bool:
         return False
 
+    def may_begin(self) -> bool:
+        return True
+
     def spend(self, gpu_s: float) -> None:
         self.gpu_s += gpu_s
 

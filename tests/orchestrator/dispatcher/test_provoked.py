@@ -42,8 +42,8 @@ def run(
     [
         ("Raising", FailureKind.EXCEPTION, "ValueError: there is a bug in it", "ValueError: there is a bug in it"),
         ("Nan", FailureKind.DIVERGED, "DivergedError: epoch 1, step 1 of 2: the loss is nan", "DivergedError"),
-        ("Exiting", FailureKind.EXIT, "the worker ended with exit code 7 and left no result", "--- attempt 1"),
-        ("Quitting", FailureKind.EXIT, "the worker ended with exit code 8 and left no result", "--- attempt 1"),
+        ("Exiting", FailureKind.EXIT, "the worker ended with exit code 3 and left no result", "--- attempt 1"),
+        ("Quitting", FailureKind.EXIT, "SystemExit: 3", "in forward"),
         ("Crashing", FailureKind.SIGNAL, "killed by signal 11 (SIGSEGV)", "in forward"),
         ("Hungry", FailureKind.OUT_OF_MEMORY, "RuntimeError: ", "can't allocate memory"),
         ("no_such_loss", FailureKind.BAD_CONFIGURATION, "ConfigError: ", "no_such_loss"),

@@ -34,18 +34,21 @@ def test_finished_folders_survive_the_loss_of_the_ledger(bench: Bench) -> None:
 
 
 def test_a_trial_that_another_dispatcher_finishes_is_waited_for(bench: Bench) -> None:
-    """It is told like one of ours."""
+    """It is told like one of ours, with the attempts that it has taken since."""
     search = ListSearch(points("a", "b"))
     claim_as(bench, "a", "another-machine:1:1")
     clock = Ticks(1.0)
 
     def finish_elsewhere(seconds: float) -> None:
-        bench.ledger.finish("a", "another-machine:1:1", TrialState.COMPLETE)
+        if bench.ledger.release("a", "another-machine:1:1"):
+            claim_as(bench, "a", "a-third-machine:1:1")
+            bench.ledger.finish("a", "a-third-machine:1:1", TrialState.COMPLETE)
 
     outcome = bench.run(
         search, ScriptedLauncher(complete), clock=clock, sleep=finish_elsewhere, find_result=lambda spec: a_result(spec.key, 0.7)
     )
     assert states_of(outcome) == {"a": TrialState.COMPLETE, "b": TrialState.COMPLETE}
+    assert [trial.attempts for trial in outcome.trials] == [2, 1]
     assert ("configuration of a", 0.7, TrialState.COMPLETE) in search.told
     assert (SWEEP, "a", True) not in bench.tracker.mirrored
 

@@ -136,7 +136,8 @@ def test_on_this_machine_a_wish_is_heard_without_waiting(bench: Bench) -> None:
     assert heard == ["stop", "stop"]
 
 
-def test_whoever_waits_for_the_end_is_interrupted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("by", ["orchestrate stop", "SIGTERM"])
+def test_whoever_waits_for_the_end_is_interrupted(bench: Bench, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
     """While ensembles are evaluated or MLflow is awaited there is no epoch to let end: a wish to stop is Ctrl-C."""
     monkeypatch.setenv("ORCHESTRATE_HOME", str(bench.home.root))
     monkeypatch.delenv("ORCHESTRATE_STORAGE", raising=False)
@@ -145,5 +146,8 @@ def test_whoever_waits_for_the_end_is_interrupted(bench: Bench, monkeypatch: pyt
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "waiting\n"
-        assert stop_sweep(SWEEP, timeout_s=30).exit_code == 0
+        if by == "SIGTERM":
+            process.terminate()
+        else:
+            assert stop_sweep(SWEEP, timeout_s=30).exit_code == 0
         assert process.wait(timeout=30) == 130

@@ -14,7 +14,7 @@ from orchestrator.errors import LaunchError
 from orchestrator.launchers.base import Slot
 from orchestrator.launchers.gpus import Gpu, find_gpus
 from orchestrator.launchers.locks import slots_folder
-from orchestrator.launchers.slots import SlotTable, count_cores, find_slots
+from orchestrator.launchers.slots import SlotTable, count_cores, find_choice, find_slots
 
 LISTING = "0, GPU-aaaa, 81559\n1, GPU-bbbb, 24564\n2, GPU-cccc, [N/A]\n"
 A, B, C = Gpu("GPU-aaaa", 81559), Gpu("GPU-bbbb", 24564), Gpu("GPU-cccc", None)
@@ -81,6 +81,24 @@ def test_gpus_are_dealt_out_evenly(num_slots: int, num_gpus: int) -> None:
 
 def _slots_of(environment: dict[str, str], num_slots: int) -> tuple[Slot, ...]:
     return find_slots(num_slots, environment=environment, list_gpus=lambda: LISTING)
+
+
+def test_one_slot_is_on_whichever_gpu_is_free(tmp_path: Path) -> None:
+    """Two sweeps with a slot each have a GPU each, and neither takes a second one."""
+    listing = "0, GPU-a, 100\n1, GPU-b, 100\n"
+    slots = find_choice(1, None, environment={}, list_gpus=lambda: listing)
+    tables = [SlotTable(slots, tmp_path, most=1) for _ in range(2)]
+    held = [table.take() for table in tables]
+    assert {one.slot.visible_devices for one in held if one is not None} == {"GPU-a", "GPU-b"}
+    assert [(table.count_free(), table.take()) for table in tables] == [(0, None)] * 2
+    for table, one in zip(tables, held, strict=True):
+        assert one is not None
+        table.give_back(one, is_lost=False)
+        table.give_back(one, is_lost=False)
+        assert table.count_free() == 1
+    shares = find_choice(3, None, trials_per_gpu=2, environment={}, list_gpus=lambda: listing)
+    assert [slot.name for slot in shares] == ["GPU-a-0", "GPU-b-0", "GPU-a-1", "GPU-b-1"]
+    assert len(find_choice(3, None, environment={}, list_gpus=lambda: listing)) == 3
 
 
 def test_the_cpu_is_divided() -> None:

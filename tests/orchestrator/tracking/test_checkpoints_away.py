@@ -13,9 +13,11 @@ import requests
 from mlflow import MlflowClient
 
 from orchestrator.checkpoint import copied
+from orchestrator.home import Home
 from orchestrator.tracking.mirror import MlflowTracker
 from orchestrator.tracking.place import Place
 from orchestrator.tracking.takeover import CheckpointStore
+from orchestrator.tracking.uploads import open_checkpoints
 from orchestrator.trial import TrialFolder
 from tests.orchestrator.postgresql import PASSWORD
 from tests.orchestrator.test_checkpoint import train
@@ -149,6 +151,13 @@ def test_the_mirror_sends_what_a_stopped_trial_left_and_removes_it_at_the_end(ma
     assert tracker.close(60) == []
     assert machine.mirrored() == {}
     assert machine.files() == []
+
+
+@pytest.mark.parametrize(("storage", "tracking"), [(None, "http://h:1"), ("postgresql://h/d", None), (None, None)])
+def test_a_machine_by_itself_keeps_its_checkpoints(tmp_path: Path, storage: str | None, tracking: str | None) -> None:
+    """Nobody else has its ledger, and could go on; nor does it ask a server, which may be away, for what it has itself."""
+    assert open_checkpoints(Place.of(Home(tmp_path, storage=storage, tracking=tracking))) is None
+    assert open_checkpoints(Place.of(Home(tmp_path, storage="postgresql://h/d", tracking="http://h:1"))) is not None
 
 
 def test_a_running_trials_are_sent_as_often_as_was_asked_for(machine: Machine, wait: Wait) -> None:

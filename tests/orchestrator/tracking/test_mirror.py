@@ -315,6 +315,25 @@ def test_a_dead_server_blocks_nobody(place, worker, server) -> None:
 
 
 @pytest.mark.slow
+def test_an_outage_is_told_once(place, worker, server, wait, caplog) -> None:
+    """Though a trial that has ended asks the dead server for something else than one that runs."""
+    remote = Place(server.uri, place.artifacts, place.trials, place.locks)
+    server.start()
+    tracker = MlflowTracker(remote)
+    tracker.note_rule("s", "all")
+    wait(lambda: MlflowClient(tracking_uri=server.uri).get_experiment_by_name("s") is not None)
+    server.kill()
+    folder = worker.start()
+    tracker.mirror("s", folder, False)
+    wait(lambda: "get-by-name" in (tracker.trouble or ""))
+    worker.finish(folder)
+    tracker.mirror("s", folder, True)
+    wait(lambda: "experiments/search" in (tracker.trouble or ""))
+    assert caplog.text.count("Not mirrored yet") == 1
+    tracker.close(0)
+
+
+@pytest.mark.slow
 @pytest.mark.long
 def test_a_server_killed_and_restarted_in_between_loses_nothing(place, worker, server, wait) -> None:
     """Epochs written while the server is down are there once it is up again, each once."""

@@ -41,14 +41,14 @@ class Exiting(Loss):
     """A library that ends the process."""
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        os._exit(7)
+        os._exit(3)
 
 
 class Quitting(Loss):
     """A script that calls sys.exit."""
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        raise SystemExit(8)
+        raise SystemExit(3)
 
 
 class Crashing(Loss):

@@ -126,13 +126,15 @@ class Pool:
         Raises:
             EnsembleError: there are no members within the limits, or with ``exactly`` not so many.
         """
+        num_models = len({search.models.get(key, key) for key in self.keys})
+        if exactly and k > num_models:
+            raise EnsembleError(f"exactly {k} members asked for, but the candidates are of {num_models} models, one member each.")
         num_bytes = int(np.prod(self.layout.shape))
         name, reason = choose(search.name, num_candidates=len(self.keys), k=k, num_bytes=num_bytes)
         found = SEARCHES[name](_Scores(self, images, search), k, exactly=exactly)
         repeats = Counter(found.members)
         if exactly and len(repeats) < k:
-            cause = "fit the limits together. Raise them." if search.limits else "are of different models. Ask for fewer."
-            raise EnsembleError(f"exactly {k} members asked for, but only {len(repeats)} {cause}")
+            raise EnsembleError(f"exactly {k} members asked for, but only {len(repeats)} fit the limits together. Raise them.")
         weights = tuple(number / len(found.members) for number in repeats.values())
         return Selection(tuple(repeats), weights, found.members, found.score, found.trajectory, name, reason)
 

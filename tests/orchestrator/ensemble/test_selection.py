@@ -155,7 +155,7 @@ def test_of_a_model_one_set_of_predictions_is_a_member_at_most(name: SearchName,
         sets = combinations(zip(case[0], case[1], strict=True), 3)
         allowed = [[array for _, array in one] for one in sets if len({models[key] for key, _ in one}) == 3]
         assert selection.miou == max(score_naively(members, case[2]) for members in allowed)
-    with pytest.raises(EnsembleError, match="exactly 4 .* of 3 models"):
+    with pytest.raises(EnsembleError, match=r"exactly 4 .* of 3 models"):
         pool.select(np.arange(7), k=4, exactly=True, search=Search(name, models=models))
 
 

@@ -122,8 +122,11 @@ def _existing(folder: Path) -> Path:
 
 
 def _size(file: os.DirEntry[str]) -> int:
-    """Bytes; 0 of a scratch file that has just got its name."""
+    """Bytes, of a folder those of all that it holds; 0 of a scratch file that has just got its name."""
     try:
+        if file.is_dir(follow_symlinks=False):
+            with os.scandir(file) as files:
+                return sum(_size(below) for below in files)
         return file.stat(follow_symlinks=False).st_size
     except FileNotFoundError:
         return 0

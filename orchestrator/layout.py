@@ -51,6 +51,7 @@ class Layout:
                 silence_s=self.limits.silence_s,
                 checkpoint_s=self.limits.checkpoint_s,
                 keep_u16=self.keep.predictions == "u16",
+                keep_flips=self.keep.flips,
                 origin=origin,
             )
         )

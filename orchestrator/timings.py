@@ -181,10 +181,14 @@ def _measure_files(folder: TrialFolder) -> tuple[int, int]:
     return weights, sum(sizes.values())
 
 
-def _list_files(folder: Path) -> Iterator[tuple[str, int]]:
+def _list_files(folder: Path, within: str = "") -> Iterator[tuple[str, int]]:
+    """Name and bytes of each file, also of those in folders below."""
     with os.scandir(folder) as files:
         for file in files:
             try:
-                yield file.name, file.stat(follow_symlinks=False).st_size
+                if file.is_dir(follow_symlinks=False):
+                    yield from _list_files(folder / file.name, f"{within}{file.name}/")
+                    continue
+                yield within + file.name, file.stat(follow_symlinks=False).st_size
             except FileNotFoundError:  # a scratch file that has just got its name
                 continue

@@ -12,6 +12,7 @@ mlruns/trials/<key>/
   best.safetensors     weights of the best epoch        (written by trainers.train)
   confusions.npz       confusion matrix of each validation image
   predictions.*        probabilities of the validation images   (written by ensemble.store)
+  flips/               the same with test-time flips that the sweep's `keep` asked for: predictions.*, confusions.npz
   samples.png          image, truth, prediction
   result.json          TrialResult: written last, atomically; its presence means that the trial has ended
   mirror.json          what the tracker has sent already
@@ -34,10 +35,21 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from orchestrator.errors import TrialError
 from orchestrator.failures import FailureKind
-from trainers.config import CHECKPOINT_INTERVAL_S, TRAINER_VERSION, DataConfig, Fold, TrainConfig
+from trainers.config import CHECKPOINT_INTERVAL_S, TRAINER_VERSION, DataConfig, Flips, Fold, TrainConfig
 
 SCHEMA_VERSION: Literal[1] = 1
 """Of every file written into a trial folder."""
+
+FLIPS = "flips"
+"""Fact of a result: which flips its second set of predictions has, if there is one. The set's folder and the run's tag, too."""
+
+FLIPS_MIOU = "val/miou_flips"
+"""Metric: what that set scores."""
+
+FLIPS_FILES = tuple(
+    f"{FLIPS}/{name}"
+    for name in ("predictions.json", "predictions.zst", "predictions.labels.zst", "predictions.u16.zst", "confusions.npz")
+)
 
 
 class TrialState(StrEnum):
@@ -95,6 +107,8 @@ class Attempt(Record):
     """Between two checkpoints, at least."""
     keep_u16: bool = False
     """Whether predictions are stored in 16 bits too."""
+    keep_flips: Flips = "none"
+    """Mirror images that a second set of predictions is averaged over."""
     origin: str | None = None
     """Of a trial that was tried on another machine: what it goes on from."""
 
@@ -114,7 +128,7 @@ class TrialResult(Record):
     """Unix time at which the first attempt started."""
     ended_s: float
     facts: dict[str, Any] = {}
-    """num_parameters, latency_ms, images_per_s, attempts_s, epoch_s, val_s, input_size, device, precision, num_threads,
+    """num_parameters, latency_ms, images_per_s, flips, attempts_s, epoch_s, val_s, input_size, device, precision, num_threads,
     versions of libraries."""
     reason: str | None = None
     """Why it failed or was pruned, in one line."""
@@ -194,6 +208,10 @@ class TrialFolder:
     @property
     def confusions(self) -> Path:
         return self.path / "confusions.npz"
+
+    @property
+    def flips(self) -> Path:
+        return self.path / FLIPS
 
     @property
     def samples(self) -> Path:

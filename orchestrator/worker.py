@@ -24,15 +24,10 @@ from orchestrator.locking import is_locked
 from orchestrator.timings import measure_course
 from orchestrator.trial import Attempt, Event, TrialFolder, TrialResult, TrialSpec, TrialState
 from orchestrator.versions import library_versions
-from trainers.config import VOID
 
 if TYPE_CHECKING:  # torch is imported when the slot is taken, not before
-    from trainers.data import SplitData
     from trainers.train import EpochReport
     from trainers.train import TrainResult as Trained
-
-NUM_SAMPLES = 6
-"""Validation images drawn into samples.png."""
 
 ShouldStop = Callable[[], bool]
 
@@ -127,6 +122,7 @@ def _attempt(trial: TrialFolder, slot: Slot, should_stop: ShouldStop, on_peak: O
 def _train(
     trial: TrialFolder, attempt: Attempt, slot: Slot, *, should_stop: ShouldStop, on_peak: OnPeak, heartbeat: Heartbeat
 ) -> ExitCode:
+    from orchestrator.validation import add_flips, write_validation
     from trainers.data import open_dataset, split_dataset
     from trainers.train import Continue, train
 
@@ -171,38 +167,10 @@ def _train(
     if trained.stopped:
         return _end_stopped(trial, attempt.number)
     heartbeat.beat()
-    _write_predictions(trial, trained, data)
+    write_validation(trial, trained, data)
+    trained = add_flips(trial, trained, data, slot=slot, on_batch=heartbeat.beat)
     size = spec.train.input_size or data.data.images.shape[1:3]
     return _end_complete(trial, spec, attempt, trained, scored_fingerprint=data.scored_fingerprint, size=size)
-
-
-def _write_predictions(trial: TrialFolder, trained: Trained, data: SplitData) -> None:
-    """Everything that is known of each validation image: confusions, probabilities, some pictures."""
-    import numpy as np
-
-    from orchestrator.confusions import write_confusions
-    from orchestrator.ensemble.store import write_predictions
-    from orchestrator.pictures import draw_samples, pick_evenly, write_png
-
-    indices = data.split.val
-    if trained.confusions is not None:
-        write_confusions(trial.confusions, trained.confusions, ignore_classes=data.ignore_classes)
-    if trained.predictions is not None:
-        labels = np.asarray(data.data.masks[indices])
-        write_predictions(
-            trial.path,
-            trained.predictions,
-            labels,
-            ignore_classes=data.ignore_classes,
-            scored_fingerprint=data.scored_fingerprint,
-            groups=None if data.data.groups is None else data.data.groups[indices],
-            predictions_u16=trained.predictions_u16,
-        )
-        some = pick_evenly(len(indices), NUM_SAMPLES)
-        predicted = trained.predictions[some].argmax(axis=1).astype(np.uint8)
-        images = np.asarray(data.data.images[indices[some]])
-        scored = np.where(np.isin(labels[some], data.ignore_classes), VOID, labels[some])
-        write_png(trial.samples, draw_samples(images, scored, predicted, num_classes=data.data.num_classes))
 
 
 def _end_complete(

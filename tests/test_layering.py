@@ -68,6 +68,7 @@ def test_orchestrator_sees_the_trainers_only_where_it_may() -> None:
     allowed = {
         "orchestrator/preflight.py": ("trainers.data", "trainers.augment", "trainers.imports", "trainers.errors"),
         "orchestrator/worker.py": ("trainers.",),
+        "orchestrator/validation.py": ("trainers.data", "trainers.evaluate", "trainers.train"),
         "orchestrator/failures.py": ("trainers.errors",),
         "orchestrator/preload.py": ("trainers.",),
         "orchestrator/data/source.py": ("trainers.data", "trainers.errors"),

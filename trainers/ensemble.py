@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from trainers.config import Config, TrainConfig
+from trainers.config import Config, Flips, TrainConfig
 from trainers.data.checks import resize_image
 from trainers.device import Device, choose_device
 from trainers.errors import ConfigError
 from trainers.means import Mean, to_addends
-from trainers.predict import Flips, load_checkpoint, predict_batch, quantize, read_metadata
+from trainers.predict import load_checkpoint, predict_batch, quantize, read_metadata
 
 MEMBERS_FILE = "members.json"
 MAX_PIXELS = 2**23
@@ -34,11 +34,14 @@ MAX_DENOMINATOR = 1000
 
 @dataclass(frozen=True)
 class Member:
-    """A checkpoint and its whole-numbered weight; size: (height, width) that its training brought every picture to."""
+    """A checkpoint and its whole-numbered weight. size: (height, width) that its training brought every picture to; flips: mirror
+    images that it is averaged over, None: as it was validated.
+    """
 
     checkpoint: Path
     weight: int = 1
     size: tuple[int, int] | None = None
+    flips: Flips | None = None
 
 
 class Ensemble:
@@ -59,7 +62,7 @@ class Ensemble:
         flips: Flips | None = None,
         batch_size: int | None = None,
     ) -> None:
-        """Load the members. flips, batch_size: None takes each member's own, as it was validated with.
+        """Load the members. flips, batch_size: of all members; None takes each one's own, or what it was validated with.
 
         Raises:
             ConfigError: a checkpoint cannot be loaded, or they do not fit each other.
@@ -139,6 +142,7 @@ class _MemberEntry(Config):
     checkpoint: str
     weight: int
     size: tuple[int, int] | None
+    flips: Flips | None = None
 
 
 class _MembersFile(Config):
@@ -153,7 +157,7 @@ def save_members(folder: Path, members: Sequence[Member], *, mean: Mean = "arith
     for number, member in enumerate(members):
         name = f"member-{number}.safetensors"
         shutil.copyfile(member.checkpoint, folder / name)
-        entries.append(_MemberEntry(checkpoint=name, weight=member.weight, size=member.size))
+        entries.append(_MemberEntry(checkpoint=name, weight=member.weight, size=member.size, flips=member.flips))
     file = _MembersFile(members=tuple(entries), mean=mean)
     (folder / MEMBERS_FILE).write_text(file.model_dump_json(indent=1), encoding="utf-8")
 
@@ -168,7 +172,8 @@ def read_members(folder: Path) -> tuple[tuple[Member, ...], Mean]:
         file = _MembersFile.model_validate_json((folder / MEMBERS_FILE).read_bytes())
     except (OSError, ValidationError) as error:
         raise ConfigError(f"{folder / MEMBERS_FILE}: is missing or was not written by this version: {error}") from error
-    return tuple(Member(folder / entry.checkpoint, entry.weight, entry.size) for entry in file.members), file.mean
+    members = (Member(folder / entry.checkpoint, entry.weight, entry.size, entry.flips) for entry in file.members)
+    return tuple(members), file.mean
 
 
 def _load(member: Member, config: TrainConfig, *, device: str | None, flips: Flips | None, batch_size: int | None) -> _Loaded:
@@ -178,7 +183,7 @@ def _load(member: Member, config: TrainConfig, *, device: str | None, flips: Fli
         device=chosen,
         weight=member.weight,
         size=member.size,
-        flips=config.test_time_flips if flips is None else flips,
+        flips=flips or member.flips or config.test_time_flips,
         batch_size=config.batch_size if batch_size is None else batch_size,
     )
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from trainers.config import Flips, TrainConfig
 from trainers.data import SplitData
-from trainers.device import Device
+from trainers.device import Device, choose_device, limited_threads
 from trainers.errors import DataError
 from trainers.metrics import class_iou, confusion_per_image, mean_iou
-from trainers.predict import Flips, predict_batch, quantize, quantize_u16
+from trainers.predict import load_checkpoint, predict_batch, quantize, quantize_u16
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,37 @@ def evaluate(
         )
         on_batch()
     return Evaluated(confusions, predictions, predictions_u16)
+
+
+def evaluate_checkpoint(
+    folder: Path,
+    config: TrainConfig,
+    data: SplitData,
+    *,
+    flips: Flips,
+    num_threads: int | None = None,
+    device: str | None = None,
+    accumulate: int = 1,
+    keep_u16: bool = False,
+    on_batch: Callable[[], None] = lambda: None,
+) -> Evaluated:
+    """Evaluate what ``train`` with these arguments has left in ``folder`` once more, with other flips than the configuration's.
+
+    Raises:
+        ConfigError: there is no such checkpoint.
+    """
+    chosen = choose_device(device, config.precision)
+    with limited_threads(num_threads):
+        return evaluate(
+            load_checkpoint(folder, chosen.torch),
+            data,
+            device=chosen,
+            batch_size=max(1, config.batch_size // accumulate),
+            keep_predictions=True,
+            keep_u16=keep_u16,
+            flips=flips,
+            on_batch=on_batch,
+        )
 
 
 def score(confusions: NDArray[np.int64], data: SplitData) -> dict[str, float]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from trainers.config import TrainConfig
+from trainers.config import Flips, TrainConfig
 from trainers.device import Device, choose_device
 from trainers.errors import ConfigError
 from trainers.models import build_model, place_model
@@ -24,7 +24,6 @@ _NUM_TIMED = 7
 
 Stored = TypeVar("Stored", np.uint8, np.uint16)
 
-Flips = Literal["none", "horizontal", "both"]
 FLIPPED_AXES: dict[Flips, tuple[tuple[int, ...], ...]] = {
     "none": ((),),
     "horizontal": ((), (-1,)),

@@ -1,4 +1,7 @@
-"""Trials -> candidates: each trial for itself, or all folds of one configuration and seed joined into one set of predictions."""
+"""Trials -> candidates: each trial for itself, or all folds of one configuration and seed joined into one set of predictions.
+
+Where a second set was kept, averaged over mirror images, it is a candidate of its own.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,21 +21,45 @@ from numpy.typing import NDArray
 from orchestrator.ensemble.store import PredictionsInfo, read_info, read_labels, read_predictions, write_predictions
 from orchestrator.entries import strip_seed
 from orchestrator.errors import EnsembleError
+from orchestrator.trial import FLIPS, FLIPS_MIOU
+from trainers.config import Flips
 
 if TYPE_CHECKING:
     from orchestrator.tracking.rows import RunRow
 
+_FLIPS: tuple[Flips, ...] = ("horizontal", "both")
+
 
 @dataclass(frozen=True)
 class Candidate:
-    """What may become a member. rows: one trial, or those of all folds, in the order of the folds.
+    """What may become a member: one of the sets of predictions that some trials have left.
 
-    key: the trial's, or the configuration's id and the seed.
+    model: whose predictions they are: the trial's key, or the configuration's id and the seed. title: what people call that.
+    rows: one trial, or those of all folds, in the order of the folds. flips: mirror images that they are averaged over; None: as
+    the trials were validated.
     """
 
-    key: str
-    name: str
+    model: str
+    title: str
     rows: tuple[RunRow, ...]
+    flips: Flips | None = None
+
+    @property
+    def key(self) -> str:
+        return self.model if self.flips is None else f"{self.model}+{self.flips}"
+
+    @property
+    def name(self) -> str:
+        return self.title if self.flips is None else f"{self.title} with {self.flips} flips"
+
+    @property
+    def metric(self) -> str:
+        """What the trials' runs call the mIoU of these predictions."""
+        return "val/miou" if self.flips is None else FLIPS_MIOU
+
+    def list_files(self, names: Sequence[str]) -> list[str]:
+        """Where the trials keep these files of the predictions."""
+        return list(names) if self.flips is None else [f"{FLIPS}/{name}" for name in names]
 
     def share(self, weight: float) -> dict[str, float]:
         """Key of each trial -> what it weighs where the candidate weighs ``weight``: new pictures get the folds' mean."""
@@ -40,7 +67,7 @@ class Candidate:
 
 
 def list_candidates(rows: Sequence[RunRow]) -> list[Candidate]:
-    """Join the folds of finished trials; what lacks a fold is no candidate. In the order of their keys.
+    """Join the folds of finished trials; what lacks a fold is no candidate. In the order of their keys, with flips or without.
 
     Raises:
         EnsembleError: all trials are folds, and none of their configurations is complete.
@@ -60,7 +87,15 @@ def list_candidates(rows: Sequence[RunRow]) -> list[Candidate]:
         raise EnsembleError(
             f"No configuration has all its folds COMPLETE: {', '.join(known)}. Let the sweep finish, or `orchestrate retry` it."
         )
-    return sorted(candidates, key=lambda candidate: candidate.key)
+    flipped = [found for candidate in candidates if (found := _flip(candidate)) is not None]
+    return sorted([*candidates, *flipped], key=lambda candidate: candidate.key)
+
+
+def _flip(candidate: Candidate) -> Candidate | None:
+    """The candidate with the flips that all its trials have kept; None where they have not, or a later version's."""
+    kept = {row.tags.get(FLIPS) for row in candidate.rows}
+    found: Flips | None = next((flips for flips in _FLIPS if kept == {flips}), None)
+    return None if found is None else replace(candidate, flips=found)
 
 
 def name_joined(configuration: str, seed: str | int) -> str:

@@ -70,42 +70,47 @@ def best_ensemble(
     rows, notes = wanted.narrow(choose_candidates(reader.list_runs(sweeps), sweeps))
     listed, left_out = take_latest_data(list_candidates(rows)) if len(sweeps) == 1 else (list_candidates(rows), ())
     candidates = {candidate.key: candidate for candidate in listed}
-    folders = [
-        join_predictions([fetch_predictions(reader, row, cache) for row in candidate.rows], cache / "predictions")
-        for candidate in candidates.values()
-    ]
+    folders = [join_predictions(_fetch(reader, candidate, cache), cache / "predictions") for candidate in candidates.values()]
     names = {key: candidate.name for key, candidate in candidates.items()}
     pool = load_pool(list(candidates), folders, cache / "predictions", names=list(names.values()), mean=mean)
     _check_scores(pool, candidates.values())
-    asked = Search(search, wanted.make_limits(candidates.values()))
+    models = {key: candidate.model for key, candidate in candidates.items()}
+    asked = Search(search, wanted.make_limits(candidates.values()), models)
     report = evaluate(pool, k=k, exactly=exactly, groups=read_groups(folders), search=asked, stack=stack)
     class_names = EntryLoader(reader, cache).load_class_names(listed[0].rows[0])
     report = replace(
         report,
         names=tuple(names[key] for key in report.members),
-        notes=(*notes, *left_out),
+        notes=(*notes, *left_out, *_tell_flips(listed)),
         class_names=name_classes(report.confusions, pool.ignore_classes, class_names),
         trials={key: tuple(row.key for row in candidates[key].rows) for key in report.members},
+        flips={key: flips for key in report.members if (flips := candidates[key].flips)},
     )
     if audit:
-        report = replace(report, audit=_audit(reader, report, [candidates[key].rows for key in report.members], cache=cache))
-    members: dict[str, float] = {}
-    for key, weight in zip(report.members, report.weights, strict=True):
-        members |= candidates[key].share(weight)
+        report = replace(report, audit=_audit(reader, report, [candidates[key] for key in report.members], cache=cache))
     sweep = sweeps[0] if sweeps else max(rows, key=lambda row: row.start_s).sweep
     tags = {SCORED: read_info(folders[0]).scored_fingerprint, WIDENING: f"{report.widening:g}", CHOSEN: f"{time.time():.3f}"}
     tags |= {} if mean == "arithmetic" else {MEAN: mean}
-    return replace(report, run_id=_log(reader, sweep, report, members=members, tags=tags, ignore_classes=pool.ignore_classes))
+    chosen = [candidates[key] for key in report.members]
+    return replace(report, run_id=_log(reader, sweep, report, chosen, tags=tags, ignore_classes=pool.ignore_classes))
 
 
-def _audit(reader: RunReader, report: EnsembleReport, members: Sequence[Sequence[RunRow]], *, cache: Path) -> Audit:
-    """Members: the trials of each, several where it has folds."""
-    every = [row for rows in members for row in rows]
-    folders = {row.key: fetch_predictions(reader, row, cache) for row in every}
-    lacking = tuple(row.name for row in every if read_info(folders[row.key]).u16_sha256 is None)
+def _tell_flips(candidates: Sequence[Candidate]) -> list[str]:
+    num_flipped = sum(candidate.flips is not None for candidate in candidates)
+    said = "candidates are others with test-time flips; of a model with them and without, at most one is a member."
+    return [f"{num_flipped} of {len(candidates)} {said}"] if num_flipped else []
+
+
+def _audit(reader: RunReader, report: EnsembleReport, members: Sequence[Candidate], *, cache: Path) -> Audit:
+    lacking = tuple(
+        row.name
+        for candidate in members
+        for row, folder in zip(candidate.rows, _fetch(reader, candidate, cache), strict=True)
+        if read_info(folder).u16_sha256 is None
+    )
     if lacking:
         return Audit(lacking)
-    parts = [[fetch_predictions(reader, row, cache, names=(*FILES, U16_FILE)) for row in rows] for rows in members]
+    parts = [_fetch(reader, candidate, cache, names=(*FILES, U16_FILE)) for candidate in members]
     return audit_members(parts, cache / "predictions", weights=report.weights, mean=report.mean, miou_u8=report.miou_in_sample)
 
 
@@ -143,15 +148,16 @@ def _log(
     reader: RunReader,
     sweep: str,
     report: EnsembleReport,
+    members: Sequence[Candidate],
     *,
-    members: Mapping[str, float],
     tags: Mapping[str, str],
     ignore_classes: tuple[int, ...],
 ) -> str:
-    """Record the ensemble with its cross-fitted matrices, by which it can be compared with what was named beforehand.
-
-    members: key -> weight of each trial that is to predict.
-    """
+    """Record the ensemble with its cross-fitted matrices, by which it can be compared with what was named beforehand."""
+    weights: dict[str, float] = {}
+    for candidate, weight in zip(members, report.weights, strict=True):
+        weights |= candidate.share(weight)
+    flips = {row.key: str(candidate.flips) for candidate in members if candidate.flips for row in candidate.rows}
     metrics = {
         "val/miou": report.miou,
         "val/miou_in_sample": report.miou_in_sample,
@@ -163,7 +169,8 @@ def _log(
         matrices = Path(scratch) / "confusions.npz"
         write_confusions(matrices, report.confusions, ignore_classes=ignore_classes)
         name = f"ensemble of {len(report.members)}"
-        return reader.log_ensemble(sweep, EnsembleRecord(name, members, metrics, document, tags, files=(matrices,)))
+        record = EnsembleRecord(name, weights, metrics, document, tags, files=(matrices,), flips=flips)
+        return reader.log_ensemble(sweep, record)
 
 
 def load_pool(
@@ -189,12 +196,15 @@ def _check_scores(pool: Pool, candidates: Iterable[Candidate]) -> None:
     Joined folds have no run that says it.
     """
     scores = pool.rank_singles(np.arange(pool.num_images))
-    for row in (candidate.rows[0] for candidate in candidates if len(candidate.rows) == 1):
-        found, logged = scores[pool.positions[row.key]], row.metrics.get("val/miou", math.nan)
+    for candidate in candidates:
+        if len(candidate.rows) > 1:
+            continue
+        found, logged = scores[pool.positions[candidate.key]], candidate.rows[0].metrics.get(candidate.metric, math.nan)
         if abs(found - logged) > _SAME_SCORE:
             raise EnsembleError(
-                f"{row.name} ({row.key}): its predictions score {found:.6f}, but its run says val/miou {logged:.6f}: one "
-                "of them was altered, or the unpacked copy in the cache. Run `orchestrate clean`, or train it again."
+                f"{candidate.name} ({candidate.key}): its predictions score {found:.6f}, but its run says {candidate.metric} "
+                f"{logged:.6f}: one of them was altered, or the unpacked copy in the cache. Run `orchestrate clean`, or train it "
+                "again."
             )
 
 
@@ -218,6 +228,11 @@ def _refuse_mixed(infos: Sequence[PredictionsInfo], names: Sequence[str]) -> Non
             "These predictions were not scored on the same images, labels and classes, and cannot be combined. Scored "
             f"fingerprints found: {listed}. Name only sweeps that share data, split and ignored classes."
         )
+
+
+def _fetch(reader: RunReader, candidate: Candidate, cache: Path, *, names: Sequence[str] = FILES) -> list[Path]:
+    """The folder of each of the candidate's trials that holds its predictions, on this machine."""
+    return [fetch_predictions(reader, row, cache, names=candidate.list_files(names)) for row in candidate.rows]
 
 
 def fetch_predictions(reader: RunReader, row: RunRow, cache: Path, *, names: Sequence[str] = FILES) -> Path:

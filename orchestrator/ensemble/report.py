@@ -16,6 +16,7 @@ from orchestrator.ensemble.audit import Audit
 from orchestrator.ensemble.diversity import Diversity
 from orchestrator.ensemble.search import SearchName
 from orchestrator.stats import Difference, Estimate
+from trainers.config import Flips
 from trainers.means import Mean
 
 _DRAWN = 8
@@ -115,6 +116,8 @@ class EnsembleReport:
     class_names: Mapping[int, str] = field(default_factory=dict)
     trials: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Member -> keys of the trials that it is made of: itself, or its folds."""
+    flips: Mapping[str, Flips] = field(default_factory=dict)
+    """Of the members that are averaged over other mirror images than they were validated with."""
     run_id: str | None = None
 
     @property
@@ -142,6 +145,7 @@ class EnsembleReport:
             "members": list(self.members),
             "names": list(self.names),
             "trials": {member: list(keys) for member, keys in self.trials.items()},
+            "flips": [self.flips.get(member) for member in self.members],
             "weights": list(self.weights),
             "search": self.search,
             "mean": self.mean,

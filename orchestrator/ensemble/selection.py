@@ -31,10 +31,11 @@ class Limit:
 
 @dataclass(frozen=True)
 class Search:
-    """How members are searched for."""
+    """How members are searched for. models: candidate -> whose predictions it is; two of one model are never members together."""
 
     name: SearchName = "auto"
     limits: tuple[Limit, ...] = ()
+    models: Mapping[str, str] = field(default_factory=dict)
 
 
 DEFAULT_SEARCH = Search()
@@ -103,7 +104,7 @@ class Pool:
 
     def rank_singles(self, images: NDArray[np.int64], limits: Sequence[Limit] = ()) -> list[float]:
         """MIoU of each candidate alone on these images, -inf of those that cost more alone than is allowed."""
-        return [float(score) for score in _Scores(self, images, limits)(())]
+        return [float(score) for score in _Scores(self, images, Search(limits=tuple(limits)))(())]
 
     def count(self, members: Iterable[int], images: NDArray[np.int64]) -> NDArray[np.int64]:
         """Confusion matrices (n, C, C) of the members' mean on these images; who is named twice counts twice."""
@@ -125,9 +126,12 @@ class Pool:
         Raises:
             EnsembleError: there are no members within the limits, or with ``exactly`` not so many.
         """
+        num_models = len({search.models.get(key, key) for key in self.keys})
+        if exactly and k > num_models:
+            raise EnsembleError(f"exactly {k} members asked for, but the candidates are of {num_models} models, one member each.")
         num_bytes = int(np.prod(self.layout.shape))
         name, reason = choose(search.name, num_candidates=len(self.keys), k=k, num_bytes=num_bytes)
-        found = SEARCHES[name](_Scores(self, images, search.limits), k, exactly=exactly)
+        found = SEARCHES[name](_Scores(self, images, search), k, exactly=exactly)
         repeats = Counter(found.members)
         if exactly and len(repeats) < k:
             raise EnsembleError(f"exactly {k} members asked for, but only {len(repeats)} fit the limits together. Raise them.")
@@ -142,11 +146,13 @@ class Pool:
 
 
 class _Scores:
-    """What a search asks of a pool: scores on some images, within limits."""
+    """What a search asks of a pool: scores on some images, within limits, of one candidate a model."""
 
-    def __init__(self, pool: Pool, images: NDArray[np.int64], limits: Sequence[Limit]) -> None:
+    def __init__(self, pool: Pool, images: NDArray[np.int64], search: Search) -> None:
+        limits = search.limits
         self.num_candidates = len(pool.keys)
         self._pool, self._images = pool, images
+        self._models = np.unique([search.models.get(key, key) for key in pool.keys], return_inverse=True)[1]
         self._most = np.array([limit.most for limit in limits])
         self._costs = np.array([[limit.costs[key] for limit in limits] for key in pool.keys]).reshape(len(pool.keys), -1)
 
@@ -154,8 +160,9 @@ class _Scores:
         chosen = sorted(set(members))
         costs = self._costs[start:] + self._costs[chosen].sum(axis=0)
         is_member = np.isin(np.arange(start, self.num_candidates), chosen)
-        is_within = is_member | (costs <= self._most).all(axis=1)
-        if not is_within.any():
+        is_free = ~np.isin(self._models[start:], self._models[chosen])
+        is_within = is_member | (is_free & (costs <= self._most).all(axis=1))
+        if not is_within.any() or len(np.unique(self._models[chosen])) < len(chosen):
             return np.full(len(costs), -np.inf)
         return np.where(is_within, self._pool._score(members, start, self._images), -np.inf)
 

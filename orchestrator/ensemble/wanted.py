@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.ensemble.selection import Limit
 from orchestrator.errors import EnsembleError
+from orchestrator.timings import VIEWS
 
 if TYPE_CHECKING:
     from orchestrator.ensemble.folds import Candidate
@@ -54,7 +55,7 @@ class Wanted:
         """What the search has to keep to; every trial must have its costs, which those of folds are all of."""
         costly = list(candidates)
         return tuple(
-            Limit(tag.removeprefix("system."), most, {one.key: sum(float(row.tags[tag]) for row in one.rows) for one in costly})
+            Limit(tag.removeprefix("system."), most, {candidate.key: _add_up(candidate, tag) for candidate in costly})
             for most, tag in self._limits()
             if most is not None
         )
@@ -64,6 +65,14 @@ class Wanted:
 
 
 EVERYTHING = Wanted()
+
+
+def _add_up(candidate: Candidate, tag: str) -> float:
+    """What the trials cost together; one picture takes as long for each of its mirror images, which no trial measures itself."""
+    if tag != LATENCY:
+        return sum(float(row.tags[tag]) for row in candidate.rows)
+    views = [VIEWS.get(candidate.flips or row.params.get("test_time_flips", "none"), 1) for row in candidate.rows]
+    return sum(float(row.tags[tag]) * number for row, number in zip(candidate.rows, views, strict=True))
 
 
 def parse_tag(text: str) -> tuple[str, str]:

@@ -62,8 +62,8 @@ def predict(
     """Predict every picture of ``source`` and write the masks to ``out``.
 
     model: as ``find_files`` takes it; source: as ``open_unlabelled`` takes it; out: as ``open_masks`` writes it; flips,
-    batch_size: None takes what each member was validated with; device: None takes the first GPU, else the CPU. Memory holds the
-    models, one part of the pictures and, of a .npz, its array.
+    batch_size: None takes what each member was chosen or validated with; device: None takes the first GPU, else the CPU. Memory
+    holds the models, one part of the pictures and, of a .npz, its array.
 
     Raises:
         PredictError: the model, the pictures or the output cannot be used; no output was written.
@@ -91,7 +91,8 @@ def to_members(files: ModelFiles) -> tuple[Member, ...]:
     from trainers.ensemble import Member, to_whole_weights
 
     weights = to_whole_weights([member.weight for member in files.members])
-    return tuple(Member(member.checkpoint, weight, member.size) for member, weight in zip(files.members, weights, strict=True))
+    members = zip(files.members, weights, strict=True)
+    return tuple(Member(member.checkpoint, weight, member.size, member.flips) for member, weight in members)
 
 
 def _predict_all(ensemble: Ensemble, pictures: Unlabelled, out: Path) -> float:

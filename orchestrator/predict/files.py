@@ -13,6 +13,7 @@ from orchestrator.removals import read_removal, say_removed
 from orchestrator.tracking.labels import REMOVED
 from orchestrator.tracking.place import Place
 from orchestrator.trial import TrialFolder, TrialSpec
+from trainers.config import Flips
 from trainers.means import Mean
 
 if TYPE_CHECKING:
@@ -27,12 +28,17 @@ CHECKPOINT = "best.safetensors"
 
 @dataclass(frozen=True)
 class MemberFiles:
-    """A trained model. name: its trial's key, or its path; size: (height, width) that it was shown every picture at."""
+    """A trained model.
+
+    name: its trial's key, or its path; size: (height, width) that it was shown every picture at; flips: mirror images that it is
+    averaged over, None: as it was validated.
+    """
 
     name: str
     checkpoint: Path
     weight: float = 1.0
     size: tuple[int, int] | None = None
+    flips: Flips | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,7 @@ def _fetch(model: FoundModel, home: Home) -> ModelFiles:
             checkpoint=_fetch_checkpoint(reader, rows[key], home),
             weight=weight,
             size=_read_size(reader.fetch(rows[key], "trial.json", cache)),
+            flips=_check_flips(model, key),
         )
         for key, weight in model.weights.items()
     )
@@ -98,6 +105,15 @@ def _check_mean(model: FoundModel) -> Mean:
         return TypeAdapter[Mean](Mean).validate_python(model.mean)
     except ValidationError:
         raise PredictError(f"{model.name}: combines its members by {model.mean!r}, which this version does not know.") from None
+
+
+def _check_flips(model: FoundModel, key: str) -> Flips | None:
+    try:
+        return TypeAdapter[Flips | None](Flips | None).validate_python(model.flips.get(key))
+    except ValidationError:
+        raise PredictError(
+            f"{model.name}: averages {key} over flips {model.flips[key]!r}, which this version does not know."
+        ) from None
 
 
 def _fetch_checkpoint(reader: RunReader, row: RunRow, home: Home) -> Path:

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator
 
 from orchestrator.spec.part import Part
 from orchestrator.spec.schema import nearest
+from trainers.config import Flips
 
 Rule = Literal["all", "none"] | int
 """Which checkpoints stay: every one, none, or those of the best N trials."""
@@ -32,7 +33,10 @@ class KeepSpec(Part):
     are ranked apart. A trial that several sweeps share keeps its checkpoint while one of them wants it.
 
     predictions: ``u16`` stores those of the trials that the sweep trains in 16 bits too, for ``best-ensemble --audit``.
+    flips: of each trial that the sweep trains a second set of predictions is stored, averaged over these mirror images, which
+    ``best-ensemble`` may choose instead.
     """
 
     checkpoints: Annotated[Rule, BeforeValidator(_check_rule)] = "all"
     predictions: Literal["u8", "u16"] = "u8"
+    flips: Flips = "none"

@@ -11,7 +11,7 @@ from orchestrator import checkpoint, removals
 from orchestrator.home import Home
 from orchestrator.tracking.place import Place
 from orchestrator.tracking.runs import RunReader
-from orchestrator.trial import TrialFolder, TrialSpec
+from orchestrator.trial import FLIPS_FILES, TrialFolder, TrialSpec
 from orchestrator.worker import is_worked_on
 
 _log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ _OF_ATTEMPT = (
     "mirror.json", "progress.jsonl", "result.json", "last.pt", checkpoint.FILE, checkpoint.ELSEWHERE, "best.safetensors",
     "confusions.npz",
     "predictions.json", "predictions.zst", "predictions.labels.zst", "predictions.u16.zst", "samples.png",
-    removals.FILE,
+    *FLIPS_FILES, removals.FILE,
 )  # fmt: skip
 """What an attempt of this machine may have left, which is not the adopted trial's."""
 

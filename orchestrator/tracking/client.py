@@ -47,8 +47,8 @@ class ClientSource:
                 return None
             raise
 
-    def list_files(self, run_id: str) -> list[str]:
-        return [str(file.path) for file in self._client.list_artifacts(run_id) if not file.is_dir]
+    def list_files(self, run_id: str, folder: str = "") -> list[str]:
+        return [str(file.path) for file in self._client.list_artifacts(run_id, folder or None) if not file.is_dir]
 
 
 def make_row(run: Run) -> RunRow:

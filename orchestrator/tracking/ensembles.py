@@ -15,6 +15,7 @@ from orchestrator.tracking.connection import ensure_experiment, search_runs
 from orchestrator.tracking.labels import ROW, EnsembleRecord
 from orchestrator.tracking.place import Place
 from orchestrator.tracking.series import legalize
+from orchestrator.trial import FLIPS
 
 _A_BATCH = 100
 
@@ -68,7 +69,8 @@ def _log_figures(client: MlflowClient, run_id: str, record: EnsembleRecord) -> N
     names = legalize(record.metrics)
     points = [Metric(name, value, now_ms, 0) for name, value in zip(names, record.metrics.values(), strict=True)]
     weights = {f"weight.{key}": f"{weight:.6g}" for key, weight in record.members.items()}
-    params = [Param(name, value) for name, value in _with_count(weights).items()]
+    flips = {f"{FLIPS}.{key}": flips for key, flips in record.flips.items()}
+    params = [Param(name, value) for name, value in (_with_count(weights) | flips).items()]
     client.log_batch(run_id, points, params[:_A_BATCH], synchronous=True)
     for start in range(_A_BATCH, len(params), _A_BATCH):
         client.log_batch(run_id, (), params[start : start + _A_BATCH], synchronous=True)

@@ -57,7 +57,8 @@ class EnsembleRecord:
     """What is recorded of an ensemble; two with the same document are one run of their sweep.
 
     members: key -> weight. document: what ``ensemble.json`` will say. tags: further ones. files: uploaded under their own names.
-    reason: why it has no figures; None where it has.
+    reason: why it has no figures; None where it has. flips: of the members that are averaged over other mirror images than they
+    were validated with.
     """
 
     name: str
@@ -67,3 +68,4 @@ class EnsembleRecord:
     tags: Mapping[str, str] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
     reason: str | None = None
+    flips: Mapping[str, str] = field(default_factory=dict)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -15,22 +15,27 @@ from orchestrator.tracking.connection import all_experiments, connect, find_expe
 from orchestrator.tracking.labels import CHOSEN, MEAN
 from orchestrator.tracking.place import Place
 from orchestrator.tracking.telling import told
-from orchestrator.trial import TrialState
+from orchestrator.trial import FLIPS, TrialState
 from trainers.config import check_known
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _KEY = re.compile(r"[0-9a-f]{4,16}")
-_WEIGHT = "weight."
+_WEIGHT, _FLIPS = "weight.", f"{FLIPS}."
 
 
 @dataclass(frozen=True)
 class FoundModel:
-    """A trial, or an ensemble of several; weights: key of each member's trial -> its weight; mean: how they are combined."""
+    """A trial, or an ensemble of several.
+
+    weights: key of each member's trial -> its weight; mean: how they are combined; flips: key of each that is averaged over other
+    mirror images than it was validated with -> over which.
+    """
 
     name: str
     weights: dict[str, float]
     run_id: str
     mean: str = "arithmetic"
+    flips: Mapping[str, str] = field(default_factory=dict)
 
 
 def find_model(place: Place, name: str) -> FoundModel:
@@ -61,13 +66,18 @@ def find_model(place: Place, name: str) -> FoundModel:
 
 def read_weights(run: Run) -> dict[str, float]:
     """Key -> weight of an ensemble's members."""
-    return {p.removeprefix(_WEIGHT): float(w) for p, w in run.data.params.items() if p.startswith(_WEIGHT)}
+    return {key: float(weight) for key, weight in _read_params(run, _WEIGHT).items()}
+
+
+def _read_params(run: Run, prefix: str) -> dict[str, str]:
+    return {name.removeprefix(prefix): value for name, value in run.data.params.items() if name.startswith(prefix)}
 
 
 def _take(place: Place, run: Run) -> FoundModel:
     tags, name = run.data.tags, run.info.run_name or run.info.run_id
+    flips: dict[str, str] = {}
     if tags.get("kind") == "ensemble":
-        weights = read_weights(run)
+        weights, flips = read_weights(run), _read_params(run, _FLIPS)
     elif tags.get("kind") == "trial":
         weights = {tags["key"]: 1.0}
     else:
@@ -77,7 +87,7 @@ def _take(place: Place, run: Run) -> FoundModel:
             f"{place}: {name} ({run.info.run_id}) is {tags.get('state', 'unfinished')}; only what is COMPLETE predicts. "
             "Let its sweep finish, or give the path of its checkpoint."
         )
-    return FoundModel(name, weights, run_id=run.info.run_id, mean=tags.get(MEAN, "arithmetic"))
+    return FoundModel(name, weights, run_id=run.info.run_id, mean=tags.get(MEAN, "arithmetic"), flips=flips)
 
 
 def _get_run(client: MlflowClient, run_id: str) -> Run | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import importlib.metadata
+import os
 import subprocess
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -27,7 +28,6 @@ from orchestrator.tracking.series import (
     continue_series,
     describe_events,
     describe_result,
-    describe_system,
     describe_trial,
     headline,
     make_params,
@@ -35,11 +35,11 @@ from orchestrator.tracking.series import (
 )
 from orchestrator.tracking.telling import told
 from orchestrator.tracking.terms import make_current, read_deviation
-from orchestrator.trial import TrialFolder, TrialResult, TrialSpec, TrialState
+from orchestrator.trial import FLIPS_FILES, TrialFolder, TrialResult, TrialSpec, TrialState
 
 ARTIFACTS = (
     "trial.json", "best.safetensors", "predictions.json", "predictions.zst", "predictions.labels.zst",
-    "predictions.u16.zst", "confusions.npz", "samples.png", "log.txt", "progress.jsonl", "result.json",
+    "predictions.u16.zst", "confusions.npz", *FLIPS_FILES, "samples.png", "log.txt", "progress.jsonl", "result.json",
 )  # fmt: skip
 
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAILED: "FAILED"}
@@ -141,7 +141,7 @@ class Recorder:
         """Finish a run that refers to another: new, half written at a kill, or ended elsewhere. known: params that it has."""
         self._log(run_id, points=[], params={}, tags=origin)
         params = {name: value for name, value in make_params(spec).items() if name not in known}
-        tags = describe_result(result) | describe_system(result.facts)
+        tags = describe_result(result)
         points, progress = continue_series(TrialFolder(self._place.trials / spec.key).events()[0], Progress())
         self._log(run_id, points=points + headline(result, progress), params=params, tags=tags)
         self._client.set_terminated(run_id, STATUS[result.state], round(result.ended_s * 1000))
@@ -203,7 +203,7 @@ class Recorder:
         if ended or result:
             sent = self._send_files(run_id, folder, sent)
         if result:  # after the files: whoever finds the run COMPLETE finds them all
-            tags = describe_result(result) | describe_system(result.facts)
+            tags = describe_result(result)
             self._log(run_id, points=headline(result, progress), params={}, tags=tags)
             self._client.set_terminated(run_id, STATUS[result.state], round(result.ended_s * 1000))
         elif ended:
@@ -255,7 +255,7 @@ class Recorder:
         for name in names:
             path = folder.path / name
             if path.exists() and (mark := mark_file(path)) != sent.artifacts.get(name):
-                self._client.log_artifact(run_id, str(path))
+                self._client.log_artifact(run_id, str(path), os.path.dirname(name) or None)
                 sent = sent.model_copy(update={"artifacts": sent.artifacts | {name: mark}})
                 write_sent(folder, sent)
         return sent

@@ -60,8 +60,9 @@ class RestSource:
         answer = self._find("runs/get", {"run_id": run_id})
         return None if answer is None else _make_row(answer["run"])
 
-    def list_files(self, run_id: str) -> list[str]:
-        answer = self._read(self._session.get(self._api + "artifacts/list", params={"run_id": run_id}, timeout=self._timeout_s))
+    def list_files(self, run_id: str, folder: str = "") -> list[str]:
+        wanted = {"run_id": run_id} | ({"path": folder} if folder else {})
+        answer = self._read(self._session.get(self._api + "artifacts/list", params=wanted, timeout=self._timeout_s))
         return [file["path"] for file in answer.get("files", ()) if not file.get("is_dir")]
 
     def _ask_pages(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -18,7 +19,7 @@ from orchestrator.tracking.place import Place
 from orchestrator.tracking.rows import RunRow
 from orchestrator.tracking.source import open_source
 from orchestrator.tracking.telling import told
-from orchestrator.trial import TrialFolder, TrialState, write_atomically
+from orchestrator.trial import FLIPS, TrialFolder, TrialState, write_atomically
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -107,20 +108,24 @@ class RunReader:
     def find_file(self, run: RunRow, name: str, cache: Path, *, from_folder: bool = True) -> Path | None:
         """As ``fetch``, but None where the run has no such file. from_folder: whether this machine's trial folder will do.
 
+        name: with its folder before it, where it lies in one.
+
         Raises:
             TrackingError: the server cannot be used.
         """
         local = TrialFolder(self._place.trials / run.key)
         if from_folder and (local.path / name).exists() and _is_of(local, run):
             return local.path / name
-        target = cache / run.files_run_id / name
-        if _is_current(target.parent, run) and target.exists():
+        fetched = cache / run.files_run_id
+        target = fetched / name
+        if _is_current(fetched, run) and target.exists():
             return target
-        _make_current(target.parent, run)
+        _make_current(fetched, run)
         with told(self._place):
-            if name not in self._source.list_files(run.files_run_id):
+            if name not in self._source.list_files(run.files_run_id, os.path.dirname(name)):
                 return None
-            with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+            target.parent.mkdir(exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=fetched) as scratch:
                 Path(self._client.download_artifacts(run.files_run_id, name, scratch)).replace(target)
         return target
 
@@ -197,7 +202,7 @@ def _make_current(fetched: Path, run: RunRow) -> None:
     with FileLock(fetched / _LOCK):
         if _is_current(fetched, run):
             return
-        for path in fetched.iterdir():
+        for path in (*fetched.iterdir(), *fetched.glob(f"{FLIPS}/*")):
             if path.is_file() and path.name != _LOCK:
                 path.unlink()
         write_atomically(fetched / _ENDED, str(run.end_ms))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.tracking.labels import ORIGIN
-from orchestrator.trial import Event, TrialResult, TrialSpec
+from orchestrator.trial import FLIPS, Event, TrialResult, TrialSpec
 
 HEADLINE = "val/miou"
 _MAX_PARAM = 6000
@@ -119,11 +119,14 @@ def describe_events(events: Iterable[Event]) -> dict[str, str]:
 
 
 def describe_result(result: TrialResult) -> dict[str, str]:
-    """Tags of a trial that has ended; a success takes the reason of an earlier failure away."""
+    """Tags of a trial that has ended, and of what it left; a success takes the reason of an earlier failure away."""
     optional = {"scored_fingerprint": result.scored_fingerprint, "best_epoch": result.best_epoch, "reason": result.reason or ""}
     tags = {"state": str(result.state), "attempt": str(result.attempt), "epochs_run": str(result.epochs_run)}
     tags["failure"] = str(result.failure or "")
-    return tags | {name: str(value)[:_MAX_TAG] for name, value in optional.items() if value is not None}
+    facts = dict(result.facts)
+    tags[FLIPS] = str(facts.pop(FLIPS, ""))  # those of an earlier attempt no longer hold
+    tags |= {name: str(value)[:_MAX_TAG] for name, value in optional.items() if value is not None}
+    return tags | describe_system(facts)
 
 
 def describe_system(facts: Mapping[str, Any]) -> dict[str, str]:

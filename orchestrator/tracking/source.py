@@ -50,8 +50,8 @@ class RunSource(Protocol):
     def find_run(self, run_id: str) -> RunRow | None:
         """A run, deleted or not; None where there is none."""
 
-    def list_files(self, run_id: str) -> list[str]:
-        """Names of the files that a run holds, those in folders left out."""
+    def list_files(self, run_id: str, folder: str = "") -> list[str]:
+        """The files that a run holds at its top, or in one of its folders, those in folders below left out: ``folder/name``."""
 
 
 def open_source(place: Place) -> RunSource:

@@ -93,7 +93,7 @@ def test_members_must_fit_each_other(save: Save, other: dict[str, int], message:
 
 def test_members_are_read_where_their_folder_lies(save: Save, tmp_path: Path) -> None:
     """Their checkpoints are copied; the folder may be moved."""
-    members = [Member(save("a"), 2), Member(save("b"), 1, size=(16, 24))]
+    members = [Member(save("a"), 2), Member(save("b"), 1, size=(16, 24), flips="both")]
     (tmp_path / "kept").mkdir()
     save_members(tmp_path / "kept", members)
     expected = Ensemble(members, device="cpu").predict(IMAGES)
@@ -101,7 +101,7 @@ def test_members_are_read_where_their_folder_lies(save: Save, tmp_path: Path) ->
     moved = (tmp_path / "kept").rename(tmp_path / "moved")
     read, mean = read_members(moved)
     assert mean == "arithmetic"
-    assert [(member.weight, member.size) for member in read] == [(2, None), (1, (16, 24))]
+    assert [(member.weight, member.size, member.flips) for member in read] == [(2, None, None), (1, (16, 24), "both")]
     assert np.array_equal(Ensemble(read, device="cpu").predict(IMAGES), expected)
     with pytest.raises(ConfigError, match=r"members\.json: is missing"):
         read_members(tmp_path)

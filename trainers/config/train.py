@@ -10,6 +10,9 @@ from trainers.config.base import Config, check_known, check_size, is_import_path
 from trainers.config.loss import FocalLoss, Loss
 from trainers.names import ARCHITECTURES, ENCODER_PREFIXES, ENCODERS
 
+Flips = Literal["none", "horizontal", "both"]
+"""Mirror images that a prediction is averaged over, beside the picture itself: left to right, or that, upside down, and both."""
+
 
 class OptimizerConfig(Config):
     """``lr`` is the peak learning rate; ``weight_decay`` None takes the optimizer's own default in its library."""
@@ -115,7 +118,7 @@ class TrainConfig(Config):
     clip_grad_norm: float | None = Field(default=None, gt=0)
     """Largest Euclidean norm of all gradients together."""
     ema: EmaConfig | None = None
-    test_time_flips: Literal["none", "horizontal", "both"] = "none"
+    test_time_flips: Flips = "none"
     """Probabilities are the mean over the picture and its mirror images: left to right, or all four."""
     early_stopping: EarlyStoppingConfig | None = None
     precision: Literal["auto", "float32", "bf16"] = "auto"

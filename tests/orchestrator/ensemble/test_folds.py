@@ -100,6 +100,20 @@ def test_a_seed_of_a_configuration_is_a_candidate_where_it_is_whole() -> None:
         list_candidates(rows[:1])
 
 
+def test_flips_that_all_folds_have_kept_are_another_candidate() -> None:
+    """Not those that one fold lacks; they weigh and predict by the same trials."""
+    rows = [make_row(f"{seed}{i}", fold=f"{i}/2", seed=seed) for seed in ("0", "1") for i in (0, 1)]
+    for row in rows[:3]:
+        row.tags["flips"] = "horizontal"
+    found = list_candidates(rows)
+    assert [(one.key, one.model, one.flips) for one in found] == [
+        ("c-0", "c-0", None), ("c-0+horizontal", "c-0", "horizontal"), ("c-1", "c-1", None)
+    ]  # fmt: skip
+    assert found[1].name == f"{found[0].name} with horizontal flips"
+    assert found[1].share(1) == found[0].share(1)
+    assert found[1].list_files(["a"]) == ["flips/a"]
+
+
 def store(folder: Path, seed: int, *, groups: list[int] | None = None) -> Path:
     """A fold's predictions."""
     folder.mkdir()

@@ -142,6 +142,23 @@ def test_limits_hold_for_every_search(name: SearchName, seed: int) -> None:
         pool.select(np.arange(7), k=4, search=Search(name, (Limit("parameters", 0, costs),)))
 
 
+@pytest.mark.parametrize("name", ["greedy", "weighted", "swap", "beam", "exhaustive"])
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=5, deadline=None)
+def test_of_a_model_one_set_of_predictions_is_a_member_at_most(name: SearchName, seed: int) -> None:
+    """In every search; trying every set finds the best of those that are left, and more members than models is told."""
+    case = make_case(seed, num_candidates=6, levels=64)
+    pool, models = pool_of(case), {key: f"m{i // 2}" for i, key in enumerate(case[0])}
+    selection = pool.select(np.arange(7), k=3, exactly=True, search=Search(name, models=models))
+    assert len({models[pool.keys[i]] for i in selection.members}) == 3
+    if name == "exhaustive":
+        sets = combinations(zip(case[0], case[1], strict=True), 3)
+        allowed = [[array for _, array in one] for one in sets if len({models[key] for key, _ in one}) == 3]
+        assert selection.miou == max(score_naively(members, case[2]) for members in allowed)
+    with pytest.raises(EnsembleError, match=r"exactly 4 .* of 3 models"):
+        pool.select(np.arange(7), k=4, exactly=True, search=Search(name, models=models))
+
+
 def test_exactly_k_within_limits_is_found_or_told() -> None:
     """Where the best alone leaves no room for another, trying every set finds a pair; greedy says that it has none."""
     case = make_case(1, num_candidates=4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from orchestrator.ensemble.folds import list_candidates
@@ -43,6 +45,16 @@ def test_trials_of_unknown_cost_are_left_out_and_named() -> None:
     assert "1 trials whose run has no tag system.latency_ms (trial b" in notes[0]
     (limit,) = Wanted(max_latency_ms=5).make_limits(list_candidates(rows))
     assert (limit.name, limit.most, limit.costs) == ("latency_ms", 5, {"a": 2.5, "c": 4.0})
+
+
+def test_a_picture_takes_as_long_for_each_mirror_image() -> None:
+    """Whether the trial was validated with them or keeps them beside; parameters count once."""
+    costs = {PARAMETERS: "100", LATENCY: "2.5"}
+    own = replace(make_row("own", "Unet", **costs), params={"arch": "Unet", "test_time_flips": "horizontal"})
+    found = list_candidates([own, make_row("beside", "Unet", **costs, flips="both")])
+    params, latency = Wanted(max_params=1, max_latency_ms=1).make_limits(found)
+    assert latency.costs == {"own": 5, "beside": 2.5, "beside+both": 10}
+    assert set(params.costs.values()) == {100}
 
 
 def test_a_tag_has_a_name_and_a_value() -> None:

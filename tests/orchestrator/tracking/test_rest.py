@@ -70,6 +70,8 @@ def test_a_server_tells_both_the_same(server: Server, tmp_path: Path, monkeypatc
     assert ours.find_latest([other], "tags.kind = 'trial'") == theirs.find_latest([other], "tags.kind = 'trial'")
     assert ours.find_latest([other], "tags.kind = 'no'") is theirs.find_latest([other], "tags.kind = 'no'") is None
     assert ours.list_files(runs[1]) == theirs.list_files(runs[1]) == ["file ä.txt"]
+    assert ours.list_files(runs[1], "folder") == theirs.list_files(runs[1], "folder") == ["folder/file.txt"]
+    assert ours.list_files(runs[1], "no") == theirs.list_files(runs[1], "no") == []
     assert ours.list_files(runs[2]) == theirs.list_files(runs[2]) == []
     assert ours.list_experiments() == theirs.list_experiments()
     assert ours.find_experiment("a sweep, größer") == experiment == theirs.find_experiment("a sweep, größer")

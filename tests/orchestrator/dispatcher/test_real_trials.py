@@ -46,7 +46,8 @@ root, data, *texts = sys.argv[1:]
 home = Home(Path(root))
 points = [SimpleNamespace(id=str(index), trial=TrialSpec.model_validate_json(text)) for index, text in enumerate(texts)]
 search = SimpleNamespace(
-    propose=lambda: points.pop(0) if points else None, tell=lambda *told, **why: None, reconcile=lambda: None, may_begin=lambda: True,
+    propose=lambda: points.pop(0) if points else None, tell=lambda *told, **why: None, reconcile=lambda: None,
+    may_begin=lambda: True,
     report=lambda *seen: False, report_end=lambda *seen: False, spend=lambda seconds: None, close=lambda: None,
 )
 tracker = SimpleNamespace(mirror=lambda *seen, **flags: None)

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import os
+import signal
 import socket
 import sys
 import time
@@ -283,7 +284,11 @@ def _live_nodes() -> list[dict[str, Any]]:
 
 
 def _attempt(folder: str, num_threads: int) -> int:
-    """First code of ours in the process of a task."""
+    """First code of ours in the process of a task.
+
+    SIGTERM, which Ray sends where the dispatcher has died, would raise SystemExit in the training, as a failure of its own does.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     return worker.run_hosted(
         Path(folder), own_slot(num_threads, has_gpu=bool(ray.get_gpu_ids())), (Path(folder) / STOP_FILE).exists
     )

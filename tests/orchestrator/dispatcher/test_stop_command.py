@@ -46,8 +46,8 @@ from tests.orchestrator.dispatcher.conftest import SWEEP
 
 home = Home(Path(sys.argv[1]))
 with present(home, Ledger(home.ledger_url), SWEEP, Role.SWEEP) as presence, interrupted_by_stops(presence.listener):
-    print("waiting", flush=True)
     try:
+        print("waiting", flush=True)
         time.sleep(60)
     except KeyboardInterrupt:
         sys.exit(130)

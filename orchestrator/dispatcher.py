@@ -24,6 +24,7 @@ from orchestrator.exits import (
 )
 from orchestrator.failures import describe, is_disk_full
 from orchestrator.home import Home
+from orchestrator.idleness import Idleness
 from orchestrator.launchers.base import Launcher
 from orchestrator.layout import Layout
 from orchestrator.ledger import Ledger, LedgerRow
@@ -109,6 +110,7 @@ class Dispatcher:
         self._queue = Queue(launcher, self._needs, round_of)
         self._elsewhere: dict[str, TrialSpec] = {}
         self._recheck = Timer(RECHECK_S, clock)
+        self._idleness = Idleness(clock)
         self._may_propose = self._may_begin = True
         self._num_stops = 0
         self._halted: str | None = None
@@ -150,6 +152,7 @@ class Dispatcher:
                 for spec in self._takeovers.take_arrived():
                     self._queue.put_first(spec)
                 has_news |= self._fill()
+                self._idleness.look(is_idle=len(self._attempts) == 0 and bool(self._queue) and self._may_start)
                 if not has_news:
                     self._sleep(POLL_S)
         finally:

@@ -4,12 +4,12 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 python=orchestrate-test/python postgres=orchestrate-test/postgres
-suite=${DEBIAN_SUITE:-bookworm} mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
+suite=${DEBIAN_SUITE:-bookworm} mirror=${DEBIAN_MIRROR:-}  # without one, debootstrap knows its own
 
 if ! docker image inspect "$python" > /dev/null 2>&1; then
   root=$(mktemp -d)
   trap 'rm -rf "$root"' EXIT
-  debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates "$suite" "$root" "$mirror" > "$root.log" 2>&1 ||
+  debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates "$suite" "$root" ${mirror:+"$mirror"} > "$root.log" 2>&1 ||
     { tail "$root.log" >&2; exit 1; }
   cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"  # a site's own authorities too
   tar --directory "$root" --exclude=./var/cache/apt/archives/*.deb --create . |

@@ -13,12 +13,12 @@ from trainers.data import DataSet, Split, SplitData
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """One thread for torch: the cores are shared, and sums of one order are repeatable."""
-    import torch  # not above: the tests of trainers.data live below this folder and need no torch
+    from trainers.device import (
+        limited_threads,  # imports torch; not above: the tests of trainers.data live below this folder and need no torch
+    )
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with limited_threads(1):
+        yield
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import threading
@@ -17,7 +16,7 @@ from orchestrator.doctor.findings import Finding, Level
 from orchestrator.doctor.servers import check_storage, check_tracking
 from orchestrator.home import Home
 from tests.orchestrator.postgresql import PASSWORD, PostgreSQL
-from tests.orchestrator.tracking.conftest import Server, empty_database  # noqa: F401  a fixture
+from tests.orchestrator.tracking.conftest import Server, empty_database, make_guarded  # noqa: F401  a fixture
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1
 
@@ -28,17 +27,7 @@ LOGIN = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": PASSWO
 def server(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:  # noqa: F811
     """An MLflow that wants a login."""
     folder = tmp_path_factory.mktemp("server")
-    shutil.copy(empty_database, folder / "mlflow.db")
-    settings = folder / "auth.ini"
-    settings.write_text(
-        f"[mlflow]\ndefault_permission = EDIT\ndatabase_uri = sqlite:///{folder}/auth.db\nadmin_username = admin\n"
-    )
-    variables = {
-        "MLFLOW_AUTH_CONFIG_PATH": str(settings),
-        "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORD,
-        "MLFLOW_FLASK_SERVER_SECRET_KEY": "x",
-    }
-    server = Server(folder, variables, options=("--app-name", "basic-auth", "--allowed-hosts", "127.0.0.1:*"))
+    server = make_guarded(folder, empty_database)
     server.start()
     yield server
     server.kill()

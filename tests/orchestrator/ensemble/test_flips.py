@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from orchestrator.confusions import read_confusions
 from orchestrator.ensemble.from_runs import best_ensemble
@@ -28,6 +27,7 @@ from orchestrator.tracking.runs import RunReader
 from orchestrator.trial import FLIPS_MIOU, TrialFolder
 from orchestrator.worker import ExitCode, work
 from trainers.data import open_dataset, split_dataset
+from trainers.device import limited_threads
 from trainers.ensemble import Ensemble, read_members
 from trainers.metrics import confusion_per_image
 
@@ -44,10 +44,8 @@ Train = Callable[..., TrialFolder]
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
     """As the trials were validated with: sums of one order give equal bits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with limited_threads(1):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
 from orchestrator.ensemble.from_runs import best_ensemble
@@ -22,6 +21,7 @@ from orchestrator.tracking.runs import RunReader
 from orchestrator.trial import TrialFolder
 from orchestrator.worker import work
 from trainers.data import open_dataset, split_dataset
+from trainers.device import limited_threads
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,8 @@ class Trained:
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """As the trials were validated with: sums of one order give equal bits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with limited_threads(1):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ import pytest
 from orchestrator.tracking.connection import connect
 from orchestrator.tracking.place import Place
 from orchestrator.trial import Attempt, Event, TrialFolder, TrialResult, TrialSpec, TrialState
+from tests.orchestrator.postgresql import PASSWORD
 from trainers.config import DataConfig, TrainConfig
 
 
@@ -150,6 +151,21 @@ class Server:
             except (urllib.error.URLError, OSError):
                 time.sleep(0.2)
         raise RuntimeError((self.folder / "server.log").read_text()[-2000:])
+
+
+def make_guarded(folder: Path, empty_database: Path, *, settings: str = "") -> Server:
+    """One that wants a login, admin's with PASSWORD to begin with; not started yet. settings: more lines of its auth.ini."""
+    shutil.copy(empty_database, folder / "mlflow.db")
+    config = folder / "auth.ini"
+    config.write_text(
+        f"[mlflow]\ndefault_permission = EDIT\ndatabase_uri = sqlite:///{folder}/auth.db\nadmin_username = admin\n{settings}"
+    )
+    variables = {
+        "MLFLOW_AUTH_CONFIG_PATH": str(config),
+        "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORD,
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": "x",
+    }
+    return Server(folder, variables, options=("--app-name", "basic-auth", "--allowed-hosts", "127.0.0.1:*"))
 
 
 @pytest.fixture

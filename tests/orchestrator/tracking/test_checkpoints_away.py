@@ -21,7 +21,7 @@ from orchestrator.tracking.uploads import open_checkpoints
 from orchestrator.trial import TrialFolder
 from tests.orchestrator.postgresql import PASSWORD
 from tests.orchestrator.test_checkpoint import train
-from tests.orchestrator.tracking.conftest import Server, Wait, Worker
+from tests.orchestrator.tracking.conftest import Server, Wait, Worker, make_guarded
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1
 
@@ -202,18 +202,7 @@ def send(place: Place, folder: TrialFolder) -> None:
 @pytest.fixture
 def guarded(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """One where we may add to an experiment that somebody else has made, and remove nothing of it."""
-    shutil.copy(empty_database, tmp_path / "mlflow.db")
-    config = tmp_path / "auth.ini"
-    users = f"sqlite:///{tmp_path}/auth.db"
-    config.write_text(
-        f"[mlflow]\ndefault_permission = EDIT\ndatabase_uri = {users}\nadmin_username = admin\nauth_cache_ttl_seconds = 60\n"
-    )
-    variables = {
-        "MLFLOW_AUTH_CONFIG_PATH": str(config),
-        "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORD,
-        "MLFLOW_FLASK_SERVER_SECRET_KEY": "x",
-    }
-    server = Server(tmp_path, variables, options=("--app-name", "basic-auth", "--allowed-hosts", "127.0.0.1:*"))
+    server = make_guarded(tmp_path, empty_database, settings="auth_cache_ttl_seconds = 60\n")
     server.start()
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)

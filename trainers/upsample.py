@@ -2,16 +2,21 @@
 
 Upsampling to the nearest neighbour copies every value four times, and a 3x3 convolution then multiplies copies: the nine taps of
 an output pixel meet four values only. Adding up the weights first gives a transposed convolution of stride 2 with a 4x4 kernel,
-which is the same sum with four multiplications instead of nine; where there are more channels than pixels a matrix product
-computes it quicker. benchmarks/upsample.py measures what that is worth.
+which is the same sum with four multiplications an output pixel instead of nine; where pixels are few beside the channels, nine
+products with differences of neighbours serve for four output pixels. benchmarks/upsample.py measures what that is worth.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import segmentation_models_pytorch.decoders.unet.decoder as smp_unet
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+FEW_PIXELS = 48
+"""Pixels of a batch for each channel, below which differences are the quicker way."""
 
 
 def upsample_and_convolve(features: Tensor, weight: Tensor) -> Tensor:
@@ -25,22 +30,97 @@ def upsample_and_convolve(features: Tensor, weight: Tensor) -> Tensor:
     return F.conv_transpose2d(features, kernel.contiguous(memory_format=torch.channels_last), stride=2, padding=1)
 
 
-_TAPS = torch.tensor([[0.0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
-"""(4, 3): which taps of a row of the 3x3 kernel add up to each tap of the 4x4 kernel."""
+_SUMS = torch.tensor([[1.0, 0, 0], [1, 1, 1], [0, 0, 1]])
+"""(3, 3): which taps of a row add up to what multiplies the difference to the pixel before, the pixel, the difference behind."""
 
 
-def upsample_and_convolve_by_matmul(features: Tensor, weight: Tensor) -> Tensor:
-    """Equal ``upsample_and_convolve`` up to rounding, as one matrix product whose columns are added up where they overlap.
+def upsample_and_convolve_by_differences(features: Tensor, weight: Tensor) -> Tensor:
+    """Equal ``upsample_and_convolve`` up to rounding, with nine multiplications for four output pixels instead of sixteen.
 
-    The quicker of the two where the channels are more than the pixels. features: (N, C, H, W) float; weight: (D, C, 3, 3) float.
-    Returns (N, D, 2H, 2W).
+    As in Winograd's short convolutions: with taps a, b, c the two output pixels that a row's ``x[i]`` becomes are
+    ``a (x[i-1] - x[i]) + (a + b + c) x[i]`` and ``(a + b + c) x[i] + c (x[i+1] - x[i])``, three products; columns likewise.
+    The quicker of the two where the pixels are few beside the channels, for it moves nine maps instead of one.
+    features: (N, C, H, W) float; weight: (D, C, 3, 3) float. Returns (N, D, 2H, 2W).
     """
-    num_images, channels, height, width = features.shape
-    taps = _TAPS.to(weight)
-    combinations = torch.einsum("ar,bs->abrs", taps, taps).reshape(16, 9)
-    kernel = combinations @ weight.permute(0, 2, 3, 1).reshape(len(weight), 9, channels)  # (D, 16, C)
-    products = features.permute(0, 2, 3, 1).reshape(num_images, height * width, channels) @ kernel.reshape(-1, channels).t()
-    return F.fold(products.transpose(1, 2), (2 * height, 2 * width), kernel_size=4, stride=2, padding=1)
+    outputs, channels = weight.shape[:2]
+    sums = _SUMS.to(weight)
+    combinations = torch.einsum("ar,bs->abrs", sums, sums).reshape(9, 9)
+    factors = combinations @ weight.permute(2, 3, 0, 1).reshape(9, outputs * channels)
+    doubled: Tensor = _MultiplyDifferences.apply(features, factors.view(9, outputs, channels))
+    return doubled
+
+
+class _MultiplyDifferences(torch.autograd.Function):
+    """features (N, C, H, W), factors (9, D, C) -> (N, D, 2H, 2W); inside, nine maps are (3, 3, N, H, W, channels)."""
+
+    @staticmethod
+    def forward(context: Any, features: Tensor, factors: Tensor) -> Tensor:
+        num_images, channels, height, width = features.shape
+        differences = _take_differences(features.permute(0, 2, 3, 1))
+        products = torch.bmm(differences.view(9, -1, channels), factors.transpose(1, 2))
+        products = products.view(3, 3, num_images, height, width, -1)
+        doubled = products.new_empty(num_images, height, 2, width, 2, products.shape[-1])
+        for y, above_or_below in enumerate((0, 2)):
+            rows = products[1] + products[above_or_below]
+            for x, left_or_right in enumerate((0, 2)):
+                torch.add(rows[1], rows[left_or_right], out=doubled[:, :, y, :, x])
+        context.save_for_backward(differences, factors)
+        return doubled.view(num_images, 2 * height, 2 * width, -1).permute(0, 3, 1, 2)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        differences, factors = context.saved_tensors
+        _, _, num_images, height, width, channels = differences.shape
+        of_doubled = gradient.permute(0, 2, 3, 1).reshape(num_images, height, 2, width, 2, -1)
+        of_products = of_doubled.new_empty(3, 3, num_images, height, width, of_doubled.shape[-1])
+        for row, ys in enumerate(((0,), (0, 1), (1,))):
+            for column, xs in enumerate(((0,), (0, 1), (1,))):
+                first, *others = (of_doubled[:, :, y, :, x] for y in ys for x in xs)
+                of_products[row, column] = first
+                for other in others:
+                    of_products[row, column] += other
+        of_products = of_products.view(9, -1, of_doubled.shape[-1])
+        of_factors = torch.bmm(of_products.transpose(1, 2), differences.view(9, -1, channels))
+        of_differences = torch.bmm(of_products, factors).view(differences.shape)
+        return _add_up_differences(of_differences).permute(0, 3, 1, 2), of_factors
+
+
+def _take_differences(maps: Tensor) -> Tensor:
+    """(N, H, W, C) -> (3, 3, N, H, W, C): differences to the row above, none, to the row below; of each, columns alike."""
+    taken = maps.new_empty(3, 3, *maps.shape)
+    taken[1, 1] = maps
+    _take_along(1, taken[:, 1])
+    for rows in taken:
+        _take_along(2, rows)
+    return taken
+
+
+def _take_along(axis: int, taken: Tensor) -> None:
+    """Fill in the differences before and behind the maps in the middle, beyond whose borders are zeros."""
+    before, maps, behind = taken
+    last = maps.shape[axis] - 1
+    first, second = maps.narrow(axis, 0, last), maps.narrow(axis, 1, last)
+    torch.sub(first, second, out=before.narrow(axis, 1, last))
+    torch.neg(maps.narrow(axis, 0, 1), out=before.narrow(axis, 0, 1))
+    torch.sub(second, first, out=behind.narrow(axis, 0, last))
+    torch.neg(maps.narrow(axis, last, 1), out=behind.narrow(axis, last, 1))
+
+
+def _add_up_differences(gradients: Tensor) -> Tensor:
+    """(3, 3, N, H, W, C), which is overwritten, -> (N, H, W, C): of what _take_differences took them."""
+    for rows in gradients:
+        _add_up_along(2, rows)
+    _add_up_along(1, gradients[:, 1])
+    return gradients[1, 1]
+
+
+def _add_up_along(axis: int, gradients: Tensor) -> None:
+    before, maps, behind = gradients
+    last = maps.shape[axis] - 1
+    maps -= before
+    maps -= behind
+    maps.narrow(axis, 0, last).add_(before.narrow(axis, 1, last))
+    maps.narrow(axis, 1, last).add_(behind.narrow(axis, 0, last))
 
 
 def cheapen_upsampling(network: nn.Module) -> None:
@@ -67,8 +147,8 @@ class _CheapBlock(smp_unet.UnetDecoderBlock):  # type: ignore[misc]  # smp publi
             plain: Tensor = super().forward(feature_map, target_height, target_width, skip_connection)
             return plain
         convolution, *norm_and_activation = self.conv1
-        has_few_pixels = num_images * height * width < channels
-        double = upsample_and_convolve_by_matmul if has_few_pixels else upsample_and_convolve
+        has_few_pixels = num_images * height * width < FEW_PIXELS * channels
+        double = upsample_and_convolve_by_differences if has_few_pixels else upsample_and_convolve
         joined = double(feature_map, convolution.weight[:, :channels])
         if skip_connection is not None and skip_connection.shape[1] > 0:  # some encoders have nothing at full size
             joined = joined + F.conv2d(skip_connection, convolution.weight[:, channels:], padding=1)

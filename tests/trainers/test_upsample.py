@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainers.upsample import cheapen_upsampling, upsample_and_convolve, upsample_and_convolve_by_matmul
+from trainers.upsample import cheapen_upsampling, upsample_and_convolve, upsample_and_convolve_by_differences
 
 
-@pytest.mark.parametrize("double", [upsample_and_convolve, upsample_and_convolve_by_matmul])
+@pytest.mark.parametrize("double", [upsample_and_convolve, upsample_and_convolve_by_differences])
 @settings(max_examples=25, deadline=None)
 @given(
     images=st.integers(1, 3),

@@ -21,8 +21,9 @@ _PART_BYTES = 2**24
 class Diversity:
     """disagreement: (K, K), the share of scored pixels at which two members predict different classes.
 
-    oracle_miou: of whoever predicts, at each pixel, the true class if any member does, else what the first member does. No mean
-    of these members reaches far beyond it; much room below it means that they err apart.
+    oracle_miou: of whoever predicts, at each pixel, the true class if any member does, else what most members do (of equals the
+    lowest class), so that the members' order does not matter. No mean of these members reaches far
+    beyond it; much room below it means that they err apart.
     """
 
     disagreement: tuple[tuple[float, ...], ...]
@@ -45,7 +46,8 @@ def measure_diversity(pool: Pool, members: Sequence[int]) -> Diversity:
         for i in range(len(members)):
             for j in range(i):
                 differing[i, j] += np.count_nonzero(predicted[i] != predicted[j])
-        best = np.where((predicted == true).any(axis=0), true, predicted[0])
+        votes = np.stack([(predicted == c).sum(axis=0) for c in range(pool.num_classes)])
+        best = np.where((predicted == true).any(axis=0), true, votes.argmax(axis=0))
         oracle += confusion_per_image(best[None, None], true[None, None], num_classes=pool.num_classes, ignore_classes=())[0]
     shares = (differing + differing.T) / max(num_scored, 1)
     return Diversity(tuple(map(tuple, shares.tolist())), compute_miou(oracle[None], pool.ignore_classes))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator.ensemble import select_ensemble
+from orchestrator.ensemble.diversity import measure_diversity
 from orchestrator.ensemble.evaluation import evaluate
 from orchestrator.ensemble.selection import Limit, Pool, Search
 from orchestrator.errors import EnsembleError
@@ -136,12 +138,20 @@ def test_diversity_is_counted_pixel_by_pixel() -> None:
     classes = np.stack([predictions[int(key)].argmax(axis=1) for key in result.members])
     scored = labels != 0
     assert result.diversity.disagreement[0][2] == np.mean(classes[0][scored] != classes[2][scored])
-    right = np.where((classes == labels).any(axis=0), labels, classes[0])
+    most = np.stack([(classes == c).sum(axis=0) for c in range(3)]).argmax(axis=0)
+    right = np.where((classes == labels).any(axis=0), labels, most)
     oracle = compute_miou(confusion_per_image(right, labels, num_classes=3, ignore_classes=(0,)), (0,))
     assert result.diversity.oracle_miou == pytest.approx(oracle)
     rest = [predictions[int(key)] for key in result.members[1:]]
     without = select_ensemble(rest, labels, k=2, exactly=True).miou_in_sample
     assert result.contributions[0].value == pytest.approx(result.miou_in_sample - without)
+
+
+def test_the_oracle_knows_no_order_of_members() -> None:
+    """Pixels at which no member is right count the same whoever is named first."""
+    pool = Pool([str(i) for i in range(6)], *make_candidates(0, signal=20), (0,))
+    found = {measure_diversity(pool, order).oracle_miou for order in permutations((0, 2, 5))}
+    assert len(found) == 1
 
 
 def test_void_may_be_named_among_the_ignored_classes() -> None:

@@ -242,8 +242,6 @@ def fetch_predictions(reader: RunReader, row: RunRow, cache: Path, *, names: Seq
         TrackingError: the server has not got them either.
     """
     folders = {reader.fetch(row, name, cache / "files").parent for name in names}
-    if len(folders) != 1:
-        raise EnsembleError(
-            f"{row.name}: its prediction files lie in {len(folders)} folders. Remove {cache / 'files'} and try again."
-        )
+    if len(folders) > 1:  # the trial's folder here has lost some of them
+        folders = {reader.fetch(row, name, cache / "files", from_folder=False).parent for name in names}
     return folders.pop()

@@ -91,13 +91,14 @@ class RunReader:
                     found.setdefault(row.key, row)
             return found
 
-    def fetch(self, run: RunRow, name: str, cache: Path) -> Path:
-        """A file of the run's trial: from its folder on this machine, else from the server, once for each of its results.
+    def fetch(self, run: RunRow, name: str, cache: Path, *, from_folder: bool = True) -> Path:
+        """A file of the run's trial: from its folder on this machine, unless that will not do, else from the server, once for each
+        of its results.
 
         Raises:
             TrackingError: neither has it.
         """
-        path = self.find_file(run, name, cache)
+        path = self.find_file(run, name, cache, from_folder=from_folder)
         if path is None:
             raise TrackingError(
                 f"{self._place}: run {run.files_run_id} ({run.name}) has no file {name}. Was its artifact folder removed, or "

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from orchestrator.ensemble.from_runs import best_ensemble
-from orchestrator.ensemble.store import write_predictions
+from orchestrator.ensemble.from_runs import best_ensemble, fetch_predictions
+from orchestrator.ensemble.store import FILES, write_predictions
 from orchestrator.ensemble.wanted import Wanted
 from orchestrator.errors import EnsembleError, TrackingError
 from orchestrator.leaderboard import load_leaderboard
@@ -104,6 +104,16 @@ def test_files_come_from_the_folder_or_else_from_the_server(reader: RunReader, p
     assert fetched.read_bytes() == content
     with pytest.raises(TrackingError, match=r"nothing\.bin"):
         reader.fetch(row, "nothing.bin", tmp_path / "cache")
+
+
+def test_predictions_of_which_a_file_is_lost_come_from_the_server(reader: RunReader, place: Place, tmp_path: Path) -> None:
+    """All of them, into one folder, whatever the trial's folder still has."""
+    row = next(row for row in reader.list_runs(["s"]) if row.key == "k0")
+    kept = {name: (place.trials / "k0" / name).read_bytes() for name in FILES}
+    assert fetch_predictions(reader, row, tmp_path / "cache") == place.trials / "k0"
+    (place.trials / "k0" / "predictions.zst").unlink()
+    fetched = fetch_predictions(reader, row, tmp_path / "cache")
+    assert {name: (fetched / name).read_bytes() for name in FILES} == kept
 
 
 def test_files_of_a_trial_that_was_trained_again_are_fetched_again(place: Place, worker, tmp_path: Path) -> None:

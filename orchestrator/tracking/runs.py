@@ -92,8 +92,8 @@ class RunReader:
             return found
 
     def fetch(self, run: RunRow, name: str, cache: Path, *, from_folder: bool = True) -> Path:
-        """A file of the run's trial: from its folder on this machine, unless that will not do, else from the server, once for each
-        of its results.
+        """A file of the run's trial: from its folder on this machine, unless that will not do, else from the server, once for
+        each of its results.
 
         Raises:
             TrackingError: neither has it.

@@ -244,7 +244,8 @@ class Dispatcher:
         folder = self._folder_of(spec)
         if self._takeovers.must_wait(spec, folder):
             return True
-        last = folder.last_attempt()
+        before = folder.find_attempt()
+        last = before.number if before else 0
         attempt = None if is_worked_on(folder) else self._ledger.claim(spec.key, self._sweep, self._owner, after=last)
         if attempt is None:
             self._elsewhere[spec.key] = spec
@@ -260,7 +261,8 @@ class Dispatcher:
         except (TrialError, DataError) as error:
             self._finish(spec, Ending(TrialState.FAILED, reason=str(error)))
         except BaseException as error:
-            self._books.take_back(spec)
+            self._books.take_back(spec, attempt)
+            folder.restore_attempt(before)
             self._queue.put_first(spec)
             if is_disk_full(error):
                 self._halted = say_full(self._home.root, describe(error))

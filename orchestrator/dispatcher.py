@@ -152,13 +152,20 @@ class Dispatcher:
                 for spec in self._takeovers.take_arrived():
                     self._queue.put_first(spec)
                 has_news |= self._fill()
-                self._idleness.look(is_idle=len(self._attempts) == 0 and bool(self._queue) and self._may_start)
+                self._line_up()
                 if not has_news:
                     self._sleep(POLL_S)
         finally:
             self._abandon()
             self._takeovers.close()
             self._search.close()
+
+    def _line_up(self) -> None:
+        """Say what is left waiting for a slot."""
+        may_begin = self._may_start and self._may_begin
+        needs = self._queue.list_needs(may_propose=self._may_propose) if may_begin else []
+        goes_first = self._launcher.line_up(needs)
+        self._idleness.look(is_idle=len(self._attempts) == 0 and bool(needs), goes_first=goes_first)
 
     def _prune(self) -> None:
         """End what the search has given up; what is queued of it is settled when its turn comes."""

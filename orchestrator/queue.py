@@ -71,7 +71,8 @@ class Queue:
 
     def _in_round(self) -> Iterator[TrialSpec]:
         """The trials of the first's round."""
-        return takewhile(lambda spec: self._round_of(spec) == self._round_of(self._trials[0]), self._trials)
+        first_round = self._round_of(self._trials[0]) if self._trials else None
+        return takewhile(lambda spec: self._round_of(spec) == first_round, self._trials)
 
     def _find_fitting(self) -> TrialSpec | None:
         """The first trial of the first's round for which there is a free slot."""

@@ -162,6 +162,20 @@ def test_a_gpu_is_emptied_for_who_needs_all_of_it(tmp_path: Path) -> None:
     assert gpus_of(take_all(high)) == {"GPU-large"}
 
 
+def test_a_part_that_somebody_has_no_slot_for_is_not_left_to_them(tmp_path: Path) -> None:
+    """Though there is memory for it: with one slot a GPU, its name may be another's."""
+    slots = [Slot(f"{gpu}-{share}", gpu, 1, 24000, None) for share in range(3) for gpu in ("GPU-a", "GPU-b")]
+    high, low = SlotTable(slots[:2], tmp_path, standing=URGENT), SlotTable(slots, tmp_path)
+    small = Need(500, is_measured=True)
+    every = take_all(low, small)
+    for one in every:
+        if one.slot.name in ("GPU-a-1", "GPU-a-2", "GPU-b-2"):
+            low.give_back(one, is_lost=False)
+    high.line_up([small])
+    assert high.count_free(small) == 0
+    assert [one.slot.name for one in take_all(low, small)] == ["GPU-b-2"]
+
+
 SETTINGS = st.sampled_from([1, 2, 3, "auto"])
 NEEDS = st.sampled_from([UNKNOWN, Need(20000), Need(500, is_measured=True), Need(9000, is_measured=True)])
 STEPS = st.lists(st.tuples(st.integers(0, 1), NEEDS, st.booleans()), max_size=20)

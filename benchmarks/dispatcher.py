@@ -21,6 +21,7 @@ import itertools
 import os
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,7 @@ import psutil
 
 from orchestrator.home import Home
 from orchestrator.launchers import LAUNCHERS
-from orchestrator.launchers.base import UNKNOWN, JobExit, Need
+from orchestrator.launchers.base import UNKNOWN, JobExit, Need, Standing
 from orchestrator.sweep import run_sweep
 from orchestrator.tracking.place import Place
 from orchestrator.tracking.runs import RunReader
@@ -87,6 +88,9 @@ class NoWorkLauncher:
 
     def fits(self, need: Need) -> bool:
         return False
+
+    def line_up(self, needs: Sequence[Need]) -> Standing | None:
+        return None
 
     def launch(self, folder: Path, need: Need = UNKNOWN) -> NoWork:
         self.cpu_s.append(time.thread_time())

@@ -41,10 +41,10 @@ class Books:
         """A trial of ours is being started."""
         self._outcomes.note(spec, TrialState.RUNNING, attempts=attempt)
 
-    def take_back(self, spec: TrialSpec) -> None:
-        """It could not be started."""
-        self._ledger.release(spec.key, self._owner)
-        self._outcomes.note(spec, TrialState.WAITING)
+    def take_back(self, spec: TrialSpec, attempt: int) -> None:
+        """It could not be started: that was no attempt."""
+        self._ledger.give_back(spec.key, self._owner)
+        self._outcomes.note(spec, TrialState.WAITING, attempts=attempt - 1)
 
     def finish(self, spec: TrialSpec, ending: Ending) -> None:
         """Enter how a trial of ours ended, and settle it."""

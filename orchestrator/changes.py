@@ -25,8 +25,8 @@ MAX_LETTERS = 80
 OF_TRIALS = ("base", "data", "search", "seeds", "folds")
 """Settings that decide which trials there are; all others change none."""
 
-NOT_KEPT = {"name", "description", "rows", "notify"}
-"""What is no setting: names, rows, which are told by entries, and addresses to notify, which may hold passwords."""
+NOT_KEPT = {"name", "description", "rows", "notify", "priority"}
+"""What is no setting: names, rows, which are told by entries, addresses to notify, which may hold passwords, who goes first."""
 
 
 @dataclass(frozen=True)

@@ -152,13 +152,20 @@ class Dispatcher:
                 for spec in self._takeovers.take_arrived():
                     self._queue.put_first(spec)
                 has_news |= self._fill()
-                self._idleness.look(is_idle=len(self._attempts) == 0 and bool(self._queue) and self._may_start)
+                self._line_up()
                 if not has_news:
                     self._sleep(POLL_S)
         finally:
             self._abandon()
             self._takeovers.close()
             self._search.close()
+
+    def _line_up(self) -> None:
+        """Say what is left waiting for a slot."""
+        may_begin = self._may_start and self._may_begin
+        needs = self._queue.list_needs(may_propose=self._may_propose) if may_begin else []
+        goes_first = self._launcher.line_up(needs)
+        self._idleness.look(is_idle=len(self._attempts) == 0 and bool(needs), goes_first=goes_first)
 
     def _prune(self) -> None:
         """End what the search has given up; what is queued of it is settled when its turn comes."""
@@ -244,7 +251,8 @@ class Dispatcher:
         folder = self._folder_of(spec)
         if self._takeovers.must_wait(spec, folder):
             return True
-        last = folder.last_attempt()
+        before = folder.find_attempt()
+        last = before.number if before else 0
         attempt = None if is_worked_on(folder) else self._ledger.claim(spec.key, self._sweep, self._owner, after=last)
         if attempt is None:
             self._elsewhere[spec.key] = spec
@@ -260,7 +268,8 @@ class Dispatcher:
         except (TrialError, DataError) as error:
             self._finish(spec, Ending(TrialState.FAILED, reason=str(error)))
         except BaseException as error:
-            self._books.take_back(spec)
+            self._books.take_back(spec, attempt)
+            folder.restore_attempt(before)
             self._queue.put_first(spec)
             if is_disk_full(error):
                 self._halted = say_full(self._home.root, describe(error))

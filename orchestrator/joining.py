@@ -13,7 +13,7 @@ from orchestrator.configuration import Facts
 from orchestrator.errors import DataError, SpecError, TrackingError
 from orchestrator.home import Home
 from orchestrator.launchers import LAUNCHERS
-from orchestrator.launchers.base import Launcher, NothingToLaunch
+from orchestrator.launchers.base import Launcher, NothingToLaunch, Standing
 from orchestrator.ledger import Ledger, Role
 from orchestrator.plan import Plan
 from orchestrator.planning import look_at_data, look_up
@@ -54,7 +54,12 @@ def join_sweep(sweep: str, *, launcher: str, slots: int | None) -> SweepReport:
         workers: Launcher = NothingToLaunch()
         if plan.has_work:
             asked = spec.resources
-            workers = LAUNCHERS[launcher](slots or asked.slots, asked.threads_per_slot, trials_per_gpu=asked.trials_per_gpu)
+            workers = LAUNCHERS[launcher](
+                slots or asked.slots,
+                asked.threads_per_slot,
+                trials_per_gpu=asked.trials_per_gpu,
+                standing=Standing(spec.name, spec.priority),
+            )
         try:
             return run_plan(
                 spec,

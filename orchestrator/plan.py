@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ class Plan:
     trials: all configurations with the first seed, then all with the next, so that a sweep that is cut short has seen every
     configuration once; folds of one seed together. configurations, ensembles: in the order of the file.
     open_ended: configurations beyond these will be proposed as results come in.
+    beyond_budget: configurations of the file that ``budget.trials`` leaves out, in its order; num_beyond_budget: their trials.
     """
 
     sweep: str
@@ -60,6 +62,8 @@ class Plan:
     trials: tuple[PlannedTrial, ...]
     open_ended: bool
     ensembles: tuple[PlannedEnsemble, ...] = ()
+    beyond_budget: tuple[Configuration, ...] = ()
+    num_beyond_budget: int = 0
 
     @property
     def has_work(self) -> bool:
@@ -86,7 +90,9 @@ def make_plan(spec: SweepSpec, facts: Facts, states: Mapping[str, TrialState], *
         SpecError: two entries of the file come to the same training on this data.
     """
     listed = [*known] if spec.is_open_ended else [resolve(spec, choice, facts) for choice in list_choices(spec)]
-    configurations = _cut(_with_distinct_labels(_with_titles(listed, spec)), spec)
+    entries = _with_distinct_labels(_with_titles(listed, spec))
+    num_kept = _count_within_budget(entries, spec)
+    configurations, beyond = entries[:num_kept], entries[num_kept:]
     planned = [
         PlannedTrial(trial, configuration, _planned_state(states.get(trial.key)))
         for configuration in configurations
@@ -95,7 +101,16 @@ def make_plan(spec: SweepSpec, facts: Facts, states: Mapping[str, TrialState], *
     _check_distinct(planned)
     planned.sort(key=lambda trial: _position(trial.spec.seed, spec))  # stable: within a round, the order of the file
     ensembles = tuple(_plan_ensembles(spec, planned, facts))
-    return Plan(spec.name, facts, tuple(configurations), tuple(planned), spec.is_open_ended, ensembles)
+    return Plan(
+        spec.name,
+        facts,
+        tuple(configurations),
+        tuple(planned),
+        spec.is_open_ended,
+        ensembles,
+        beyond_budget=tuple(beyond),
+        num_beyond_budget=sum(_count_trials(one, spec) for one in beyond),
+    )
 
 
 def trials_of(configuration: Configuration, spec: SweepSpec, facts: Facts) -> list[TrialSpec]:
@@ -179,18 +194,17 @@ def _with_titles(configurations: Iterable[Configuration], spec: SweepSpec) -> li
     return [c if (row := row_of(c)) is None else dataclasses.replace(c, label=titles[row]) for c in configurations]
 
 
-def _cut(configurations: Sequence[Configuration], spec: SweepSpec) -> list[Configuration]:
-    """Whole configurations while their trials fit into the budget; what a search has proposed already stays."""
-    left = spec.budget.trials if spec.budget and not spec.is_open_ended else None
-    if left is None:
-        return list(configurations)
-    kept = []
-    for configuration in configurations:
-        left -= (spec.folds or 1) * (len(spec.seeds) if configuration.seed is None else 1)
-        if left < 0:
-            break
-        kept.append(configuration)
-    return kept
+def _count_within_budget(configurations: Sequence[Configuration], spec: SweepSpec) -> int:
+    """How many of the first fit into it with all their trials; what a search has proposed already stays."""
+    allowed = spec.budget.trials if spec.budget and not spec.is_open_ended else None
+    if allowed is None:
+        return len(configurations)
+    totals = itertools.accumulate(_count_trials(one, spec) for one in configurations)
+    return sum(1 for total in totals if total <= allowed)
+
+
+def _count_trials(configuration: Configuration, spec: SweepSpec) -> int:
+    return (spec.folds or 1) * (len(spec.seeds) if configuration.seed is None else 1)
 
 
 def _with_distinct_labels(configurations: Iterable[Configuration]) -> list[Configuration]:

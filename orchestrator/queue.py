@@ -5,11 +5,11 @@ from __future__ import annotations
 import bisect
 import functools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import Enum
-from itertools import takewhile
+from itertools import islice, takewhile
 
-from orchestrator.launchers.base import ANY, Launcher
+from orchestrator.launchers.base import ANY, Launcher, Need
 from orchestrator.needs import Needs
 from orchestrator.trial import TrialSpec
 
@@ -64,9 +64,17 @@ class Queue:
             return Step.PROPOSE
         return fitting
 
+    def list_needs(self, *, may_propose: bool) -> list[Need]:
+        """Of what waits for a slot, as far as ``choose`` would take it next."""
+        is_asking = may_propose and (len(self._trials) < LOOK_AHEAD or self._round_of(self._trials[0]) > 0)
+        return [*([ANY] if is_asking else []), *(self._needs.of(spec) for spec in islice(self._in_round(), LOOK_AHEAD))]
+
+    def _in_round(self) -> Iterator[TrialSpec]:
+        """The trials of the first's round."""
+        first_round = self._round_of(self._trials[0]) if self._trials else None
+        return takewhile(lambda spec: self._round_of(spec) == first_round, self._trials)
+
     def _find_fitting(self) -> TrialSpec | None:
         """The first trial of the first's round for which there is a free slot."""
         count_free = functools.cache(self._launcher.free_slots)  # slots are looked at once for all that need as much
-        first_round = self._round_of(self._trials[0])
-        in_round = takewhile(lambda spec: self._round_of(spec) == first_round, self._trials)
-        return next((spec for spec in in_round if count_free(self._needs.of(spec)) > 0), None)
+        return next((spec for spec in self._in_round() if count_free(self._needs.of(spec)) > 0), None)

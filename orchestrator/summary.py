@@ -102,6 +102,11 @@ class PlanReport:
                 for data in self.plan.facts.data.values()
             ],
             **outlook,
+            "beyond_budget": {
+                "configurations": len(self.plan.beyond_budget),
+                "trials": self.plan.num_beyond_budget,
+                "names": [configuration.label for configuration in self.plan.beyond_budget],
+            },
             "trials": [
                 {
                     "key": trial.spec.key,
@@ -147,7 +152,17 @@ def summarize_plan(spec: SweepSpec, plan: Plan) -> str:
         allowed = f"up to {spec.budget.trials} trials; {len(plan.trials)} so far{done}"
         return f"{plan.sweep}: {method} proposes as results come in, {allowed}"
     ensembles = f", then {len(plan.ensembles)} ensembles" if plan.ensembles else ""
-    return f"{plan.sweep}: {len(plan.configurations)} configurations, {len(plan.trials)} trials{done}{other}{ensembles}"
+    counted = f"{len(plan.configurations)} configurations, {len(plan.trials)} trials{done}{other}{ensembles}"
+    return f"{plan.sweep}: {counted}{_write_beyond_budget(spec, plan)}"
+
+
+def _write_beyond_budget(spec: SweepSpec, plan: Plan) -> str:
+    if not plan.beyond_budget or spec.budget is None:
+        return ""
+    every = len(plan.configurations) + len(plan.beyond_budget)
+    what = "rows" if spec.rows else "configurations"
+    left_out = f"leaves out {len(plan.beyond_budget)} of {every} {what} ({plan.num_beyond_budget} trials)"
+    return f"; budget.trials {spec.budget.trials} {left_out}, from {plan.beyond_budget[0].label} on"
 
 
 def _plan_row(trial: PlannedTrial) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from orchestrator.ensemble.store import INFO_FILE
 from orchestrator.errors import LaunchError, TrackingError
 from orchestrator.home import Home
 from orchestrator.launchers import LAUNCHERS
-from orchestrator.launchers.base import Launcher, NothingToLaunch
+from orchestrator.launchers.base import Launcher, NothingToLaunch, Standing
 from orchestrator.ledger import Ledger, Role
 from orchestrator.needs import Needs, read_peaks
 from orchestrator.notice import describe_end, describe_failure
@@ -91,7 +91,12 @@ def _run_spec(
 
     def build() -> Launcher:
         asked = spec.resources
-        return LAUNCHERS[launcher](slots or asked.slots, asked.threads_per_slot, trials_per_gpu=asked.trials_per_gpu)
+        return LAUNCHERS[launcher](
+            slots or asked.slots,
+            asked.threads_per_slot,
+            trials_per_gpu=asked.trials_per_gpu,
+            standing=Standing(spec.name, spec.priority),
+        )
 
     # of a new sweep first, because workers import torch in the background while data and plan are looked at
     workers: Launcher | None = None

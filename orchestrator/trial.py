@@ -242,12 +242,24 @@ class TrialFolder:
     def attempt(self) -> Attempt:
         return self._read(Attempt, "attempt.json")
 
-    def last_attempt(self) -> int:
-        """Number of the last attempt on this machine; 0 where there was none that this version knows of."""
+    def find_attempt(self) -> Attempt | None:
+        """The last attempt on this machine; None where there was none that this version knows of."""
         try:
-            return self.attempt().number
+            return self.attempt()
         except TrialError:
-            return 0
+            return None
+
+    def last_attempt(self) -> int:
+        """Its number; 0 where there was none."""
+        found = self.find_attempt()
+        return 0 if found is None else found.number
+
+    def restore_attempt(self, before: Attempt | None) -> None:
+        """Let ``before`` be the last attempt again, because the one laid out since was never begun."""
+        if before is None:
+            (self.path / "attempt.json").unlink(missing_ok=True)
+        elif self.find_attempt() != before:
+            self.write_attempt(before)
 
     def write_result(self, result: TrialResult) -> None:
         write_atomically(self.path / "result.json", result.model_dump_json(indent=1))

@@ -5,38 +5,59 @@ from __future__ import annotations
 from typing import Literal, Protocol
 
 from orchestrator.errors import LaunchError
-from orchestrator.launchers.base import Launcher
+from orchestrator.launchers.base import ORDINARY, Launcher, Standing
 from orchestrator.launchers.slots import find_choice, find_slots
 
 
 class Builder(Protocol):
-    """Makes a launcher. None leaves the number of slots and of threads a slot to the machine; trials_per_gpu as in find_slots."""
+    """Makes a launcher. None leaves the number of slots and of threads a slot to the machine; trials_per_gpu as in find_slots,
+    standing as of SlotTable.
+    """
 
     def __call__(
-        self, num_slots: int | None, num_threads: int | None, /, *, trials_per_gpu: int | Literal["auto"] | None = None
+        self,
+        num_slots: int | None,
+        num_threads: int | None,
+        /,
+        *,
+        trials_per_gpu: int | Literal["auto"] | None = None,
+        standing: Standing = ORDINARY,
     ) -> Launcher: ...
 
 
 def _build_local(
-    num_slots: int | None, num_threads: int | None, *, trials_per_gpu: int | Literal["auto"] | None = None
+    num_slots: int | None,
+    num_threads: int | None,
+    *,
+    trials_per_gpu: int | Literal["auto"] | None = None,
+    standing: Standing = ORDINARY,
 ) -> Launcher:
     from orchestrator.launchers.local import LocalLauncher
 
     if num_slots is None:
-        return LocalLauncher(find_slots(None, num_threads, trials_per_gpu=trials_per_gpu))
-    return LocalLauncher(find_choice(num_slots, num_threads, trials_per_gpu=trials_per_gpu), most=num_slots)
+        return LocalLauncher(find_slots(None, num_threads, trials_per_gpu=trials_per_gpu), standing=standing)
+    choice = find_choice(num_slots, num_threads, trials_per_gpu=trials_per_gpu)
+    return LocalLauncher(choice, most=num_slots, standing=standing)
 
 
 def _build_inline(
-    _num_slots: int | None, num_threads: int | None, *, trials_per_gpu: int | Literal["auto"] | None = None
+    _num_slots: int | None,
+    num_threads: int | None,
+    *,
+    trials_per_gpu: int | Literal["auto"] | None = None,
+    standing: Standing = ORDINARY,
 ) -> Launcher:
     from orchestrator.launchers.inline import InlineLauncher
 
-    return InlineLauncher(find_slots(1, num_threads, trials_per_gpu=trials_per_gpu)[0])
+    return InlineLauncher(find_slots(1, num_threads, trials_per_gpu=trials_per_gpu)[0], standing=standing)
 
 
 def _build_ray(
-    num_slots: int | None, num_threads: int | None, *, trials_per_gpu: int | Literal["auto"] | None = None
+    num_slots: int | None,
+    num_threads: int | None,
+    *,
+    trials_per_gpu: int | Literal["auto"] | None = None,
+    standing: Standing = ORDINARY,
 ) -> Launcher:
     try:
         from orchestrator.launchers.ray import RayLauncher

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -60,6 +61,21 @@ ANY = Need(1, is_measured=True)
 
 
 @dataclass(frozen=True)
+class Standing:
+    """For whom slots are looked for: of those who wait for the same ones, the highest priority gets the next free one."""
+
+    sweep: str
+    priority: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.sweep} (priority {self.priority})"
+
+
+ORDINARY = Standing("a sweep")
+"""Nothing is known of it."""
+
+
+@dataclass(frozen=True)
 class JobExit:
     """How an attempt's process ended.
 
@@ -99,6 +115,13 @@ class Launcher(Protocol):
     def fits(self, need: Need) -> bool:
         """Whether there is a slot, free or taken, of which it is known that it is large enough."""
 
+    def line_up(self, needs: Sequence[Need]) -> Standing | None:
+        """Say what waits for a slot, each time after looking for one; no needs: nothing does.
+
+        Dispatchers of this machine with a lower priority leave it what it could have. Returns to whom this one leaves slots, if
+        to anybody.
+        """
+
     def launch(self, folder: Path, need: Need = UNKNOWN) -> Job:
         """Start an attempt at the trial in ``folder`` on a free slot.
 
@@ -118,6 +141,9 @@ class NothingToLaunch:
 
     def fits(self, need: Need) -> bool:
         return False
+
+    def line_up(self, needs: Sequence[Need]) -> Standing | None:
+        return None
 
     def launch(self, folder: Path, need: Need = UNKNOWN) -> Job:
         raise LaunchError(f"{folder}: everything was done when the plan was made, and now it is not. Run the sweep again.")

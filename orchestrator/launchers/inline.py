@@ -7,11 +7,12 @@ import ctypes
 import sys
 import threading
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator import worker
 from orchestrator.errors import LaunchError
-from orchestrator.launchers.base import UNKNOWN, JobExit, Need, Slot
+from orchestrator.launchers.base import ORDINARY, UNKNOWN, JobExit, Need, Slot, Standing
 from orchestrator.launchers.locks import HeldSlot
 from orchestrator.launchers.sharing import adjust
 from orchestrator.launchers.slots import SlotTable, find_slots
@@ -68,8 +69,8 @@ class InlineJob:
 class InlineLauncher:
     """Owns one slot with all threads. What an attempt prints goes where this process prints."""
 
-    def __init__(self, slot: Slot | None = None, *, locks: Path | None = None) -> None:
-        self._table = SlotTable((slot or find_slots(1)[0],), locks)
+    def __init__(self, slot: Slot | None = None, *, locks: Path | None = None, standing: Standing = ORDINARY) -> None:
+        self._table = SlotTable((slot or find_slots(1)[0],), locks, standing=standing)
         self._job: InlineJob | None = None
 
     @property
@@ -82,6 +83,9 @@ class InlineLauncher:
     def fits(self, need: Need) -> bool:
         return self._table.fits(need)
 
+    def line_up(self, needs: Sequence[Need]) -> Standing | None:
+        return self._table.line_up(needs)
+
     def launch(self, folder: Path, need: Need = UNKNOWN) -> InlineJob:
         held = self._table.take(need)
         if held is None:
@@ -90,6 +94,7 @@ class InlineLauncher:
         return self._job
 
     def close(self) -> None:
+        self._table.line_up(())
         if self._job is not None:
             self._job.stop(force=True)
             self._job.join()

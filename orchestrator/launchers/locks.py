@@ -37,6 +37,10 @@ class HeldSlot:
         assert self._descriptor is not None, "a slot given back cannot be handed on"
         return self._descriptor
 
+    @property
+    def is_given_back(self) -> bool:
+        return self._descriptor is None
+
     def give_back(self) -> bool:
         """Let go, unless that was done before; the slot is free when no worker holds it either."""
         if self._descriptor is None:
@@ -84,6 +88,14 @@ class LockFolder:
             os.close(descriptor)
             return None
         return descriptor
+
+    def read_held(self, name: str) -> bytes | None:
+        """What stands in a lock file that somebody holds; None where nobody does."""
+        descriptor = self.try_lock(name)
+        if descriptor is not None:
+            os.close(descriptor)
+            return None
+        return self.file(name).read_bytes()
 
     @contextlib.contextmanager
     def telling(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -23,7 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 
 from orchestrator import worker
 from orchestrator.errors import LaunchError
-from orchestrator.launchers.base import UNKNOWN, JobExit, Need
+from orchestrator.launchers.base import UNKNOWN, JobExit, Need, Standing
 from orchestrator.launchers.shares import choose_share, own_slot
 
 LOOK_S = 0.5
@@ -162,6 +163,10 @@ class RayLauncher:
     def fits(self, need: Need) -> bool:
         """Never: Ray deals GPUs out by number and knows nothing of their memory."""
         return False
+
+    def line_up(self, needs: Sequence[Need]) -> Standing | None:
+        """Nobody: Ray has a queue of its own."""
+        return None
 
     def launch(self, folder: Path, need: Need = UNKNOWN) -> RayJob:
         self._look()

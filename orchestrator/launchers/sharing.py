@@ -7,7 +7,7 @@ import errno
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -38,6 +38,20 @@ class Claim(BaseModel):
 WHOLE = Claim(most_per_gpu=1, memory_mb=None)
 
 
+class Wish(BaseModel):
+    """What somebody who waits would take of a GPU.
+
+    slots: names of the lock files, any of which would do. claims: any of which would be entered. others_mb: what other programs
+    use of it, as they reckon. drains: it is this GPU that they want emptied, where there is no room on any.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    slots: tuple[str, ...]
+    claims: tuple[Claim, ...]
+    others_mb: int
+    drains: bool
+
+
 class SharedGpu:
     """The slots of one dispatcher on one GPU, beside those that other dispatchers, with settings of their own, have there.
 
@@ -50,6 +64,7 @@ class SharedGpu:
         self._slots = tuple(slots)
         self._locks = locks
         self.name = slots[0].visible_devices
+        self._names = [locks.file(slot.name).stem for slot in slots]
         self._memory_mb, self._most = slots[0].memory_mb, slots[0].most_per_gpu
         self._others_mb: tuple[int, ...] = ()
 
@@ -74,21 +89,29 @@ class SharedGpu:
             others_mb = max(0, used_mb - sum(self._part(one) for one in claims.values()))
             self._others_mb = (*self._others_mb, others_mb)[-NUM_LOOKS:]
 
-    def count_free(self, need: Need) -> int:
-        """How many attempts could be let in now."""
+    def wish_for(self, needs: Iterable[Need], *, drains: bool) -> Wish:
+        """What attempts with such needs would take here."""
+        claims = tuple(dict.fromkeys(self._make_claim(need) for need in needs))
+        return Wish(slots=tuple(self._names), claims=claims, others_mb=max(self._others_mb, default=0), drains=drains)
+
+    def count_free(self, need: Need, ahead: Sequence[Wish] = ()) -> int:
+        """How many attempts could be let in now. ahead: wishes of those who go first."""
         with self._gate() as is_open:
             claims = self._read_claims()
         ours, num_free = self._make_claim(need), 0
-        num_files = sum(self._locks.file(slot.name).stem not in claims for slot in self._slots)
-        while is_open and num_free < num_files and self._admits([*claims.values(), *[ours] * num_free], ours):
+        if not is_open or self._is_left_to(ahead, claims):
+            return 0
+        num_files = sum(name not in claims for name in self._names)
+        while num_free < num_files and self._admits([*claims.values(), *[ours] * num_free], ours):
             num_free += 1
         return num_free
 
-    def take(self, need: Need) -> HeldSlot | None:
-        """A slot with its claim entered; None where none can be had now."""
+    def take(self, need: Need, ahead: Sequence[Wish] = ()) -> HeldSlot | None:
+        """A slot with its claim entered; None where none can be had now. ahead: wishes of those who go first."""
         ours = self._make_claim(need)
         with self._gate() as is_open:
-            if not is_open or not self._admits([*self._read_claims().values()], ours):
+            claims = self._read_claims()
+            if not is_open or self._is_left_to(ahead, claims) or not self._admits([*claims.values()], ours):
                 return None
             for slot in self._slots:
                 if (descriptor := self._locks.try_lock(slot.name)) is not None:
@@ -104,8 +127,22 @@ class SharedGpu:
             return WHOLE
         return Claim(most_per_gpu=None, memory_mb=min(need.mb, self._memory_mb) if need.is_measured else self._memory_mb)
 
-    def _admits(self, claims: Sequence[Claim], ours: Claim) -> bool:
-        """Whether there is room for ours beside those that run."""
+    def _is_left_to(self, ahead: Iterable[Wish], claims: Mapping[str, Claim]) -> bool:
+        """Whether somebody who goes first could take a slot now, just as they would decide themselves, or is to have the GPU when
+        it is empty.
+        """
+        runs = [*claims.values()]
+        return any(
+            wish.drains
+            or (
+                any(name not in claims for name in wish.slots)
+                and any(self._admits(runs, claim, others_mb=wish.others_mb) for claim in wish.claims)
+            )
+            for wish in ahead
+        )
+
+    def _admits(self, claims: Sequence[Claim], ours: Claim, *, others_mb: int | None = None) -> bool:
+        """Whether there is room for ours beside those that run. others_mb: what other programs use; None: as we reckon."""
         if not claims:
             return True
         together = (*claims, ours)
@@ -115,7 +152,7 @@ class SharedGpu:
             return True
         taken = sum(self._part(claim) for claim in claims)
         if ours.most_per_gpu is None:  # with a number in the sweep file, its author vouches for it
-            taken += max(self._others_mb, default=0)
+            taken += max(self._others_mb, default=0) if others_mb is None else others_mb
         return taken + self._part(ours) <= self._memory_mb
 
     def _part(self, claim: Claim) -> int:
@@ -132,12 +169,9 @@ class SharedGpu:
 
     def _read(self, name: str) -> Claim | None:
         """The claim in a lock file; None where nobody holds it."""
-        descriptor = self._locks.try_lock(name)
-        if descriptor is not None:
-            os.close(descriptor)
-            return None
+        written = self._locks.read_held(name)
         try:
-            return Claim.model_validate_json(self._locks.file(name).read_bytes())
+            return None if written is None else Claim.model_validate_json(written)
         except ValidationError:  # of another version: it may want the GPU to itself
             return WHOLE
 

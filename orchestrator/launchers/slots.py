@@ -12,10 +12,11 @@ from typing import Literal
 import psutil
 
 from orchestrator.errors import LaunchError
-from orchestrator.launchers.base import UNKNOWN, Need, Slot
+from orchestrator.launchers.base import ORDINARY, UNKNOWN, Need, Slot, Standing
 from orchestrator.launchers.gpus import Gpu, GpuWatch, find_gpus
+from orchestrator.launchers.line import Line
 from orchestrator.launchers.locks import HeldSlot, LockFolder
-from orchestrator.launchers.sharing import SharedGpu
+from orchestrator.launchers.sharing import SharedGpu, Wish
 
 WORKER_MEMORY_GB = 1.5
 """Host memory that a worker on the CPU is counted with; so that many cores and little memory do not swap."""
@@ -148,18 +149,26 @@ class SlotTable:
     """Which of some slots are free, told by lock files that all dispatchers on this machine share, whoever runs them.
 
     most: that one table may hold at a time; None: all of them. watch: what becomes of the GPUs. One that is gone, or that
-    attempts have lost, is left out from then on.
+    attempts have lost, is left out from then on. standing: a free slot is left to whoever waits for it with a higher priority.
 
     Raises:
         LaunchError: the lock files cannot be made or opened.
     """
 
     def __init__(
-        self, slots: Sequence[Slot], folder: Path | None = None, *, most: int | None = None, watch: GpuWatch | None = None
+        self,
+        slots: Sequence[Slot],
+        folder: Path | None = None,
+        *,
+        most: int | None = None,
+        watch: GpuWatch | None = None,
+        standing: Standing = ORDINARY,
     ) -> None:
         self.slots = tuple(slots)
         self._most, self._num_held = most, 0
         self._locks = LockFolder(folder)
+        self._line = Line(self._locks, standing, {slot.visible_devices or slot.name for slot in slots})
+        self._wanted: tuple[Need, ...] = ()
         self._watch = watch
         self._on_cpu = [slot for slot in slots if not slot.visible_devices]
         names = dict.fromkeys(slot.visible_devices for slot in slots if slot.visible_devices)
@@ -180,12 +189,13 @@ class SlotTable:
         Raises:
             LaunchError: no GPU is left.
         """
-        held = [self._try(slot) for slot in self._on_cpu]
+        ahead = self._line.look_ahead()
+        held = [self._try(slot) for slot in self._on_cpu if not ahead.wants(slot.name)]
         for one in held:
             if one is not None:
                 one.give_back()
         on_cpu = sum(one is not None for one in held)
-        num_free = on_cpu + sum(gpu.count_free(need) for gpu in self._large_enough(need))
+        num_free = on_cpu + sum(gpu.count_free(need, ahead.wishes_for(gpu.name)) for gpu in self._large_enough(need))
         return num_free if self._most is None else min(num_free, self._most - self._num_held)
 
     def take(self, need: Need = UNKNOWN) -> HeldSlot | None:
@@ -194,18 +204,46 @@ class SlotTable:
         Raises:
             LaunchError: no GPU is left.
         """
-        held = self._find(need) if self._most is None or self._num_held < self._most else None
-        self._num_held += held is not None
+        held = None if self._is_full else self._find(need)
+        if held is not None:
+            self._num_held += 1
+            self._stand()
         return held
 
+    @property
+    def _is_full(self) -> bool:
+        return self._most is not None and self._num_held >= self._most
+
     def _find(self, need: Need) -> HeldSlot | None:
+        ahead = self._line.look_ahead()
         for slot in self._on_cpu:
-            if (held := self._try(slot)) is not None:
+            if not ahead.wants(slot.name) and (held := self._try(slot)) is not None:
                 return held
         for gpu in sorted(self._large_enough(need), key=SharedGpu.count_held):
-            if (held := gpu.take(need)) is not None:
+            if (held := gpu.take(need, ahead.wishes_for(gpu.name))) is not None:
                 return held
         return None
+
+    def line_up(self, needs: Sequence[Need]) -> Standing | None:
+        """As Launcher.line_up."""
+        self._wanted = tuple(dict.fromkeys(needs))
+        self._stand()
+        return self._line.goes_first if self._wanted else None
+
+    def _stand(self) -> None:
+        if not self._wanted:
+            self._line.leave()
+        else:
+            self._line.stand((self._wanted, self._is_full), is_full=self._is_full, find=self._find_wishes)
+
+    def _find_wishes(self) -> tuple[list[str], dict[str, Wish]]:
+        """Names of slots on the CPU, and what would be taken of each GPU."""
+        live = self._find_live()
+        suited = {need: self._choose_large(live, need) for need in self._wanted}
+        emptiest = {min(gpus, key=SharedGpu.count_held).name for gpus in suited.values() if gpus}
+        wanted = {gpu.name: [need for need, gpus in suited.items() if gpu in gpus] for gpu in live}
+        wishes = {gpu.name: gpu.wish_for(wanted[gpu.name], drains=gpu.name in emptiest) for gpu in live if wanted[gpu.name]}
+        return [slot.name for slot in self._on_cpu], wishes
 
     def fits(self, need: Need) -> bool:
         """Whether a slot is known to be large enough, free or taken."""
@@ -214,9 +252,11 @@ class SlotTable:
     def give_back(self, held: HeldSlot, *, is_lost: bool) -> None:
         """Let go of a slot when its attempt has ended. is_lost: for want of its GPU. May be repeated."""
         name = held.slot.visible_devices
-        if not held.give_back():
+        if held.is_given_back:
             return
         self._num_held -= 1
+        self._stand()  # before it is free: others look for one all the time
+        held.give_back()
         if not name:
             return
         self._losses[name] = self._losses[name] + 1 if is_lost else 0
@@ -230,6 +270,9 @@ class SlotTable:
         if self._gpus and not live:
             lost = "; ".join(f"{name}: {why}" for name, why in self._retired.items())
             raise LaunchError(f"no GPU is left on this machine. {lost}. See what nvidia-smi says; the same command then goes on.")
+        return self._choose_large(live, need)
+
+    def _choose_large(self, live: Sequence[SharedGpu], need: Need) -> list[SharedGpu]:
         sizes = [gpu.largest_mb for gpu in live if gpu.largest_mb is not None]
         enough_mb = min(need.mb, max(sizes, default=0))
         return [gpu for gpu in live if gpu.largest_mb is None or gpu.largest_mb >= enough_mb]

@@ -151,6 +151,10 @@ class Ledger:
         """Give a trial back, to be gone on with by anybody; False where ``owner`` did not have it any more."""
         return self._end(key, owner, TrialState.WAITING, {"owner": None, "reason": None})
 
+    def give_back(self, key: str, owner: str) -> bool:
+        """Give a trial back that was claimed and not begun: the attempt does not count. False as of ``release``."""
+        return self._end(key, owner, TrialState.WAITING, {"owner": None, "reason": None, "attempt": _trials.c.attempt - 1})
+
     def finish(self, key: str, owner: str, state: TrialState, reason: str | None = None) -> bool:
         """Enter how a trial ended: COMPLETE, PRUNED or FAILED; False where ``owner`` did not have it any more."""
         assert state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED)

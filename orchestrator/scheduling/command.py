@@ -35,7 +35,7 @@ def load_scheduled(files: Sequence[Path]) -> list[ScheduledSweep]:
             raise SpecError(f'{file}: has no schedule. Add a line as in a crontab, such as schedule: "0 22 * * 1-5".')
         if (other := sweeps.get(spec.name)) is not None:
             raise SpecError(f"{other.file} and {file}: both are named {spec.name!r}. Give each a 'name' of its own.")
-        sweeps[spec.name] = ScheduledSweep(spec.name, file.absolute(), spec.schedule)
+        sweeps[spec.name] = ScheduledSweep(spec.name, file.absolute(), spec.schedule, spec.priority)
     return list(sweeps.values())
 
 

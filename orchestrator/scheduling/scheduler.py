@@ -24,6 +24,7 @@ class ScheduledSweep:
     name: str
     file: Path
     schedule: ScheduleSpec
+    priority: int = 0
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ class Scheduler:
     def _enqueue(self, occurrence: Occurrence, said: str) -> None:
         waiting = occurrence.model_copy(update={"state": State.WAITING, "ended": None, "exit_code": None, "note": None})
         self._waiting.append(waiting)
-        self._waiting.sort(key=lambda o: -self._sweeps[o.sweep].schedule.priority)  # stable: equals, first come
+        self._waiting.sort(key=lambda o: -self._sweeps[o.sweep].priority)  # stable: equals, first come
         self._record.write(waiting)
         is_full = len(self._running) >= self._at_once
         self._say(f"{said}; waits for {', '.join(self._running)}" if is_full else said)

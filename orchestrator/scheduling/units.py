@@ -27,7 +27,7 @@ def write_crontab(sweeps: Sequence[ScheduledSweep]) -> str:
     """
     lines = [
         "# Lines of `orchestrate schedule --export crontab`.",
-        "# Cron runs nothing that it missed, knows no priorities, and starts a sweep beside one that still runs.",
+        "# Cron runs nothing that it missed, and starts a sweep beside others that still run; then slots go by priority.",
         *(f"# {text}" for text in _describe_environment()),
         *(f"{name}={value}" for name, value in _environment().items()),
     ]
@@ -52,7 +52,7 @@ def write_systemd(sweeps: Sequence[ScheduledSweep]) -> str:
         "\n".join(
             [
                 "# Units of `orchestrate schedule --export systemd`. systemd starts no sweep beside itself; what was missed",
-                "# is run once, however late; it knows no priorities.",
+                "# is run once, however late. Sweeps run beside each other; then slots go by priority.",
                 *(f"# {text}" for text in _describe_environment()),
             ]
         )

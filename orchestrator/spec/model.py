@@ -242,6 +242,8 @@ class SweepSpec(Part):
     retry: RetrySpec = RetrySpec()
     limits: LimitsSpec = LimitsSpec()
     schedule: ScheduleSpec | None = None
+    priority: int = 0
+    """Of sweeps that wait for the same slots, or for each other, the highest goes first."""
     keep: KeepSpec = KeepSpec()
     notify: Addresses = ()
     ensembles: tuple[FixedEnsemble, ...] = ()

@@ -21,8 +21,6 @@ class ScheduleSpec(Part):
     """By its name; default: this machine's."""
     misfire_grace_s: float = Field(default=3600, ge=1)
     """How late an occurrence may be found due, when nothing was there to run it, and still be run."""
-    priority: int = 0
-    """Among sweeps that wait for each other the highest is run first."""
     again: bool = False
     """Train everything anew at each occurrence, also where neither file nor data have changed."""
 
@@ -33,6 +31,8 @@ class ScheduleSpec(Part):
             return {"cron": given}
         if not isinstance(given, dict):
             raise ValueError(f"is {given!r}. Allowed: {EXAMPLE}, or a mapping with {', '.join(cls.model_fields)}")
+        if "priority" in given:
+            raise ValueError(f"has a priority, which stands beside 'schedule' now: 'priority: {given['priority']}'")
         if "name" in given:
             raise ValueError("has a name, as the course of a learning rate has. Did you mean 'base.schedule'?")
         return given

@@ -71,6 +71,7 @@ class SweepStatus:
     best: tuple[str, float] | None
     trials_per_h: float | None
     left: TimeLeft
+    priority: int = 0
 
     @property
     def images_per_s(self) -> float | None:
@@ -118,6 +119,7 @@ def read_sweep(sweep: str, *, home: Home, ledger: Ledger) -> SweepStatus:
         best=max(_read_figures(results, names), key=lambda named: named[1], default=None),
         trials_per_h=_measure_pace(own, dispatchers, now_s),
         left=estimate_left([trial.course for trial in running], num_waiting, _list_durations(own)),
+        priority=shared.spec.priority if shared else 0,
     )
 
 

@@ -63,6 +63,7 @@ def _list_current(ledger: Ledger, home: Home) -> list[str]:
 def _describe(sweep: SweepStatus) -> dict[str, Any]:
     return {
         "sweep": sweep.sweep,
+        "priority": sweep.priority,
         "trials": {state: sweep.counts[state] for state in TrialState if state is not TrialState.CACHED},
         "proposed_later": sweep.num_proposed_later,
         "dispatchers": [asdict(row) for row in sweep.dispatchers],
@@ -114,7 +115,8 @@ def _write_counts(sweep: SweepStatus) -> str:
     if sweep.num_proposed_later:
         counts.append(f"up to {sweep.num_proposed_later} not proposed yet")
     best = "" if sweep.best is None else f"; best val/miou {sweep.best[1]:.4f} {sweep.best[0]}"
-    return f"{sweep.sweep}: {', '.join(counts) or 'no trials'}{best}"
+    priority = f" (priority {sweep.priority})" if sweep.priority else ""
+    return f"{sweep.sweep}{priority}: {', '.join(counts) or 'no trials'}{best}"
 
 
 def _has_rest(sweep: SweepStatus) -> bool:

@@ -9,6 +9,7 @@ from orchestrator.configuration import DataFacts, Facts, resolve, source_part
 from orchestrator.errors import SpecError
 from orchestrator.plan import Plan, longest_first, make_plan
 from orchestrator.spec import SweepSpec, load_spec
+from orchestrator.summary import PlanReport, summarize_plan
 from orchestrator.trial import TrialState
 from trainers.config import DataConfig
 
@@ -76,6 +77,18 @@ def test_a_budget_takes_whole_configurations(tmp_path: Path) -> None:
     """What does not fit with all its seeds is left out."""
     made = plan(read(tmp_path, GRID + "seeds: [0, 1]\nbudget: {trials: 3}\n"))
     assert [t.spec.name for t in made.trials] == ["Unet seed 0", "Unet seed 1"]
+
+
+def test_what_a_budget_leaves_out_is_said(tmp_path: Path) -> None:
+    """How many rows and trials, in the line for people and in the JSON; nothing of it where all of them fit."""
+    rows = "seeds: [0, 1]\nrows: [{id: 7, epochs: 1}, {id: 8, seed: 3}, {id: 9, epochs: 2}]\n"
+    spec = read(tmp_path, f"{rows}budget: {{trials: 2}}\n")
+    report = PlanReport(spec, plan(spec))
+    assert report.to_json()["beyond_budget"] == {"configurations": 2, "trials": 3, "names": ["row 8", "row 9"]}
+    assert summarize_plan(spec, report.plan).endswith("; budget.trials 2 leaves out 2 of 3 rows (3 trials), from row 8 on")
+    enough = read(tmp_path, f"{rows}budget: {{trials: 5}}\n")
+    assert PlanReport(enough, plan(enough)).to_json()["beyond_budget"] == {"configurations": 0, "trials": 0, "names": []}
+    assert "budget" not in summarize_plan(enough, plan(enough))
 
 
 def test_an_open_ended_plan_lists_what_is_known(tmp_path: Path) -> None:

@@ -41,9 +41,9 @@ class Scene:
     ledger: Ledger
     owner: str
 
-    def plan(self, *keys: str) -> None:
+    def plan(self, *keys: str, priority: int = 0) -> None:
         """Keep a plan of trials, as a sweep does that begins."""
-        spec = SweepSpec(name=SWEEP)
+        spec = SweepSpec(name=SWEEP, priority=priority)
         trials = [PlannedTrial(_spec(key), _configuration(key), TrialState.WAITING) for key in keys]
         plan = Plan(SWEEP, Facts(), tuple(trial.configuration for trial in trials), tuple(trials), open_ended=False)
         share_plan(spec, plan, home=self.home, ledger=self.ledger)
@@ -113,6 +113,17 @@ def test_trials_are_counted_by_state(scene: Scene) -> None:
     status = scene.look()
     assert status.counts == {TrialState.COMPLETE: 1, TrialState.RUNNING: 1, TrialState.WAITING: 2}
     assert status.best == ("trial a", 0.5)
+
+
+def test_a_priority_is_shown_where_there_is_one(scene: Scene) -> None:
+    """Beside the sweep's name; in the document always."""
+    for priority, shown in ((0, "s: 1 waiting"), (5, "s (priority 5): 1 waiting")):
+        scene.plan("a", priority=priority)
+        console = Console(width=200)
+        with console.capture() as capture:
+            console.print(read_status([SWEEP]).render())
+        assert capture.get().startswith(shown)
+        assert scene.look().priority == priority
 
 
 def test_what_runs_by_an_earlier_form_of_the_file_is_seen(scene: Scene) -> None:

@@ -103,7 +103,7 @@ def test_where_no_worker_can_be_started_the_sweep_ends(bench: Bench) -> None:
 
 
 def test_another_sweep_may_be_quicker_to_a_slot(bench: Bench) -> None:
-    """A slot that is gone at launch is waited for."""
+    """A slot that is gone at launch is waited for, and what was not begun counts as no attempt."""
 
     class Contested(ScriptedLauncher):
         num_lost = 0
@@ -121,7 +121,17 @@ def test_another_sweep_may_be_quicker_to_a_slot(bench: Bench) -> None:
                 raise LaunchError("no slot is free")
             return super().launch(folder)
 
-    assert states_of(bench.run(points("a"), Contested(complete))) == {"a": TrialState.COMPLETE}
+    bench.run(points("a"), ScriptedLauncher(lambda job: -9), retry=NEVER)
+    bench.ledger.reset_failed(["a"])
+    tried_before = bench.folder("a").attempt()
+    attempts = []
+    for key in "ab":
+        launcher = Contested(lambda job: attempts.append(job.trial.attempt().number) or complete(job))
+        [trial] = bench.run(points(key), launcher).trials
+        assert trial.state is TrialState.COMPLETE
+        attempts.append(trial.attempts)
+    assert tried_before.number == 1
+    assert attempts == [2, 2, 1, 1]
 
 
 def test_an_error_of_our_own_leaves_nothing_running_or_claimed(bench: Bench) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from orchestrator.errors import LaunchError
 from orchestrator.failures import FailureKind
-from orchestrator.launchers.base import UNKNOWN, JobExit, Need, Slot
+from orchestrator.launchers.base import UNKNOWN, JobExit, Need, Slot, Standing
 from orchestrator.launchers.gpus import GpuWatch
 from orchestrator.launchers.local import LocalLauncher
 from orchestrator.launchers.locks import HeldSlot
@@ -65,6 +65,9 @@ class GpuLauncher:
 
     def fits(self, need: Need) -> bool:
         return self._table.fits(need)
+
+    def line_up(self, needs: Sequence[Need]) -> Standing | None:
+        return self._table.line_up(needs)
 
     def launch(self, folder: Path, need: Need = UNKNOWN) -> OnGpu:
         held = self._table.take(need)

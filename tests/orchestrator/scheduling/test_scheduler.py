@@ -39,7 +39,7 @@ class Evening:
         self.started: dict[str, Sweep] = {}
         self.broken: set[str] = set()
         sweeps = [
-            ScheduledSweep(name, Path(f"{name}.yaml"), ScheduleSpec(cron="0 22 * * *", priority=priority, misfire_grace_s=600))
+            ScheduledSweep(name, Path(f"{name}.yaml"), ScheduleSpec(cron="0 22 * * *", misfire_grace_s=600), priority)
             for name, priority in priorities.items()
         ]
         self.scheduler = Scheduler(

@@ -1,0 +1,251 @@
+"""Who waits for a slot with which priority: what is left to them, and that nothing stays idle for it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.launchers.base import ANY, UNKNOWN, Need, Slot, Standing
+from orchestrator.launchers.line import FRESH_S, REPEAT_S, Line
+from orchestrator.launchers.locks import HeldSlot, LockFolder
+from orchestrator.launchers.slots import SlotTable, find_slots
+from tests.orchestrator.clock import Clock
+
+URGENT = Standing("urgent", 5)
+LISTING = "0, GPU-small, 24000\n1, GPU-large, 80000\n"
+
+WAITER = """
+import sys, time
+from pathlib import Path
+from orchestrator.launchers.base import ANY, Slot, Standing
+from orchestrator.launchers.slots import SlotTable
+
+table = SlotTable([Slot("cpu-0", "", 1)], Path(sys.argv[1]), standing=Standing("urgent", 5))
+while True:
+    table.line_up([ANY])
+    time.sleep(0.02)
+"""
+
+
+def wait_until(is_so: Callable[[], bool], timeout_s: float = 30) -> None:
+    """Look again and again."""
+    deadline_s = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
+def make_table(folder: Path, trials_per_gpu: object, standing: Standing) -> SlotTable:
+    """A dispatcher's table of two GPUs."""
+    found = find_slots(None, 1, trials_per_gpu=trials_per_gpu, environment={}, list_gpus=lambda: LISTING)
+    return SlotTable(found, folder, standing=standing)
+
+
+def take_all(table: SlotTable, need: Need = UNKNOWN) -> list[HeldSlot]:
+    """Whatever is to be had."""
+    return list(iter(lambda: table.take(need), None))
+
+
+def gpus_of(held: Iterable[HeldSlot]) -> set[str]:
+    """The names of those that have a slot taken."""
+    return {one.slot.visible_devices for one in held}
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_free_slot_is_left_to_a_higher_priority_as_long_as_it_lives(tmp_path: Path, how: signal.Signals) -> None:
+    """Killed, it counts no more at once; halted, after some seconds."""
+    table = SlotTable([Slot("cpu-0", "", 1)], tmp_path)
+    waiter = subprocess.Popen([sys.executable, "-c", WAITER, str(tmp_path)])
+    try:
+        wait_until(lambda: table.count_free() == 0)
+        assert table.take() is None
+        assert table.line_up([ANY]) == URGENT
+        waiter.send_signal(how)
+        if how is signal.SIGKILL:
+            waiter.wait()
+            assert table.count_free() == 1
+        wait_until(lambda: table.count_free() == 1)
+        assert table.take() is not None
+        assert table.line_up([ANY]) is None
+    finally:
+        waiter.kill()
+        waiter.wait()
+
+
+def test_what_is_not_said_again_counts_no_more(tmp_path: Path, clock: Clock) -> None:
+    """It is repeated in time where it stays the same, and at once where it is new."""
+    high, low = (Line(LockFolder(tmp_path), standing, ["cpu-0"], clock=clock) for standing in (URGENT, Standing("ordinary")))
+    for _ in range(20):
+        high.stand("same", is_full=False, find=lambda: (["cpu-0"], {}))
+        assert low.look_ahead().wants("cpu-0")
+        clock.now_s += REPEAT_S
+    clock.now_s += FRESH_S
+    assert not low.look_ahead().wants("cpu-0")
+    high.stand("other", is_full=True, find=lambda: (["cpu-0"], {}))
+    assert not low.look_ahead().wants("cpu-0")
+    assert low.goes_first == URGENT
+    high.leave()
+    low.look_ahead()
+    assert low.goes_first is None
+
+
+def test_equals_wait_for_nobody(tmp_path: Path) -> None:
+    """Nor does a higher one for a lower one."""
+    slots = [Slot("cpu-0", "", 1)]
+    tables = [SlotTable(slots, tmp_path, standing=standing) for standing in (URGENT, URGENT, Standing("ordinary"))]
+    for table in tables:
+        table.line_up([ANY])
+    assert [table.count_free() for table in tables] == [1, 1, 0]
+
+
+def test_who_has_as_many_slots_as_they_may_keeps_only_those(tmp_path: Path, cpu_slots: tuple[Slot, ...]) -> None:
+    """A slot beside them goes to others; one that they give back is theirs again, while they have something to start."""
+    high, low = SlotTable(cpu_slots, tmp_path, most=1, standing=URGENT), SlotTable(cpu_slots, tmp_path)
+    first = high.take()
+    assert first is not None
+    high.line_up([ANY])
+    assert low.count_free() == 1
+    beside = low.take()
+    assert beside is not None
+    assert low.line_up([ANY]) == URGENT
+    high.give_back(first, is_lost=False)
+    assert (low.count_free(), low.take()) == (0, None)
+    last = high.take()
+    assert last is not None
+    high.line_up(())
+    high.give_back(last, is_lost=False)
+    assert low.count_free() == 1
+
+
+def test_other_slots_are_another_line(tmp_path: Path, cpu_slots: tuple[Slot, ...]) -> None:
+    """Who waits for slots that we do not have is not waited for."""
+    high, low = SlotTable(cpu_slots[:1], tmp_path, standing=URGENT), SlotTable(cpu_slots[1:], tmp_path)
+    high.line_up([ANY])
+    assert (low.count_free(), low.line_up([ANY])) == (1, None)
+
+
+def test_a_gpu_that_somebody_has_given_up_is_not_left_to_them(tmp_path: Path) -> None:
+    """They would never take it."""
+    high, low = (make_table(tmp_path, 1, standing) for standing in (URGENT, Standing("ordinary")))
+    held = take_all(high)
+    high.give_back(held[0], is_lost=True)
+    high.give_back(held[1], is_lost=False)
+    high.line_up([UNKNOWN])
+    assert [one.slot.name for one in take_all(low)] == [held[0].slot.name]
+
+
+def test_a_gpu_is_emptied_for_who_needs_all_of_it(tmp_path: Path) -> None:
+    """The one with the fewest attempts; the other is filled as ever, and so are both when nobody waits."""
+    high, low = make_table(tmp_path, 1, URGENT), make_table(tmp_path, 3, Standing("ordinary"))
+    every = take_all(low)
+    running = {gpu: [one for one in every if one.slot.visible_devices == gpu] for gpu in ("GPU-small", "GPU-large")}
+    assert [len(some) for some in running.values()] == [3, 3]
+    low.give_back(running["GPU-large"].pop(), is_lost=False)
+    high.line_up([UNKNOWN])
+    assert low.take() is None
+    low.give_back(running["GPU-small"].pop(), is_lost=False)
+    assert gpus_of(take_all(low)) == {"GPU-small"}
+    while running["GPU-large"]:
+        assert high.take() is None
+        low.give_back(running["GPU-large"].pop(), is_lost=False)
+        assert low.take() is None
+    assert gpus_of(take_all(high)) == {"GPU-large"}
+
+
+def test_a_part_that_somebody_has_no_slot_for_is_not_left_to_them(tmp_path: Path) -> None:
+    """Though there is memory for it: with one slot a GPU, its name may be another's."""
+    slots = [Slot(f"{gpu}-{share}", gpu, 1, 24000, None) for share in range(3) for gpu in ("GPU-a", "GPU-b")]
+    high, low = SlotTable(slots[:2], tmp_path, standing=URGENT), SlotTable(slots, tmp_path)
+    small = Need(500, is_measured=True)
+    every = take_all(low, small)
+    for one in every:
+        if one.slot.name in ("GPU-a-1", "GPU-a-2", "GPU-b-2"):
+            low.give_back(one, is_lost=False)
+    high.line_up([small])
+    assert high.count_free(small) == 0
+    assert [one.slot.name for one in take_all(low, small)] == ["GPU-b-2"]
+
+
+SETTINGS = st.sampled_from([1, 2, 3, "auto"])
+NEEDS = st.sampled_from([UNKNOWN, Need(20000), Need(500, is_measured=True), Need(9000, is_measured=True)])
+STEPS = st.lists(st.tuples(st.integers(0, 1), NEEDS, st.booleans()), max_size=20)
+
+
+@settings(max_examples=100, deadline=None)
+@given(each=st.tuples(SETTINGS, SETTINGS), steps=STEPS, high_need=NEEDS, low_need=NEEDS)
+def test_no_gpu_is_idle_for_nothing(
+    each: tuple[object, object], steps: list[tuple[int, Need, bool]], high_need: Need, low_need: Need
+) -> None:
+    """Whatever runs: what a lower one takes, the higher one could not have had; and what it leaves can be had by the higher one,
+    but for one GPU at most, on which others run still.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        tables = [make_table(Path(folder), setting, Standing("x", 1 - i)) for i, setting in enumerate(each)]
+        high, low = tables
+        held: list[tuple[SlotTable, HeldSlot]] = []
+        for number, need, is_taken in steps:
+            if is_taken and (one := tables[number].take(need)) is not None:
+                held.append((tables[number], one))
+            elif held:
+                table, one = held.pop(number % len(held))
+                table.give_back(one, is_lost=False)
+        takable = take_all(high, high_need)
+        for one in takable:
+            high.give_back(one, is_lost=False)
+        high.line_up([high_need])
+        beside = take_all(low, low_need)
+        again = take_all(high, high_need)
+        assert len(again) == len(takable)
+        for one in again:
+            high.give_back(one, is_lost=False)
+        high.line_up(())
+        left = take_all(low, low_need)
+        idle = gpus_of(left) - gpus_of(takable)
+        assert len(idle) <= 1
+        assert idle <= gpus_of(one for _, one in held)
+        for one in (*beside, *left, *(one for _, one in held)):
+            one.give_back()
+
+
+def run_as(uid: int, function: Callable[[], int]) -> int:
+    """What another user's process finds: its exit code."""
+    pid = os.fork()
+    if pid == 0:
+        code = 99
+        try:
+            os.setgid(uid)
+            os.setuid(uid)
+            code = function()
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_users_give_way_to_each_other(cpu_slots: tuple[Slot, ...]) -> None:
+    """Another user sees who waits, and stands where one of us stood before."""
+    with tempfile.TemporaryDirectory() as parent:  # below tmp_path nobody else may look
+        os.chmod(parent, 0o755)
+        folder = Path(parent) / "slots"
+        ours = SlotTable(cpu_slots, folder, standing=URGENT)
+        ours.line_up([ANY])
+        assert run_as(65534, lambda: SlotTable(cpu_slots, folder).count_free()) == 0
+        ours.line_up(())
+
+        def stand_and_look() -> int:
+            SlotTable(cpu_slots, folder, standing=Standing("theirs", 9)).line_up([ANY])
+            return SlotTable(cpu_slots, folder, standing=URGENT).count_free()
+
+        assert run_as(65534, stand_and_look) == 0
+        assert [file.name for file in (folder / "line").iterdir()] == ["0.lock"]
+        assert ours.count_free() == 2

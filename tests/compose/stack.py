@@ -92,7 +92,7 @@ class Stack:
         self.compose("down", "--volumes", "--remove-orphans", "--timeout", "5", check=False)
 
     def container(self, service: str) -> str:
-        return self.compose("ps", "--quiet", service).stdout.strip()
+        return self.compose("ps", "--all", "--quiet", service).stdout.strip()  # all: those that were killed, too
 
     def inspect(self, service: str, template: str) -> str:
         return run("docker", "inspect", "--format", template, self.container(service)).stdout.strip()

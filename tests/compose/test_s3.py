@@ -126,6 +126,15 @@ def test_an_s3_of_the_site_serves_as_well(in_s3: Stack) -> None:
     )
     assert [name for name in whole.stdout.split() if name.startswith("of/team/doctor/")]
     assert [name for name in list_files(in_s3) if not name.startswith("doctor/")] == []
+    # what a backup holds of a volume is taken, too
+    of_volume = in_s3.folder / "volume/1/run/artifacts"
+    of_volume.mkdir(parents=True)
+    (of_volume / "result.json").write_text("{}")
+    command = (
+        f"tar --directory={in_s3.folder}/volume --create . | docker exec -i {in_s3.container('mlflow')} python files.py write"
+    )
+    run("bash", "-o", "pipefail", "-c", command)
+    assert "1/run/artifacts/result.json" in list_files(in_s3)
 
 
 def test_the_secret_is_told_nowhere(in_s3: Stack) -> None:

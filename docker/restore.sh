@@ -10,6 +10,9 @@ done
 sql() { "${compose[@]}" exec -T database psql --username=postgres --no-psqlrc --quiet --tuples-only --no-align --set=ON_ERROR_STOP=1 "$@"; }
 
 "${compose[@]}" run --rm -T prepare      # databases, roles and tables, with the passwords of today's .env
+if "${compose[@]}" run --rm -T --no-deps mlflow sh -c 'case "$MLFLOW_ARTIFACTS_DESTINATION $MLFLOW_S3_ENDPOINT_URL" in s3:*//s3:*) ;; *) exit 1 ;; esac'; then
+  "${compose[@]}" run --rm -T bucket     # of the SeaweedFS that is started with it; a bucket elsewhere is made by whoever keeps it
+fi
 runs=$(sql --dbname=mlflow --command="SELECT count(*) FROM runs")
 if [ "$runs" != 0 ] && [ "${FORCE:-}" != yes ]; then
   echo "This server has $runs runs, which would be lost. FORCE=yes makes it so." >&2
@@ -24,6 +27,9 @@ for database in mlflow mlflow_auth orchestrate; do
     < "$source/$database.dump"
 done
 if [ -e "$source/artifacts.tar" ]; then
-  "${compose[@]}" run --rm -T --no-deps mlflow sh -c 'find /artifacts -mindepth 1 -delete && tar --directory=/artifacts --extract' < "$source/artifacts.tar"
+  "${compose[@]}" run --rm -T --no-deps mlflow sh -c 'case "$MLFLOW_ARTIFACTS_DESTINATION" in
+    s3:*) exec python files.py write ;;
+    *) find /artifacts -mindepth 1 -delete && tar --directory=/artifacts --extract ;;
+  esac' < "$source/artifacts.tar"
 fi
 "${compose[@]}" up -d                  # prepare again: users get the passwords of today's .env, tables today's form

@@ -1,4 +1,4 @@
-"""Runs first: exit 1, which keeps everything else from starting, when .env holds passwords that are not to be used."""
+"""Runs first: exit 1, which keeps everything else from starting, when .env holds what is not to be used."""
 
 import sys
 
@@ -9,7 +9,7 @@ for fault in faults:
     print(f".env: {fault}", file=sys.stderr)
 if faults:
     print(
-        "Set it to something of your own, such as what `openssl rand -hex 16` prints; then `docker compose up -d`.",
+        "`openssl rand -hex 16` prints a password; .env.example says the rest. Then `docker compose up -d`.",
         file=sys.stderr,
     )
 sys.exit(bool(faults))

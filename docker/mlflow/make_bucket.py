@@ -5,24 +5,23 @@ from __future__ import annotations
 import os
 import sys
 import time
-from urllib.parse import urlsplit
 
-import boto3
 from botocore.exceptions import BotoCoreError, ClientError
+from bucket import Bucket
+from settings import IN_S3
 
 GIVE_UP_S = 120
 
-address = urlsplit(os.environ["ARTIFACTS_DESTINATION"])
-if address.scheme != "s3" or not address.netloc:
-    sys.exit(f".env: ARTIFACTS_DESTINATION is {address.geturl()!r}; with the profile s3 it is to be s3://BUCKET.")
-client = boto3.client("s3", endpoint_url=os.environ["S3_ENDPOINT"])
-deadline = time.monotonic() + GIVE_UP_S
+place = os.environ["MLFLOW_ARTIFACTS_DESTINATION"]
+if not IN_S3.fullmatch(place):
+    sys.exit(f".env: ARTIFACTS_DESTINATION is {place!r}; with the profile s3 it is to be s3://BUCKET.")
+deadline_s = time.monotonic() + GIVE_UP_S
 while True:
     try:
-        if address.netloc not in [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]:
-            client.create_bucket(Bucket=address.netloc)
+        Bucket().make()
         break
     except (BotoCoreError, ClientError) as error:
-        if time.monotonic() > deadline:
-            sys.exit(f"{os.environ['S3_ENDPOINT']}: {error}")
+        is_refused = isinstance(error, ClientError) and error.response["ResponseMetadata"]["HTTPStatusCode"] < 500
+        if is_refused or time.monotonic() > deadline_s:
+            sys.exit(f"{os.environ['MLFLOW_S3_ENDPOINT_URL']}: {error}")
         time.sleep(1)

@@ -20,6 +20,9 @@ FIT = re.compile(r"[\w-]{12,}", re.ASCII)
 EXAMPLE = "change-me"
 """What the example's passwords begin with."""
 
+IN_S3 = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?", re.ASCII)
+"""A place for files that is not the volume."""
+
 DATABASES = {"mlflow": "mlflow", "mlflow_auth": "mlflow", "orchestrate": "orchestrate"}
 """Database -> the role that owns it. MLflow and Optuna both have a table alembic_version: never one database for both."""
 
@@ -39,7 +42,18 @@ def find_faults() -> list[str]:
     given = [value for name in SECRETS if (value := os.environ.get(name))]
     if not faults and len(set(given)) < len(given):
         faults.append("Two of the passwords are the same.")
-    return faults
+    return faults + find_faults_of_files()
+
+
+def find_faults_of_files() -> list[str]:
+    """What is wrong with where files are to lie: elsewhere than in the volume or in S3 they would be gone with the container."""
+    place = os.environ.get("ARTIFACTS_DESTINATION", "")
+    if IN_S3.fullmatch(place):
+        empty = [name for name in ("S3_KEY", "S3_SECRET") if not os.environ.get(name)]
+        return [f"{name} is empty, and files are to lie in {place}." for name in empty]
+    if "s3" in os.environ.get("COMPOSE_PROFILES", "").split(","):
+        return [f"COMPOSE_PROFILES has s3, and ARTIFACTS_DESTINATION is {place!r}, not s3://BUCKET."]
+    return [f"ARTIFACTS_DESTINATION is {place!r}: leave it away or name s3://BUCKET."] if place not in ("", "/artifacts") else []
 
 
 def password_of(role: str) -> str:

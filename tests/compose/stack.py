@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from base64 import b64encode
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,11 @@ PASSWORDS = (
     "MLFLOW_ADMIN_PASSWORD",
     "MLFLOW_TEAM_PASSWORD",
 )
-IMAGES = {"MLFLOW_IMAGE": "orchestrate-test/mlflow", "WORKER_IMAGE": "orchestrate-test/worker"}
+IMAGES = {
+    "MLFLOW_IMAGE": "orchestrate-test/mlflow",
+    "DASHBOARD_IMAGE": "orchestrate-test/dashboard",
+    "WORKER_IMAGE": "orchestrate-test/worker",
+}
 PUBLIC_HOST = "gpu-server.example.org"
 API = "/api/2.0/mlflow/experiments/search?max_results=1"
 LONGEST_START_S = 180.0
@@ -45,6 +50,7 @@ def make_images() -> dict[str, str]:
     base = f"BASE_IMAGE={made['PYTHON_IMAGE']}"
     for image, folder, options in (
         (IMAGES["MLFLOW_IMAGE"], "docker/mlflow", ()),
+        (IMAGES["DASHBOARD_IMAGE"], "docker/dashboard", ()),
         (IMAGES["WORKER_IMAGE"], ".", ("--file", "docker/worker/Dockerfile")),
     ):
         run("docker", "build", "--network", "host", "--build-arg", base, "--tag", image, *options, folder)
@@ -52,15 +58,15 @@ def make_images() -> dict[str, str]:
 
 
 class Stack:
-    """One project of compose. folder: for .env and whatever tests need."""
+    """One project of compose. folder: for .env and whatever tests need. settings: what .env says besides passwords and ports."""
 
-    def __init__(self, folder: Path, images: dict[str, str]) -> None:
+    def __init__(self, folder: Path, images: dict[str, str], settings: Mapping[str, str] | None = None) -> None:
         self.folder = folder
-        self.project = f"orchestrate-test-{os.getpid()}"
+        self.project = f"orchestrate-test-{os.getpid()}-{folder.name}"
         self.passwords = {name: secrets.token_hex(16) for name in PASSWORDS}
-        self.ports = {"MLFLOW_PORT": _free_port(), "DATABASE_PORT": _free_port()}
+        self.ports = {name: _free_port() for name in ("MLFLOW_PORT", "DATABASE_PORT", "DASHBOARD_PORT")}
         self.values = images | self.passwords | {name: str(port) for name, port in self.ports.items()}
-        self.values |= {"PUBLIC_HOST": PUBLIC_HOST, "DATA_FOLDER": str(folder)}
+        self.values |= {"PUBLIC_HOST": PUBLIC_HOST, "DATA_FOLDER": str(folder)} | dict(settings or {})
         self.env_file = folder / "env"
         self.env_file.write_text("".join(f"{name}={value}\n" for name, value in self.values.items()))
         self.command = (*find_compose(), "--env-file", str(self.env_file), "--project-name", self.project)
@@ -70,9 +76,9 @@ class Stack:
     def compose(self, *arguments: str, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
         return run(*self.command, *arguments, check=check, env=os.environ | variables)
 
-    def up(self) -> None:
+    def up(self, **variables: str) -> None:
         """Start the server and wait until it is healthy."""
-        self.compose("up", "--detach")
+        self.compose("up", "--detach", **variables)
         self.wait_until_healthy()
 
     def wait_until_healthy(self) -> None:
@@ -86,7 +92,7 @@ class Stack:
         self.compose("down", "--volumes", "--remove-orphans", "--timeout", "5", check=False)
 
     def container(self, service: str) -> str:
-        return self.compose("ps", "--quiet", service).stdout.strip()
+        return self.compose("ps", "--all", "--quiet", service).stdout.strip()  # all: those that were killed, too
 
     def inspect(self, service: str, template: str) -> str:
         return run("docker", "inspect", "--format", template, self.container(service)).stdout.strip()
@@ -117,8 +123,10 @@ class Stack:
         own = {"ORCHESTRATE_HOME": str(self.folder / "mlruns"), "ORCHESTRATE_SLOTS": str(self.folder / "slots")}
         return os.environ | self.login() | own | {"PYTHONPATH": str(ROOT)}
 
-    def orchestrate(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        return run(sys.executable, "-m", "orchestrator.cli", *arguments, env=self.environment(), check=check)
+    def orchestrate(self, *arguments: str, home: Path | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """home: another than the one that began the sweeps."""
+        own = {} if home is None else {"ORCHESTRATE_HOME": str(home)}
+        return run(sys.executable, "-m", "orchestrator.cli", *arguments, env=self.environment() | own, check=check)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """A command that goes on meanwhile; its files are named after it."""

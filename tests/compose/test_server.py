@@ -5,79 +5,22 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import time
+import urllib.request
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.compose.stack import PUBLIC_HOST, ROOT, Stack, find_compose, run
+from tests.compose.sweep import NUM_EPOCHS, attempts, leaderboard, list_runs, num_complete, wait_until, write_sweep
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
-
-NUM_EPOCHS = 12
-
-SWEEP = f"""
-name: {{name}}
-data: {{{{source: synthetic, synthetic: {{{{num_images: 24, height: 32, width: 64}}}}, val_fraction: 0.25, ignore_classes: [0]}}}}
-base: {{{{arch: FPN, encoder: timm-mobilenetv3_small_100, epochs: {NUM_EPOCHS}, batch_size: 6, precision: float32}}}}
-search:
-  method: grid
-  space:
-    loss: [{{{{name: focal}}}}, {{{{name: dice}}}}]
-    optimizer.lr: {{lrs}}
-seeds: [0, 1]
-resources: {{{{slots: 1, threads_per_slot: 1}}}}
-limits: {{{{free_disk_gb: 0, checkpoint_s: 0}}}}
-"""
-
-
-def write_sweep(folder: Path, name: str, *, lrs: str) -> str:
-    """A sweep of four trials for each learning rate."""
-    (folder / f"{name}.yaml").write_text(SWEEP.format(name=name, lrs=lrs))
-    return f"{name}.yaml"
-
-
-def wait_until(is_so: Callable[[], bool], *, at_most_s: float = 180) -> None:
-    """Look twice a second."""
-    deadline_s = time.monotonic() + at_most_s
-    while not is_so():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.5)
-
-
-def num_complete(stack: Stack, sweep: str) -> int:
-    """Trials of a sweep, by the ledger."""
-    of_sweep = f"SELECT key FROM ledger_members WHERE sweep = '{sweep}'"
-    return int(stack.query(f"SELECT count(*) FROM ledger_trials WHERE state = 'COMPLETE' AND key IN ({of_sweep})")[0])
-
-
-def attempts(stack: Stack, sweep: str) -> Counter[int]:
-    """How often a sweep's trials were claimed."""
-    of_sweep = f"SELECT key FROM ledger_members WHERE sweep = '{sweep}'"
-    return Counter(map(int, stack.query(f"SELECT attempt FROM ledger_trials WHERE key IN ({of_sweep})")))
-
-
-def list_runs(stack: Stack, sweep: str) -> list[str]:
-    """Status and number of epochs of each of the sweep's runs, as MLflow's database has them."""
-    of_run = "SELECT count(DISTINCT step) FROM metrics WHERE metrics.run_uuid = runs.run_uuid AND key = 'epoch/val/miou'"
-    runs = (
-        f"SELECT status || ' ' || ({of_run}) FROM runs JOIN experiments USING (experiment_id) WHERE experiments.name = '{sweep}'"
-    )
-    return stack.query(runs.replace("' '", "'/'"), "mlflow")
 
 
 def names_trained(log: str) -> set[str]:
     """The trials of which a dispatcher has told epochs of its own; ends are told of everybody's."""
     return {line.partition("running ")[2].partition("  epoch ")[0].strip() for line in log.splitlines() if "  epoch " in line}
-
-
-def leaderboard(stack: Stack, sweep: str) -> Any:
-    """As a machine reads it."""
-    return json.loads(stack.orchestrate("leaderboard", sweep, "--json").stdout)
 
 
 def test_the_examples_passwords_are_refused(images: dict[str, str]) -> None:
@@ -149,6 +92,29 @@ def test_kills_of_the_servers_cost_nothing(stack: Stack, folder: Path) -> None:
     assert Counter(list_runs(stack, "kills")) == {f"FINISHED/{NUM_EPOCHS}": 12}
 
 
+def test_the_dashboard_shows_what_was_searched(stack: Stack) -> None:
+    """Optuna's page, with a study of the sweep that has its trials."""
+    stack.compose("--profile", "dashboard", "up", "--detach", "dashboard")
+    address = f"http://127.0.0.1:{stack.ports['DASHBOARD_PORT']}"
+    studies: list[dict[str, object]] = []
+
+    def answers() -> bool:
+        try:
+            with urllib.request.urlopen(f"{address}/api/studies", timeout=10) as answer:
+                studies.extend(json.load(answer)["study_summaries"])
+        except OSError:
+            return False
+        return True
+
+    wait_until(answers)
+    (study,) = studies
+    assert "kills" in str(study["study_name"])
+    with urllib.request.urlopen(f"{address}/api/studies/{study['study_id']}?after=0", timeout=10) as answer:
+        assert {trial["state"] for trial in json.load(answer)["trials"]} == {"Complete"}
+    with urllib.request.urlopen(f"{address}/dashboard", timeout=10) as page:
+        assert b"<html" in page.read().lower()
+
+
 def test_a_backup_brings_everything_back(stack: Stack, folder: Path) -> None:
     """To a server from which everything was removed; one that has runs is left alone."""
     before, compose = leaderboard(stack, "kills"), " ".join(stack.command)
@@ -160,10 +126,7 @@ def test_a_backup_brings_everything_back(stack: Stack, folder: Path) -> None:
     stack.wait_until_healthy()
     assert leaderboard(stack, "kills") == before
     # files came back, too: a home that has never seen the sweep builds an ensemble out of its predictions
-    best = run(
-        *(sys.executable, "-m", "orchestrator.cli", "best-ensemble", "kills", "--k", "2", "--json"),
-        env=stack.environment() | {"ORCHESTRATE_HOME": str(folder / "another home")},
-    )
+    best = stack.orchestrate("best-ensemble", "kills", "--k", "2", "--json", home=folder / "another home")
     assert len(json.loads(best.stdout)["members"]) in (1, 2)
 
 

@@ -100,14 +100,19 @@ def test_test_time_flips_are_a_mean(
     assert np.median(difference) <= 0.5
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_kept_predictions_are_those_of_the_best_epoch(tmp_path: Path, make_config: Config, make_data: Make) -> None:
     """A rate that ruins the weights after the best epoch: the result is the best epoch's all the same."""
     data = make_data()
     config = make_config(epochs=6, schedule={"name": "constant"}, optimizer={"lr": 0.05})
-    result = run(config, data, tmp_path, seed=1)
+    for seed in range(8):  # which of them are ruined depends on roundings
+        folder = tmp_path / str(seed)
+        result = run(config, data, folder, seed=seed)
+        if result.best_epoch < result.epochs_run:
+            break
+    assert result.best_epoch < result.epochs_run, "choose another rate: the last epoch is always the best"
     assert result.predictions is not None
-    np.testing.assert_array_equal(quantize(predict(tmp_path, data.data.images[data.split.val])), result.predictions)
-    assert result.best_epoch < result.epochs_run, "choose another rate: the last epoch is the best"
+    np.testing.assert_array_equal(quantize(predict(folder, data.data.images[data.split.val])), result.predictions)
 
 
 def test_predictions_in_16_bits_change_nothing_else(tmp_path: Path, make_config: Config, make_data: Make) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from filelock import FileLock
@@ -31,9 +32,10 @@ def connect(place: Place) -> MlflowClient:
     if place.uri.startswith(_SQLITE):
         check_local(Path(place.uri.removeprefix(_SQLITE)), "MLflow's database")
     try:
-        client = MarkingClient(tracking_uri=place.uri, registry_uri=place.uri)
-        if place.is_database:
-            _create_tables(place, client)
+        with _alone_at(place) if place.is_database else nullcontext():
+            client = MarkingClient(tracking_uri=place.uri, registry_uri=place.uri)  # which makes tables where there are none
+            if place.is_database:
+                client.search_experiments(max_results=1)
         return client
     except Exception as error:  # until it is connected, each database's driver raises errors of its own
         raise explain(place, error) from error
@@ -83,11 +85,10 @@ def search_runs(client: MlflowClient, experiments: Sequence[str], query: str, *,
             return runs
 
 
-def _create_tables(place: Place, client: MlflowClient) -> None:
+def _alone_at(place: Place) -> FileLock:
     """One process at a time: two that create the same tables both fail."""
     place.locks.mkdir(parents=True, exist_ok=True)
     name = hashlib.sha256(place.uri.encode()).hexdigest()[:12]
     if place.uri.startswith(_SQLITE):
         Path(place.uri.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(place.locks / f"mlflow-{name}.lock"):
-        client.search_experiments(max_results=1)
+    return FileLock(place.locks / f"mlflow-{name}.lock")

@@ -24,7 +24,7 @@ from orchestrator.exits import (
 )
 from orchestrator.failures import describe, is_disk_full
 from orchestrator.home import Home
-from orchestrator.idleness import Idleness
+from orchestrator.idleness import Idleness, Leaving
 from orchestrator.launchers.base import Launcher
 from orchestrator.layout import Layout
 from orchestrator.ledger import Ledger, LedgerRow
@@ -62,6 +62,7 @@ class Dispatcher:
     has none in its folder here, from wherever else it is kept; called in the dispatcher's thread, may raise TrackingError.
     open_checkpoints: where checkpoints of other machines' attempts are kept, if they are; called in a thread of its own.
     retry, limits, keep: what the sweep file says, or its defaults. needs: what trials have taken of GPUs so far.
+    leave_after_s: as of Leaving.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Dispatcher:
         limits: LimitsSpec | None = None,
         keep: KeepSpec | None = None,
         needs: Needs | None = None,
+        leave_after_s: float | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -111,6 +113,7 @@ class Dispatcher:
         self._elsewhere: dict[str, TrialSpec] = {}
         self._recheck = Timer(RECHECK_S, clock)
         self._idleness = Idleness(clock)
+        self._leaving = Leaving(leave_after_s, clock)
         self._may_propose = self._may_begin = True
         self._num_stops = 0
         self._halted: str | None = None
@@ -177,9 +180,11 @@ class Dispatcher:
         return self._num_stops == 0 and self._halted is None
 
     def _is_under_way(self) -> bool:
-        return len(self._attempts) > 0 or (
-            self._may_start and bool((self._queue and self._may_begin) or self._elsewhere or self._takeovers or self._may_propose)
+        has_work = len(self._attempts) > 0 or (
+            self._may_start and bool((self._queue and self._may_begin) or self._takeovers or self._may_propose)
         )
+        waits = not has_work and self._may_start and bool(self._elsewhere)
+        return not self._leaving.is_due(waits=waits) and (has_work or waits)
 
     def _fill(self) -> bool:
         """Start trials while slots are free; True if anything was begun or settled."""

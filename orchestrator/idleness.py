@@ -1,4 +1,4 @@
-"""A dispatcher that has trials and runs none: whoever looks at it is told why."""
+"""A dispatcher that runs nothing: whoever looks at it is told why, and it leaves where its slots cost somebody else."""
 
 from __future__ import annotations
 
@@ -35,3 +35,27 @@ class Idleness:
                 "Trials here start as soon as one is.",
                 next_one,
             )
+
+
+class Leaving:
+    """Tells when a dispatcher has waited for nothing but others' trials for long enough to leave. Used by one thread.
+
+    after_s: how long that is; None: it stays, to take over what they may leave.
+    """
+
+    def __init__(self, after_s: float | None, clock: Callable[[], float]) -> None:
+        self._after_s = after_s
+        self._clock = clock
+        self._since_s: float | None = None
+
+    def is_due(self, *, waits: bool) -> bool:
+        """waits: nothing runs here, and nothing could be started."""
+        if not waits or self._after_s is None:
+            self._since_s = None
+            return False
+        if self._since_s is None:
+            self._since_s = self._clock()
+        if self._clock() - self._since_s < self._after_s:
+            return False
+        _log.warning("Leaving: for %.0f s all that is left has been running elsewhere.", self._after_s)
+        return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from functools import partial
 from pathlib import Path
 
@@ -26,11 +27,15 @@ from trainers.config import TRAINER_VERSION, DataConfig
 DATA_FOLDER = "ORCHESTRATE_DATA"
 """Environment variable: the folder in which this machine has the data sets that others name by their paths."""
 
+ASK_S = 1.0
+"""Between two looks at whether a sweep has begun."""
 
-def join_sweep(sweep: str, *, launcher: str, slots: int | None) -> SweepReport:
+
+def join_sweep(sweep: str, *, launcher: str, slots: int | None, leave_after_s: float | None = None) -> SweepReport:
     """Work on ``sweep`` beside whoever began it, until nothing of it is left; progress goes to standard error.
 
-    slots: trials at once; None: what the file says, else one a GPU or a core.
+    slots: trials at once; None: what the file says, else one a GPU or a core. leave_after_s: how long to wait for nothing but
+    others' trials, and before that for the sweep to begin; None: until they have ended, and not at all.
 
     Raises:
         SpecError: nobody began the sweep, or this machine has other code than the one that did.
@@ -41,6 +46,7 @@ def join_sweep(sweep: str, *, launcher: str, slots: int | None) -> SweepReport:
     console = Console(stderr=True)
     home = Home.from_environment()
     ledger = Ledger(home.ledger_url)
+    _await_plan(ledger, sweep, console, longest_s=leave_after_s or 0.0)
     shared = _read(ledger, sweep)
     _check_exchange(shared, home)
     spec = shared.spec
@@ -71,9 +77,19 @@ def join_sweep(sweep: str, *, launcher: str, slots: int | None) -> SweepReport:
                 launcher=workers,
                 console=console,
                 is_worker=True,
+                leave_after_s=leave_after_s,
             )
         finally:
             workers.close()
+
+
+def _await_plan(ledger: Ledger, sweep: str, console: Console, *, longest_s: float) -> None:
+    """Give whoever begins the sweep time to plan it."""
+    deadline_s = time.monotonic() + longest_s
+    if longest_s and ledger.roster.read_plan(sweep) is None:
+        console.print(f"waiting for {sweep} to begin", highlight=False, markup=False)
+    while time.monotonic() < deadline_s and ledger.roster.read_plan(sweep) is None:
+        time.sleep(ASK_S)
 
 
 def _read(ledger: Ledger, sweep: str) -> SharedPlan:

@@ -32,10 +32,11 @@ def _is_forkserver() -> bool:
 
 
 def _prepare_forkserver() -> None:
-    """Leave the terminal's process group, so that Ctrl-C is the dispatcher's alone, and die with the dispatcher."""
+    """Leave it to the dispatcher to heed signals, and die with it: Ctrl-C is for its process group, SIGTERM for all of a job."""
     os.setpgid(0, 0)  # first, so that there is hardly a moment for Ctrl-C to hit
-    from orchestrator.process import die_with_parent
+    from orchestrator.process import die_with_parent, outlive_sigterm
 
+    outlive_sigterm()
     die_with_parent()
 
 

@@ -62,6 +62,21 @@ def stop_on_sigterm() -> Callable[[], bool]:
     return wish.is_set
 
 
+def outlive_sigterm() -> None:
+    """Let SIGTERM pass by this process, though not those that it forks: they die of it until they see to it themselves.
+
+    A scheduler that ends a job, and systemd, send it to every process of the job: it is for the dispatcher to decide.
+    """
+    survivor = os.getpid()
+
+    def decide(number: int, _frame: object) -> None:
+        if os.getpid() != survivor:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+    signal.signal(signal.SIGTERM, decide)
+
+
 def die_with_parent(parent: int | None = None) -> None:
     """Have the kernel kill this process when the thread that started it dies (Linux).
 

@@ -149,9 +149,11 @@ def run_plan(
     launcher: Launcher,
     console: Console,
     is_worker: bool = False,
+    leave_after_s: float | None = None,
 ) -> SweepReport:
     """Work the plan off, be it one's own or, as a worker, that of a sweep; which then sees to the ensembles of its table.
 
+    leave_after_s: how long to wait for nothing but others' trials; None: until they have ended.
     durations_s: what trials are expected to take, by their keys; the longest of a round goes first.
     """
     from orchestrator.search import FolderHistory, build_search  # optuna takes a second: after the first sign of life
@@ -192,6 +194,7 @@ def run_plan(
             limits=spec.limits,
             keep=spec.keep,
             needs=Needs(read_peaks(home)),
+            leave_after_s=leave_after_s,
         )
         with heeding_stops(dispatcher, presence.listener, progress.note):
             outcome = dispatcher.run()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +56,7 @@ class TrainBatches:
             num_workers=num_loaders,
             pin_memory=num_loaders > 0 and torch.cuda.is_available(),
             persistent_workers=num_loaders > 0,
+            worker_init_fn=_heed_parent_alone if num_loaders > 0 else None,
             multiprocessing_context="fork" if num_loaders > 0 else None,  # nothing is imported or copied again
             generator=torch.Generator(),  # else each epoch would take a number from the global one
         )
@@ -107,6 +111,23 @@ class _Pictures(Dataset[tuple[Tensor, Tensor]]):
                 seed = sample_seed(self._seed, request.epoch, index, *again)
                 images[i], masks[i] = augmentation(images[i], masks[i], seed)
         return torch.from_numpy(images), torch.from_numpy(masks)
+
+
+def _heed_parent_alone(_loader: int) -> None:
+    """End this process by SIGTERM only if its parent sent it (Linux).
+
+    A scheduler that ends a job sends it to all processes of the job: a training that is to end its epoch needs its loaders.
+    """
+    if not hasattr(signal, "sigwaitinfo"):
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+
+    def end() -> None:
+        while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=end, name="heed-parent", daemon=True).start()
 
 
 def _build_augmentations(config: TrainConfig) -> list[Augmentation | None]:

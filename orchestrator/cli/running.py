@@ -70,12 +70,21 @@ def worker(
     name: SweepName,
     launcher: Launching = LauncherName.local,
     slots: Slots = None,
+    leave_after_s: Annotated[
+        float | None,
+        typer.Option(
+            "--leave-after",
+            metavar="SECONDS",
+            min=0,
+            help="Leave when for so long nothing was left but what others run; as long for the sweep to begin. Default: stay.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Join a sweep that was begun elsewhere: run its trials on this machine's slots, by way of ORCHESTRATE_STORAGE."""
     from orchestrator.joining import join_sweep
 
-    report = join_sweep(name, launcher=launcher.value, slots=slots)
+    report = join_sweep(name, launcher=launcher.value, slots=slots, leave_after_s=leave_after_s)
     print_report(report, as_json=as_json)
     raise typer.Exit(report.exit_code)
 

@@ -31,10 +31,14 @@ def connect(place: Place) -> MlflowClient:
     if place.uri.startswith(_SQLITE):
         check_local(Path(place.uri.removeprefix(_SQLITE)), "MLflow's database")
     try:
-        client = MarkingClient(tracking_uri=place.uri, registry_uri=place.uri)
-        if place.is_database:
-            _create_tables(place, client)
-        return client
+        if not place.is_database:
+            return _open(place.uri)
+        with alone_at(place):  # a client that finds no tables makes them
+            if place.uri.startswith(_SQLITE):
+                _make_file(Path(place.uri.removeprefix(_SQLITE)))
+            client = _open(place.uri)
+            client.search_experiments(max_results=1)
+            return client
     except Exception as error:  # until it is connected, each database's driver raises errors of its own
         raise explain(place, error) from error
 
@@ -83,11 +87,24 @@ def search_runs(client: MlflowClient, experiments: Sequence[str], query: str, *,
             return runs
 
 
-def _create_tables(place: Place, client: MlflowClient) -> None:
-    """One process at a time: two that create the same tables both fail."""
+def _open(uri: str) -> MlflowClient:
+    return MarkingClient(tracking_uri=uri, registry_uri=uri)
+
+
+def alone_at(place: Place) -> FileLock:
+    """One process at a time: two that create the same tables both fail, and leave what no other can complete."""
     place.locks.mkdir(parents=True, exist_ok=True)
     name = hashlib.sha256(place.uri.encode()).hexdigest()[:12]
-    if place.uri.startswith(_SQLITE):
-        Path(place.uri.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(place.locks / f"mlflow-{name}.lock"):
-        client.search_experiments(max_results=1)
+    return FileLock(place.locks / f"mlflow-{name}.lock")
+
+
+def _make_file(database: Path) -> None:
+    """The database with all its tables, unless it is there. At once: if its maker were killed, nobody could complete it."""
+    if database.exists():
+        return
+    database.parent.mkdir(parents=True, exist_ok=True)
+    new = database.with_name(f"{database.name}.new")
+    for leftover in (new, new.with_name(f"{new.name}-journal")):
+        leftover.unlink(missing_ok=True)
+    _open(f"{_SQLITE}{new}").search_experiments(max_results=1)
+    new.replace(database)

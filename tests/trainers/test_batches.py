@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from torch import Tensor
 
@@ -69,6 +71,22 @@ def test_loader_processes_change_nothing(make_data: Make) -> None:
     alone, helped = make_batches(make_data()), make_batches(make_data(), num_loaders=2)
     for epoch in (1, 2):
         assert is_same(collect(alone, epoch), collect(helped, epoch))
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")  # Python 3.12 and later
+def test_loaders_end_with_their_training_alone(make_data: Make) -> None:
+    """SIGTERM of a stranger, as of a scheduler that ends a job, passes by; that of the training is heeded."""
+    batches = make_batches(make_data(num_train=16), num_loaders=2)
+    epoch = batches.epoch(1)
+    first = [next(epoch)]
+    loaders = psutil.Process().children()
+    assert len(loaders) == 2
+    for loader in loaders:
+        subprocess.run(["kill", "-TERM", str(loader.pid)], check=True)
+    assert is_same([*first, *epoch], collect(make_batches(make_data(num_train=16)), 1))
+    for loader in loaders:
+        loader.terminate()
+    assert psutil.wait_procs(loaders, timeout=10)[1] == []
 
 
 def test_data_is_not_written_to(make_data: Make) -> None:

@@ -119,3 +119,16 @@ def test_a_worker_that_finds_its_folder_locked_is_tried_again_later(bench: Bench
     [trial] = bench.run(points("a"), launcher, clock=Ticks(1.0)).trials
     assert trial.state is TrialState.COMPLETE
     assert launcher.launched == ["a", "a"]
+
+
+def test_a_dispatcher_may_leave_what_others_run(bench: Bench) -> None:
+    """Its own trials are run first; then it waits for as long as it may, and the others' stay theirs."""
+    claim_as(bench, "a", "another-machine:1:1")
+    ticks = Ticks(60.0)
+    dispatcher = bench.dispatcher(
+        points("a", "b"), ScriptedLauncher(complete), leave_after_s=30.0, clock=ticks, sleep=lambda _: None
+    )
+    outcome = dispatcher.run()
+    assert not outcome.interrupted
+    assert states_of(outcome) == {"a": TrialState.WAITING, "b": TrialState.COMPLETE}
+    assert bench.ledger.states(["a"])["a"].owner == "another-machine:1:1"

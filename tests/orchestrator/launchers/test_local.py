@@ -16,6 +16,7 @@ import pytest
 from orchestrator.launchers.base import JobExit, Slot
 from orchestrator.launchers.local import LocalLauncher
 from orchestrator.trial import Event, TrialFolder
+from orchestrator.worker import ExitCode
 
 DISPATCHER = """
 import sys, time
@@ -101,6 +102,27 @@ def test_ctrl_c_is_the_dispatchers(local_launcher: LocalLauncher, make_trial: Ca
     wait_for_event(trial, "epoch")
     assert job.poll() is None
     assert os.getpgid(pid) != os.getpgid(0)
+    job.stop(force=True)
+    assert wait_until(lambda: job.poll() is not None, 5)
+
+
+def test_sigterm_to_all_of_a_job_is_the_dispatchers(
+    local_launcher: LocalLauncher, make_trial: Callable[..., TrialFolder], tmp_path: Path
+) -> None:
+    """As a scheduler sends it to every process: the epoch ends and is kept, and the forkserver is still there for others."""
+    first, second = (make_trial(tmp_path / name, epochs=10_000) for name in ("first", "second"))
+    job = local_launcher.launch(first.path)
+    wait_for_event(first, "epoch")
+    worker = psutil.Process(_pid_of(first))
+    forkserver = worker.parent()
+    assert forkserver is not None
+    for process in (forkserver, worker):
+        process.terminate()
+    assert wait_until(lambda: job.poll() is not None, 30)
+    assert job.poll() == JobExit(ExitCode.STOPPED)
+    job = local_launcher.launch(second.path)
+    wait_for_event(second, "epoch")
+    assert psutil.Process(_pid_of(second)).parent() == forkserver
     job.stop(force=True)
     assert wait_until(lambda: job.poll() is not None, 5)
 

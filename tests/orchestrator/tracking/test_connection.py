@@ -1,0 +1,39 @@
+"""A database is made once, whoever comes to it first and whatever is killed meanwhile."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from orchestrator.tracking.connection import alone_at, connect
+from orchestrator.tracking.place import Place
+
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    """Where nothing is yet."""
+    return Place(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "artifacts", tmp_path / "trials", tmp_path / "locks")
+
+
+def test_nobody_touches_a_database_that_another_makes(place: Place, tmp_path: Path) -> None:
+    """Two that make its tables leave one that nobody can use: the second waits."""
+    second = threading.Thread(target=connect, args=(place,))
+    with alone_at(place):
+        second.start()
+        second.join(timeout=1)
+        assert second.is_alive()
+        assert not list(tmp_path.glob("mlflow.db*"))
+    second.join()
+    assert [path.name for path in tmp_path.glob("mlflow.db*")] == ["mlflow.db"]
+
+
+def test_a_database_that_was_killed_over_its_tables_is_made_anew(place: Place, tmp_path: Path) -> None:
+    """What its maker left stands in nobody's way."""
+    for name in ("mlflow.db.new", "mlflow.db.new-journal"):
+        (tmp_path / name).write_bytes(b"half of it")
+    assert connect(place).search_experiments()
+    assert [path.name for path in tmp_path.glob("mlflow.db*")] == ["mlflow.db"]

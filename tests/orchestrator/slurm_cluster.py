@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -86,11 +88,14 @@ class SlurmCluster:
         return fields["JobState"]
 
     def close(self) -> None:
-        """Kill jobs and daemons."""
-        subprocess.run(["scancel", "--state=RUNNING", "--full", "--signal=KILL"], env=self._environment, check=False)
+        """Kill jobs and daemons, where a test has failed too: what SLURM is asked to kill is first asked to end."""
+        listed = subprocess.run(["scontrol", "listpids"], env=self._environment, capture_output=True, text=True, check=False)
+        for line in listed.stdout.splitlines()[1:]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(line.split()[0]), signal.SIGKILL)
         for daemon in reversed(self._daemons):
-            daemon.kill()
-            daemon.wait()
+            daemon.terminate()
+            daemon.wait(timeout=30)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     @property

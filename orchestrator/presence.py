@@ -22,6 +22,9 @@ LOOK_S = 2.0
 NUDGE_S = 0.1
 """Between two looks at whether somebody on this machine wants it to look at once."""
 
+ECHO_S = 2.0
+"""SIGTERM and SIGINT closer together are one wish: systemd tells all processes of a unit, and `orchestrate schedule` its sweeps."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -108,11 +111,20 @@ def present(home: Home, ledger: Ledger, sweep: str, role: Role) -> Iterator[Pres
 
 @contextmanager
 def heeding_stops(target: Stoppable, listener: StopListener, say: Callable[[str], None]) -> Iterator[None]:
-    """Turn Ctrl-C, SIGTERM and what the listener hears into stops: the first is graceful, the second at once."""
-    num_stops = 0
+    """Turn Ctrl-C, SIGTERM and what the listener hears into stops: the first is graceful, the second at once.
 
-    def stop(*_: object) -> None:
-        nonlocal num_stops
+    The other one of the two signals, right behind the first, is no second.
+    """
+    num_stops = 0
+    last: tuple[int, float] | None = None
+
+    def stop(number: int | None = None, _frame: object = None) -> None:
+        nonlocal num_stops, last
+        if number is not None:
+            now_s = time.monotonic()
+            if last is not None and last[0] != number and now_s - last[1] < ECHO_S:
+                return
+            last = number, now_s
         num_stops += 1
         if num_stops == 1:
             say("stopping: running epochs end and are kept; once more to stop at once")

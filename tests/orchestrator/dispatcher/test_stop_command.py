@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -104,6 +105,19 @@ def test_now_kills_what_would_run_on(bench: Bench, start: Start) -> None:
     assert stop_sweep(SWEEP, now=True).exit_code == 0
     assert process.wait(timeout=30) == 130
     assert bench.state_of("a") is TrialState.WAITING
+
+
+def test_a_stop_that_is_told_by_both_signals_is_one(start: Start) -> None:
+    """As systemd and the scheduler do at once: running epochs go on; the same signal again is a second wish, and kills."""
+    process = start("stubborn")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        process.send_signal(number)
+    assert process.stdout is not None
+    assert "epochs end" in process.stdout.readline()
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 130
 
 
 def test_where_nothing_runs_it_says_so(bench: Bench, start: Start) -> None:

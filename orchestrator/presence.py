@@ -22,8 +22,8 @@ LOOK_S = 2.0
 NUDGE_S = 0.1
 """Between two looks at whether somebody on this machine wants it to look at once."""
 
-ECHO_S = 2.0
-"""SIGTERM and SIGINT closer together are one wish: systemd tells all processes of a unit, and `orchestrate schedule` its sweeps."""
+ECHO_S = 1.0
+"""SIGTERM and SIGINT closer together are one wish: systemd tells every process of a unit, `orchestrate schedule` its sweeps."""
 
 _log = logging.getLogger(__name__)
 

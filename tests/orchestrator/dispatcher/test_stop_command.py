@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator.errors import SpecError
 from orchestrator.ledger import Role
-from orchestrator.presence import StopListener
+from orchestrator.presence import ECHO_S, StopListener
 from orchestrator.stopping import stop_sweep
 from orchestrator.trial import TrialState
 from tests.orchestrator.dispatcher.conftest import SWEEP, Bench
@@ -108,14 +108,14 @@ def test_now_kills_what_would_run_on(bench: Bench, start: Start) -> None:
 
 
 def test_a_stop_that_is_told_by_both_signals_is_one(start: Start) -> None:
-    """As systemd and the scheduler do at once: running epochs go on; the same signal again is a second wish, and kills."""
+    """As systemd and the scheduler do at once: running epochs go on; a later one is a second wish, and kills."""
     process = start("stubborn")
     for number in (signal.SIGTERM, signal.SIGINT):
         process.send_signal(number)
     assert process.stdout is not None
     assert "epochs end" in process.stdout.readline()
     with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(timeout=1)
+        process.wait(timeout=1.5 * ECHO_S)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) == 130
 

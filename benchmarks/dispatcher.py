@@ -13,8 +13,8 @@ by first 1.06; memory 307 MB after 200 trials, 331 after 2,000. 1,702 runs were 
 other processes at work 10.51 ms. One parameter with 2,000 choices instead of a grid of three, under load: 17.0 ms, 14.0 growing
 to 21.0, and 18 MB every 200 trials, because Optuna keeps and compares all choices with each trial.
 2026-11-23, the same machine, nothing beside it: 2,000 trials in 58 s, but 13.21 ms a trial, the tenths 11.2 to 16.1, last by
-first 1.23; 303 to 332 MB; 1,724 runs after 181 s, 105 ms each. Above the 10 ms that are the aim; a profile shows what it showed before
-(small files, the ledger's transactions, Optuna's journal) and nothing of the lines for slots, which are new.
+first 1.23; 303 to 332 MB; 1,724 runs after 181 s, 105 ms each. Above the 10 ms that are the aim; a profile shows what it
+showed before (small files, the ledger's transactions, Optuna's journal) and nothing of the lines for slots, which are new.
 """
 
 from __future__ import annotations

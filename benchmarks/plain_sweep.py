@@ -15,7 +15,8 @@ training, after 103, 97 and 100 s for the others), ratio 1.84. In the evening, w
 for both: ours 179.0 s (45.8 images/s), plain 323.5 s (25.3 images/s), ratio 1.81. All of these in an environment without compiled
 bytecode, which costs ours the more processes the more.
 2026-11-23, the same machine, one run each, in a fresh clone: before upsample.py's third form 197.1 s and 413.0 s, ratio 2.10,
-and, other programs beside ours, 206.8 and 373.3 s, ratio 1.80; with it 158.4 s (51.7 images/s) and 327.4 s (25.0 images/s), ratio 2.07.
+and, other programs beside ours, 206.8 and 373.3 s, ratio 1.80; with it 158.4 s (51.7 images/s) and 327.4 s
+(25.0 images/s), ratio 2.07.
 """
 
 from __future__ import annotations

@@ -13,15 +13,14 @@ from rich.console import Console
 from orchestrator.configuration import Facts
 from orchestrator.errors import DataError, SpecError, TrackingError
 from orchestrator.home import Home
-from orchestrator.launchers import LAUNCHERS
-from orchestrator.launchers.base import Launcher, NothingToLaunch, Standing
+from orchestrator.launchers.base import Launcher, NothingToLaunch
 from orchestrator.ledger import Ledger, Role
 from orchestrator.plan import Plan
 from orchestrator.planning import look_at_data, look_up
 from orchestrator.presence import present
 from orchestrator.shared_plan import SharedPlan, read_shared_plan
 from orchestrator.summary import SweepReport, summarize_plan
-from orchestrator.sweep import run_plan
+from orchestrator.sweep import build_launcher, run_plan
 from trainers.config import TRAINER_VERSION, DataConfig
 
 DATA_FOLDER = "ORCHESTRATE_DATA"
@@ -59,13 +58,7 @@ def join_sweep(sweep: str, *, launcher: str, slots: int | None, leave_after_s: f
         console.print(f"joining {summarize_plan(spec, plan)}", highlight=False, markup=False, soft_wrap=True)
         workers: Launcher = NothingToLaunch()
         if plan.has_work:
-            asked = spec.resources
-            workers = LAUNCHERS[launcher](
-                slots or asked.slots,
-                asked.threads_per_slot,
-                trials_per_gpu=asked.trials_per_gpu,
-                standing=Standing(spec.name, spec.priority),
-            )
+            workers = build_launcher(launcher, spec, slots=slots)
         try:
             return run_plan(
                 spec,

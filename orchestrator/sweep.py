@@ -89,20 +89,11 @@ def _run_spec(
     ledger = Ledger(home.ledger_url)
     is_new = not ledger.members(spec.name)
 
-    def build() -> Launcher:
-        asked = spec.resources
-        return LAUNCHERS[launcher](
-            slots or asked.slots,
-            asked.threads_per_slot,
-            trials_per_gpu=asked.trials_per_gpu,
-            standing=Standing(spec.name, spec.priority),
-        )
-
     # of a new sweep first, because workers import torch in the background while data and plan are looked at
     workers: Launcher | None = None
     try:
         if is_new:
-            workers = build()
+            workers = build_launcher(launcher, spec, slots=slots)
         with present(home, ledger, spec.name, Role.SWEEP) as presence:  # before the data are looked at: `clean` leaves them alone
             facts = look_at_data(spec, home, again=again)
             plan = look_up(spec, facts, home, ledger, console)
@@ -114,7 +105,7 @@ def _run_spec(
             share_plan(spec, plan, home=home, ledger=ledger)
             _keep_content(spec, plan, home, console)
             if workers is None:
-                workers = build() if plan.has_work else NothingToLaunch()
+                workers = build_launcher(launcher, spec, slots=slots) if plan.has_work else NothingToLaunch()
             return run_plan(
                 spec,
                 plan,
@@ -128,6 +119,21 @@ def _run_spec(
     finally:
         if workers is not None:
             workers.close()
+
+
+def build_launcher(name: str, spec: SweepSpec, *, slots: int | None) -> Launcher:
+    """The launcher of that name for a sweep's trials. slots: trials at once; None: what the file says, else one a GPU or a core.
+
+    Raises:
+        LaunchError: this machine has nothing for it to run on.
+    """
+    asked = spec.resources
+    return LAUNCHERS[name](
+        slots or asked.slots,
+        asked.threads_per_slot,
+        trials_per_gpu=asked.trials_per_gpu,
+        standing=Standing(spec.name, spec.priority),
+    )
 
 
 def _keep_content(spec: SweepSpec, plan: Plan, home: Home, console: Console) -> None:

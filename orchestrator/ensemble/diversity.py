@@ -22,8 +22,8 @@ class Diversity:
     """disagreement: (K, K), the share of scored pixels at which two members predict different classes.
 
     oracle_miou: of whoever predicts, at each pixel, the true class if any member does, else what most members do (of equals the
-    lowest class), so that the members' order does not matter. No mean of these members reaches far
-    beyond it; much room below it means that they err apart.
+    lowest class), so that the members' order does not matter. No mean of these members reaches far beyond
+    it; much room below it means that they err apart.
     """
 
     disagreement: tuple[tuple[float, ...], ...]

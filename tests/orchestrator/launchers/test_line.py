@@ -20,6 +20,7 @@ from orchestrator.launchers.line import FRESH_S, REPEAT_S, Line
 from orchestrator.launchers.locks import HeldSlot, LockFolder
 from orchestrator.launchers.slots import SlotTable, find_slots
 from tests.orchestrator.clock import Clock
+from tests.orchestrator.launchers.users import run_as
 
 URGENT = Standing("urgent", 5)
 LISTING = "0, GPU-small, 24000\n1, GPU-large, 80000\n"
@@ -215,20 +216,6 @@ def test_no_gpu_is_idle_for_nothing(
         assert idle <= gpus_of(one for _, one in held)
         for one in (*beside, *left, *(one for _, one in held)):
             one.give_back()
-
-
-def run_as(uid: int, function: Callable[[], int]) -> int:
-    """What another user's process finds: its exit code."""
-    pid = os.fork()
-    if pid == 0:
-        code = 99
-        try:
-            os.setgid(uid)
-            os.setuid(uid)
-            code = function()
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")

@@ -15,6 +15,7 @@ from orchestrator.launchers.base import Slot
 from orchestrator.launchers.gpus import Gpu, find_gpus
 from orchestrator.launchers.locks import slots_folder
 from orchestrator.launchers.slots import SlotTable, count_cores, find_choice, find_slots
+from tests.orchestrator.launchers.users import run_as
 
 LISTING = "0, GPU-aaaa, 81559\n1, GPU-bbbb, 24564\n2, GPU-cccc, [N/A]\n"
 A, B, C = Gpu("GPU-aaaa", 81559), Gpu("GPU-bbbb", 24564), Gpu("GPU-cccc", None)
@@ -156,20 +157,6 @@ def test_locks_are_made_for_everybody(tmp_path: Path, cpu_slots: tuple[Slot, ...
     assert (tmp_path / "a" / "slots" / "cpu-0.lock").stat().st_mode & 0o777 == 0o666
 
 
-def lock_as(uid: int, folder: Path, slots: tuple[Slot, ...]) -> int:
-    """How many slots another user finds free: the exit code of a process of theirs."""
-    pid = os.fork()
-    if pid == 0:
-        code = 99
-        try:
-            os.setgid(uid)
-            os.setuid(uid)
-            code = SlotTable(slots, folder).count_free()
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
 @pytest.mark.parametrize("mode", [0o666, 0o644])
 def test_two_users_never_share_a_slot(cpu_slots: tuple[Slot, ...], mode: int) -> None:
@@ -181,9 +168,13 @@ def test_two_users_never_share_a_slot(cpu_slots: tuple[Slot, ...], mode: int) ->
         held = table.take()
         assert held is not None
         (folder / "cpu-0.lock").chmod(mode)
-        assert lock_as(65534, folder, cpu_slots) == 1
+
+        def theirs() -> int:
+            return SlotTable(cpu_slots, folder).count_free()
+
+        assert run_as(65534, theirs) == 1
         held.give_back()
-        assert lock_as(65534, folder, cpu_slots) == 2
+        assert run_as(65534, theirs) == 2
         assert table.count_free() == 2
 
 

@@ -32,7 +32,7 @@ import psutil
 
 from orchestrator.home import Home
 from orchestrator.launchers import LAUNCHERS
-from orchestrator.launchers.base import UNKNOWN, JobExit, Need, Standing
+from orchestrator.launchers.base import UNKNOWN, Claimant, JobExit, Need
 from orchestrator.sweep import run_sweep
 from orchestrator.tracking.place import Place
 from orchestrator.tracking.runs import RunReader
@@ -92,7 +92,7 @@ class NoWorkLauncher:
     def fits(self, need: Need) -> bool:
         return False
 
-    def line_up(self, needs: Sequence[Need]) -> Standing | None:
+    def line_up(self, needs: Sequence[Need]) -> Claimant | None:
         return None
 
     def launch(self, folder: Path, need: Need = UNKNOWN) -> NoWork:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from orchestrator.launchers.base import Standing
+from orchestrator.launchers.base import Claimant
 
 _log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ class Idleness:
         self._since_s: float | None = None
         self._is_told = False
 
-    def look(self, *, is_idle: bool, goes_first: Standing | None = None) -> None:
+    def look(self, *, is_idle: bool, goes_first: Claimant | None = None) -> None:
         """is_idle: trials are to be started, none runs, and none could be just now. goes_first: who gets the next slot."""
         if not is_idle:
             self._since_s, self._is_told = None, False

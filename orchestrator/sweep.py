@@ -26,7 +26,7 @@ from orchestrator.ensemble.store import INFO_FILE
 from orchestrator.errors import LaunchError, TrackingError
 from orchestrator.home import Home
 from orchestrator.launchers import LAUNCHERS
-from orchestrator.launchers.base import Launcher, NothingToLaunch, Standing
+from orchestrator.launchers.base import Claimant, Launcher, NothingToLaunch
 from orchestrator.ledger import Ledger, Role
 from orchestrator.needs import Needs, read_peaks
 from orchestrator.notice import describe_end, describe_failure
@@ -132,7 +132,7 @@ def build_launcher(name: str, spec: SweepSpec, *, slots: int | None) -> Launcher
         slots or asked.slots,
         asked.threads_per_slot,
         trials_per_gpu=asked.trials_per_gpu,
-        standing=Standing(spec.name, spec.priority),
+        claimant=Claimant(spec.name, spec.priority),
     )
 
 

@@ -61,7 +61,7 @@ ANY = Need(1, is_measured=True)
 
 
 @dataclass(frozen=True)
-class Standing:
+class Claimant:
     """For whom slots are looked for: of those who wait for the same ones, the highest priority gets the next free one."""
 
     sweep: str
@@ -71,7 +71,7 @@ class Standing:
         return f"{self.sweep} (priority {self.priority})"
 
 
-ORDINARY = Standing("a sweep")
+ORDINARY = Claimant("a sweep")
 """Nothing is known of it."""
 
 
@@ -115,7 +115,7 @@ class Launcher(Protocol):
     def fits(self, need: Need) -> bool:
         """Whether there is a slot, free or taken, of which it is known that it is large enough."""
 
-    def line_up(self, needs: Sequence[Need]) -> Standing | None:
+    def line_up(self, needs: Sequence[Need]) -> Claimant | None:
         """Say what waits for a slot, each time after looking for one; no needs: nothing does.
 
         Dispatchers of this machine with a lower priority leave it what it could have. Returns to whom this one leaves slots, if
@@ -142,7 +142,7 @@ class NothingToLaunch:
     def fits(self, need: Need) -> bool:
         return False
 
-    def line_up(self, needs: Sequence[Need]) -> Standing | None:
+    def line_up(self, needs: Sequence[Need]) -> Claimant | None:
         return None
 
     def launch(self, folder: Path, need: Need = UNKNOWN) -> Job:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from orchestrator import worker
 from orchestrator.errors import LaunchError
-from orchestrator.launchers.base import ORDINARY, UNKNOWN, JobExit, Need, Slot, Standing
+from orchestrator.launchers.base import ORDINARY, UNKNOWN, Claimant, JobExit, Need, Slot
 from orchestrator.launchers.locks import HeldSlot
 from orchestrator.launchers.sharing import adjust
 from orchestrator.launchers.slots import SlotTable, find_slots
@@ -69,8 +69,8 @@ class InlineJob:
 class InlineLauncher:
     """Owns one slot with all threads. What an attempt prints goes where this process prints."""
 
-    def __init__(self, slot: Slot | None = None, *, locks: Path | None = None, standing: Standing = ORDINARY) -> None:
-        self._table = SlotTable((slot or find_slots(1)[0],), locks, standing=standing)
+    def __init__(self, slot: Slot | None = None, *, locks: Path | None = None, claimant: Claimant = ORDINARY) -> None:
+        self._table = SlotTable((slot or find_slots(1)[0],), locks, claimant=claimant)
         self._job: InlineJob | None = None
 
     @property
@@ -83,7 +83,7 @@ class InlineLauncher:
     def fits(self, need: Need) -> bool:
         return self._table.fits(need)
 
-    def line_up(self, needs: Sequence[Need]) -> Standing | None:
+    def line_up(self, needs: Sequence[Need]) -> Claimant | None:
         return self._table.line_up(needs)
 
     def launch(self, folder: Path, need: Need = UNKNOWN) -> InlineJob:

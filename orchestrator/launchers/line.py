@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from orchestrator.launchers.base import Standing
+from orchestrator.launchers.base import Claimant
 from orchestrator.launchers.locks import LockFolder
 from orchestrator.launchers.sharing import Wish
 
@@ -67,10 +67,10 @@ class Line:
     """
 
     def __init__(
-        self, slots: LockFolder, standing: Standing, ours: Collection[str], *, clock: Callable[[], float] = time.monotonic
+        self, slots: LockFolder, claimant: Claimant, ours: Collection[str], *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._locks = LockFolder(slots.path / FOLDER)
-        self._standing = standing
+        self._claimant = claimant
         self._ours = frozenset(ours)
         self._clock = clock
         self._ahead = Ahead(())
@@ -85,8 +85,8 @@ class Line:
             return
         slots, gpus = find()
         said = Announcement(
-            sweep=self._standing.sweep,
-            priority=self._standing.priority,
+            sweep=self._claimant.sweep,
+            priority=self._claimant.priority,
             said_s=now_s,
             is_full=is_full,
             slots=tuple(slots),
@@ -104,9 +104,9 @@ class Line:
             self._place = None
 
     @property
-    def goes_first(self) -> Standing | None:
+    def goes_first(self) -> Claimant | None:
         """Who went first at the last look, if anybody did."""
-        return next((Standing(said.sweep, said.priority) for said in self._ahead.every), None)
+        return next((Claimant(said.sweep, said.priority) for said in self._ahead.every), None)
 
     def look_ahead(self) -> Ahead:
         """Who goes first now."""
@@ -115,7 +115,7 @@ class Line:
 
     def _goes_first(self, said: Announcement) -> bool:
         is_fresh = abs(self._clock() - said.said_s) < FRESH_S
-        return is_fresh and said.priority > self._standing.priority and not self._ours.isdisjoint((*said.slots, *said.gpus))
+        return is_fresh and said.priority > self._claimant.priority and not self._ours.isdisjoint((*said.slots, *said.gpus))
 
     def _read_all(self) -> Iterator[Announcement]:
         for name in map(str, itertools.count()):

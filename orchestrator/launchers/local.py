@@ -14,7 +14,7 @@ from pathlib import Path
 
 from orchestrator import worker
 from orchestrator.errors import LaunchError
-from orchestrator.launchers.base import ORDINARY, UNKNOWN, JobExit, Need, Slot, Standing
+from orchestrator.launchers.base import ORDINARY, UNKNOWN, Claimant, JobExit, Need, Slot
 from orchestrator.launchers.gpus import GpuWatch
 from orchestrator.launchers.locks import HeldSlot
 from orchestrator.launchers.sharing import adjust
@@ -61,7 +61,7 @@ class LocalLauncher:
     seconds and begin at construction, in the background; the first ``launch`` waits for them.
 
     most: of the slots at a time; None: all of them. watch: of the GPUs among the slots; started here, closed with it.
-    standing: as of SlotTable.
+    claimant: as of SlotTable.
     """
 
     def __init__(
@@ -71,11 +71,11 @@ class LocalLauncher:
         most: int | None = None,
         locks: Path | None = None,
         watch: GpuWatch | None = None,
-        standing: Standing = ORDINARY,
+        claimant: Claimant = ORDINARY,
     ) -> None:
         found = find_slots(slots) if slots is None or isinstance(slots, int) else slots
         self._watch = watch or GpuWatch()
-        self._table = SlotTable(found, locks, most=most, watch=self._watch, standing=standing)
+        self._table = SlotTable(found, locks, most=most, watch=self._watch, claimant=claimant)
         if any(slot.visible_devices for slot in found):
             self._watch.start()
         self._jobs: list[LocalJob] = []
@@ -94,7 +94,7 @@ class LocalLauncher:
     def fits(self, need: Need) -> bool:
         return self._table.fits(need)
 
-    def line_up(self, needs: Sequence[Need]) -> Standing | None:
+    def line_up(self, needs: Sequence[Need]) -> Claimant | None:
         return self._table.line_up(needs)
 
     def launch(self, folder: Path, need: Need = UNKNOWN) -> LocalJob:

@@ -24,7 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 
 from orchestrator import worker
 from orchestrator.errors import LaunchError
-from orchestrator.launchers.base import UNKNOWN, JobExit, Need, Standing
+from orchestrator.launchers.base import UNKNOWN, Claimant, JobExit, Need
 from orchestrator.launchers.shares import choose_share, own_slot
 
 LOOK_S = 0.5
@@ -164,7 +164,7 @@ class RayLauncher:
         """Never: Ray deals GPUs out by number and knows nothing of their memory."""
         return False
 
-    def line_up(self, needs: Sequence[Need]) -> Standing | None:
+    def line_up(self, needs: Sequence[Need]) -> Claimant | None:
         """Nobody: Ray has a queue of its own."""
         return None
 

@@ -12,7 +12,7 @@ from typing import Literal
 import psutil
 
 from orchestrator.errors import LaunchError
-from orchestrator.launchers.base import ORDINARY, UNKNOWN, Need, Slot, Standing
+from orchestrator.launchers.base import ORDINARY, UNKNOWN, Claimant, Need, Slot
 from orchestrator.launchers.gpus import Gpu, GpuWatch, find_gpus
 from orchestrator.launchers.line import Line
 from orchestrator.launchers.locks import HeldSlot, LockFolder
@@ -149,7 +149,7 @@ class SlotTable:
     """Which of some slots are free, told by lock files that all dispatchers on this machine share, whoever runs them.
 
     most: that one table may hold at a time; None: all of them. watch: what becomes of the GPUs. One that is gone, or that
-    attempts have lost, is left out from then on. standing: a free slot is left to whoever waits for it with a higher priority.
+    attempts have lost, is left out from then on. claimant: a free slot is left to whoever waits for it with a higher priority.
 
     Raises:
         LaunchError: the lock files cannot be made or opened.
@@ -162,12 +162,12 @@ class SlotTable:
         *,
         most: int | None = None,
         watch: GpuWatch | None = None,
-        standing: Standing = ORDINARY,
+        claimant: Claimant = ORDINARY,
     ) -> None:
         self.slots = tuple(slots)
         self._most, self._num_held = most, 0
         self._locks = LockFolder(folder)
-        self._line = Line(self._locks, standing, {slot.visible_devices or slot.name for slot in slots})
+        self._line = Line(self._locks, claimant, {slot.visible_devices or slot.name for slot in slots})
         self._wanted: tuple[Need, ...] = ()
         self._watch = watch
         self._on_cpu = [slot for slot in slots if not slot.visible_devices]
@@ -224,7 +224,7 @@ class SlotTable:
                 return held
         return None
 
-    def line_up(self, needs: Sequence[Need]) -> Standing | None:
+    def line_up(self, needs: Sequence[Need]) -> Claimant | None:
         """As Launcher.line_up."""
         self._wanted = tuple(dict.fromkeys(needs))
         self._stand()

@@ -12,7 +12,7 @@ from orchestrator.errors import DataError, OrchestrateError, SpecError, Tracking
 from orchestrator.home import Home
 from orchestrator.joining import join_sweep
 from orchestrator.launchers import LAUNCHERS
-from orchestrator.launchers.base import Launcher, Standing
+from orchestrator.launchers.base import Claimant, Launcher
 from orchestrator.ledger import Ledger
 from orchestrator.plan import make_plan
 from orchestrator.preflight import prepare
@@ -136,8 +136,8 @@ class Launched(Exception):
 def test_the_same_data_elsewhere_make_the_same_trials(begun: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """Found under ORCHESTRATE_DATA by its name, verified, and planned as the other machine did."""
 
-    def build(_slots: int | None, _threads: int | None, *, trials_per_gpu: int | str | None, standing: Standing) -> Launcher:
-        assert standing == Standing("shared", 7)
+    def build(_slots: int | None, _threads: int | None, *, trials_per_gpu: int | str | None, claimant: Claimant) -> Launcher:
+        assert claimant == Claimant("shared", 7)
         raise Launched
 
     monkeypatch.setitem(LAUNCHERS, "none", build)

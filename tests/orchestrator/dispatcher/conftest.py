@@ -17,7 +17,7 @@ from orchestrator.closing import fail
 from orchestrator.dispatcher import Dispatcher, Outcome
 from orchestrator.failures import FailureKind
 from orchestrator.home import Home
-from orchestrator.launchers.base import UNKNOWN, JobExit, Launcher, Need, Standing
+from orchestrator.launchers.base import UNKNOWN, Claimant, JobExit, Launcher, Need
 from orchestrator.ledger import Ledger
 from orchestrator.spec.limits import LimitsSpec
 from orchestrator.trial import Event, TrialFolder, TrialResult, TrialSpec, TrialState
@@ -178,7 +178,7 @@ class ScriptedLauncher:
     def fits(self, need: Need) -> bool:
         return False
 
-    def line_up(self, needs: Sequence[Need]) -> Standing | None:
+    def line_up(self, needs: Sequence[Need]) -> Claimant | None:
         return None
 
     def launch(self, folder: Path, need: Need = UNKNOWN) -> ScriptedJob:

@@ -10,7 +10,7 @@ import torch
 
 from orchestrator.errors import LaunchError
 from orchestrator.failures import FailureKind
-from orchestrator.launchers.base import UNKNOWN, JobExit, Need, Slot, Standing
+from orchestrator.launchers.base import UNKNOWN, Claimant, JobExit, Need, Slot
 from orchestrator.launchers.gpus import GpuWatch
 from orchestrator.launchers.local import LocalLauncher
 from orchestrator.launchers.locks import HeldSlot
@@ -66,7 +66,7 @@ class GpuLauncher:
     def fits(self, need: Need) -> bool:
         return self._table.fits(need)
 
-    def line_up(self, needs: Sequence[Need]) -> Standing | None:
+    def line_up(self, needs: Sequence[Need]) -> Claimant | None:
         return self._table.line_up(needs)
 
     def launch(self, folder: Path, need: Need = UNKNOWN) -> OnGpu:

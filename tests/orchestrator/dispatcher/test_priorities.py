@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.launchers.base import Need, Standing
+from orchestrator.launchers.base import Claimant, Need
 from tests.orchestrator.dispatcher.conftest import Bench, ScriptedLauncher, Ticks, complete, points
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -26,7 +26,7 @@ import sys, time
 from pathlib import Path
 from orchestrator.errors import LaunchError
 from orchestrator.home import Home
-from orchestrator.launchers.base import UNKNOWN, Slot, Standing
+from orchestrator.launchers.base import UNKNOWN, Slot, Claimant
 from orchestrator.launchers.slots import SlotTable
 from orchestrator.ledger import Ledger, Role
 from orchestrator.presence import present
@@ -76,7 +76,7 @@ def script(job):
         return None
     return None if time.monotonic() < job.end_s else complete(job)
 
-table = SlotTable([Slot("cpu-0", "", 1)], root / "slots", most=1, standing=Standing(name, priority))
+table = SlotTable([Slot("cpu-0", "", 1)], root / "slots", most=1, claimant=Claimant(name, priority))
 home = Home(root / name)
 ledger = Ledger(home.ledger_url)
 with present(home, ledger, name, Role.SWEEP) as presence:
@@ -170,10 +170,10 @@ class Elsewhere(ScriptedLauncher):
         self.said: list[int] = []
         self._end = end
 
-    def line_up(self, needs: Sequence[Need]) -> Standing | None:
+    def line_up(self, needs: Sequence[Need]) -> Claimant | None:
         self.said.append(len(needs))
         self._num_slots = int(self._end())
-        return Standing("urgent", 5) if needs else None
+        return Claimant("urgent", 5) if needs else None
 
 
 def test_who_waits_from_the_beginning_is_told_why(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:

@@ -15,23 +15,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.launchers.base import ANY, UNKNOWN, Need, Slot, Standing
+from orchestrator.launchers.base import ANY, UNKNOWN, Claimant, Need, Slot
 from orchestrator.launchers.line import FRESH_S, REPEAT_S, Line
 from orchestrator.launchers.locks import HeldSlot, LockFolder
 from orchestrator.launchers.slots import SlotTable, find_slots
 from tests.orchestrator.clock import Clock
 from tests.orchestrator.launchers.users import run_as
 
-URGENT = Standing("urgent", 5)
+URGENT = Claimant("urgent", 5)
 LISTING = "0, GPU-small, 24000\n1, GPU-large, 80000\n"
 
 WAITER = """
 import sys, time
 from pathlib import Path
-from orchestrator.launchers.base import ANY, Slot, Standing
+from orchestrator.launchers.base import ANY, Slot, Claimant
 from orchestrator.launchers.slots import SlotTable
 
-table = SlotTable([Slot("cpu-0", "", 1)], Path(sys.argv[1]), standing=Standing("urgent", 5))
+table = SlotTable([Slot("cpu-0", "", 1)], Path(sys.argv[1]), claimant=Claimant("urgent", 5))
 while True:
     table.line_up([ANY])
     time.sleep(0.02)
@@ -46,10 +46,10 @@ def wait_until(is_so: Callable[[], bool], timeout_s: float = 30) -> None:
         time.sleep(0.01)
 
 
-def make_table(folder: Path, trials_per_gpu: object, standing: Standing) -> SlotTable:
+def make_table(folder: Path, trials_per_gpu: object, claimant: Claimant) -> SlotTable:
     """A dispatcher's table of two GPUs."""
     found = find_slots(None, 1, trials_per_gpu=trials_per_gpu, environment={}, list_gpus=lambda: LISTING)
-    return SlotTable(found, folder, standing=standing)
+    return SlotTable(found, folder, claimant=claimant)
 
 
 def take_all(table: SlotTable, need: Need = UNKNOWN) -> list[HeldSlot]:
@@ -85,7 +85,7 @@ def test_a_free_slot_is_left_to_a_higher_priority_as_long_as_it_lives(tmp_path: 
 
 def test_what_is_not_said_again_counts_no_more(tmp_path: Path, clock: Clock) -> None:
     """It is repeated in time where it stays the same, and at once where it is new."""
-    high, low = (Line(LockFolder(tmp_path), standing, ["cpu-0"], clock=clock) for standing in (URGENT, Standing("ordinary")))
+    high, low = (Line(LockFolder(tmp_path), claimant, ["cpu-0"], clock=clock) for claimant in (URGENT, Claimant("ordinary")))
     for _ in range(20):
         high.stand("same", is_full=False, find=lambda: (["cpu-0"], {}))
         assert low.look_ahead().wants("cpu-0")
@@ -103,7 +103,7 @@ def test_what_is_not_said_again_counts_no_more(tmp_path: Path, clock: Clock) -> 
 def test_equals_wait_for_nobody(tmp_path: Path) -> None:
     """Nor does a higher one for a lower one."""
     slots = [Slot("cpu-0", "", 1)]
-    tables = [SlotTable(slots, tmp_path, standing=standing) for standing in (URGENT, URGENT, Standing("ordinary"))]
+    tables = [SlotTable(slots, tmp_path, claimant=claimant) for claimant in (URGENT, URGENT, Claimant("ordinary"))]
     for table in tables:
         table.line_up([ANY])
     assert [table.count_free() for table in tables] == [1, 1, 0]
@@ -111,7 +111,7 @@ def test_equals_wait_for_nobody(tmp_path: Path) -> None:
 
 def test_who_has_as_many_slots_as_they_may_keeps_only_those(tmp_path: Path, cpu_slots: tuple[Slot, ...]) -> None:
     """A slot beside them goes to others; one that they give back is theirs again, while they have something to start."""
-    high, low = SlotTable(cpu_slots, tmp_path, most=1, standing=URGENT), SlotTable(cpu_slots, tmp_path)
+    high, low = SlotTable(cpu_slots, tmp_path, most=1, claimant=URGENT), SlotTable(cpu_slots, tmp_path)
     first = high.take()
     assert first is not None
     high.line_up([ANY])
@@ -130,14 +130,14 @@ def test_who_has_as_many_slots_as_they_may_keeps_only_those(tmp_path: Path, cpu_
 
 def test_other_slots_are_another_line(tmp_path: Path, cpu_slots: tuple[Slot, ...]) -> None:
     """Who waits for slots that we do not have is not waited for."""
-    high, low = SlotTable(cpu_slots[:1], tmp_path, standing=URGENT), SlotTable(cpu_slots[1:], tmp_path)
+    high, low = SlotTable(cpu_slots[:1], tmp_path, claimant=URGENT), SlotTable(cpu_slots[1:], tmp_path)
     high.line_up([ANY])
     assert (low.count_free(), low.line_up([ANY])) == (1, None)
 
 
 def test_a_gpu_that_somebody_has_given_up_is_not_left_to_them(tmp_path: Path) -> None:
     """They would never take it."""
-    high, low = (make_table(tmp_path, 1, standing) for standing in (URGENT, Standing("ordinary")))
+    high, low = (make_table(tmp_path, 1, claimant) for claimant in (URGENT, Claimant("ordinary")))
     held = take_all(high)
     high.give_back(held[0], is_lost=True)
     high.give_back(held[1], is_lost=False)
@@ -147,7 +147,7 @@ def test_a_gpu_that_somebody_has_given_up_is_not_left_to_them(tmp_path: Path) ->
 
 def test_a_gpu_is_emptied_for_who_needs_all_of_it(tmp_path: Path) -> None:
     """The one with the fewest attempts; the other is filled as ever, and so are both when nobody waits."""
-    high, low = make_table(tmp_path, 1, URGENT), make_table(tmp_path, 3, Standing("ordinary"))
+    high, low = make_table(tmp_path, 1, URGENT), make_table(tmp_path, 3, Claimant("ordinary"))
     every = take_all(low)
     running = {gpu: [one for one in every if one.slot.visible_devices == gpu] for gpu in ("GPU-small", "GPU-large")}
     assert [len(some) for some in running.values()] == [3, 3]
@@ -166,7 +166,7 @@ def test_a_gpu_is_emptied_for_who_needs_all_of_it(tmp_path: Path) -> None:
 def test_a_part_that_somebody_has_no_slot_for_is_not_left_to_them(tmp_path: Path) -> None:
     """Though there is memory for it: with one slot a GPU, its name may be another's."""
     slots = [Slot(f"{gpu}-{share}", gpu, 1, 24000, None) for share in range(3) for gpu in ("GPU-a", "GPU-b")]
-    high, low = SlotTable(slots[:2], tmp_path, standing=URGENT), SlotTable(slots, tmp_path)
+    high, low = SlotTable(slots[:2], tmp_path, claimant=URGENT), SlotTable(slots, tmp_path)
     small = Need(500, is_measured=True)
     every = take_all(low, small)
     for one in every:
@@ -191,7 +191,7 @@ def test_no_gpu_is_idle_for_nothing(
     but for one GPU at most, on which others run still.
     """
     with tempfile.TemporaryDirectory() as folder:
-        tables = [make_table(Path(folder), setting, Standing("x", 1 - i)) for i, setting in enumerate(each)]
+        tables = [make_table(Path(folder), setting, Claimant("x", 1 - i)) for i, setting in enumerate(each)]
         high, low = tables
         held: list[tuple[SlotTable, HeldSlot]] = []
         for number, need, is_taken in steps:
@@ -224,14 +224,14 @@ def test_users_give_way_to_each_other(cpu_slots: tuple[Slot, ...]) -> None:
     with tempfile.TemporaryDirectory() as parent:  # below tmp_path nobody else may look
         os.chmod(parent, 0o755)
         folder = Path(parent) / "slots"
-        ours = SlotTable(cpu_slots, folder, standing=URGENT)
+        ours = SlotTable(cpu_slots, folder, claimant=URGENT)
         ours.line_up([ANY])
         assert run_as(65534, lambda: SlotTable(cpu_slots, folder).count_free()) == 0
         ours.line_up(())
 
         def stand_and_look() -> int:
-            SlotTable(cpu_slots, folder, standing=Standing("theirs", 9)).line_up([ANY])
-            return SlotTable(cpu_slots, folder, standing=URGENT).count_free()
+            SlotTable(cpu_slots, folder, claimant=Claimant("theirs", 9)).line_up([ANY])
+            return SlotTable(cpu_slots, folder, claimant=URGENT).count_free()
 
         assert run_as(65534, stand_and_look) == 0
         assert [file.name for file in (folder / "line").iterdir()] == ["0.lock"]

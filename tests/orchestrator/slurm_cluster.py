@@ -66,7 +66,11 @@ class SlurmCluster:
         self._start([munged, "--foreground", "--force", f"--key-file={key}", *files])
         self._start([slurmctld, "-D", "-f", str(self._configuration)])
         self._start([slurmd, "-D", "-N", "node", "-f", str(self._configuration)])
-        self._wait_until_idle()
+        try:
+            self._wait_until_idle()
+        except BaseException:
+            self.close()
+            raise
 
     def submit(self, folder: Path, command: Sequence[str], *options: str) -> str:
         """Have the command run in ``folder`` on one CPU; the job's number. What it prints goes to ``<number>.out`` there."""

@@ -163,9 +163,10 @@ class Attempts:
         since_s, self._counted_s = self._counted_s, self._clock()
         return (self._counted_s - since_s) * len({running.gpu for running in self._running.values()} - {None})
 
-    def circumstances_of(self, running: Running, *, was_stopped: bool) -> Circumstances:
+    def circumstances_of(self, running: Running, exit: JobExit, *, was_stopped: bool) -> Circumstances:
         """What is known of the end of an attempt that has just ended."""
-        return Circumstances(was_stopped, running.hung_s, self._oom_kills.were_recent())
+        had_oom_kills = self._oom_kills.were_recent() if exit.code < 0 else None  # only of a signal it explains anything
+        return Circumstances(was_stopped, running.hung_s, had_oom_kills)
 
     def _listen(self) -> None:
         """Report progress, and kill whatever has made none for too long."""

@@ -290,7 +290,7 @@ class Dispatcher:
             if running.is_lost:
                 self._give_up(running)
                 continue
-            known = self._attempts.circumstances_of(running, was_stopped=self._num_stops > 0)
+            known = self._attempts.circumstances_of(running, exit, was_stopped=self._num_stops > 0)
             ending = judge_exit(running.folder, running.attempt, exit, known)
             if running.is_pruned and ending.is_stopped:
                 ending = prune_attempt(running.folder, running.attempt, reason=PRUNED)

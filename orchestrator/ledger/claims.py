@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,59 @@ _members = sa.Table(
     sa.Column("key", sa.String(64), primary_key=True),
     sa.Column("configuration", sa.String(64), nullable=False),
     sa.Column("pruned", sa.Boolean, nullable=False, default=False),
+)
+
+# Statements of every trial's life are built once: building one takes longer than SQLite does to carry it out.
+
+
+def _pruned_in(sweep: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
+    return sa.exists().where(_members.c.key == _trials.c.key, _members.c.sweep == sweep, _members.c.pruned)
+
+
+_THE_TRIAL = _trials.c.key == sa.bindparam("trial")
+
+_IS_HELD = (_trials.c.owner == sa.bindparam("holder"), _trials.c.state == TrialState.RUNNING)
+
+_IS_FREE = sa.or_(
+    _trials.c.state.in_([TrialState.WAITING, TrialState.PRUNED]),
+    sa.and_(_trials.c.state == TrialState.RUNNING, _trials.c.lease_expires_s < sa.bindparam("now_s")),
+)
+
+_AFTER = sa.bindparam("after", type_=sa.Integer)
+
+_CLAIM = (
+    sa.update(_trials)
+    .where(_THE_TRIAL, _IS_FREE, ~_pruned_in(sa.bindparam("for_sweep")))
+    .values(
+        state=TrialState.RUNNING,
+        owner=sa.bindparam("holder"),
+        attempt=sa.case((_trials.c.attempt < _AFTER, _AFTER), else_=_trials.c.attempt) + 1,
+        lease_expires_s=sa.bindparam("until_s"),
+        sweep=sa.bindparam("for_sweep"),
+        reason=None,
+    )
+    .returning(_trials.c.attempt)
+)
+
+_END = sa.update(_trials).where(_THE_TRIAL, *_IS_HELD).values(state=sa.bindparam("end"), lease_expires_s=None)
+
+_RELEASE = _END.values(owner=None, reason=None)
+
+_GIVE_BACK = _RELEASE.values(attempt=_trials.c.attempt - 1)
+
+_FINISH = _END.values(reason=sa.bindparam("why"), settled_attempt=_trials.c.attempt)
+
+_MARK_PRUNED = (
+    sa.update(_members)
+    .where(
+        _members.c.key == sa.bindparam("trial"),
+        _members.c.sweep == sa.select(_trials.c.sweep).where(_THE_TRIAL).scalar_subquery(),
+    )
+    .values(pruned=True)
+)
+
+_STATES = sa.select(_trials, _pruned_in(sa.bindparam("for_sweep")).label("is_pruned_here")).where(
+    _trials.c.key.in_(sa.bindparam("some_trials", expanding=True))
 )
 
 
@@ -78,6 +131,7 @@ class Ledger:
         self.lease_s = lease_s
         self._database = Database(url)
         self._clock = clock or self._database.clock
+        self._insert_trials, self._insert_members = self._insert_new(_trials), self._insert_new(_members)
         self.roster = Roster(self._database, clock=self._clock, lease_s=lease_s)
         """Who works on which sweep, and what each sweep comes to."""
 
@@ -104,9 +158,9 @@ class Ledger:
             return
         waiting = {"state": TrialState.WAITING, "attempt": 0, "settled_attempt": 0}
         with self._database.begin() as connection:
-            connection.execute(self._insert_new(_trials), [{"key": key, **waiting} for key, _ in pairs])
+            connection.execute(self._insert_trials, [{"key": key, **waiting} for key, _ in pairs])
             rows = [{"sweep": sweep, "key": key, "configuration": configuration} for key, configuration in pairs]
-            connection.execute(self._insert_new(_members), rows)
+            connection.execute(self._insert_members, rows)
 
     @asked_again
     def claim(self, key: str, sweep: str, owner: str, *, after: int = 0) -> int | None:
@@ -115,50 +169,35 @@ class Ledger:
         after: an attempt that this ledger may not know of, such as one of a ledger that was lost; the number is higher.
         One statement, so that of any number of claimants exactly one wins.
         """
-        now = self._clock()
-        claimable = sa.or_(
-            _trials.c.state.in_([TrialState.WAITING, TrialState.PRUNED]),
-            sa.and_(_trials.c.state == TrialState.RUNNING, _trials.c.lease_expires_s < now),
-        )
-        take = (
-            sa.update(_trials)
-            .where(_trials.c.key == key, claimable, ~_pruned_in(sweep))
-            .values(
-                state=TrialState.RUNNING,
-                owner=owner,
-                attempt=sa.case((_trials.c.attempt < after, after), else_=_trials.c.attempt) + 1,
-                lease_expires_s=now + self.lease_s,
-                sweep=sweep,
-                reason=None,
-            )
-            .returning(_trials.c.attempt)
-        )
+        now_s = self._clock()
+        times = {"now_s": now_s, "until_s": now_s + self.lease_s}
         with self._database.begin() as connection:
-            return connection.execute(take).scalar_one_or_none()
+            taken = connection.execute(_CLAIM, {"trial": key, "for_sweep": sweep, "holder": owner, "after": after, **times})
+            return taken.scalar_one_or_none()
 
     @asked_again
     def renew(self, owner: str, keys: Sequence[str]) -> list[str]:
         """Prolong claims; returns those that ``owner`` has lost, whose trials it must not touch any more."""
         if not keys:
             return []
-        held = sa.and_(_trials.c.key.in_(keys), *_is_held_by(owner))
+        held = sa.and_(_trials.c.key.in_(keys), *_IS_HELD)
         prolong = sa.update(_trials).where(held).values(lease_expires_s=self._clock() + self.lease_s).returning(_trials.c.key)
         with self._database.begin() as connection:
-            kept = set(connection.execute(prolong).scalars())
+            kept = set(connection.execute(prolong, {"holder": owner}).scalars())
         return [key for key in keys if key not in kept]
 
     def release(self, key: str, owner: str) -> bool:
         """Give a trial back, to be gone on with by anybody; False where ``owner`` did not have it any more."""
-        return self._end(key, owner, TrialState.WAITING, {"owner": None, "reason": None})
+        return self._end(_RELEASE, key, owner, TrialState.WAITING)
 
     def give_back(self, key: str, owner: str) -> bool:
         """Give a trial back that was claimed and not begun: the attempt does not count. False as of ``release``."""
-        return self._end(key, owner, TrialState.WAITING, {"owner": None, "reason": None, "attempt": _trials.c.attempt - 1})
+        return self._end(_GIVE_BACK, key, owner, TrialState.WAITING)
 
     def finish(self, key: str, owner: str, state: TrialState, reason: str | None = None) -> bool:
         """Enter how a trial ended: COMPLETE, PRUNED or FAILED; False where ``owner`` did not have it any more."""
         assert state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED)
-        return self._end(key, owner, state, {"reason": reason, "settled_attempt": _trials.c.attempt})
+        return self._end(_FINISH, key, owner, state, why=reason)
 
     @asked_again
     def states(self, keys: Iterable[str], sweep: str | None = None) -> dict[str, LedgerRow]:
@@ -171,8 +210,7 @@ class Ledger:
         with self._database.begin() as connection:
             for start in range(0, len(names), KEYS_A_STATEMENT):
                 some = names[start : start + KEYS_A_STATEMENT]
-                query = sa.select(_trials, _pruned_in(sweep).label("is_pruned_here")).where(_trials.c.key.in_(some))
-                for row in connection.execute(query):
+                for row in connection.execute(_STATES, {"some_trials": some, "for_sweep": sweep}):
                     state = TrialState(row.state)
                     if sweep is not None:
                         state = _as_seen(state, is_pruned_here=bool(row.is_pruned_here))
@@ -252,27 +290,17 @@ class Ledger:
             return connection.execute(again).rowcount == 1
 
     @asked_again
-    def _end(self, key: str, owner: str, state: TrialState, values: Mapping[str, Any]) -> bool:
-        end = sa.update(_trials).where(_trials.c.key == key, *_is_held_by(owner))
+    def _end(self, statement: sa.Update, key: str, owner: str, state: TrialState, **values: str | None) -> bool:
         with self._database.begin() as connection:
-            is_ours = connection.execute(end.values(state=state, lease_expires_s=None, **values)).rowcount == 1
+            ended = connection.execute(statement, {"trial": key, "holder": owner, "end": state, **values})
+            is_ours = ended.rowcount == 1
             if is_ours and state is TrialState.PRUNED:
-                sweep = sa.select(_trials.c.sweep).where(_trials.c.key == key).scalar_subquery()
-                member = sa.and_(_members.c.key == key, _members.c.sweep == sweep)
-                connection.execute(sa.update(_members).where(member).values(pruned=True))
+                connection.execute(_MARK_PRUNED, {"trial": key})
         return is_ours
 
     def _insert_new(self, table: sa.Table) -> sa.Insert:
         """Insert what is not there yet."""
         return self._database.insert(table).on_conflict_do_nothing()
-
-
-def _is_held_by(owner: str) -> tuple[sa.ColumnElement[bool], ...]:
-    return (_trials.c.owner == owner, _trials.c.state == TrialState.RUNNING)
-
-
-def _pruned_in(sweep: str | None) -> sa.ColumnElement[bool]:
-    return sa.exists().where(_members.c.key == _trials.c.key, _members.c.sweep == sweep, _members.c.pruned)
 
 
 def _as_seen(state: TrialState, *, is_pruned_here: bool) -> TrialState:

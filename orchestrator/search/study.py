@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -201,15 +201,24 @@ class Study:
         self._study.set_user_attr(name, self._study.user_attrs.get(name, 0.0) + gpu_s)
 
     def _find(self, identity: str) -> StudyTrial | None:
-        self._refresh()
+        """A configuration's trial as it stands now."""
+        known = self._known.get(identity)
+        if known is None or known.number not in self._open:
+            self._refresh()
+        else:  # whatever else is new has no say in it
+            self._take_in([self._storage.get_trial(self._id_of(known.number))])
         return self._known.get(identity)
 
     def _refresh(self) -> None:
         """Look at what is new, and at what was running when last seen."""
         trials = self._study.get_trials(deepcopy=False)
-        changed = [trials[number] for number in sorted(self._open)] + trials[self._num_seen :]
-        self._open = {t.number for t in changed if not t.state.is_finished()}
+        self._take_in([trials[number] for number in sorted(self._open)] + trials[self._num_seen :])
         self._num_seen = len(trials)
+
+    def _take_in(self, changed: Sequence[FrozenTrial]) -> None:
+        """Remember how trials stand."""
+        self._open -= {t.number for t in changed}
+        self._open |= {t.number for t in changed if not t.state.is_finished()}
         for trial in read_trials(changed):
             known = self._known.get(trial.identity)
             # of two dispatchers that asked the same at the same moment, the one that has a result is right

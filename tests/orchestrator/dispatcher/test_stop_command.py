@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -165,3 +166,22 @@ def test_whoever_waits_for_the_end_is_interrupted(bench: Bench, monkeypatch: pyt
         else:
             assert stop_sweep(SWEEP, timeout_s=30).exit_code == 0
         assert process.wait(timeout=30) == 130
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_sweep_that_is_still_planned_is_interrupted(tmp_path: Path, number: signal.Signals) -> None:
+    """SIGTERM is Ctrl-C from the first line on, and Ctrl-C is heard where a shell had its background process ignore it."""
+    (tmp_path / "s.yaml").write_text("base: {epochs: 1}\n", encoding="utf-8")
+    line = 'trap "" INT; exec "$0" -m orchestrator.cli sweep s.yaml'
+    environment = os.environ | {"ORCHESTRATE_HOME": str(tmp_path / "mlruns"), "ORCHESTRATE_SLOTS": str(tmp_path / "slots")}
+    with subprocess.Popen(
+        ["sh", "-c", line, sys.executable], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "reading s.yaml\n"
+        process.send_signal(number)
+        try:
+            assert process.wait(timeout=30) == 130
+        finally:
+            process.kill()
+        assert "Traceback" not in process.stderr.read()

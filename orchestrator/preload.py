@@ -34,10 +34,11 @@ def _is_forkserver() -> bool:
 def _prepare_forkserver() -> None:
     """Leave it to the dispatcher to heed signals, and die with it: Ctrl-C is for its process group, SIGTERM for all of a job."""
     os.setpgid(0, 0)  # first, so that there is hardly a moment for Ctrl-C to hit
-    from orchestrator.process import die_with_parent, outlive_sigterm
+    from orchestrator.process import STARTED_BY, die_with_parent, outlive_sigterm
 
     outlive_sigterm()
-    die_with_parent()
+    dispatcher = os.environ.pop(STARTED_BY, None)
+    die_with_parent(int(dispatcher) if dispatcher else None)  # which may be dead by now, and what follows takes seconds
 
 
 if _is_forkserver():

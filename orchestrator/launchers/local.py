@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import multiprocessing.forkserver
+import os
 import sys
 import types
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from orchestrator.launchers.gpus import GpuWatch
 from orchestrator.launchers.locks import HeldSlot
 from orchestrator.launchers.sharing import adjust
 from orchestrator.launchers.slots import SlotTable, find_slots
+from orchestrator.process import STARTED_BY
 
 KILLED = JobExit(-9)
 
@@ -81,7 +83,7 @@ class LocalLauncher:
         self._jobs: list[LocalJob] = []
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["orchestrator.preload"])
-        with _hidden_main():
+        with _hidden_main(), _named_dispatcher():
             multiprocessing.forkserver.ensure_running()
 
     @property
@@ -126,7 +128,7 @@ class LocalLauncher:
         for is_last in (False, True):
             process = self._context.Process(target=_work, args=(str(folder), held), name=f"trial {folder.name}")
             try:
-                with _hidden_main():
+                with _hidden_main(), _named_dispatcher():
                     process.start()
             except (OSError, EOFError) as error:
                 if is_last:
@@ -157,3 +159,13 @@ def _hidden_main() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
+
+
+@contextmanager
+def _named_dispatcher() -> Iterator[None]:
+    """Let a forkserver know who started it, so that it can tell when that has died before the kernel was asked to watch."""
+    os.environ[STARTED_BY] = str(os.getpid())
+    try:
+        yield
+    finally:
+        del os.environ[STARTED_BY]

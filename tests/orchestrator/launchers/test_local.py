@@ -206,3 +206,13 @@ print(job.poll().code)
 def _pid_of(trial: TrialFolder) -> int:
     pid: int = wait_for_event(trial, "attempt_started").facts["pid"]
     return pid
+
+
+def test_a_forkserver_whose_dispatcher_was_killed_at_once_loads_nothing(tmp_path: Path) -> None:
+    """It is gone in 2 s, though the dispatcher died before the kernel could be asked to watch, and torch takes longer to load."""
+    started = "import multiprocessing.forkserver as server; Path(sys.argv[2]).write_text(str(server._forkserver._forkserver_pid))"
+    code = f"{DISPATCHER.partition('jobs')[0]}\n{started}\nimport os; os.kill(os.getpid(), 9)"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "slots"), str(tmp_path / "pid")], timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    pid = int((tmp_path / "pid").read_text())
+    assert wait_until(lambda: not psutil.pid_exists(pid) or is_gone(psutil.Process(pid)), 2)

@@ -55,29 +55,24 @@ def drop_output() -> None:
 
 
 def stop_on_sigterm() -> Callable[[], bool]:
-    """Turn SIGTERM into a wish to stop; returns what tells whether it was uttered.
+    """Turn SIGTERM into a wish to stop, one that waits already too; returns what tells whether it was uttered.
 
     SIGINT is ignored: Ctrl-C reaches every process of a terminal, and it is for the dispatcher to decide.
     """
     wish = threading.Event()
     signal.signal(signal.SIGTERM, lambda _number, _frame: wish.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     return wish.is_set
 
 
 def outlive_sigterm() -> None:
-    """Let SIGTERM pass by this process, though not those that it forks: they die of it until they see to it themselves.
+    """Let SIGTERM wait, for this process and those that it forks, which take it by ``stop_on_sigterm``.
 
-    A scheduler that ends a job, and systemd, send it to every process of the job: it is for the dispatcher to decide.
+    A scheduler that ends a job, and systemd, send it to every process of the job: it is for the dispatcher to decide. Blocked,
+    and not handled: Python forgets what has come in between a fork and the first line of the new process.
     """
-    survivor = os.getpid()
-
-    def decide(number: int, _frame: object) -> None:
-        if os.getpid() != survivor:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-
-    signal.signal(signal.SIGTERM, decide)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 
 
 def die_with_parent(parent: int | None = None) -> None:

@@ -127,6 +127,18 @@ def test_sigterm_to_all_of_a_job_is_the_dispatchers(
     assert wait_until(lambda: job.poll() is not None, 5)
 
 
+def test_a_wish_to_stop_is_heard_from_the_first_moment(
+    local_launcher: LocalLauncher, make_trial: Callable[..., TrialFolder], tmp_path: Path
+) -> None:
+    """Asked as soon as they are launched, attempts end as stopped: they neither die of it nor train on unheeding."""
+    trial = make_trial(tmp_path / "trial", epochs=10_000)
+    for _ in range(10):
+        job = local_launcher.launch(trial.path)
+        job.stop()
+        assert wait_until(lambda job=job: job.poll() is not None, 30)
+        assert job.poll() == JobExit(ExitCode.STOPPED)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("whom", ["dispatcher", "group", "forkserver"])
 def test_no_worker_outlives_its_dispatcher(whom: str, make_trial: Callable[..., TrialFolder], tmp_path: Path) -> None:

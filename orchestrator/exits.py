@@ -93,7 +93,8 @@ def prune_attempt(folder: TrialFolder, attempt: int, *, reason: str) -> Ending:
 
 def judge_exit(folder: TrialFolder, attempt: int, exit: JobExit, circumstances: Circumstances) -> Ending:
     """Read how an attempt ended; where the worker left no result of its own, write one."""
-    if exit.code == ExitCode.LOCKED:
+    is_believed = exit.code not in (ExitCode.LOCKED, ExitCode.STOPPED) or not _lacks_end(folder, attempt)
+    if exit.code == ExitCode.LOCKED and is_believed:
         return Ending(TrialState.WAITING, reason="another process works in its folder", is_elsewhere=True)
     try:
         result = folder.result()
@@ -101,7 +102,7 @@ def judge_exit(folder: TrialFolder, attempt: int, exit: JobExit, circumstances: 
         return Ending(TrialState.FAILED, reason=str(error))
     if result is not None:
         return Ending(result.state, result, result.reason)
-    if exit.code == ExitCode.STOPPED:
+    if exit.code == ExitCode.STOPPED and is_believed:
         return Ending(TrialState.WAITING, reason=f"stopped; {RESUMABLE}")
     if exit.code == ExitCode.DISK_FULL:
         return Ending(TrialState.WAITING, reason=f"no space was left to write into; {RESUMABLE}", lacks_space=True)
@@ -111,6 +112,12 @@ def judge_exit(folder: TrialFolder, attempt: int, exit: JobExit, circumstances: 
     failure, reason = explain_exit(exit, circumstances, folder.log_tail())
     result = fail(folder, attempt, failure=failure, reason=reason)
     return Ending(TrialState.FAILED, result, result.reason)
+
+
+def _lacks_end(folder: TrialFolder, attempt: int) -> bool:
+    """Whether the attempt has begun by its record and not ended: some code in it has ended the process, by whatever code."""
+    kinds = {event.kind for event in folder.events()[0] if event.attempt == attempt}
+    return "attempt_started" in kinds and "attempt_ended" not in kinds
 
 
 def find_unentered(ledger: Ledger, folder: TrialFolder, key: str) -> Ending | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from orchestrator.closing import leave_waiting
 from orchestrator.trial import Event, TrialState
 from orchestrator.worker import ExitCode
 from tests.orchestrator.dispatcher.conftest import (
@@ -21,6 +22,7 @@ def report_until_stopped(job: ScriptedJob) -> int | None:
     """Report an epoch at every third poll, and end like a worker when asked to."""
     attempt = job.trial.attempt().number
     if job.stops:
+        leave_waiting(job.trial, attempt, reason="stopped")
         return ExitCode.STOPPED
     if job.num_polls == 1:
         job.trial.append(Event(kind="attempt_started", time_s=1.0, attempt=attempt, facts={"gpu": "GPU-0"}))

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
-from orchestrator.trial import TrialState
+import pytest
+
+from orchestrator.failures import FailureKind
+from orchestrator.trial import Event, TrialState
 from orchestrator.worker import ExitCode
-from tests.orchestrator.dispatcher.conftest import Bench, ScriptedLauncher, complete, points, states_of, stop_when_asked
+from tests.orchestrator.dispatcher.conftest import (
+    Bench,
+    ScriptedJob,
+    ScriptedLauncher,
+    Ticks,
+    complete,
+    points,
+    states_of,
+    stop_when_asked,
+)
 
 
 def test_the_first_stop_is_graceful(bench: Bench) -> None:
@@ -32,6 +44,21 @@ def test_the_second_stop_kills(bench: Bench) -> None:
     last = bench.folder("a").events()[0][-1]
     assert (last.kind, last.state, last.reason) == ("attempt_ended", TrialState.WAITING, "killed on request")
     assert bench.state_of("a") is TrialState.WAITING
+
+
+@pytest.mark.parametrize("code", [ExitCode.STOPPED, ExitCode.LOCKED])
+def test_a_library_that_ends_the_process_with_such_a_code_is_not_believed(bench: Bench, code: ExitCode) -> None:
+    """It would be begun again for ever: the record of an attempt that was stopped says so, and one that was locked has none."""
+
+    def end(job: ScriptedJob) -> int:
+        job.trial.append(Event(kind="attempt_started", time_s=1.0, attempt=job.trial.attempt().number))
+        return code if len(launcher.jobs) < 4 else complete(job)
+
+    launcher = ScriptedLauncher(end)
+    [trial] = bench.run(points("a"), launcher, clock=Ticks(1.0)).trials
+    assert (trial.state, trial.attempts) == (TrialState.FAILED, 2)
+    assert trial.result is not None
+    assert trial.result.failure is FailureKind.EXIT
 
 
 def test_an_attempt_stopped_by_somebody_else_is_gone_on_with(bench: Bench) -> None:

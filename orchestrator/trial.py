@@ -35,6 +35,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from orchestrator.errors import TrialError
 from orchestrator.failures import FailureKind
+from orchestrator.log_tail import find_end
 from trainers.config import CHECKPOINT_INTERVAL_S, TRAINER_VERSION, DataConfig, Flips, Fold, TrainConfig
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -294,12 +295,12 @@ class TrialFolder:
         return events, offset + len(whole)
 
     def log_tail(self, num_lines: int = 30) -> str:
-        """The end of the log, for messages."""
+        """The end of the log, for messages; as find_end."""
         try:
-            text = self.log.read_bytes()[-20_000:].decode(errors="replace")
+            text = self.log.read_bytes()[-50_000:].decode(errors="replace")
         except FileNotFoundError:
             return ""
-        return "\n".join(text.splitlines()[-num_lines:])
+        return "\n".join(find_end(text.splitlines(), num_lines))
 
     def _read(self, model: type[R], name: str) -> R:
         path = self.path / name

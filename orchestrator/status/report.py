@@ -14,6 +14,7 @@ from rich.text import Text
 
 from orchestrator.home import Home
 from orchestrator.ledger import Ledger
+from orchestrator.log_tail import find_end
 from orchestrator.status.reading import FailedTrial, RunningTrial, SweepStatus, read_sweep
 from orchestrator.status.slots import SlotUse, look_at_slots
 from orchestrator.stopping import describe_dispatcher
@@ -168,7 +169,7 @@ def _draw_running(running: Sequence[RunningTrial]) -> Table:
 def _write_failure(trial: FailedTrial) -> str:
     kind = f"{trial.failure}: " if trial.failure else ""
     told = [line for line in trial.log_tail.splitlines() if line.strip(" ^~")]  # without a traceback's underlines
-    log = "".join(f"\n      {line}" for line in told[-SHOWN_LOG_LINES:])
+    log = "".join(f"\n      {line}" for line in find_end(told, SHOWN_LOG_LINES))
     return f"  failed: {trial.name} (attempt {trial.attempts}): {kind}{trial.reason}{log}"
 
 

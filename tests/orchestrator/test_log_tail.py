@@ -1,0 +1,49 @@
+"""What is kept of a log's end where a process died."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from orchestrator.log_tail import find_end
+
+SCRIPT = """
+import faulthandler, os, sys, threading
+faulthandler.enable()
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+def innermost():
+    print("terminate called after throwing an instance of 'std::bad_alloc'", file=sys.stderr)
+    if sys.argv[1] == "abort":
+        os.abort()
+    faulthandler.dump_traceback()
+    print(*sys.argv[2:], sep="\\n", file=sys.stderr)
+def go_down(levels):
+    go_down(levels - 1) if levels else innermost()
+go_down(60)
+"""
+
+
+def crash(*how: str) -> list[str]:
+    """The log of a process that says where its threads stand, sixty calls deep."""
+    done = subprocess.run([sys.executable, "-c", SCRIPT, *how], stderr=subprocess.PIPE, text=True, check=False)
+    return ["--- attempt 1", *done.stderr.splitlines()]
+
+
+@pytest.mark.parametrize("num_lines", [30, 5])
+@pytest.mark.parametrize("how", ["abort", "dump"])
+def test_of_a_process_that_died_the_innermost_calls_are_kept(how: str, num_lines: int) -> None:
+    """They come first in what faulthandler writes, the longest list of modules last; what was printed before is kept too."""
+    end = find_end(find_end(crash(how), 30), num_lines)
+    assert len(end) <= num_lines
+    assert any("in innermost" in line for line in end)
+    assert not any("Extension modules" in line or "in wait" in line for line in end)
+    assert any("std::bad_alloc" in line for line in end) or (how, num_lines) == ("abort", 5)
+
+
+def test_what_was_printed_afterwards_is_the_end() -> None:
+    """A hang that was none, and then went wrong in another way."""
+    assert find_end(crash("dump", "one", "two", "three"), 2) == ["two", "three"]
+    assert find_end(["a", "  b"], 1) == ["  b"]
+    assert find_end([], 5) == []

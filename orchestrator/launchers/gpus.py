@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from orchestrator.errors import LaunchError
 
+NO_DEVICE = "NoDevFiles"
+"""SLURM's word in CUDA_VISIBLE_DEVICES for a job that asked for no GPU."""
+
 WATCH_S = 15.0
 """Between two questions to the driver."""
 
@@ -35,13 +38,26 @@ def find_gpus(environment: Mapping[str, str] = os.environ, *, list_gpus: Callabl
     Raises:
         LaunchError: the driver is broken, or the variable names a GPU that is not there.
     """
-    visible = environment.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None and visible.strip() in ("", "-1"):
+    names = read_visible(environment)
+    if names is not None and not names:
         return ()
     by_index = _read((list_gpus or ask_nvidia_smi)())
-    if visible is None or not by_index:
+    if names is None or not by_index:
         return tuple(by_index.values())
-    return tuple(_find_gpu(name.strip(), by_index) for name in visible.split(","))
+    return tuple(dict.fromkeys(_find_gpu(name, by_index) for name in names))
+
+
+def read_visible(environment: Mapping[str, str]) -> list[str] | None:
+    """The entries of CUDA_VISIBLE_DEVICES that count, none where it hides all GPUs; None where it is not set.
+
+    For CUDA, an entry that is empty or negative ends them.
+    """
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return None
+    names = [name.strip() for name in visible.split(",")]
+    ends = (index for index, name in enumerate(names) if name in ("", NO_DEVICE) or name.startswith("-"))
+    return names[: next(ends, len(names))]
 
 
 def _read(listing: str) -> dict[str, Gpu]:
@@ -60,9 +76,11 @@ def _find_gpu(name: str, by_index: Mapping[str, Gpu]) -> Gpu:
     """One entry of CUDA_VISIBLE_DEVICES: an index, the beginning of a UUID, or a part of a GPU (MIG)."""
     if name.startswith("MIG"):
         return Gpu(name, None)
-    for index, gpu in by_index.items():
-        if name == index or (not name.isdigit() and gpu.uuid.startswith(name)):
-            return gpu
+    found = [gpu for index, gpu in by_index.items() if name == index or (not name.isdigit() and gpu.uuid.startswith(name))]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise LaunchError(f"CUDA_VISIBLE_DEVICES names {name!r}, with which {len(found)} GPUs begin. Give more of the UUID.")
     raise LaunchError(f"CUDA_VISIBLE_DEVICES names {name!r}. Found here: {', '.join(by_index)}. Correct or unset it.")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from orchestrator.launchers.base import Slot
-from orchestrator.launchers.gpus import find_gpus
+from orchestrator.launchers.gpus import find_gpus, read_visible
 from orchestrator.launchers.slots import AUTO_THREADS
 
 
@@ -43,7 +43,7 @@ def choose_share(
     environment: where CUDA_VISIBLE_DEVICES is empty, GPUs are left alone, as on one machine.
     """
     with_gpu = [node for node in nodes if node.get("GPU", 0) >= 1]
-    if not with_gpu or environment.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"):
+    if not with_gpu or read_visible(environment) == []:
         return Share(num_threads or 1)
     each = trials_per_gpu or 1
     fewest = min(int(node.get("CPU", 0) // (node["GPU"] * each)) for node in with_gpu)

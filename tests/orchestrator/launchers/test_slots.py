@@ -30,10 +30,16 @@ A, B, C = Gpu("GPU-aaaa", 81559), Gpu("GPU-bbbb", 24564), Gpu("GPU-cccc", None)
         ("2,0", (C, A)),
         ("GPU-bb", (B,)),
         ("MIG-1234", (Gpu("MIG-1234", None),)),
+        ("1,", (B,)),
+        ("2,-1,0", (C,)),
+        ("0,0", (A,)),
+        ("NoDevFiles", ()),
     ],
 )
 def test_cuda_visible_devices_decides(visible: str | None, expected: tuple[Gpu, ...]) -> None:
-    """By index, by the beginning of a UUID, as parts of a GPU; set to nothing it hides all."""
+    """By index, by the beginning of a UUID, as parts of a GPU; set to nothing it hides all. As for CUDA, an empty or negative
+    entry ends it, so that nobody else's GPU is taken; and what is named twice is one.
+    """
     environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
     assert find_gpus(environment, list_gpus=lambda: LISTING) == expected
 
@@ -42,6 +48,12 @@ def test_a_gpu_that_is_not_there_is_named() -> None:
     """The message says which GPUs there are."""
     with pytest.raises(LaunchError, match=r"names '7'\. Found here: 0, 1, 2"):
         find_gpus({"CUDA_VISIBLE_DEVICES": "7"}, list_gpus=lambda: LISTING)
+
+
+def test_a_uuid_is_to_be_told_from_others() -> None:
+    """As for CUDA: the first that begins so may be somebody else's."""
+    with pytest.raises(LaunchError, match=r"'GPU-', with which 3 GPUs begin"):
+        find_gpus({"CUDA_VISIBLE_DEVICES": "GPU-"}, list_gpus=lambda: LISTING)
 
 
 def put_nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:

@@ -18,7 +18,7 @@ from orchestrator.doctor.findings import Finding, doubtful, well, wrong
 from orchestrator.errors import LaunchError
 from orchestrator.home import Home
 from orchestrator.launchers.gpus import Gpu, ask_nvidia_smi, find_gpus
-from orchestrator.launchers.locks import slots_folder
+from orchestrator.launchers.locks import make_shared, slots_folder
 from orchestrator.spec.limits import LimitsSpec
 
 LITTLE_GB = 20.0
@@ -89,9 +89,9 @@ def _compare_with_torch(gpus: tuple[Gpu, ...]) -> Finding:
 
 def check_disk(home: Home) -> Iterator[Finding]:
     """Whether the home and the folder of the slots can be written to, and how much room there is."""
-    for subject, folder in (("home", home.root), ("slots", slots_folder())):
+    for subject, folder, make in (("home", home.root, _make), ("slots", slots_folder(), make_shared)):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make(folder)
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
@@ -99,6 +99,10 @@ def check_disk(home: Home) -> Iterator[Finding]:
             yield wrong(subject, f"{folder}: {error.strerror}", f"Let {name} name a folder that may be written to.")
             return
     yield _judge_room(home.root)
+
+
+def _make(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def _judge_room(folder: Path) -> Finding:

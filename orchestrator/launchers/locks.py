@@ -71,7 +71,7 @@ class LockFolder:
     def __init__(self, folder: Path | None = None) -> None:
         self.path = folder or slots_folder()
         with self.telling():
-            _make_shared(self.path)
+            make_shared(self.path)
 
     def file(self, name: str) -> Path:
         """Where the lock of that name lies."""
@@ -109,7 +109,7 @@ class LockFolder:
             ) from error
 
 
-def _make_shared(folder: Path) -> None:
+def make_shared(folder: Path) -> None:
     """Make a folder in which everybody may create files; one that exists keeps its mode."""
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -41,6 +41,13 @@ def test_a_home_that_cannot_be_written_to_is_wrong(tmp_path: Path) -> None:
     assert "file/mlruns" in found.found
 
 
+def test_the_slots_folder_is_made_for_everybody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a sweep makes it: whoever asks the doctor first shuts nobody out."""
+    monkeypatch.setenv("ORCHESTRATE_SLOTS", str(tmp_path / "slots"))
+    list(check_disk(Home(tmp_path / "home")))
+    assert (tmp_path / "slots").stat().st_mode & 0o7777 == 0o1777
+
+
 def test_little_room_is_told(small_disk: Path) -> None:
     """Of two megabytes no trial starts."""
     (found,) = check_disk(Home(small_disk / "mlruns"))

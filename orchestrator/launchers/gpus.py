@@ -8,11 +8,15 @@ import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from orchestrator.errors import LaunchError
 
 NO_DEVICE = "NoDevFiles"
 """SLURM's word in CUDA_VISIBLE_DEVICES for a job that asked for no GPU."""
+
+LOST = "GPU is lost"
+"""NVML's words for a GPU that has fallen off the bus; they may stand in place of a field."""
 
 WATCH_S = 15.0
 """Between two questions to the driver."""
@@ -41,7 +45,11 @@ def find_gpus(environment: Mapping[str, str] = os.environ, *, list_gpus: Callabl
     names = read_visible(environment)
     if names is not None and not names:
         return ()
-    by_index = _read((list_gpus or ask_nvidia_smi)())
+    listing = (list_gpus or ask_nvidia_smi)()
+    by_index = _read(listing)
+    for line in listing.splitlines():
+        if not _read(line):
+            _log.warning("nvidia-smi: %s", line)  # such as of a GPU that is lost: the sweep has the others
     if names is None or not by_index:
         return tuple(by_index.values())
     return tuple(dict.fromkeys(_find_gpu(name, by_index) for name in names))
@@ -62,7 +70,7 @@ def read_visible(environment: Mapping[str, str]) -> list[str] | None:
 
 def _read(listing: str) -> dict[str, Gpu]:
     """GPUs by their index; lines that are something else, such as a complaint about one that is lost, are passed over."""
-    fields = [[field.strip() for field in line.split(",")] for line in listing.splitlines()]
+    fields = [[field.strip() for field in line.split(",")] for line in listing.splitlines() if LOST not in line]
     return {index: Gpu(uuid, *_megabytes(rest)) for index, uuid, *rest in (f for f in fields if len(f) >= 3 and f[0].isdigit())}
 
 
@@ -84,8 +92,11 @@ def _find_gpu(name: str, by_index: Mapping[str, Gpu]) -> Gpu:
     raise LaunchError(f"CUDA_VISIBLE_DEVICES names {name!r}. Found here: {', '.join(by_index)}. Correct or unset it.")
 
 
-def ask_nvidia_smi(fields: str = "index,uuid,memory.total,memory.used") -> str:
+def ask_nvidia_smi(fields: str = "index,uuid,memory.total,memory.used", *, devices: Path = Path("/dev")) -> str:
     """A line of these fields for each GPU that the driver knows; none where there is no driver.
+
+    Where it fails and lists some all the same, the others are lost or broken, and these can be used. devices: where the driver
+    shows the GPUs.
 
     Raises:
         LaunchError: the driver is broken, or does not answer.
@@ -93,12 +104,26 @@ def ask_nvidia_smi(fields: str = "index,uuid,memory.total,memory.used") -> str:
     query = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     try:
         return subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
+        if found := next(devices.glob("nvidia[0-9]*"), None):
+            raise LaunchError(
+                f"there is a GPU here ({found}), but no nvidia-smi to tell which. Put it on the PATH (a container needs the "
+                "driver's `utility` capability), or set CUDA_VISIBLE_DEVICES= to train on the CPU."
+            ) from None
         return ""  # no driver, no GPU
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        raise LaunchError(
-            f"nvidia-smi found no GPU: {error}; it said {error.stdout!r}. Mend the driver, or set CUDA_VISIBLE_DEVICES= ."
-        ) from error
+    except subprocess.CalledProcessError as error:
+        if "GPU-" not in error.stdout:
+            raise _say_broken(error) from error
+        _log.debug("nvidia-smi: %s; it said %r", error, error.stdout)
+        return str(error.stdout)
+    except subprocess.TimeoutExpired as error:
+        raise _say_broken(error) from error
+
+
+def _say_broken(error: subprocess.CalledProcessError | subprocess.TimeoutExpired) -> LaunchError:
+    return LaunchError(
+        f"nvidia-smi found no GPU: {error}; it said {error.stdout!r}. Mend the driver, or set CUDA_VISIBLE_DEVICES= ."
+    )
 
 
 def name_gpus() -> dict[str, str]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from orchestrator.errors import LaunchError
 from orchestrator.launchers.base import Slot
-from orchestrator.launchers.gpus import Gpu, find_gpus
+from orchestrator.launchers.gpus import Gpu, ask_nvidia_smi, find_gpus
 from orchestrator.launchers.locks import slots_folder
 from orchestrator.launchers.slots import SlotTable, count_cores, find_choice, find_slots
 from tests.orchestrator.launchers.users import run_as
@@ -78,6 +78,29 @@ def test_a_broken_driver_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     put_nvidia_smi(tmp_path, monkeypatch, "echo Driver/library version mismatch; exit 18")
     with pytest.raises(LaunchError, match="version mismatch"):
         find_slots(environment={})
+
+
+def test_what_is_left_beside_a_lost_gpu_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """nvidia-smi fails then, though it lists the others; or it says so in place of fields. It is told what is lost."""
+    lost = "Unable to determine the device handle for GPU 0000:3B:00.0: GPU is lost.  Reboot the system to recover this GPU"
+    put_nvidia_smi(tmp_path, monkeypatch, f"echo '0, GPU-aaaa, 81559, 3'; echo '{lost}'; exit 15")
+    assert find_gpus({}) == (Gpu("GPU-aaaa", 81559, 3),)
+    assert lost in caplog.text
+    put_nvidia_smi(tmp_path, monkeypatch, "echo '0, [GPU is lost], [GPU is lost]'; echo '1, GPU-bbbb, 24564'")
+    assert find_gpus({}) == (B,)
+
+
+def test_a_gpu_without_nvidia_smi_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that lacks it: the CPU is taken only where there is no GPU."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert ask_nvidia_smi(devices=tmp_path) == ""
+    (tmp_path / "nvidiactl").touch()
+    assert ask_nvidia_smi(devices=tmp_path) == ""
+    (tmp_path / "nvidia3").touch()
+    with pytest.raises(LaunchError, match=r"nvidia3.* no nvidia-smi"):
+        ask_nvidia_smi(devices=tmp_path)
 
 
 @given(num_slots=st.integers(1, 12), num_gpus=st.integers(1, 4))

@@ -78,8 +78,9 @@ def _compare_with_torch(gpus: tuple[Gpu, ...]) -> Finding:
         reason = (asked.stderr.strip().splitlines() or ["no answer"])[-1]
         return wrong("GPUs", f"{len(gpus)}, but torch cannot be imported: {reason}", "Install torch anew.")
     build, seen = told
-    if seen == str(len(gpus)):
-        sizes = ", ".join(f"{gpu.memory_mb} MB" for gpu in gpus)
+    has_parts = any(gpu.uuid.startswith("MIG") for gpu in gpus)  # of which CUDA shows a process one at a time
+    if seen == str(len(gpus)) or (has_parts and seen not in ("0", "False")):
+        sizes = ", ".join("a part (MIG)" if gpu.uuid.startswith("MIG") else f"{gpu.memory_mb} MB" for gpu in gpus)
         return well("GPUs", f"{len(gpus)} ({sizes}), torch for CUDA {build}")
     advice = (
         "Install a torch for CUDA." if build == "None" else "Is the driver too old for this torch? `nvidia-smi` says what it can."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -34,10 +35,17 @@ class Gpu:
     """What was taken of it when the driver was asked, by anybody."""
 
 
-def find_gpus(environment: Mapping[str, str] = os.environ, *, list_gpus: Callable[[], str] | None = None) -> tuple[Gpu, ...]:
-    """The GPUs that CUDA_VISIBLE_DEVICES leaves, found without touching CUDA in this process.
+def find_gpus(
+    environment: Mapping[str, str] = os.environ,
+    *,
+    list_gpus: Callable[[], str] | None = None,
+    list_parts: Callable[[], str] | None = None,
+) -> tuple[Gpu, ...]:
+    """The GPUs that CUDA_VISIBLE_DEVICES leaves, found without touching CUDA in this process. Of one that is cut up (MIG), its
+    parts: CUDA would show the first of them alone, and the memory of the whole would be promised.
 
     list_gpus: gives lines of ``index, uuid, megabytes``, and perhaps the megabytes in use; default: the driver's nvidia-smi.
+    list_parts: gives what ``nvidia-smi -L`` prints, which is the default unless list_gpus is given.
 
     Raises:
         LaunchError: the driver is broken, or the variable names a GPU that is not there.
@@ -50,9 +58,11 @@ def find_gpus(environment: Mapping[str, str] = os.environ, *, list_gpus: Callabl
     for line in listing.splitlines():
         if not _read(line):
             _log.warning("nvidia-smi: %s", line)  # such as of a GPU that is lost: the sweep has the others
-    if names is None or not by_index:
-        return tuple(by_index.values())
-    return tuple(dict.fromkeys(_find_gpu(name, by_index) for name in names))
+    if not by_index:
+        return ()
+    found = by_index.values() if names is None else dict.fromkeys(_find_gpu(name, by_index) for name in names)
+    parts = _read_parts(list_parts() if list_parts else "" if list_gpus else _ask_parts())
+    return tuple(part for gpu in found for part in parts.get(gpu.uuid, (gpu,)))
 
 
 def read_visible(environment: Mapping[str, str]) -> list[str] | None:
@@ -72,6 +82,18 @@ def _read(listing: str) -> dict[str, Gpu]:
     """GPUs by their index; lines that are something else, such as a complaint about one that is lost, are passed over."""
     fields = [[field.strip() for field in line.split(",")] for line in listing.splitlines() if LOST not in line]
     return {index: Gpu(uuid, *_megabytes(rest)) for index, uuid, *rest in (f for f in fields if len(f) >= 3 and f[0].isdigit())}
+
+
+def _read_parts(listing: str) -> dict[str, list[Gpu]]:
+    """Parts of GPUs, by the GPU's UUID, of which each line with one names the GPU above it."""
+    parts: dict[str, list[Gpu]] = {}
+    whole = ""
+    for uuid in re.findall(r"\(UUID: ((?:GPU|MIG)-[^)]+)\)", listing):
+        if uuid.startswith("GPU"):
+            whole = uuid
+        else:
+            parts.setdefault(whole, []).append(Gpu(uuid, None))
+    return parts
 
 
 def _megabytes(fields: Sequence[str]) -> tuple[int | None, int]:
@@ -118,6 +140,15 @@ def ask_nvidia_smi(fields: str = "index,uuid,memory.total,memory.used", *, devic
         return str(error.stdout)
     except subprocess.TimeoutExpired as error:
         raise _say_broken(error) from error
+
+
+def _ask_parts() -> str:
+    """What nvidia-smi lists of GPUs and their parts; nothing where it does not say."""
+    try:
+        return subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        _log.debug("nvidia-smi -L: %s", error)
+        return ""
 
 
 def _say_broken(error: subprocess.CalledProcessError | subprocess.TimeoutExpired) -> LaunchError:

@@ -92,6 +92,21 @@ def test_what_is_left_beside_a_lost_gpu_is_used(
     assert find_gpus({}) == (B,)
 
 
+def test_of_a_gpu_that_is_cut_up_each_part_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA would show the first part alone, to every trial on the GPU."""
+    listing = """GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-aaaa)
+  MIG 3g.20gb     Device  0: (UUID: MIG-1111)
+  MIG 1g.5gb      Device  1: (UUID: MIG-GPU-aaaa/9/0)
+GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-bbbb)
+"""
+    put_nvidia_smi(tmp_path, monkeypatch, f"[ $1 = -L ] && echo '{listing}' || printf '{LISTING}'")
+    parts = (Gpu("MIG-1111", None), Gpu("MIG-GPU-aaaa/9/0", None))
+    assert find_gpus({}) == (*parts, B, C)
+    assert find_gpus({"CUDA_VISIBLE_DEVICES": "1,0"}) == (B, *parts)
+    assert find_gpus({"CUDA_VISIBLE_DEVICES": "MIG-1111"}) == parts[:1]
+    assert [slot.name for slot in find_slots(environment={})] == [f"{gpu.uuid}-0" for gpu in (*parts, B, C)]
+
+
 def test_a_gpu_without_nvidia_smi_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a container that lacks it: the CPU is taken only where there is no GPU."""
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -73,6 +73,11 @@ class SharedGpu:
         """The most memory that one attempt can claim; None where it is not known."""
         return None if self._memory_mb is None else self._memory_mb // (self._most or 1)
 
+    @property
+    def others_mb(self) -> int:
+        """What other programs use of its memory, by the last looks; 0 where nobody has looked."""
+        return max(self._others_mb, default=0)
+
     def count_held(self) -> int:
         """How many attempts there are on the GPU, anybody's."""
         with self._gate():
@@ -92,7 +97,7 @@ class SharedGpu:
     def wish_for(self, needs: Iterable[Need], *, drains: bool) -> Wish:
         """What attempts with such needs would take here."""
         claims = tuple(dict.fromkeys(self._make_claim(need) for need in needs))
-        return Wish(slots=tuple(self._names), claims=claims, others_mb=max(self._others_mb, default=0), drains=drains)
+        return Wish(slots=tuple(self._names), claims=claims, others_mb=self.others_mb, drains=drains)
 
     def count_free(self, need: Need, ahead: Sequence[Wish] = ()) -> int:
         """How many attempts could be let in now. ahead: wishes of those who go first."""
@@ -152,7 +157,7 @@ class SharedGpu:
             return True
         taken = sum(self._part(claim) for claim in claims)
         if ours.most_per_gpu is None:  # with a number in the sweep file, its author vouches for it
-            taken += max(self._others_mb, default=0) if others_mb is None else others_mb
+            taken += self.others_mb if others_mb is None else others_mb
         return taken + self._part(ours) <= self._memory_mb
 
     def _part(self, claim: Claim) -> int:

@@ -199,7 +199,8 @@ class SlotTable:
         return num_free if self._most is None else min(num_free, self._most - self._num_held)
 
     def take(self, need: Need = UNKNOWN) -> HeldSlot | None:
-        """The first free slot, on the GPU with the fewest attempts; None where all are taken, or as many as may be.
+        """The first free slot, on the GPU with the fewest attempts, of these where other programs use least; None where all are
+        taken, or as many as may be.
 
         Raises:
             LaunchError: no GPU is left.
@@ -219,7 +220,7 @@ class SlotTable:
         for slot in self._on_cpu:
             if not ahead.wants(slot.name) and (held := self._try(slot)) is not None:
                 return held
-        for gpu in sorted(self._large_enough(need), key=SharedGpu.count_held):
+        for gpu in sorted(self._large_enough(need), key=lambda gpu: (gpu.count_held(), gpu.others_mb)):
             if (held := gpu.take(need, ahead.wishes_for(gpu.name))) is not None:
                 return held
         return None

@@ -113,6 +113,14 @@ def test_a_gpu_that_is_gone_is_no_larger_slot(driver: Driver, watch: GpuWatch, t
     assert held.slot.visible_devices == "GPU-a"
 
 
+def test_a_gpu_that_others_use_comes_last(driver: Driver, watch: GpuWatch, table: SlotTable) -> None:
+    """A batch that has no room beside somebody else's training would be cut, while another GPU is idle."""
+    driver.listing = "0, GPU-a, 24000, 20000\n1, GPU-b, 24000, 7\n"
+    watch.look()
+    held = [table.take() for _ in range(2)]
+    assert [one.slot.visible_devices for one in held if one is not None] == ["GPU-b", "GPU-a"]
+
+
 def test_the_driver_is_asked_in_the_background(driver: Driver) -> None:
     """Again and again, until it is closed."""
     watch = GpuWatch(driver, interval_s=0.001)

@@ -34,7 +34,8 @@ def _is_forkserver() -> bool:
 def _prepare_forkserver() -> None:
     """Leave it to the dispatcher to heed signals, and die with it: Ctrl-C is for its process group, SIGTERM for all of a job."""
     os.setpgid(0, 0)  # first, so that there is hardly a moment for Ctrl-C to hit
-    from orchestrator.process import STARTED_BY, die_with_parent, outlive_sigterm
+    from orchestrator.launchers.base import STARTED_BY
+    from orchestrator.process import die_with_parent, outlive_sigterm
 
     outlive_sigterm()
     dispatcher = os.environ.pop(STARTED_BY, None)

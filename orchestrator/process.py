@@ -18,9 +18,6 @@ from orchestrator.launchers.base import Slot
 PR_SET_PDEATHSIG = 1
 """prctl(2)."""
 
-STARTED_BY = "ORCHESTRATE_STARTED_BY"
-"""Environment variable: the process that starts a forkserver."""
-
 DISPATCHER_GONE = 5
 """Exit code of a worker whose dispatcher has died; nobody is left to read it."""
 

@@ -9,6 +9,9 @@ from typing import Protocol
 
 from orchestrator.errors import LaunchError
 
+STARTED_BY = "ORCHESTRATE_STARTED_BY"
+"""Environment variable: the process that starts a forkserver."""
+
 CUDA_MB = 700
 """GPU memory that a process takes beside torch's allocator: its CUDA context and the libraries' kernels."""
 

@@ -15,12 +15,11 @@ from pathlib import Path
 
 from orchestrator import worker
 from orchestrator.errors import LaunchError
-from orchestrator.launchers.base import ORDINARY, UNKNOWN, Claimant, JobExit, Need, Slot
+from orchestrator.launchers.base import ORDINARY, STARTED_BY, UNKNOWN, Claimant, JobExit, Need, Slot
 from orchestrator.launchers.gpus import GpuWatch
 from orchestrator.launchers.locks import HeldSlot
 from orchestrator.launchers.sharing import adjust
 from orchestrator.launchers.slots import SlotTable, find_slots
-from orchestrator.process import STARTED_BY
 
 KILLED = JobExit(-9)
 

@@ -207,15 +207,15 @@ class MlflowTracker:
             self._pending[name] = kept
             self._pending.move_to_end(name, last=False)
             kept.is_refused = is_refused and newer is None
-            # an outage is told once, though each request words it in its own way
-            if (self._trouble is None) if is_server else (trouble != job.trouble):
+            # an outage is told once, though each request words it in its own way; and where the server takes other things
+            # meanwhile, because only its store of files is full, each thing that it does not take
+            if trouble != job.trouble and not (is_server and self._trouble is not None):
                 _log.warning("Not mirrored yet, will be tried again: %s", trouble)
             if is_server:  # the others would meet the same: nobody overtakes, nobody waits for a time-out each
                 for other in self._pending.values():
                     other.not_before_s = max(other.not_before_s, kept.not_before_s)
                 self._trouble = trouble
-            else:
-                kept.trouble = trouble
+            kept.trouble = trouble
             self._changed.notify_all()
 
     def _done(self) -> None:

@@ -333,6 +333,22 @@ def test_an_outage_is_told_once(place, worker, server, wait, caplog) -> None:
     tracker.close(0)
 
 
+def test_a_store_that_is_full_is_told_once(place, worker, wait, caplog) -> None:
+    """Though the server takes what is no file meanwhile, again and again."""
+    place.artifacts.parent.mkdir(parents=True, exist_ok=True)
+    place.artifacts.write_text("in the way of every file of a run")
+    folder, _ = worker.train()
+    tracker = MlflowTracker(place)
+    tracker.mirror("s", folder, True)
+    client = MlflowClient(tracking_uri=place.uri)
+    for rule in ("all", "none", "5"):
+        wait(lambda: tracker.trouble is not None)
+        tracker.note_rule("s", rule)
+        wait(lambda rule=rule: rule in client.get_experiment_by_name("s").tags.values())
+    assert caplog.text.count("Not mirrored yet") == 1, caplog.text
+    tracker.close(0)
+
+
 @pytest.mark.slow
 @pytest.mark.long
 def test_a_server_killed_and_restarted_in_between_loses_nothing(place, worker, server, wait) -> None:

@@ -137,15 +137,11 @@ class Study:
         In all studies of this sweep: nobody else would ever look into those of its earlier spaces and seeds.
         """
         for study in [self._study, *self._sisters()]:
-            for trial in study.get_trials(deepcopy=False, states=(OptunaState.RUNNING,)):
-                if _is_left_behind(trial, self._is_dead):
-                    self._give_back(study, trial)
+            self._settle(study, lambda trial: _is_left_behind(trial, self._is_dead))
 
     def give_back_own(self) -> None:
         """Give back what this owner has running."""
-        for trial in self._study.get_trials(deepcopy=False, states=(OptunaState.RUNNING,)):
-            if trial.user_attrs.get("owner") == self._owner:
-                self._give_back(self._study, trial)
+        self._settle(self._study, lambda trial: trial.user_attrs.get("owner") == self._owner)
 
     def of_earlier_spaces(self) -> Iterator[StudyTrial]:
         """Complete trials of this sweep's other studies whose values are means over the same rounds."""
@@ -220,10 +216,7 @@ class Study:
         self._open -= {t.number for t in changed}
         self._open |= {t.number for t in changed if not t.state.is_finished()}
         for trial in read_trials(changed):
-            known = self._known.get(trial.identity)
-            # of two dispatchers that asked the same at the same moment, the one that has a result is right
-            if known is None or known.number == trial.number or not known.is_complete:
-                self._known[trial.identity] = trial
+            _prefer(self._known, trial)
 
     def _running(self, identity: str) -> FrozenTrial | None:
         """A configuration's trial, if it has not ended."""
@@ -271,6 +264,34 @@ class Study:
         except UpdateFinishedTrialError:
             return False
 
+    def _settle(self, study: optuna.Study, is_left: Callable[[FrozenTrial], bool]) -> None:
+        """Give back what is left of the running trials.
+
+        But one whose configuration has ended by another trial, because two dispatchers recorded it at the same moment, ends as
+        that did, also where it was given back before.
+        """
+        unfinished = study.get_trials(deepcopy=False, states=(OptunaState.RUNNING, OptunaState.WAITING))
+        left = [trial for trial in unfinished if trial.state is OptunaState.WAITING or is_left(trial)]
+        if not left:
+            return
+        known: dict[str, StudyTrial] = {}
+        for one in read_trials(study.get_trials(deepcopy=False)):
+            _prefer(known, one)
+        by_number = {one.number: known[one.identity] for one in read_trials(left)}
+        for trial in left:
+            same = by_number.get(trial.number)
+            if same is not None and same.state.is_finished():
+                self._end_like(study, trial, same)
+            elif trial.state is OptunaState.RUNNING:
+                self._give_back(study, trial)
+
+    def _end_like(self, study: optuna.Study, trial: FrozenTrial, same: StudyTrial) -> None:
+        """Tell a trial what has become of its configuration by another one."""
+        with suppress(UpdateFinishedTrialError):  # another dispatcher has just told it
+            is_ours = trial.state is OptunaState.RUNNING
+            if is_ours or self._storage.set_trial_state_values(trial._trial_id, OptunaState.RUNNING):
+                study.tell(trial.number, same.value, state=same.state, skip_if_finished=True)
+
     def _give_back(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Keep what was signed; what was not, nobody knows."""
         with suppress(UpdateFinishedTrialError):
@@ -290,6 +311,16 @@ class Study:
         for other in self._storage.get_all_studies():
             if other.study_name != self._study.study_name and other.user_attrs.get("sweep") == self._marks["sweep"]:
                 yield optuna.load_study(study_name=other.study_name, storage=self._storage)
+
+
+def _prefer(known: dict[str, StudyTrial], trial: StudyTrial) -> None:
+    """Remember a trial as its configuration's.
+
+    Of two dispatchers that asked the same at the same moment, the one that has a result is right.
+    """
+    before = known.get(trial.identity)
+    if before is None or before.number == trial.number or not before.is_complete:
+        known[trial.identity] = trial
 
 
 def _sum_spent(study: optuna.Study) -> float:

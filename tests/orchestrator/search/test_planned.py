@@ -2,8 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import optuna
 import pytest
+from optuna.trial import TrialState as OptunaState
 
+from orchestrator.search.storage import open_storage
 from orchestrator.trial import TrialState
 from tests.orchestrator.search.conftest import COMPLETE, FAILED, GRID, build, proposals, read, run, trials_in
 
@@ -83,3 +86,22 @@ def test_a_complete_configuration_needs_a_value(tmp_path: Path, journal: Path, v
     assert configuration is not None
     with pytest.raises(ValueError, match="needs a finite value"):
         search.tell(configuration, value, COMPLETE)
+
+
+def test_what_two_dispatchers_recorded_at_the_same_moment_ends_twice(tmp_path: Path, storage: Path | str) -> None:
+    """The trial that nobody told takes the other's value: at once if the other one has it, else by the next run."""
+    spec = read(tmp_path, "base: {epochs: 1}\n")
+    mine, theirs = build(spec, storage), build(spec, storage, owner="they")
+    [configuration] = proposals(mine)
+    [first] = trials_in(storage)
+    opened = open_storage(storage)
+    [study] = optuna.get_all_study_names(opened)
+    # as they would have, had they looked before I wrote
+    again = optuna.trial.create_trial(state=OptunaState.RUNNING, user_attrs={**first.user_attrs, "owner": "they"})
+    optuna.load_study(study_name=study, storage=opened).add_trial(again)
+    mine.close()
+    assert [t.state for t in trials_in(storage)] == [OptunaState.WAITING, OptunaState.RUNNING]
+    theirs.tell(configuration, 0.25, COMPLETE)
+    theirs.close()
+    build(spec, storage).reconcile()
+    assert [(t.state, t.value) for t in trials_in(storage)] == [(OptunaState.COMPLETE, 0.25)] * 2

@@ -60,24 +60,42 @@ def _set_sources(document: Document, folder: Path) -> Document:
     """Make relative paths of data sets and of their checks absolute; what is not a text is left for the validation to refuse."""
     data = document.data
     space = data["search"].get("space") if isinstance(data.get("search"), dict) else None
-    for field in ("source", "clean"):
-        for holder in (data.get("data"), *(row.get("data") for row in _mappings(data.get("rows")))):
-            if isinstance(holder, dict) and field in holder:
-                holder[field] = _to_absolute(holder[field], folder, field=field)
-        entry = space.get(f"data.{field}") if isinstance(space, dict) else None
-        choices = entry.get("choices") if isinstance(entry, dict) else entry
-        if isinstance(choices, list):
-            choices[:] = [_to_absolute(choice, folder, field=field) for choice in choices]
+    holders: list[tuple[Place, Any]] = [(("data",), data.get("data"))]
+    holders += [(("rows", i, "data"), row.get("data")) for i, row in _mappings(data.get("rows"))]
+    try:
+        for field in ("source", "clean"):
+            for place, holder in holders:
+                if isinstance(holder, dict) and field in holder:
+                    holder[field] = _to_absolute(holder[field], folder, (*place, field))
+            entry = space.get(f"data.{field}") if isinstance(space, dict) else None
+            choices = entry.get("choices") if isinstance(entry, dict) else entry
+            if isinstance(choices, list):
+                choices[:] = [_to_absolute(choice, folder, ("search", "space", f"data.{field}")) for choice in choices]
+    except _NoPathError as error:
+        raise fail(document, [error.complaint]) from None
     return document
 
 
-def _mappings(values: Any) -> list[dict[str, Any]]:
-    return [v for v in values if isinstance(v, dict)] if isinstance(values, list) else []
+def _mappings(values: Any) -> list[tuple[int, dict[str, Any]]]:
+    return [(i, v) for i, v in enumerate(values) if isinstance(v, dict)] if isinstance(values, list) else []
 
 
-def _to_absolute(written: Any, folder: Path, *, field: str) -> Any:
-    is_path = isinstance(written, str) and (written.endswith(".json") if field == "clean" else written not in (SYNTHETIC, ""))
-    return str(Path(folder, Path(written).expanduser()).resolve()) if is_path else written
+class _NoPathError(Exception):
+    """Links in a circle, the home of nobody, a null byte."""
+
+    def __init__(self, place: Place, written: str, error: Exception) -> None:
+        self.complaint = Complaint(place, f" is {show(written)}, a path that cannot be followed: {error}")
+
+
+def _to_absolute(written: Any, folder: Path, place: Place) -> Any:
+    is_clean = str(place[-1]).endswith("clean")
+    is_path = isinstance(written, str) and (written.endswith(".json") if is_clean else written not in (SYNTHETIC, ""))
+    if not is_path:
+        return written
+    try:
+        return str(Path(folder, Path(written).expanduser()).resolve())
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _NoPathError(place, written, error) from None
 
 
 # ------------------------------------------------------------------- what one field alone cannot tell

@@ -157,6 +157,8 @@ BROKEN = [
         ("--set base.loss.name=focall: base.loss.name is 'focall'", "Did you mean 'focal'?"),
         ("base.loss.name=focall",),
     ),
+    Broken("home_of_nobody", "rows:\n  - {id: 1, data: {source: ~no-such/a.npz}}\n", 2, ("rows[0].data.source is '~no-such/a",)),
+    Broken("null_byte", 'data: {source: "a\\0.npz"}\n', 1, ("data.source is 'a", "null byte")),
     Broken("no_override", "name: a\n", None, ("--set base.epochs", "a.b=value"), ("base.epochs",)),
 ]
 """A CLI test writes each ``text`` to a file, passes ``options`` as --set, and expects exit code 2 and the pieces."""

@@ -63,6 +63,7 @@ _TEXTS = {
         " requested and ",  # numpy: "9 requested and 7 written"
     ),
     FailureKind.DEVICE_LOST: (
+        "Torch not compiled with CUDA enabled",  # which no trial is to blame for
         "No CUDA GPUs are available",
         "Found no NVIDIA driver",
         "CUDA driver initialization failed",

@@ -53,6 +53,8 @@ class SweepReport:
             "wall_s": round(self.wall_s, 3),
             "trials": list(self.trials),
             "ensembles": list(self.ensembles),
+            "stopped_because": self.note,
+            "halted": self.halted,
         }
 
     def render(self) -> Group:

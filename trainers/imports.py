@@ -22,9 +22,10 @@ def import_object(path: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # a user's module may raise anything while it is imported; its author needs to see what
+        is_missing = isinstance(error, ModuleNotFoundError) and error.name == module_name.partition(".")[0]
+        hint = " It must be installed, or its folder be on PYTHONPATH." if is_missing else ""
         raise ConfigError(
-            f"{path!r}: module {module_name!r} cannot be imported: {type(error).__name__}: {error}. "
-            "It must be installed, or its folder be on PYTHONPATH."
+            f"{path!r}: module {module_name!r} cannot be imported: {type(error).__name__}: {error}.{hint}"
         ) from error
     if not hasattr(module, attribute):
         public = [name for name in dir(module) if not name.startswith("_")]

@@ -57,7 +57,7 @@ def find_slots(
     num_cores = count_cores()
     if gpus:
         return _deal(gpus, num_slots, num_threads, trials_per_gpu=trials_per_gpu, num_cores=num_cores)
-    num_slots = num_slots or min(num_cores, _fitting_in_memory())
+    num_slots = num_slots or min(max(1, num_cores // (num_threads or 1)), _fitting_in_memory())
     num_threads = num_threads or max(1, num_cores // num_slots)
     return tuple(Slot(name, "", num_threads) for name in _name_cpu_slots(num_slots))
 
@@ -70,8 +70,8 @@ def find_choice(
     environment: Mapping[str, str] = os.environ,
     list_gpus: Callable[[], str] | None = None,
 ) -> tuple[Slot, ...]:
-    """The slots of which ``num_slots`` may be taken at a time, as find_slots deals them out: where there are GPUs for more, those
-    on the others too, as the first may be another sweep's, or break.
+    """The slots of which ``num_slots`` may be taken at a time, as find_slots deals them out: where there are GPUs or cores for
+    more, those too, as the first may be another sweep's, or break.
 
     Raises:
         LaunchError: as find_gpus.
@@ -81,7 +81,7 @@ def find_choice(
         return find_slots(number, threads, trials_per_gpu=trials_per_gpu, environment=environment, list_gpus=list_gpus)
 
     dealt = find(num_slots, num_threads)
-    every = find(None, dealt[0].num_threads) if dealt[0].visible_devices else ()
+    every = find(None, dealt[0].num_threads)
     return every if len(every) > len(dealt) else dealt
 
 

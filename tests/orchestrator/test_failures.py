@@ -31,6 +31,7 @@ from trainers.errors import ConfigError, DataError, DivergedError, TrainerError
         (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), FailureKind.CUDA_OUT_OF_MEMORY),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "cuda_out_of_memory"),
         (RuntimeError("No CUDA GPUs are available"), FailureKind.DEVICE_LOST),
+        (AssertionError("Torch not compiled with CUDA enabled"), FailureKind.DEVICE_LOST),
         (RuntimeError("CUDA error: uncorrectable ECC error encountered"), FailureKind.DEVICE_LOST),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), FailureKind.DISK_FULL),
         (OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)), FailureKind.DISK_FULL),

@@ -161,6 +161,15 @@ def test_the_cpu_is_divided() -> None:
     assert find_slots(100 * count_cores(), environment=hidden)[0].num_threads == 1
 
 
+def test_threads_asked_for_divide_the_cpu() -> None:
+    """Slots of several threads are fewer; of one sweep that takes a part of the cores, another may take the rest."""
+    hidden, cores = {"CUDA_VISIBLE_DEVICES": ""}, count_cores()
+    assert len(find_slots(None, cores, environment=hidden)) == 1
+    assert find_choice(1, 1, environment=hidden) == find_slots(None, 1, environment=hidden)
+    assert find_choice(1, None, environment=hidden) == find_slots(1, None, environment=hidden)
+    assert len(find_choice(2 * cores, 1, environment=hidden)) == 2 * cores
+
+
 def test_two_tables_never_share_a_slot(tmp_path: Path, cpu_slots: tuple[Slot, ...]) -> None:
     """Two dispatchers on one machine see each other's slots as taken."""
     one, two = SlotTable(cpu_slots, tmp_path), SlotTable(cpu_slots, tmp_path)

@@ -159,6 +159,11 @@ def schedule(
     from orchestrator.scheduling.listing import list_schedule
     from orchestrator.scheduling.units import EXPORTS
 
+    if export is not None and (list_only or as_json):
+        other = "--list" if list_only else "--json"
+        raise SpecError(f"orchestrate schedule: --export prints lines or units and nothing else. Leave {other} out.")
+    if as_json and not list_only:
+        raise SpecError("orchestrate schedule: --json is for --list. Leave it out, or ask for --list.")
     home = Home.from_environment()
     if list_only:
         print_report(list_schedule(files or [], home), as_json=as_json)

@@ -79,6 +79,21 @@ def ended(folder: Path, name: str) -> Callable[[], bool]:
     return lambda: any(o.sweep == name and o.exit_code is not None for o in record.occurrences().values())
 
 
+@pytest.mark.parametrize("options", [("--export", "systemd", "--json"), ("--export", "crontab", "--list"), ("--json",)])
+def test_options_that_exclude_each_other_are_refused(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """Nobody gets units for JSON, a list for units, or a scheduler that prints no JSON."""
+    done = subprocess.run(
+        command("schedule", *options, "x.yaml"),
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Leave" in done.stderr
+
+
 def test_killed_and_stopped_it_goes_on_with_the_same_occurrence(tmp_path: Path) -> None:
     """Kill -9 of the scheduler takes its sweep along; the next takes it up again, and hands SIGTERM on and waits."""
     (tmp_path / "slow_losses.py").write_text(

@@ -266,14 +266,15 @@ def live_keys(ledger: Ledger, sweep: str) -> list[str]:
 def _mirror_rest(tracker: MlflowTracker, sweep: str, outcome: Outcome, home: Home, console: Console) -> None:
     """Wait for the tracking server, within reason: what it lacks is in the trial folders and is sent by the next sweep."""
     console.print("sending what is left to MLflow; Ctrl-C leaves it to the next run")
+    why = "the server is slow"
     try:
         late = tracker.close(SHORT_TIMEOUT_S if outcome.interrupted or tracker.trouble else MIRROR_TIMEOUT_S)
     except KeyboardInterrupt:
-        late = tracker.close(0.0)
+        late, why = tracker.close(0.0), "it was not waited for"
     if late:
-        trouble = escape(tracker.trouble or "the server is slow")
+        trouble = escape(tracker.trouble or why)
         console.print(
-            f"[yellow]{len(late)} trials of {escape(sweep)} are not in MLflow yet[/]: {trouble}. "
+            f"[yellow]{len(late)} trials of {escape(sweep)} are not wholly in MLflow yet[/]: {trouble}. "
             f"Nothing is lost: they are in {escape(str(home.trials))} and are sent when the sweep is run again, or by "
             f"`orchestrate sync {escape(sweep)}`.",
             soft_wrap=True,

@@ -14,7 +14,7 @@ from orchestrator.home import Home
 from orchestrator.launchers.base import JobExit
 from orchestrator.ledger import Ledger, LedgerRow
 from orchestrator.trial import TrialFolder, TrialResult, TrialSpec, TrialState
-from orchestrator.worker import ExitCode
+from orchestrator.worker import ExitCode, is_worked_on
 
 RESULT_GRACE_S = 300.0
 """A trial that another machine has just finished is in the ledger before its result has been sent, which may take a slow server
@@ -93,8 +93,7 @@ def prune_attempt(folder: TrialFolder, attempt: int, *, reason: str) -> Ending:
 
 def judge_exit(folder: TrialFolder, attempt: int, exit: JobExit, circumstances: Circumstances) -> Ending:
     """Read how an attempt ended; where the worker left no result of its own, write one."""
-    is_believed = exit.code not in (ExitCode.LOCKED, ExitCode.STOPPED) or not _lacks_end(folder, attempt)
-    if exit.code == ExitCode.LOCKED and is_believed:
+    if exit.code == ExitCode.LOCKED and (is_worked_on(folder) or not _lacks_end(folder, attempt)):
         return Ending(TrialState.WAITING, reason="another process works in its folder", is_elsewhere=True)
     try:
         result = folder.result()
@@ -102,7 +101,7 @@ def judge_exit(folder: TrialFolder, attempt: int, exit: JobExit, circumstances: 
         return Ending(TrialState.FAILED, reason=str(error))
     if result is not None:
         return Ending(result.state, result, result.reason)
-    if exit.code == ExitCode.STOPPED and is_believed:
+    if exit.code == ExitCode.STOPPED and not _lacks_end(folder, attempt):
         return Ending(TrialState.WAITING, reason=f"stopped; {RESUMABLE}")
     if exit.code == ExitCode.DISK_FULL:
         return Ending(TrialState.WAITING, reason=f"no space was left to write into; {RESUMABLE}", lacks_space=True)

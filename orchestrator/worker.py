@@ -112,7 +112,7 @@ def _attempt(trial: TrialFolder, slot: Slot, should_stop: ShouldStop, on_peak: O
             return _train(trial, attempt, slot, should_stop=should_stop, on_peak=on_peak, heartbeat=heartbeat)
     except (Exception, SystemExit, KeyboardInterrupt) as error:  # a failed trial is a result, and the sweep goes on
         try:
-            return _end_failed(trial, attempt.number, error)
+            return _end_failed(trial, attempt.number, error, slot)
         except Exception as second:
             if not is_disk_full(second):
                 raise
@@ -210,8 +210,10 @@ def _end_complete(
     return ExitCode.COMPLETE
 
 
-def _end_failed(trial: TrialFolder, attempt: int, error: BaseException) -> ExitCode:
+def _end_failed(trial: TrialFolder, attempt: int, error: BaseException, slot: Slot) -> ExitCode:
     kind = classify(error)
+    if kind is FailureKind.DEVICE_LOST and not slot.visible_devices:  # it had none: its own code asked for one
+        kind = FailureKind.EXCEPTION
     if kind is FailureKind.DISK_FULL:
         leave_without_space(trial, attempt, error)
         return ExitCode.DISK_FULL

@@ -38,9 +38,17 @@ Slots = Annotated[int | None, typer.Option(min=1, help="Trials at once; default:
 
 
 def _heed_signals() -> None:
-    """Have SIGTERM end the command as Ctrl-C does, from its first moment on; while trials run they mean more."""
+    """Have SIGTERM end the command as Ctrl-C does, from when its options are read; while trials run they mean more.
+
+    Whoever ends a job may send both at once: of the other one a process would die that is ending in good order.
+    """
+
+    def interrupt(number: int, _frame: object) -> None:
+        signal.signal(signal.SIGTERM if number == signal.SIGINT else signal.SIGINT, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell has its background processes ignore SIGINT
-        signal.signal(number, signal.default_int_handler)
+        signal.signal(number, interrupt)
 
 
 @app.command()

@@ -16,9 +16,6 @@ from orchestrator.errors import LaunchError
 NO_DEVICE = "NoDevFiles"
 """SLURM's word in CUDA_VISIBLE_DEVICES for a job that asked for no GPU."""
 
-LOST = "GPU is lost"
-"""NVML's words for a GPU that has fallen off the bus; they may stand in place of a field."""
-
 WATCH_S = 15.0
 """Between two questions to the driver."""
 
@@ -55,14 +52,14 @@ def find_gpus(
         return ()
     listing = (list_gpus or ask_nvidia_smi)()
     by_index = _read(listing)
-    for line in listing.splitlines():
-        if not _read(line):
-            _log.warning("nvidia-smi: %s", line)  # such as of a GPU that is lost: the sweep has the others
+    complaints = [line for line in listing.splitlines() if line.strip() and not _read(line)]
+    for line in complaints:
+        _log.warning("nvidia-smi: %s", line)  # such as of a GPU that is lost: the sweep has the others
     if not by_index:
         return ()
-    found = by_index.values() if names is None else dict.fromkeys(_find_gpu(name, by_index) for name in names)
+    found = by_index.values() if names is None else _choose(names, by_index, has_lost=bool(complaints))
     parts = _read_parts(list_parts() if list_parts else "" if list_gpus else _ask_parts())
-    return tuple(part for gpu in found for part in parts.get(gpu.uuid, (gpu,)))
+    return tuple(dict.fromkeys(part for gpu in found for part in parts.get(gpu.uuid, (gpu,))))
 
 
 def read_visible(environment: Mapping[str, str]) -> list[str] | None:
@@ -79,9 +76,13 @@ def read_visible(environment: Mapping[str, str]) -> list[str] | None:
 
 
 def _read(listing: str) -> dict[str, Gpu]:
-    """GPUs by their index; lines that are something else, such as a complaint about one that is lost, are passed over."""
-    fields = [[field.strip() for field in line.split(",")] for line in listing.splitlines() if LOST not in line]
-    return {index: Gpu(uuid, *_megabytes(rest)) for index, uuid, *rest in (f for f in fields if len(f) >= 3 and f[0].isdigit())}
+    """GPUs by their index; lines that are something else are passed over.
+
+    Such as a complaint about a GPU that is lost, which may also stand in place of its UUID: ``[GPU is lost]``.
+    """
+    fields = [[field.strip() for field in line.split(",")] for line in listing.splitlines()]
+    told = (f for f in fields if len(f) >= 3 and f[0].isdigit() and f[1].startswith("GPU-"))
+    return {index: Gpu(uuid, *_megabytes(rest)) for index, uuid, *rest in told}
 
 
 def _read_parts(listing: str) -> dict[str, list[Gpu]]:
@@ -100,6 +101,24 @@ def _megabytes(fields: Sequence[str]) -> tuple[int | None, int]:
     """Of a GPU's memory, where it tells, and of what is in use."""
     numbers = [int(field) if field.isdigit() else None for field in fields]
     return numbers[0], (numbers[1] if len(numbers) > 1 else None) or 0
+
+
+def _choose(names: Sequence[str], by_index: Mapping[str, Gpu], *, has_lost: bool) -> list[Gpu]:
+    """The GPUs that CUDA_VISIBLE_DEVICES names. has_lost: what is not found may be lost; it is left out beside others."""
+    found: list[Gpu] = []
+    missing: LaunchError | None = None
+    for name in names:
+        try:
+            found.append(_find_gpu(name, by_index))
+        except LaunchError as error:
+            if not has_lost:
+                raise
+            missing = error
+    if missing is not None and not found:
+        raise missing
+    if missing is not None:
+        _log.warning("%s The others are used.", missing)
+    return found
 
 
 def _find_gpu(name: str, by_index: Mapping[str, Gpu]) -> Gpu:
@@ -134,7 +153,7 @@ def ask_nvidia_smi(fields: str = "index,uuid,memory.total,memory.used", *, devic
             ) from None
         return ""  # no driver, no GPU
     except subprocess.CalledProcessError as error:
-        if "GPU-" not in error.stdout:
+        if not re.search(r"^(\d+, *)?GPU-", error.stdout, re.MULTILINE):
             raise _say_broken(error) from error
         _log.debug("nvidia-smi: %s; it said %r", error, error.stdout)
         return str(error.stdout)

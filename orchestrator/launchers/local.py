@@ -82,7 +82,8 @@ class LocalLauncher:
         self._jobs: list[LocalJob] = []
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["orchestrator.preload"])
-        with _hidden_main(), _named_dispatcher():
+        os.environ[STARTED_BY] = str(os.getpid())  # so that a forkserver can tell if we died before the kernel was asked to watch
+        with _hidden_main():
             multiprocessing.forkserver.ensure_running()
 
     @property
@@ -127,7 +128,7 @@ class LocalLauncher:
         for is_last in (False, True):
             process = self._context.Process(target=_work, args=(str(folder), held), name=f"trial {folder.name}")
             try:
-                with _hidden_main(), _named_dispatcher():
+                with _hidden_main():
                     process.start()
             except (OSError, EOFError) as error:
                 if is_last:
@@ -158,13 +159,3 @@ def _hidden_main() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
-
-
-@contextmanager
-def _named_dispatcher() -> Iterator[None]:
-    """Let a forkserver know who started it, so that it can tell when that has died before the kernel was asked to watch."""
-    os.environ[STARTED_BY] = str(os.getpid())
-    try:
-        yield
-    finally:
-        del os.environ[STARTED_BY]

@@ -83,6 +83,10 @@ class SharedGpu:
         with self._gate():
             return len(self._read_claims())
 
+    def how_busy(self) -> tuple[int, int]:
+        """Sorts GPUs: by the attempts on them, then by what other programs use."""
+        return self.count_held(), self.others_mb
+
     def note_used(self, used_mb: int) -> None:
         """Take note of what the driver says is in use just now: beyond what attempts have claimed, it is other programs'.
 

@@ -54,6 +54,13 @@ def find_slots(
         LaunchError: as find_gpus.
     """
     gpus = find_gpus(environment, list_gpus=list_gpus)
+    return _divide(gpus, num_slots, num_threads, trials_per_gpu=trials_per_gpu)
+
+
+def _divide(
+    gpus: Sequence[Gpu], num_slots: int | None, num_threads: int | None, *, trials_per_gpu: int | Literal["auto"] | None
+) -> tuple[Slot, ...]:
+    """Slots on these GPUs; where there is none, on the CPU."""
     num_cores = count_cores()
     if gpus:
         return _deal(gpus, num_slots, num_threads, trials_per_gpu=trials_per_gpu, num_cores=num_cores)
@@ -76,12 +83,9 @@ def find_choice(
     Raises:
         LaunchError: as find_gpus.
     """
-
-    def find(number: int | None, threads: int | None) -> tuple[Slot, ...]:
-        return find_slots(number, threads, trials_per_gpu=trials_per_gpu, environment=environment, list_gpus=list_gpus)
-
-    dealt = find(num_slots, num_threads)
-    every = find(None, dealt[0].num_threads)
+    gpus = find_gpus(environment, list_gpus=list_gpus)
+    dealt = _divide(gpus, num_slots, num_threads, trials_per_gpu=trials_per_gpu)
+    every = _divide(gpus, None, dealt[0].num_threads, trials_per_gpu=trials_per_gpu)
     return every if len(every) > len(dealt) else dealt
 
 
@@ -220,7 +224,7 @@ class SlotTable:
         for slot in self._on_cpu:
             if not ahead.wants(slot.name) and (held := self._try(slot)) is not None:
                 return held
-        for gpu in sorted(self._large_enough(need), key=lambda gpu: (gpu.count_held(), gpu.others_mb)):
+        for gpu in sorted(self._large_enough(need), key=SharedGpu.how_busy):
             if (held := gpu.take(need, ahead.wishes_for(gpu.name))) is not None:
                 return held
         return None
@@ -241,7 +245,7 @@ class SlotTable:
         """Names of slots on the CPU, and what would be taken of each GPU."""
         live = self._find_live()
         suited = {need: self._choose_large(live, need) for need in self._wanted}
-        emptiest = {min(gpus, key=SharedGpu.count_held).name for gpus in suited.values() if gpus}
+        emptiest = {min(gpus, key=SharedGpu.how_busy).name for gpus in suited.values() if gpus}
         wanted = {gpu.name: [need for need, gpus in suited.items() if gpu in gpus] for gpu in live}
         wishes = {gpu.name: gpu.wish_for(wanted[gpu.name], drains=gpu.name in emptiest) for gpu in live if wanted[gpu.name]}
         return [slot.name for slot in self._on_cpu], wishes
@@ -270,7 +274,8 @@ class SlotTable:
         live = self._find_live()
         if self._gpus and not live:
             lost = "; ".join(f"{name}: {why}" for name, why in self._retired.items())
-            raise LaunchError(f"no GPU is left on this machine. {lost}. See what nvidia-smi says; the same command then goes on.")
+            hint = "See what nvidia-smi and `orchestrate doctor` say; the same command then goes on."
+            raise LaunchError(f"no GPU is left on this machine. {lost}. {hint}")
         return self._choose_large(live, need)
 
     def _choose_large(self, live: Sequence[SharedGpu], need: Need) -> list[SharedGpu]:

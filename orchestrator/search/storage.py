@@ -32,12 +32,13 @@ class _KernelLock(BaseJournalFileLock):
         self._descriptor = -1
 
     def acquire(self) -> bool:
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        if self._descriptor < 0:
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)  # at once where an interrupted call of ours has left it locked
         return True
 
     def release(self) -> None:
-        os.close(self._descriptor)
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
 
 def open_storage(location: Path | str, patience: Patience | None = None) -> BaseStorage:

@@ -216,7 +216,10 @@ class Study:
         self._open -= {t.number for t in changed}
         self._open |= {t.number for t in changed if not t.state.is_finished()}
         for trial in read_trials(changed):
-            _prefer(self._known, trial)
+            known = self._known.get(trial.identity)
+            # of two dispatchers that asked the same at the same moment, the one that has a result is right
+            if known is None or known.number == trial.number or not known.is_complete:
+                self._known[trial.identity] = trial
 
     def _running(self, identity: str) -> FrozenTrial | None:
         """A configuration's trial, if it has not ended."""
@@ -267,30 +270,25 @@ class Study:
     def _settle(self, study: optuna.Study, is_left: Callable[[FrozenTrial], bool]) -> None:
         """Give back what is left of the running trials.
 
-        But one whose configuration has ended by another trial, because two dispatchers recorded it at the same moment, ends as
-        that did, also where it was given back before.
+        But one whose configuration another trial has completed, because two dispatchers recorded it at the same moment, takes
+        that one's value, also where it was given back before.
         """
         unfinished = study.get_trials(deepcopy=False, states=(OptunaState.RUNNING, OptunaState.WAITING))
         left = [trial for trial in unfinished if trial.state is OptunaState.WAITING or is_left(trial)]
         if not left:
             return
-        known: dict[str, StudyTrial] = {}
-        for one in read_trials(study.get_trials(deepcopy=False)):
-            _prefer(known, one)
-        by_number = {one.number: known[one.identity] for one in read_trials(left)}
+        complete = {one.identity: one for one in read_trials(study.get_trials(deepcopy=False)) if one.is_complete}
+        twins = {one.number: complete.get(one.identity) for one in read_trials(left)}
         for trial in left:
-            same = by_number.get(trial.number)
-            if same is not None and same.state.is_finished():
-                self._end_like(study, trial, same)
+            if (twin := twins.get(trial.number)) is not None:
+                self._complete_like(study, trial, twin)
             elif trial.state is OptunaState.RUNNING:
                 self._give_back(study, trial)
 
-    def _end_like(self, study: optuna.Study, trial: FrozenTrial, same: StudyTrial) -> None:
-        """Tell a trial what has become of its configuration by another one."""
+    def _complete_like(self, study: optuna.Study, trial: FrozenTrial, twin: StudyTrial) -> None:
         with suppress(UpdateFinishedTrialError):  # another dispatcher has just told it
-            is_ours = trial.state is OptunaState.RUNNING
-            if is_ours or self._storage.set_trial_state_values(trial._trial_id, OptunaState.RUNNING):
-                study.tell(trial.number, same.value, state=same.state, skip_if_finished=True)
+            self._storage.set_trial_state_values(trial._trial_id, OptunaState.RUNNING)  # whoever has given it back
+            study.tell(trial.number, twin.value, skip_if_finished=True)
 
     def _give_back(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Keep what was signed; what was not, nobody knows."""
@@ -311,16 +309,6 @@ class Study:
         for other in self._storage.get_all_studies():
             if other.study_name != self._study.study_name and other.user_attrs.get("sweep") == self._marks["sweep"]:
                 yield optuna.load_study(study_name=other.study_name, storage=self._storage)
-
-
-def _prefer(known: dict[str, StudyTrial], trial: StudyTrial) -> None:
-    """Remember a trial as its configuration's.
-
-    Of two dispatchers that asked the same at the same moment, the one that has a result is right.
-    """
-    before = known.get(trial.identity)
-    if before is None or before.number == trial.number or not before.is_complete:
-        known[trial.identity] = trial
 
 
 def _sum_spent(study: optuna.Study) -> float:

@@ -32,6 +32,8 @@ class _Job:
     not_before_s: float = 0.0
     trouble: str | None = None
     """Why it failed, where that is its own fault and not the server's."""
+    told: str | None = None
+    """Why it failed, whosever fault that was, as it was told last."""
     is_refused: bool = False
     """The server will not take it as it is: nobody waits for that to change."""
 
@@ -153,7 +155,7 @@ class MlflowTracker:
             before = self._pending.get(name)
             if before is not None:  # keeps its place in the queue; the folder tells both news
                 job.failures, job.not_before_s = before.failures, before.not_before_s
-                job.trouble = before.trouble
+                job.trouble, job.told = before.trouble, before.told
             self._pending[name] = job
             self._changed.notify_all()
 
@@ -209,13 +211,14 @@ class MlflowTracker:
             kept.is_refused = is_refused and newer is None
             # an outage is told once, though each request words it in its own way; and where the server takes other things
             # meanwhile, because only its store of files is full, each thing that it does not take
-            if trouble != job.trouble and not (is_server and self._trouble is not None):
+            if trouble != job.told and not (is_server and self._trouble is not None):
                 _log.warning("Not mirrored yet, will be tried again: %s", trouble)
             if is_server:  # the others would meet the same: nobody overtakes, nobody waits for a time-out each
                 for other in self._pending.values():
                     other.not_before_s = max(other.not_before_s, kept.not_before_s)
                 self._trouble = trouble
-            kept.trouble = trouble
+            kept.told = trouble
+            kept.trouble = None if is_server else trouble
             self._changed.notify_all()
 
     def _done(self) -> None:

@@ -41,6 +41,7 @@ def run(
     ("loss", "kind", "reason", "last_words"),
     [
         ("Raising", FailureKind.EXCEPTION, "ValueError: there is a bug in it", "ValueError: there is a bug in it"),
+        ("AskingForGpu", FailureKind.EXCEPTION, "RuntimeError: No CUDA GPUs are available", "in forward"),  # of a CPU slot
         ("Nan", FailureKind.DIVERGED, "DivergedError: epoch 1, step 1 of 2: the loss is nan", "DivergedError"),
         ("Exiting", FailureKind.EXIT, "the worker ended with exit code 3 and left no result", "--- attempt 1"),
         ("Quitting", FailureKind.EXIT, "SystemExit: 3", "in forward"),

@@ -168,9 +168,14 @@ def test_whoever_waits_for_the_end_is_interrupted(bench: Bench, monkeypatch: pyt
         assert process.wait(timeout=30) == 130
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_sweep_that_is_still_planned_is_interrupted(tmp_path: Path, number: signal.Signals) -> None:
-    """SIGTERM is Ctrl-C from the first line on, and Ctrl-C is heard where a shell had its background process ignore it."""
+@pytest.mark.parametrize(
+    "numbers", [(signal.SIGTERM,), (signal.SIGINT,), (signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)]
+)
+def test_a_sweep_that_is_still_planned_is_interrupted(tmp_path: Path, numbers: tuple[signal.Signals, ...]) -> None:
+    """SIGTERM is Ctrl-C from the first line on, and Ctrl-C is heard where a shell had its background process ignore it.
+
+    Who ends a job may send both.
+    """
     (tmp_path / "s.yaml").write_text("base: {epochs: 1}\n", encoding="utf-8")
     line = 'trap "" INT; exec "$0" -m orchestrator.cli sweep s.yaml'
     environment = os.environ | {"ORCHESTRATE_HOME": str(tmp_path / "mlruns"), "ORCHESTRATE_SLOTS": str(tmp_path / "slots")}
@@ -179,7 +184,9 @@ def test_a_sweep_that_is_still_planned_is_interrupted(tmp_path: Path, number: si
     ) as process:
         assert process.stderr is not None
         assert process.stderr.readline() == "reading s.yaml\n"
-        process.send_signal(number)
+        for number in numbers:
+            process.send_signal(number)
+            time.sleep(0.02)
         try:
             assert process.wait(timeout=30) == 130
         finally:

@@ -153,18 +153,18 @@ def test_processes_that_race_keep_each_others_promises(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("num_slots", "trials_per_gpu", "names"),
     [
-        (None, None, ["a-0", "b-0"]),
-        (None, 2, ["a-0", "b-0", "a-1", "b-1"]),
-        (3, 2, ["a-0", "b-0", "a-1"]),
-        (9, 2, ["a-0", "b-0", "a-1", "b-1"]),
-        (3, None, ["a-0", "b-0", "a-1"]),
-        (3, "auto", ["a-0", "b-0", "a-1"]),
+        (None, None, ["GPU-a-0", "GPU-b-0"]),
+        (None, 2, ["GPU-a-0", "GPU-b-0", "GPU-a-1", "GPU-b-1"]),
+        (3, 2, ["GPU-a-0", "GPU-b-0", "GPU-a-1"]),
+        (9, 2, ["GPU-a-0", "GPU-b-0", "GPU-a-1", "GPU-b-1"]),
+        (3, None, ["GPU-a-0", "GPU-b-0", "GPU-a-1"]),
+        (3, "auto", ["GPU-a-0", "GPU-b-0", "GPU-a-1"]),
     ],
 )
 def test_both_numbers_hold(num_slots: int | None, trials_per_gpu: object, names: list[str]) -> None:
     """No more slots in all, and no more on each GPU, than the file says."""
     slots = find_slots(
-        num_slots, 1, trials_per_gpu=trials_per_gpu, environment={}, list_gpus=lambda: "0, a, 24000\n1, b, 24000\n"
+        num_slots, 1, trials_per_gpu=trials_per_gpu, environment={}, list_gpus=lambda: "0, GPU-a, 24000\n1, GPU-b, 24000\n"
     )
     assert [slot.name for slot in slots] == names[: len(slots)]
     assert len(slots) == len(names) or trials_per_gpu == "auto"

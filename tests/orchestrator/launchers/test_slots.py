@@ -88,8 +88,18 @@ def test_what_is_left_beside_a_lost_gpu_is_used(
     put_nvidia_smi(tmp_path, monkeypatch, f"echo '0, GPU-aaaa, 81559, 3'; echo '{lost}'; exit 15")
     assert find_gpus({}) == (Gpu("GPU-aaaa", 81559, 3),)
     assert lost in caplog.text
-    put_nvidia_smi(tmp_path, monkeypatch, "echo '0, [GPU is lost], [GPU is lost]'; echo '1, GPU-bbbb, 24564'")
-    assert find_gpus({}) == (B,)
+    for complaint in ("[GPU is lost]", "[Unknown Error]", "[GPU requires reset]"):
+        put_nvidia_smi(tmp_path, monkeypatch, f"echo '0, {complaint}, {complaint}'; echo '1, GPU-bbbb, 24564'")
+        assert find_gpus({}) == (B,)
+
+
+def test_a_lost_gpu_that_is_asked_for_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    """Which GPUs a job has a scheduler decides; what is left of them is used, and nothing else."""
+    listing = "0, [GPU is lost], [GPU is lost]\n1, GPU-bbbb, 24564\n2, GPU-cccc, 24564\n"
+    assert find_gpus({"CUDA_VISIBLE_DEVICES": "0,1"}, list_gpus=lambda: listing) == (B,)
+    assert "names '0'" in caplog.text
+    with pytest.raises(LaunchError, match="names '0'"):
+        find_gpus({"CUDA_VISIBLE_DEVICES": "0"}, list_gpus=lambda: listing)
 
 
 def test_of_a_gpu_that_is_cut_up_each_part_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,6 +114,7 @@ GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-bbbb)
     assert find_gpus({}) == (*parts, B, C)
     assert find_gpus({"CUDA_VISIBLE_DEVICES": "1,0"}) == (B, *parts)
     assert find_gpus({"CUDA_VISIBLE_DEVICES": "MIG-1111"}) == parts[:1]
+    assert find_gpus({"CUDA_VISIBLE_DEVICES": "0,MIG-1111"}) == parts
     assert [slot.name for slot in find_slots(environment={})] == [f"{gpu.uuid}-0" for gpu in (*parts, B, C)]
 
 

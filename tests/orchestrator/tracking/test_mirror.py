@@ -345,6 +345,7 @@ def test_a_store_that_is_full_is_told_once(place, worker, wait, caplog) -> None:
         wait(lambda: tracker.trouble is not None)
         tracker.note_rule("s", rule)
         wait(lambda rule=rule: rule in client.get_experiment_by_name("s").tags.values())
+        wait(lambda: tracker.trouble is None)  # it is known again when the files are tried the next time
     assert caplog.text.count("Not mirrored yet") == 1, caplog.text
     tracker.close(0)
 

@@ -30,6 +30,13 @@ class Raising(Loss):
         raise ValueError("there is a bug in it")
 
 
+class AskingForGpu(Loss):
+    """What ``.cuda()`` raises where there is none."""
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        raise RuntimeError("No CUDA GPUs are available")
+
+
 class Nan(Loss):
     """A division by zero."""
 

@@ -40,7 +40,7 @@ Slots = Annotated[int | None, typer.Option(min=1, help="Trials at once; default:
 def _heed_signals() -> None:
     """Have SIGTERM end the command as Ctrl-C does, from when its options are read; while trials run they mean more.
 
-    Whoever ends a job may send both at once: of the other one a process would die that is ending in good order.
+    Whoever ends a job may send both at once; of the second a process would die that is ending in good order.
     """
 
     def interrupt(number: int, _frame: object) -> None:

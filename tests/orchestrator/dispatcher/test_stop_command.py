@@ -172,7 +172,7 @@ def test_whoever_waits_for_the_end_is_interrupted(bench: Bench, monkeypatch: pyt
     "numbers", [(signal.SIGTERM,), (signal.SIGINT,), (signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)]
 )
 def test_a_sweep_that_is_still_planned_is_interrupted(tmp_path: Path, numbers: tuple[signal.Signals, ...]) -> None:
-    """SIGTERM is Ctrl-C from the first line on, and Ctrl-C is heard where a shell had its background process ignore it.
+    """SIGTERM is Ctrl-C before any trial runs, and Ctrl-C is heard where a shell had its background process ignore it.
 
     Who ends a job may send both.
     """

@@ -1,4 +1,4 @@
-"""Images per second of a training step on the CPU, with torch's depthwise convolutions and with trainers.depthwise.
+"""Images per second of a training step on the CPU, with torch's depthwise convolutions and with trainers.models.depthwise.
 
     python benchmarks/depthwise.py [--threads 1]
 
@@ -16,7 +16,7 @@ from torch import nn
 from training_steps import NUM_CLASSES, images_per_s
 
 from trainers.config import TrainConfig
-from trainers.models import build_model, place_model
+from trainers.models.build import build_model, place_model
 
 ENCODERS = ("mobilenet_v2", "timm-mobilenetv3_small_100", "timm-mobilenetv3_large_100", "timm-efficientnet-b1")
 

@@ -35,13 +35,13 @@ from pathlib import Path
 
 import psutil
 
-from orchestrator.home import Home
+from orchestrator.dispatch.run import run_sweep
 from orchestrator.launchers import LAUNCHERS
 from orchestrator.launchers.base import UNKNOWN, Claimant, JobExit, Need
-from orchestrator.sweep import run_sweep
-from orchestrator.tracking.place import Place
-from orchestrator.tracking.runs import RunReader
-from orchestrator.trial import TrialFolder, TrialResult, TrialState
+from orchestrator.state.home import Home
+from orchestrator.state.trial.records import TrialFolder, TrialResult, TrialState
+from orchestrator.tracking.location import Place
+from orchestrator.tracking.reader.runs import RunReader
 
 SWEEP = """
 name: nothing

@@ -76,7 +76,7 @@ def make_candidate(number: int, labels: np.ndarray, common: np.ndarray) -> np.nd
 
 def write_store(folder: Path, num_candidates: int) -> list[Path]:
     """A trial folder for each candidate."""
-    from orchestrator.ensemble.store import write_predictions
+    from orchestrator.state.trial.outputs import write_predictions
 
     labels = make_labels()
     common = np.random.default_rng(1).standard_normal((NUM_CLASSES, *labels.shape), np.float32)
@@ -170,9 +170,9 @@ def time_autogluon(folders: list[Path], python: Path, scratch: Path) -> dict[str
 
 
 def time_ours(folders: list[Path], cache: Path, repeat: int) -> dict[str, Any]:
-    from orchestrator.ensemble.counting import CandidateCounter
-    from orchestrator.ensemble.from_runs import load_pool
-    from orchestrator.ensemble.selection import Search
+    from orchestrator.ensemble.best import load_pool
+    from orchestrator.ensemble.selection.counting import CandidateCounter
+    from orchestrator.ensemble.selection.pool import Search
 
     names = [folder.name for folder in folders]
     load_pool(names[:2], folders[:2], cache, names=names[:2])  # compiles
@@ -219,8 +219,8 @@ def watch_memory() -> Iterator[dict[str, float]]:
 
 def time_whole(folders: list[Path], cache: Path) -> dict[str, Any]:
     """Everything that a command does once it knows the folders, in this process."""
-    from orchestrator.ensemble.evaluation import evaluate
-    from orchestrator.ensemble.from_runs import load_pool
+    from orchestrator.ensemble.best import load_pool
+    from orchestrator.ensemble.evaluation.evaluate import evaluate
 
     names = [folder.name for folder in folders]
     with watch_memory() as memory:
@@ -243,7 +243,7 @@ class Shifted(Sequence[np.ndarray]):
 
 def time_many(folders: list[Path], number: int) -> dict[str, Any]:
     """More candidates than memory is for, out of a sequence that makes each when it is asked for."""
-    from orchestrator.ensemble.selection import Pool, Search
+    from orchestrator.ensemble.selection.pool import Pool, Search
 
     with watch_memory() as memory:
         pool = Pool([str(i) for i in range(number)], Shifted(folders, number), make_labels(), IGNORED)

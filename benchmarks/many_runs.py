@@ -30,8 +30,8 @@ from typing import Any
 import numpy as np
 import psycopg
 
-from orchestrator.confusions import write_confusions
-from orchestrator.trial import TrialSpec
+from orchestrator.state.trial.outputs import write_confusions
+from orchestrator.state.trial.records import TrialSpec
 from tests.orchestrator.postgresql import PostgreSQL, find_programs
 from trainers.config import DataConfig, TrainConfig
 

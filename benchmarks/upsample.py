@@ -1,4 +1,4 @@
-"""Images per second of a training step of smp's U-Net on the CPU, as smp computes it and with trainers.upsample, in one process.
+"""Images per second of a training step of smp's U-Net on the CPU, as smp computes it and with trainers.models.upsample, in one process.
 
     python benchmarks/upsample.py [--threads 1]
 
@@ -16,7 +16,7 @@ import segmentation_models_pytorch as smp
 import torch
 from training_steps import NUM_CLASSES, images_per_s
 
-from trainers.upsample import cheapen_upsampling
+from trainers.models.upsample import cheapen_upsampling
 
 
 def build(encoder: str, channels: tuple[int, ...], *, cheap: bool) -> torch.nn.Module:

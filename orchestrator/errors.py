@@ -11,6 +11,10 @@ OrchestrateError
 └── ScheduleError    a schedule cannot be kept or exported
 """
 
+from __future__ import annotations
+
+import re
+
 
 class OrchestrateError(Exception):
     """The message says where, what was found, what is allowed and what to do."""
@@ -46,3 +50,13 @@ class PredictError(OrchestrateError):
 
 class ScheduleError(OrchestrateError):
     """A schedule that cannot be kept, or not be written as crontab or systemd have it."""
+
+
+# Up to the last @ before a space, because a password may hold @, / and :. In doubt (a path with an @) too much is hidden.
+_IN_ADDRESS = re.compile(r"(\w://[^\s/:]*):\S*@")
+_IN_QUERY = re.compile(r"([?&;](?:\w*password|passwd|pwd|\w*token)=)[^\s&;'\"]+", re.IGNORECASE)
+
+
+def redact(text: str) -> str:
+    """Take the passwords out of every address in ``text``; user, host, port and path stay."""
+    return _IN_QUERY.sub(r"\1***", _IN_ADDRESS.sub(r"\1:***@", text))

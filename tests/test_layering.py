@@ -45,15 +45,20 @@ def test_trainers_know_nothing_of_the_orchestrator() -> None:
         ("mlflow", {"orchestrator/tracking/"}),
         ("sqlalchemy", {"orchestrator/ledger/"}),
         ("ray", {"orchestrator/launchers/ray.py"}),
-        ("apscheduler", {"orchestrator/scheduling/clock.py"}),
-        ("apprise", {"orchestrator/notify.py"}),
-        ("numba", {"orchestrator/ensemble/kernel.py"}),
-        ("llvmlite", {"orchestrator/ensemble/kernel.py"}),
-        ("scipy", {"orchestrator/ensemble/stacking.py", "orchestrator/ensemble/crossfit.py"}),
-        ("albumentations", {"trainers/transforms.py", "orchestrator/preload.py"}),
+        ("apscheduler", {"orchestrator/operations/schedule/clock.py"}),
+        ("apprise", {"orchestrator/dispatch/notifications.py"}),
+        ("numba", {"orchestrator/ensemble/selection/kernel.py"}),
+        ("llvmlite", {"orchestrator/ensemble/selection/kernel.py"}),
+        ("scipy", {"orchestrator/ensemble/evaluation/stacking.py", "orchestrator/ensemble/evaluation/crossfit.py"}),
+        ("albumentations", {"trainers/loader/transforms.py", "orchestrator/launchers/worker/preload.py"}),
         (
             "segmentation_models_pytorch",
-            {"trainers/models.py", "trainers/upsample.py", "trainers/losses.py", "orchestrator/preload.py"},
+            {
+                "trainers/models/build.py",
+                "trainers/models/upsample.py",
+                "trainers/losses.py",
+                "orchestrator/launchers/worker/preload.py",
+            },
         ),
     ],
 )
@@ -66,42 +71,60 @@ def test_one_outside_system_one_module(system: str, rooms: set[str]) -> None:
 def test_orchestrator_sees_the_trainers_only_where_it_may() -> None:
     """trainers.config and .means anywhere; data and checks in preflight, training in the worker, the figure of merit in stats."""
     allowed = {
-        "orchestrator/preflight.py": ("trainers.data", "trainers.augment", "trainers.imports", "trainers.errors"),
-        "orchestrator/worker.py": ("trainers.",),
-        "orchestrator/validation.py": ("trainers.data", "trainers.evaluate", "trainers.train"),
-        "orchestrator/failures.py": ("trainers.errors",),
-        "orchestrator/preload.py": ("trainers.",),
-        "orchestrator/data/source.py": ("trainers.data", "trainers.errors"),
-        "orchestrator/data/check.py": ("trainers.data",),
-        "orchestrator/data/sheet.py": ("trainers.data",),
-        "orchestrator/data/show.py": ("trainers.data",),
-        "orchestrator/data/make.py": ("trainers.data",),
-        "orchestrator/stats.py": ("trainers.metrics",),
-        "orchestrator/ensemble/audit.py": ("trainers.metrics",),
-        "orchestrator/ensemble/diversity.py": ("trainers.metrics",),
-        "orchestrator/ensemble/stacking.py": ("trainers.metrics",),
-        "orchestrator/predict/command.py": ("trainers.data.unlabelled", "trainers.ensemble", "trainers.errors"),
-        "orchestrator/predict/export.py": ("trainers.ensemble", "trainers.predict.read_metadata", "trainers.errors"),
-        "orchestrator/tracking/served_model.py": ("trainers.ensemble",),  # runs beside a copy of trainers, elsewhere
-        "orchestrator/ensemble/__init__.py": ("trainers.predict.quantize",),  # floats of a user's own become what is stored
+        "orchestrator/planning/preflight.py": ("trainers.data", "trainers.loader.augment", "trainers.imports", "trainers.errors"),
+        "orchestrator/launchers/worker/main.py": ("trainers.",),
+        "orchestrator/launchers/worker/validation.py": ("trainers.data", "trainers.training.evaluate", "trainers.training.train"),
+        "orchestrator/state/trial/failures.py": ("trainers.errors",),
+        "orchestrator/launchers/worker/preload.py": ("trainers.",),
+        "orchestrator/operations/data/source.py": ("trainers.data", "trainers.errors"),
+        "orchestrator/operations/data/check.py": ("trainers.data",),
+        "orchestrator/operations/data/sheet.py": ("trainers.data",),
+        "orchestrator/operations/data/show.py": ("trainers.data",),
+        "orchestrator/operations/data/make.py": ("trainers.data",),
+        "orchestrator/analysis/stats.py": ("trainers.metrics",),
+        "orchestrator/ensemble/evaluation/audit.py": ("trainers.metrics",),
+        "orchestrator/ensemble/evaluation/diversity.py": ("trainers.metrics",),
+        "orchestrator/ensemble/evaluation/stacking.py": ("trainers.metrics",),
+        "orchestrator/ensemble/predict/predict.py": (
+            "trainers.data.unlabelled",
+            "trainers.prediction.ensemble",
+            "trainers.errors",
+        ),
+        "orchestrator/ensemble/predict/export.py": (
+            "trainers.prediction.ensemble",
+            "trainers.prediction.predict.read_metadata",
+            "trainers.errors",
+        ),
+        "orchestrator/tracking/models/served_model.py": (
+            "trainers.prediction.ensemble",
+        ),  # runs beside a copy of trainers, elsewhere
+        "orchestrator/ensemble/__init__.py": (
+            "trainers.prediction.predict.quantize",
+        ),  # floats of a user's own become what is stored
     }
     for module in MODULES:
         if module.parts[0] != "orchestrator":
             continue
         for name in imports_of(module):
-            if name.startswith("trainers.") and not name.startswith(("trainers.config", "trainers.means")):
+            if name.startswith("trainers.") and not name.startswith(("trainers.config", "trainers.prediction.means")):
                 assert name.startswith(allowed.get(module.as_posix(), ("nothing",))), f"{module} imports {name}"
 
 
 def test_the_dispatcher_is_handed_its_parts() -> None:
     """The dispatcher builds no search, launcher or tracker."""
     forbidden = ("orchestrator.search", "orchestrator.tracking", "orchestrator.launchers.local", "orchestrator.launchers.inline")
-    assert not [name for name in imports_of(Path("orchestrator/dispatcher.py")) if name.startswith(forbidden)]
+    assert not [name for name in imports_of(Path("orchestrator/dispatch/loop/dispatcher.py")) if name.startswith(forbidden)]
 
 
 def test_a_launcher_knows_its_seam_only() -> None:
     """A launcher imports launchers/, trial, worker, errors and home of ours, nothing else."""
-    known = ("orchestrator.launchers", "orchestrator.trial", "orchestrator.errors", "orchestrator.worker", "orchestrator.home")
+    known = (
+        "orchestrator.launchers",
+        "orchestrator.state.trial.records",
+        "orchestrator.errors",
+        "orchestrator.launchers.worker.main",
+        "orchestrator.state.home",
+    )
     for module in MODULES:
         if module.parts[:2] == ("orchestrator", "launchers"):
             ours = [name for name in imports_of(module) if name.startswith(("orchestrator", "trainers"))]

@@ -10,7 +10,9 @@ import sys
 
 import typer
 
-from orchestrator.cli import data, results, running, upkeep
+from orchestrator.cli import data, results
+from orchestrator.cli import maintenance as upkeep
+from orchestrator.cli import sweeps as running
 from orchestrator.errors import OrchestrateError
 
 app = typer.Typer(

@@ -29,7 +29,7 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Find outliers, duplicates, imbalance and odd pictures; `data.clean` reads the JSON."""
-    from orchestrator.data.check import check_data
+    from orchestrator.operations.data.check import check_data
 
     default = None if as_json else Path(f"{Path(source).stem}-check.png")
     print_report(check_data(source, overrides or [], out=out or default), as_json=as_json)
@@ -43,7 +43,7 @@ def show(
     out: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Default: NAME-INDEX.png here.")] = None,
 ) -> None:
     """Draw picture, mask and overlay side by side."""
-    from orchestrator.data.show import show_data
+    from orchestrator.operations.data.show import show_data
 
     target = out or Path(f"{Path(source).stem}-{positions[0]}.png")
     show_data(source, positions, overrides or [], out=target)
@@ -60,7 +60,7 @@ def make(
     outlier_fraction: Annotated[float | None, typer.Option(help="Share of tiles that are tampered with.")] = None,
 ) -> None:
     """Write the synthetic set as a .npz with training_set (N, 2, H, W); defaults as of data.synthetic."""
-    from orchestrator.data.make import make_data
+    from orchestrator.operations.data.make import make_data
 
     given = {"num_images": num_images, "height": height, "width": width, "seed": seed, "outlier_fraction": outlier_fraction}
     print(make_data(out, {name: value for name, value in given.items() if value is not None}))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 import typer
 
 if TYPE_CHECKING:
-    from orchestrator.tracking.runs import RunReader
+    from orchestrator.tracking.reader.runs import RunReader
 
 Sweeps = Annotated[list[str] | None, typer.Argument(metavar="SWEEP", help="Names of sweeps; default: the latest.")]
 SweepName = Annotated[str, typer.Argument(metavar="SWEEP", help="Name of a sweep.")]

@@ -58,10 +58,10 @@ def leaderboard(
     as_json: AsJson = False,
 ) -> None:
     """Rank trials, with intervals, and show which differences are real."""
-    from orchestrator.home import Home
-    from orchestrator.leaderboard import DRAWN_ROWS, load_leaderboard
-    from orchestrator.tracking.place import Place
-    from orchestrator.tracking.runs import RunReader
+    from orchestrator.analysis.leaderboard import DRAWN_ROWS, load_leaderboard
+    from orchestrator.state.home import Home
+    from orchestrator.tracking.location import Place
+    from orchestrator.tracking.reader.runs import RunReader
 
     home = Home.from_environment()
     reader = RunReader(Place.of(home))
@@ -86,11 +86,11 @@ def best_ensemble(
     as_json: AsJson = False,
 ) -> None:
     """Choose the trials whose mean prediction is best, and say how much of the gain is real."""
-    from orchestrator.ensemble.from_runs import best_ensemble as choose
-    from orchestrator.ensemble.wanted import Wanted, parse_tag
-    from orchestrator.home import Home
-    from orchestrator.tracking.place import Place
-    from orchestrator.tracking.runs import RunReader
+    from orchestrator.ensemble.best import best_ensemble as choose
+    from orchestrator.ensemble.candidates import Wanted, parse_tag
+    from orchestrator.state.home import Home
+    from orchestrator.tracking.location import Place
+    from orchestrator.tracking.reader.runs import RunReader
 
     home = Home.from_environment()
     reader = RunReader(Place.of(home))
@@ -118,10 +118,10 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Say whether A is better than B on the same validation images, and how sure that is."""
-    from orchestrator.compare import compare_runs
-    from orchestrator.home import Home
-    from orchestrator.tracking.place import Place
-    from orchestrator.tracking.runs import RunReader
+    from orchestrator.analysis.compare import compare_runs
+    from orchestrator.state.home import Home
+    from orchestrator.tracking.location import Place
+    from orchestrator.tracking.reader.runs import RunReader
 
     home = Home.from_environment()
     reader = RunReader(Place.of(home))
@@ -139,8 +139,8 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Predict the masks of pictures by a run, an ensemble or a checkpoint."""
-    from orchestrator.home import Home
-    from orchestrator.predict.command import predict as predict_pictures
+    from orchestrator.ensemble.predict.predict import predict as predict_pictures
+    from orchestrator.state.home import Home
 
     home, flips = Home.from_environment(), None if tta is None else tta.value
     report = predict_pictures(model, source, out=out, home=home, flips=flips, batch_size=batch_size, device=device)  # type: ignore[arg-type]  # mypy takes an enum's values for any str
@@ -154,8 +154,8 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Log a run, an ensemble or a checkpoint as an MLflow model that can be loaded and served."""
-    from orchestrator.home import Home
-    from orchestrator.predict.export import export as export_model
+    from orchestrator.ensemble.predict.export import export as export_model
+    from orchestrator.state.home import Home
 
     print_report(export_model(model, home=Home.from_environment(), out=out), as_json=as_json)
 
@@ -167,10 +167,10 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Print a sweep's table: a line a row or configuration over its seeds, ensembles in their place, published figures beside."""
-    from orchestrator.home import Home
-    from orchestrator.report.command import make_report
-    from orchestrator.tracking.place import Place
-    from orchestrator.tracking.runs import RunReader
+    from orchestrator.analysis.report.report import make_report
+    from orchestrator.state.home import Home
+    from orchestrator.tracking.location import Place
+    from orchestrator.tracking.reader.runs import RunReader
 
     home = Home.from_environment()
     print_report(make_report(RunReader(Place.of(home)), name, out=out, cache=home.cache), as_json=as_json)
@@ -182,9 +182,9 @@ def ui(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
 ) -> None:
     """Show MLflow's page, sorted by val/miou, until Ctrl-C."""
-    from orchestrator.home import Home
-    from orchestrator.tracking.page import open_page
-    from orchestrator.tracking.place import Place
+    from orchestrator.state.home import Home
+    from orchestrator.tracking.location import Place
+    from orchestrator.tracking.ui import open_page
 
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))  # so that the server ends with us
     page = open_page(Place.of(Home.from_environment()), name, port=port)

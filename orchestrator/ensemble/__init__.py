@@ -29,9 +29,9 @@ from numpy.typing import ArrayLike, NDArray
 from orchestrator.errors import EnsembleError
 
 if TYPE_CHECKING:
-    from orchestrator.ensemble.report import EnsembleReport
-    from orchestrator.ensemble.search import SearchName
-    from trainers.means import Mean
+    from orchestrator.ensemble.evaluation.report import EnsembleReport
+    from orchestrator.ensemble.selection.strategies import SearchName
+    from trainers.prediction.means import Mean
 
 
 def select_ensemble(
@@ -59,11 +59,11 @@ def select_ensemble(
     Raises:
         EnsembleError: the arrays do not fit each other, or a file cannot be read.
     """
-    from orchestrator.ensemble.evaluation import evaluate  # numba takes a second, which nobody pays for the store alone
-    from orchestrator.ensemble.search import SEARCHES
-    from orchestrator.ensemble.selection import Pool, Search
+    from orchestrator.ensemble.evaluation.evaluate import evaluate  # numba takes a second, which nobody pays for the store alone
+    from orchestrator.ensemble.selection.pool import Pool, Search
+    from orchestrator.ensemble.selection.strategies import SEARCHES
     from trainers.config import VOID
-    from trainers.means import Mean
+    from trainers.prediction.means import Mean
 
     names = [str(i) for i in range(len(predictions))] if keys is None else list(keys)
     if len(names) != len(predictions):
@@ -100,7 +100,7 @@ def _take(source: NDArray[Any] | str | Path, name: str) -> NDArray[np.uint8]:
     low, high = float(array.min(initial=0)), float(array.max(initial=0))
     if not (low >= 0 and high <= 1):
         raise EnsembleError(f"{name}: probabilities are {low} to {high}, expected 0 to 1. Apply a softmax first.")
-    from trainers.predict import quantize  # imports torch, which only floats have to wait for
+    from trainers.prediction.predict import quantize  # imports torch, which only floats have to wait for
 
     quantized: NDArray[np.uint8] = quantize(np.asarray(array, dtype=np.float32))
     return quantized

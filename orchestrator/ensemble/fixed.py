@@ -1,111 +1,204 @@
-"""What an ensemble of members named beforehand is worth: the mean of their probabilities beside the best of them alone.
-
-Nothing is chosen on the images that it is scored on, so its figure needs no cross-fitting. The best member is chosen on them, so
-that the gain over it is, if anything, too small.
-"""
+"""A sweep's fixed ensembles: where they stand, what they are worth once their members are done, and what is recorded of them."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import ValidationError
+from orchestrator.ensemble.candidates import join_predictions, name_joined
+from orchestrator.ensemble.fixed_evaluation import FixedResult, evaluate_fixed, evaluation_folder, find_evaluation
+from orchestrator.errors import EnsembleError, TrackingError
+from orchestrator.planning.plan import Plan, PlannedEnsemble, PlannedTrial
+from orchestrator.state.home import Home
+from orchestrator.state.trial.records import TrialFolder, TrialResult, TrialSpec, TrialState
+from orchestrator.tracking.tags import EnsembleRecord, make_row_tags
 
-from orchestrator.confusions import write_confusions
-from orchestrator.ensemble.store import read_info
-from orchestrator.stats import compare, compute_class_iou, estimate_miou, sum_groups
-from orchestrator.trial import Record, write_atomically
-
-EVALUATION_VERSION = 2
-"""Raised by hand when the same predictions would give another result."""
-
-RESULT_FILE, CONFUSIONS_FILE = "result.json", "confusions.npz"
+DONE = (TrialState.COMPLETE, TrialState.CACHED)
 
 
-class FixedResult(Record):
-    """An evaluated ensemble. Figures are of all validation images; intervals hold 95 % and are over images."""
+class EnsembleState(StrEnum):
+    """Where a fixed ensemble stands. CACHED: evaluated by an earlier run of the sweep."""
 
-    kind: Literal["fixed"] = "fixed"
-    members: tuple[str, ...]
-    """Keys of trials, in the order of the sweep file, each of equal weight; of folds those of each."""
-    scored_fingerprint: str
-    num_images: int
-    miou: float
-    ci95: tuple[float, float]
-    class_iou: tuple[float, ...]
-    """Of each class; NaN where it has none."""
-    best_member: str
-    best_member_miou: float
-    gain_over_best_member: float
-    gain_ci95: tuple[float, float]
-    """Of the paired difference."""
+    WAITING = "WAITING"
+    """For members that are still to be trained."""
+    COMPLETE = "COMPLETE"
+    CACHED = "CACHED"
+    MISSING = "MISSING"
+    """A member that it needs has failed, was not planned, or has lost its predictions."""
+    REFUSED = "REFUSED"
+    """The members cannot be combined."""
 
 
-def evaluation_folder(cache: Path, members: Sequence[str], scored_fingerprints: Iterable[str]) -> Path:
-    """Where the evaluation of these members, in any order, lies: ``result.json`` and ``confusions.npz``, once it is done."""
-    identity = {"members": sorted(members), "scored": sorted(set(scored_fingerprints)), "version": EVALUATION_VERSION}
-    name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    return cache / "ensembles" / name
+@dataclass(frozen=True)
+class Member:
+    """How a member's trial stands. result: where it is done."""
+
+    state: TrialState
+    result: TrialResult | None = None
+    reason: str | None = None
 
 
-def find_evaluation(folder: Path, members: Sequence[str]) -> FixedResult | None:
-    """The result of an earlier evaluation; None where there is none that can be read."""
-    try:
-        found = FixedResult.model_validate_json((folder / RESULT_FILE).read_bytes())
-    except (FileNotFoundError, ValidationError):
-        return None  # it takes seconds to make again
-    return found.model_copy(update={"members": tuple(members)})
+@dataclass(frozen=True)
+class EnsembleOutcome:
+    """What became of a fixed ensemble. folder: where its evaluation lies."""
+
+    planned: PlannedEnsemble
+    state: EnsembleState
+    reason: str | None = None
+    result: FixedResult | None = None
+    folder: Path | None = None
+
+    @property
+    def keys(self) -> list[str]:
+        """Of the members that are planned."""
+        return [trial.spec.key for trial in self.planned.members]
+
+    @property
+    def class_iou(self) -> dict[str, float]:
+        """Class name -> IoU, of the classes that have one."""
+        pairs = zip(self.planned.class_names, self.result.class_iou, strict=True) if self.result else ()
+        return {name: iou for name, iou in pairs if math.isfinite(iou)}
+
+    def to_json(self) -> dict[str, Any]:
+        """Who belongs to it and how it stands, as in ``sweep --plan --json``."""
+        return {
+            "id": self.planned.id,
+            "name": self.planned.title,
+            "rows": list(self.planned.rows),
+            "members": self.keys,
+            "seed": self.planned.seed,
+            "state": self.state,
+            "reason": self.reason,
+        }
+
+    def to_json_with_figures(self, run_id: str | None) -> dict[str, Any]:
+        """The same with what it is worth, as in ``sweep --json``; null where it is not evaluated."""
+        result = self.result
+        return self.to_json() | {
+            "miou": _finite(result.miou) if result else None,
+            "ci95": _bounds(result.ci95) if result else None,
+            "class_iou": self.class_iou,
+            "best_member": result.best_member if result else None,
+            "gain_over_best_member": _finite(result.gain_over_best_member) if result else None,
+            "gain_ci95": _bounds(result.gain_ci95) if result else None,
+            "reported": self.planned.reported,
+            "run_id": run_id,
+        }
 
 
-def evaluate_fixed(predictions: Mapping[str, Path], *, names: Mapping[str, str], folder: Path, cache: Path) -> FixedResult:
-    """Score the mean of the members' stored probabilities, and keep the result in ``folder``.
+def look_up_ensembles(plan: Plan, home: Home) -> list[EnsembleOutcome]:
+    """Where the ensembles of a plan stand; evaluates nothing."""
+    members = {trial.spec.key: _find_member(home, trial) for trial in plan.trials}
+    return [_look_up(ensemble, members, home.cache) for ensemble in plan.ensembles]
 
-    predictions: key -> folder that holds the member's. names: key -> name, for messages. cache: for unpacked predictions.
 
-    Raises:
-        EnsembleError: the members were not scored on the same images, labels and classes, or a file is damaged.
+def evaluate_ensembles(
+    plan: Plan, members: Mapping[str, Member], *, cache: Path, find_predictions: Callable[[TrialSpec], Path]
+) -> list[EnsembleOutcome]:
+    """Evaluate every ensemble whose members are all done, unless that was done before.
+
+    members: key -> how its trial ended. cache: folder for evaluations and unpacked predictions. find_predictions: the folder
+    that holds a finished trial's predictions; may raise TrackingError.
     """
-    from orchestrator.ensemble.from_runs import (  # numba takes a second, which nobody pays for looking an old one up
-        load_pool,
-        read_groups,
-    )
-    from orchestrator.ensemble.selection import check_size
-
-    keys = list(predictions)
-    check_size(len(keys))
-    pool = load_pool(keys, list(predictions.values()), cache, names=[names[key] for key in keys])
-    every = np.arange(pool.num_images)
-    mean = pool.count([pool.positions[key] for key in keys], every)
-    singles = [pool.singles[pool.positions[key]] for key in keys]
-    scores = pool.rank_singles(every)
-    best = max(range(len(keys)), key=lambda i: scores[pool.positions[keys[i]]])  # the first of equals
-    groups = read_groups(list(predictions.values()))
-    summed, alone = sum_groups(mean, groups), sum_groups(singles[best], groups)
-    figure = estimate_miou(summed, pool.ignore_classes)
-    gain = compare(summed, alone, pool.ignore_classes)
-    result = FixedResult(
-        members=tuple(keys),
-        scored_fingerprint=read_info(predictions[keys[0]]).scored_fingerprint,
-        num_images=pool.num_images,
-        miou=figure.value,
-        ci95=(figure.low, figure.high),
-        class_iou=tuple(compute_class_iou(mean, pool.ignore_classes).tolist()),
-        best_member=keys[best],
-        best_member_miou=scores[pool.positions[keys[best]]],
-        gain_over_best_member=gain.value,
-        gain_ci95=(gain.low, gain.high),
-    )
-    _keep(folder, result, summed, ignore_classes=pool.ignore_classes)
-    return result
+    found = []
+    for ensemble in plan.ensembles:
+        outcome = _look_up(ensemble, members, cache)
+        if outcome.state is EnsembleState.WAITING and outcome.folder is not None:
+            outcome = _evaluate(outcome, outcome.folder, cache=cache, find_predictions=find_predictions)
+        found.append(outcome)
+    return found
 
 
-def _keep(folder: Path, result: FixedResult, confusions: NDArray[np.integer], *, ignore_classes: tuple[int, ...]) -> None:
-    """The result last: its presence means that all is there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_confusions(folder / CONFUSIONS_FILE, confusions, ignore_classes=ignore_classes)
-    write_atomically(folder / RESULT_FILE, result.model_dump_json(indent=1))
+def make_record(outcome: EnsembleOutcome) -> EnsembleRecord:
+    """What the sweep's experiment keeps of an ensemble, of one that could not be evaluated too."""
+    planned, result = outcome.planned, outcome.result
+    optional = {"seed": planned.seed, "rows": ",".join(map(str, planned.rows))}
+    if result is not None:
+        optional |= {"scored_fingerprint": result.scored_fingerprint, "best_member": result.best_member}
+    tags = make_row_tags(str(planned.id), planned.reported)
+    tags |= {name: str(value) for name, value in optional.items() if value is not None}
+    weights = {key: 1 / len(outcome.keys) for key in outcome.keys}
+    document: dict[str, Any] = {"row": planned.id, "rows": list(planned.rows), "seed": planned.seed, "members": outcome.keys}
+    if result is None:
+        reason = outcome.reason or "not evaluated"
+        return EnsembleRecord(planned.title, weights, {}, document | {"reason": reason}, tags, reason=reason)
+    metrics = {"val/miou": result.miou, "gain_over_best_member": result.gain_over_best_member}
+    metrics |= {f"val/iou/{name}": iou for name, iou in outcome.class_iou.items()}
+    document |= result.model_dump(mode="json", exclude={"class_iou"})
+    document |= {"class_iou": outcome.class_iou, "weights": list(weights.values())}
+    assert outcome.folder is not None, "an evaluation has a folder"
+    finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+    return EnsembleRecord(planned.title, weights, finite, document, tags, files=(outcome.folder / "confusions.npz",))
+
+
+def _look_up(ensemble: PlannedEnsemble, members: Mapping[str, Member], cache: Path) -> EnsembleOutcome:
+    """Its state by its members and by earlier evaluations; with ``folder`` where it can be evaluated."""
+    if (judged := _judge_members(ensemble, members)) is not None:
+        return EnsembleOutcome(ensemble, *judged)
+    keys = [trial.spec.key for trial in ensemble.members]
+    results = [result for key in keys if (result := members[key].result) is not None]
+    folder = evaluation_folder(cache, keys, [result.scored_fingerprint or "" for result in results])
+    known = find_evaluation(folder, keys)
+    state = EnsembleState.WAITING if known is None else EnsembleState.CACHED
+    return EnsembleOutcome(ensemble, state, result=known, folder=folder)
+
+
+def _judge_members(ensemble: PlannedEnsemble, members: Mapping[str, Member]) -> tuple[EnsembleState, str] | None:
+    """Why it cannot be evaluated (yet), and for whose sake; None where it can."""
+    unplanned = [f"row {row} is not in the plan: the budget ends before it" for row in ensemble.missing]
+    waiting, lost = [], unplanned
+    for trial in ensemble.members:
+        member = members.get(trial.spec.key, Member(TrialState.WAITING))
+        if member.state in (TrialState.FAILED, TrialState.PRUNED):
+            lost.append(f"{trial.spec.name} is {member.state}" + (f" ({member.reason})" if member.reason else ""))
+        elif member.state not in DONE or member.result is None:
+            waiting.append(trial.spec.name)
+    if lost:
+        return EnsembleState.MISSING, "; ".join(lost)
+    return (EnsembleState.WAITING, f"waits for {', '.join(waiting)}") if waiting else None
+
+
+def _evaluate(
+    outcome: EnsembleOutcome, folder: Path, *, cache: Path, find_predictions: Callable[[TrialSpec], Path]
+) -> EnsembleOutcome:
+    members = _join_folds([trial.spec for trial in outcome.planned.members])
+    unpacked = cache / "predictions"
+    try:
+        result = evaluate_fixed(
+            {key: join_predictions([find_predictions(spec) for spec in specs], unpacked) for key, specs in members.items()},
+            names={key: specs[0].name for key, specs in members.items()},
+            folder=folder,
+            cache=unpacked,
+        )
+    except TrackingError as error:
+        return EnsembleOutcome(outcome.planned, EnsembleState.MISSING, str(error))
+    except EnsembleError as error:
+        return EnsembleOutcome(outcome.planned, EnsembleState.REFUSED, str(error))
+    result = result.model_copy(update={"members": tuple(outcome.keys)})
+    return EnsembleOutcome(outcome.planned, EnsembleState.COMPLETE, result=result, folder=folder)
+
+
+def _join_folds(specs: Sequence[TrialSpec]) -> dict[str, list[TrialSpec]]:
+    """Key of a member -> its trials: one, or all folds of a configuration and seed in their order."""
+    members: dict[str, list[TrialSpec]] = {}
+    for spec in sorted(specs, key=lambda spec: spec.fold.index if spec.fold else 0):  # stable: else as in the file
+        key = name_joined(spec.configuration, spec.seed) if spec.fold else spec.key
+        members.setdefault(key, []).append(spec)
+    return members
+
+
+def _find_member(home: Home, trial: PlannedTrial) -> Member:
+    result = TrialFolder(home.trial_folder(trial.spec.key)).result()
+    return Member(trial.state, result, result.reason if result else None)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _bounds(pair: tuple[float, float]) -> list[float] | None:
+    return list(pair) if all(math.isfinite(bound) for bound in pair) else None

@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 
 from orchestrator.errors import LaunchError
 from orchestrator.launchers.base import ORDINARY, Claimant, Launcher
-from orchestrator.launchers.slots import find_choice, find_slots
+from orchestrator.launchers.slots.table import find_choice, find_slots
 
 
 class Builder(Protocol):

@@ -10,12 +10,12 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator import worker
 from orchestrator.errors import LaunchError
 from orchestrator.launchers.base import ORDINARY, UNKNOWN, Claimant, JobExit, Need, Slot
-from orchestrator.launchers.locks import HeldSlot
-from orchestrator.launchers.sharing import adjust
-from orchestrator.launchers.slots import SlotTable, find_slots
+from orchestrator.launchers.slots.gpu_sharing import adjust
+from orchestrator.launchers.slots.locks import HeldSlot
+from orchestrator.launchers.slots.table import SlotTable, find_slots
+from orchestrator.launchers.worker import main as worker
 
 KILLED = -9
 """As a process ends that is killed."""

@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from orchestrator import worker
 from orchestrator.errors import LaunchError
 from orchestrator.launchers.base import ORDINARY, STARTED_BY, UNKNOWN, Claimant, JobExit, Need, Slot
-from orchestrator.launchers.gpus import GpuWatch
-from orchestrator.launchers.locks import HeldSlot
-from orchestrator.launchers.sharing import adjust
-from orchestrator.launchers.slots import SlotTable, find_slots
+from orchestrator.launchers.slots.gpu_sharing import adjust
+from orchestrator.launchers.slots.gpus import GpuWatch
+from orchestrator.launchers.slots.locks import HeldSlot
+from orchestrator.launchers.slots.table import SlotTable, find_slots
+from orchestrator.launchers.worker import main as worker
 
 KILLED = JobExit(-9)
 
@@ -81,7 +81,7 @@ class LocalLauncher:
             self._watch.start()
         self._jobs: list[LocalJob] = []
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["orchestrator.preload"])
+        self._context.set_forkserver_preload(["orchestrator.launchers.worker.preload"])
         os.environ[STARTED_BY] = str(os.getpid())  # so that a forkserver can tell if we died before the kernel was asked to watch
         with _hidden_main():
             multiprocessing.forkserver.ensure_running()
@@ -134,7 +134,7 @@ class LocalLauncher:
                 if is_last:
                     raise LaunchError(
                         f"no worker can be started: {type(error).__name__}: {error}. "
-                        f"See what this prints: {sys.executable} -c 'import torch, orchestrator.worker, trainers.train'"
+                        f"See what this prints: {sys.executable} -c 'import torch, orchestrator.launchers.worker.main, trainers.training.train'"
                     ) from error
             else:
                 return process

@@ -22,10 +22,10 @@ from ray.job_config import JobConfig
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from orchestrator import worker
 from orchestrator.errors import LaunchError
 from orchestrator.launchers.base import UNKNOWN, Claimant, JobExit, Need
-from orchestrator.launchers.shares import choose_share, own_slot
+from orchestrator.launchers.ray_resources import choose_share, own_slot
+from orchestrator.launchers.worker import main as worker
 
 LOOK_S = 0.5
 """Between two questions to the cluster which slots it has placed."""

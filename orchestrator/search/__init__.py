@@ -7,6 +7,6 @@ brings · pruning.py gives configurations up, by what they report and history.py
 
 from orchestrator.search.build import build_search, check_search, read_known
 from orchestrator.search.history import FolderHistory
-from orchestrator.search.searches import StudySearch
+from orchestrator.search.search import StudySearch
 
 __all__ = ["FolderHistory", "StudySearch", "build_search", "check_search", "read_known"]

@@ -10,26 +10,23 @@ from pathlib import Path
 import optuna
 from optuna.storages import BaseStorage
 
-from orchestrator.configuration import Configuration, Facts, resolve
 from orchestrator.errors import SpecError
-from orchestrator.ledger import Patience
-from orchestrator.plan import Plan
+from orchestrator.planning.configuration import Configuration, Facts, resolve
+from orchestrator.planning.plan import Plan
 from orchestrator.search.history import History, NoHistory
-from orchestrator.search.limits import Limits
 from orchestrator.search.proposers import PlannedProposer, SampledProposer
-from orchestrator.search.pruners import build_pruner
-from orchestrator.search.pruning import Pruning
-from orchestrator.search.records import identify
-from orchestrator.search.samplers import build_sampler
-from orchestrator.search.sampling import make_distributions
-from orchestrator.search.searches import Proposer, StudySearch
+from orchestrator.search.pruning import Pruning, build_pruner
+from orchestrator.search.sampling import build_sampler, make_distributions
+from orchestrator.search.search import Limits, Proposer, StudySearch
 from orchestrator.search.storage import open_storage
 from orchestrator.search.study import Study
-from orchestrator.spec.file import Place, write_place
+from orchestrator.search.study_trial import identify
+from orchestrator.spec.document import Place, write_place
 from orchestrator.spec.model import SweepSpec
-from orchestrator.spec.names import class_name
+from orchestrator.spec.optuna_names import class_name
 from orchestrator.spec.space import sample_points
-from orchestrator.trial import TrialState
+from orchestrator.state.ledger import Patience
+from orchestrator.state.trial.records import TrialState
 
 
 def build_search(

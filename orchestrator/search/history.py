@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from orchestrator.confusions import read_confusions
-from orchestrator.home import Home
-from orchestrator.proposals import OBJECTIVE
-from orchestrator.stats import compute_miou
-from orchestrator.trial import TrialFolder, TrialSpec
+from orchestrator.analysis.stats import compute_miou
+from orchestrator.dispatch.loop.bookkeeping import OBJECTIVE
+from orchestrator.state.home import Home
+from orchestrator.state.trial.outputs import read_confusions
+from orchestrator.state.trial.records import TrialFolder, TrialSpec
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,15 @@ import dataclasses
 from collections import deque
 from collections.abc import Set
 
-from orchestrator.configuration import Configuration, resolve
-from orchestrator.plan import Plan
-from orchestrator.search.limits import Limits
-from orchestrator.search.records import StudyTrial, identify
+from orchestrator.planning.configuration import Configuration, resolve
+from orchestrator.planning.plan import Plan
 from orchestrator.search.sampling import make_distributions, suggest_point
+from orchestrator.search.search import Limits
 from orchestrator.search.study import Study
+from orchestrator.search.study_trial import StudyTrial, identify
 from orchestrator.spec.model import SearchSpec, SweepSpec
 from orchestrator.spec.space import fits
-from orchestrator.trial import TrialState
+from orchestrator.state.trial.records import TrialState
 
 MAX_REPEATS = 100
 """Proposals in a row that were all known: there is nothing new left, or the sampler does not find it."""

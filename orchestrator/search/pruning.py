@@ -9,24 +9,41 @@ trial, in the order of seeds and folds, its value the trial's) or, over images, 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import optuna
 from optuna.pruners import BasePruner
 from optuna.study import StudyDirection
 from optuna.trial import TrialState as OptunaState
 
-from orchestrator.configuration import Configuration, Facts
-from orchestrator.plan import trials_of
+from orchestrator.planning.configuration import Configuration, Facts
+from orchestrator.planning.plan import trials_of
 from orchestrator.search.history import History, ImageScores
-from orchestrator.search.pruners import build_pruner
-from orchestrator.search.records import identify
 from orchestrator.search.study import Study
+from orchestrator.search.study_trial import identify
 from orchestrator.spec.model import SweepSpec
-from orchestrator.spec.names import class_name
-from orchestrator.trial import TrialSpec
+from orchestrator.spec.optuna_names import class_name
+from orchestrator.spec.sections import PrunerSpec
+from orchestrator.state.trial.records import TrialSpec
+
+
+def build_pruner(spec: PrunerSpec) -> BasePruner:
+    """The pruner, with the one that it wraps.
+
+    Raises:
+        ValueError, TypeError: Optuna refuses the options.
+    """
+    options: dict[str, Any] = dict(spec.options)
+    if isinstance(options.get("wrapped_pruner"), dict):
+        options["wrapped_pruner"] = build_pruner(PrunerSpec.model_validate(options["wrapped_pruner"]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", category=optuna.exceptions.ExperimentalWarning)  # whoever names one wants it
+        pruner: BasePruner = getattr(optuna.pruners, class_name(spec.name))(**options)
+        return pruner
+
 
 IMAGES_A_TRIAL = 10_000_000
 """More than any validation set holds: tells images of one trial from those of the next."""

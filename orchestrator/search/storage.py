@@ -15,9 +15,8 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.storages.journal._file import BaseJournalFileLock
 
-from orchestrator.errors import TrackingError
-from orchestrator.ledger.waiting import CONNECTION, Patience, wait_out
-from orchestrator.secrets import redact
+from orchestrator.errors import TrackingError, redact
+from orchestrator.state.ledger.reconnect import CONNECTION, Patience, wait_out
 
 
 class _KernelLock(BaseJournalFileLock):

@@ -17,10 +17,10 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
-from orchestrator.configuration import Configuration
-from orchestrator.search.records import StudyTrial, describe, identify, read_trials
+from orchestrator.planning.configuration import Configuration
 from orchestrator.search.sampling import Dimension
-from orchestrator.trial import TrialState
+from orchestrator.search.study_trial import StudyTrial, describe, identify, read_trials
+from orchestrator.state.trial.records import TrialState
 
 NO_OWNER_S = 60.0
 """A running trial without an owner after this long was asked by somebody who died before signing it."""

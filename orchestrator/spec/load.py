@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.spec.complaints import Complaint, describe_unknown, fail, show, validate
-from orchestrator.spec.file import Document, Place, override, read_document
+from orchestrator.spec.diagnostics import Complaint, describe_unknown, fail, show, validate
+from orchestrator.spec.document import Document, Place, override, read_document
 from orchestrator.spec.model import Row, SearchSpec, SweepSpec
-from orchestrator.spec.options import check_strategy
+from orchestrator.spec.optuna_checks import check_strategy
 from orchestrator.spec.schema import are_related, is_known_path, known_paths, nearest
 from orchestrator.spec.space import (
     MAX_POINTS,

@@ -8,15 +8,10 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_serializer, field_validator, model_validator
 
-from orchestrator.spec.file import Document, Place
-from orchestrator.spec.keep import KeepSpec
-from orchestrator.spec.limits import LimitsSpec, RetrySpec
-from orchestrator.spec.names import NOT_METHODS, Method
-from orchestrator.spec.notify import Addresses
-from orchestrator.spec.part import Part
-from orchestrator.spec.pruner import PrunerSpec, StopSpec
-from orchestrator.spec.schedule import ScheduleSpec
+from orchestrator.spec.document import Document, Place
+from orchestrator.spec.optuna_names import NOT_METHODS, Method
 from orchestrator.spec.schema import is_whole
+from orchestrator.spec.sections import Addresses, KeepSpec, LimitsSpec, Part, PrunerSpec, RetrySpec, ScheduleSpec, StopSpec
 from trainers.config import DataConfig, Fold, TrainConfig
 
 Scalar = bool | int | float | str | None

@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from orchestrator.errors import SpecError
-from orchestrator.spec.complaints import Complaint, validate
-from orchestrator.spec.file import Place, write_place
+from orchestrator.spec.diagnostics import Complaint, validate
+from orchestrator.spec.document import Place, write_place
 from orchestrator.spec.model import Parameter, Row, SearchSpec
 from orchestrator.spec.schema import DATA_PREFIX, are_related
 from trainers.config import DataConfig, TrainConfig

@@ -1,65 +1,151 @@
-"""Runs as MLflow's own client reads them, wherever it can: databases, and servers that need more than a login."""
+"""A client that can use the place where the records are, and the few calls that both writing and reading need."""
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import time
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-import mlflow  # noqa: F401  whole, before its parts (see __init__.py)
-from mlflow.entities import Run, ViewType
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities import Experiment, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
-from orchestrator.tracking.connection import all_experiments, connect, find_experiment, search_runs
-from orchestrator.tracking.place import Place
-from orchestrator.tracking.rows import RunRow
-from orchestrator.tracking.source import ExperimentRow
+from orchestrator.state.files import check_local
+from orchestrator.tracking.change_marks import WRITTEN, write_mark
+from orchestrator.tracking.errors import explain
+from orchestrator.tracking.location import Place
 
 
-class ClientSource:
-    """A RunSource.
+class MarkingClient(MlflowClient):
+    """An MlflowClient whose writes leave a mark: in the same request where that is possible, else right after it."""
+
+    def create_run(
+        self,
+        experiment_id: str,
+        start_time: int | None = None,
+        tags: dict[str, Any] | None = None,
+        run_name: str | None = None,
+    ) -> Run:
+        return super().create_run(experiment_id, start_time, {**(tags or {}), WRITTEN: write_mark(time.time())}, run_name)
+
+    def log_batch(
+        self,
+        run_id: str,
+        metrics: Sequence[Metric] = (),
+        params: Sequence[Param] = (),
+        tags: Sequence[RunTag] = (),
+        synchronous: bool | None = True,
+    ) -> None:
+        super().log_batch(run_id, metrics, params, [*tags, RunTag(WRITTEN, write_mark(time.time()))], synchronous=synchronous)
+
+    def set_tag(self, run_id: str, key: str, value: Any, synchronous: bool | None = True) -> None:
+        self.log_batch(run_id, tags=[RunTag(key, str(value))], synchronous=synchronous)
+
+    def delete_tag(self, run_id: str, key: str) -> None:
+        super().delete_tag(run_id, key)
+        self.log_batch(run_id)
+
+    def set_terminated(self, run_id: str, status: str | None = None, end_time: int | None = None) -> None:
+        super().set_terminated(run_id, status, end_time)
+        self.log_batch(run_id)
+
+    def update_run(self, run_id: str, status: str | None = None, name: str | None = None) -> None:
+        super().update_run(run_id, status, name)
+        self.log_batch(run_id)
+
+
+_PAGE = 1000
+_SQLITE = "sqlite:///"
+
+
+def connect(place: Place) -> MlflowClient:
+    """A client of ``place`` that never touches MLflow's global state; a database gets its tables if it has none.
 
     Raises:
-        TrackingError: the place cannot be used.
+        TrackingError: it cannot be reached or used.
     """
+    logging.getLogger("mlflow.store.db").setLevel(logging.WARNING)  # two lines about new tables, in the middle of a display
+    if place.uri.startswith(_SQLITE):
+        check_local(Path(place.uri.removeprefix(_SQLITE)), "MLflow's database")
+    try:
+        if not place.is_database:
+            return _open(place.uri)
+        with alone_at(place):  # a client that finds no tables makes them
+            if place.uri.startswith(_SQLITE):
+                _make_file(Path(place.uri.removeprefix(_SQLITE)))
+            client = _open(place.uri)
+            client.search_experiments(max_results=1)
+            return client
+    except Exception as error:  # until it is connected, each database's driver raises errors of its own
+        raise explain(place, error) from error
 
-    def __init__(self, place: Place) -> None:
-        self._client = connect(place)
 
-    def list_experiments(self) -> list[ExperimentRow]:
-        found = all_experiments(self._client)
-        return [ExperimentRow(str(each.experiment_id), str(each.name), dict(each.tags)) for each in found]
+def find_experiment(client: MlflowClient, sweep: str) -> str | None:
+    """The id of the sweep's experiment."""
+    experiment = client.get_experiment_by_name(sweep)
+    return None if experiment is None else str(experiment.experiment_id)
 
-    def find_experiment(self, name: str) -> str | None:
-        return find_experiment(self._client, name)
 
-    def search(self, experiments: Sequence[str], query: str = "", *, is_deleted: bool = False) -> list[RunRow]:
-        view = ViewType.DELETED_ONLY if is_deleted else ViewType.ACTIVE_ONLY
-        return [make_row(run) for run in search_runs(self._client, experiments, query, view=view)]
-
-    def find_latest(self, experiments: Sequence[str], query: str) -> RunRow | None:
-        found = self._client.search_runs(list(experiments), query, max_results=1, order_by=["attributes.start_time DESC"])
-        return make_row(found[0]) if found else None
-
-    def find_run(self, run_id: str) -> RunRow | None:
+def ensure_experiment(client: MlflowClient, place: Place, sweep: str) -> str:
+    """The id of the sweep's experiment, made if need be; one that somebody deleted is brought back."""
+    experiment = client.get_experiment_by_name(sweep)
+    if experiment is None:
+        location = (place.artifacts / sweep).absolute().as_uri() if place.is_database else None
         try:
-            return make_row(self._client.get_run(run_id))
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return None
-            raise
+            return str(client.create_experiment(sweep, artifact_location=location, tags={"orchestrate": "sweep"}))
+        except MlflowException:
+            experiment = client.get_experiment_by_name(sweep)  # another dispatcher was faster
+            if experiment is None:
+                raise
+    if experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment.experiment_id)
+    return str(experiment.experiment_id)
 
-    def list_files(self, run_id: str, folder: str = "") -> list[str]:
-        return [str(file.path) for file in self._client.list_artifacts(run_id, folder or None) if not file.is_dir]
+
+def all_experiments(client: MlflowClient) -> list[Experiment]:
+    """Every experiment that is not deleted, whoever made it."""
+    token: str | None = None
+    experiments: list[Experiment] = []
+    while True:
+        found = client.search_experiments(max_results=_PAGE, page_token=token)
+        experiments += found
+        if not (token := found.token):
+            return experiments
 
 
-def make_row(run: Run) -> RunRow:
-    """As the client tells it."""
-    return RunRow.of(
-        run_id=str(run.info.run_id),
-        experiment_id=str(run.info.experiment_id),
-        run_name=run.info.run_name,
-        start_ms=run.info.start_time,
-        end_ms=run.info.end_time,
-        metrics=run.data.metrics,
-        params=run.data.params,
-        tags=run.data.tags,
-    )
+def search_runs(client: MlflowClient, experiments: Sequence[str], query: str, *, view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
+    """Every run that fits, page by page; view: deleted ones, or those that are not."""
+    token: str | None = None
+    runs: list[Run] = []
+    while True:
+        found = client.search_runs(list(experiments), query, view, max_results=_PAGE, page_token=token)
+        runs += found
+        if not (token := found.token):
+            return runs
+
+
+def _open(uri: str) -> MlflowClient:
+    return MarkingClient(tracking_uri=uri, registry_uri=uri)
+
+
+def alone_at(place: Place) -> FileLock:
+    """One process at a time: two that create the same tables both fail, and leave what no other can complete."""
+    place.locks.mkdir(parents=True, exist_ok=True)
+    name = hashlib.sha256(place.uri.encode()).hexdigest()[:12]
+    return FileLock(place.locks / f"mlflow-{name}.lock")
+
+
+def _make_file(database: Path) -> None:
+    """The database with all its tables, unless it is there. At once: if its maker were killed, nobody could complete it."""
+    if database.exists():
+        return
+    database.parent.mkdir(parents=True, exist_ok=True)
+    new = database.with_name(f"{database.name}.new")
+    for leftover in (new, new.with_name(f"{new.name}-journal")):
+        leftover.unlink(missing_ok=True)
+    _open(f"{_SQLITE}{new}").search_experiments(max_results=1)
+    new.replace(database)

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.tracking.connection import connect
-from orchestrator.tracking.place import Place
-from orchestrator.trial import TrialFolder
+from orchestrator.state.trial.records import TrialFolder
+from orchestrator.tracking.client import connect
+from orchestrator.tracking.location import Place
 from tests.chaos.scene import Scene
 
 

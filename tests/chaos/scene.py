@@ -16,8 +16,8 @@ from typing import Any
 
 import psutil
 
-from orchestrator.home import Home
-from orchestrator.trial import TrialFolder
+from orchestrator.state.home import Home
+from orchestrator.state.trial.records import TrialFolder
 from tests.orchestrator.tracking.conftest import Server
 
 MARK = "ORCHESTRATE_CHAOS"

@@ -18,7 +18,7 @@ import pytest
 
 from orchestrator.launchers.base import Slot
 from orchestrator.launchers.local import LocalLauncher
-from orchestrator.trial import Attempt, TrialFolder, TrialSpec, make_key
+from orchestrator.state.trial.records import Attempt, TrialFolder, TrialSpec, make_key
 from tests.orchestrator.clock import Clock
 from tests.orchestrator.postgresql import PostgreSQL, find_programs
 from trainers.config import DataConfig, SyntheticConfig, TrainConfig

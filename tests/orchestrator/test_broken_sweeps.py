@@ -9,8 +9,8 @@ import pytest
 
 from orchestrator.cli import main
 from orchestrator.errors import SpecError
-from orchestrator.ledger import Ledger
 from orchestrator.spec import load_spec
+from orchestrator.state.ledger import Ledger
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.changes import Changes, compare, content_of
-from orchestrator.configuration import DataFacts, Facts, source_part
 from orchestrator.errors import TrialError
-from orchestrator.plan import make_plan
-from orchestrator.plan_record import read_record, write_record
+from orchestrator.planning.configuration import DataFacts, Facts, source_part
+from orchestrator.planning.forecast.diff import Changes, compare, content_of
+from orchestrator.planning.forecast.snapshot import read_record, write_record
+from orchestrator.planning.plan import make_plan
 from orchestrator.spec import SweepSpec, load_spec
 from trainers.config import DataConfig
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import checkpoint
-from orchestrator.checkpoint import copied, enter, find_epoch, note_checkpoint
-from orchestrator.trial import Event, TrialFolder
+from orchestrator.state.trial import checkpoint
+from orchestrator.state.trial.checkpoint import copied, enter, find_epoch, note_checkpoint
+from orchestrator.state.trial.records import Event, TrialFolder
 
 
 def train(folder: TrialFolder, *epochs: int, attempt: int = 1, text: str = "") -> None:

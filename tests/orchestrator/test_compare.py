@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from orchestrator.compare import Comparison, compare_runs
+from orchestrator.analysis.compare import Comparison, compare_runs
 from orchestrator.errors import TrackingError
-from orchestrator.home import Home
-from orchestrator.tracking.labels import EnsembleRecord
-from orchestrator.tracking.place import Place
-from orchestrator.tracking.recording import Recorder
-from orchestrator.tracking.runs import RunReader
-from orchestrator.trial import Attempt, TrialFolder, TrialResult, TrialSpec, TrialState
+from orchestrator.state.home import Home
+from orchestrator.state.trial.records import Attempt, TrialFolder, TrialResult, TrialSpec, TrialState
+from orchestrator.tracking.location import Place
+from orchestrator.tracking.mirror.recorder import Recorder
+from orchestrator.tracking.reader.runs import RunReader
+from orchestrator.tracking.tags import EnsembleRecord
 from tests.orchestrator.documented import fields_of, fields_told
 from trainers.config import DataConfig, Fold, TrainConfig
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.configuration import Configuration, DataFacts, Facts, list_choices, resolve, source_part
-from orchestrator.plan import trials_of
+from orchestrator.planning.configuration import Configuration, DataFacts, Facts, list_choices, resolve, source_part
+from orchestrator.planning.plan import trials_of
 from orchestrator.spec import SweepSpec, load_spec
 from orchestrator.spec.space import BuildError, fits
 from trainers.config import DataConfig, DiceLoss, FocalLoss, OptimizerConfig, TrainConfig

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator.confusions import read_confusions, write_confusions
+from orchestrator.state.trial.outputs import read_confusions, write_confusions
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from orchestrator.disk import DiskNeed, DiskSpace
+from orchestrator.state.disk import DiskNeed, DiskSpace
 
 
 def test_the_floor_stays_free(small_disk: Path) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.estimates import Basis, Estimator, Job, Machine, estimate, run_on, write_hours, write_time
-from orchestrator.timings import Timing
-from orchestrator.trial import TrialSpec
+from orchestrator.planning.forecast.estimates import Basis, Estimator, Job, Machine, estimate, run_on, write_hours, write_time
+from orchestrator.planning.forecast.timings import Timing
+from orchestrator.state.trial.records import TrialSpec
 from trainers.config import DataConfig, TrainConfig
 
 CPU = Machine("cpu", num_slots=2, num_threads=1)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.exits import Circumstances, explain_exit
-from orchestrator.failures import FailureKind
+from orchestrator.dispatch.loop.endings import Circumstances, explain_exit
 from orchestrator.launchers.base import JobExit
+from orchestrator.state.trial.failures import FailureKind
 
 
 @pytest.mark.parametrize(

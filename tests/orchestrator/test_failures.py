@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.failures import FailureKind, classify, describe, is_disk_full
+from orchestrator.state.trial.failures import FailureKind, classify, describe, is_disk_full
 from trainers.errors import ConfigError, DataError, DivergedError, TrainerError
 
 

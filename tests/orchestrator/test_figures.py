@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator.figures import Figures
-from orchestrator.matrices import Matrices
-from orchestrator.scored import Scored, compare_results, estimate, find_spread
+from orchestrator.analysis.cache import Figures
+from orchestrator.analysis.confusions import Matrices
+from orchestrator.analysis.results import Scored, compare_results, estimate, find_spread
 
 
 def make_results(folder: Path, reads: list[int], *, num_results: int = 3) -> tuple[Figures, list[Scored]]:

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from orchestrator.cli import main
 from orchestrator.errors import SpecError
 from orchestrator.spec import Row, SweepSpec, load_spec
-from orchestrator.spec.names import PRUNERS, SAMPLERS
+from orchestrator.spec.optuna_names import PRUNERS, SAMPLERS
 from orchestrator.spec.schema import known_paths
 from trainers.config import DataConfig, TrainConfig
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.heartbeat import BEAT_S, LONGEST_STEP_S, Heartbeat, Silence
+from orchestrator.state.trial.heartbeat import BEAT_S, LONGEST_STEP_S, Heartbeat, Silence
 from tests.orchestrator.clock import Clock
 
 

@@ -8,12 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from orchestrator.home import Home
+from orchestrator.state.home import Home
 
 ENTER_AND_STAY = """
 import sys, time
 from pathlib import Path
-from orchestrator.home import Home
+from orchestrator.state.home import Home
 owner = Home(Path(sys.argv[1])).become_owner()
 print(owner.name, flush=True)
 time.sleep(60)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.idleness import PATIENCE_S, Idleness
+from orchestrator.dispatch.loop.queue import PATIENCE_S, Idleness
 from tests.orchestrator.clock import Clock
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.data.make import make_data
+from orchestrator.operations.data.make import make_data
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
 

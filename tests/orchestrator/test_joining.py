@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.data.make import make_data
+from orchestrator.dispatch.join import join_sweep
 from orchestrator.errors import DataError, OrchestrateError, SpecError, TrackingError
-from orchestrator.home import Home
-from orchestrator.joining import join_sweep
 from orchestrator.launchers import LAUNCHERS
 from orchestrator.launchers.base import Claimant, Launcher
-from orchestrator.ledger import Ledger
-from orchestrator.plan import make_plan
-from orchestrator.preflight import prepare
-from orchestrator.shared_plan import SharedPlan, read_shared_plan, share_plan
+from orchestrator.operations.data.make import make_data
+from orchestrator.planning.plan import make_plan
+from orchestrator.planning.preflight import prepare
+from orchestrator.planning.shared import SharedPlan, read_shared_plan, share_plan
 from orchestrator.spec import load_spec
+from orchestrator.state.home import Home
+from orchestrator.state.ledger import Ledger
 
 SWEEP = """
 name: shared

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 from rich.console import Console
 
-from orchestrator.entries import Entry
-from orchestrator.leaderboard import Leaderboard, rank_trials
-from orchestrator.matrices import Matrices
+from orchestrator.analysis.confusions import Matrices
+from orchestrator.analysis.leaderboard import Leaderboard, rank_trials
+from orchestrator.analysis.trials import Entry
 
 
 def make_entry(key: str, accuracy: float, *, fingerprint: str = "fp", configuration: str | None = None) -> Entry:

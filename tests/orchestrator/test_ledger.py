@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from orchestrator.errors import OrchestrateError, TrackingError
-from orchestrator.ledger import Ledger
-from orchestrator.trial import TrialState
+from orchestrator.state.ledger import Ledger
+from orchestrator.state.trial.records import TrialState
 from tests.orchestrator.clock import Clock
 
 
@@ -207,8 +207,8 @@ def test_odd_paths(tmp_path: Path) -> None:
 
 OPEN_AND_CLAIM = """
 import json, os, random, sys, time
-from orchestrator.ledger import Ledger
-from orchestrator.trial import TrialState
+from orchestrator.state.ledger import Ledger
+from orchestrator.state.trial.records import TrialState
 
 url, name, go = sys.argv[1:]
 print("ready", flush=True)

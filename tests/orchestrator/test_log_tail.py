@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from orchestrator.log_tail import find_end
+from orchestrator.state.trial.folder import find_end
 
 SCRIPT = """
 import faulthandler, os, sys, threading

@@ -8,10 +8,10 @@ import psutil
 import pytest
 
 from orchestrator.errors import TrackingError
-from orchestrator.home import Home
-from orchestrator.ledger import Ledger
-from orchestrator.tracking.connection import connect
-from orchestrator.tracking.place import Place
+from orchestrator.state.home import Home
+from orchestrator.state.ledger import Ledger
+from orchestrator.tracking.client import connect
+from orchestrator.tracking.location import Place
 
 
 def mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *mounts: tuple[Path, str]) -> None:

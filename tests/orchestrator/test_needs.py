@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.home import Home
+from orchestrator.dispatch.loop.memory import Needs, read_peaks
+from orchestrator.dispatch.loop.retries import Terms
 from orchestrator.launchers.base import UNKNOWN, Need
-from orchestrator.needs import Needs, read_peaks
-from orchestrator.retries import Terms
-from orchestrator.trial import Attempt, Event, TrialFolder, TrialResult, TrialSpec, TrialState
+from orchestrator.state.home import Home
+from orchestrator.state.trial.records import Attempt, Event, TrialFolder, TrialResult, TrialSpec, TrialState
 from trainers.config import DataConfig, TrainConfig
 
 GPU = "NVIDIA H100 80GB HBM3"

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 
 from orchestrator.cli import main
+from orchestrator.dispatch.notifications import VARIABLE, Kind, Message, describe_end, describe_failure, open_notifier
+from orchestrator.dispatch.summary import SweepReport
 from orchestrator.errors import DataError, SpecError
-from orchestrator.home import Home
-from orchestrator.notice import describe_end, describe_failure
-from orchestrator.notify import VARIABLE, Kind, Message, open_notifier
 from orchestrator.spec import SweepSpec, load_spec
-from orchestrator.summary import SweepReport
+from orchestrator.state.home import Home
 from tests.orchestrator.conftest import SECRET, Chat
 
 MESSAGE = Message("losses: done", "4 complete", Kind.success)

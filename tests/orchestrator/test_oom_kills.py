@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from orchestrator.oom_kills import COUNTERS, RECENT_S, OomKills
+from orchestrator.dispatch.loop.attempts import COUNTERS, RECENT_S, OomKills
 from tests.orchestrator.clock import Clock
 
 

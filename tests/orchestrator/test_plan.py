@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.configuration import DataFacts, Facts, resolve, source_part
+from orchestrator.dispatch.summary import PlanReport, summarize_plan
 from orchestrator.errors import SpecError
-from orchestrator.plan import Plan, longest_first, make_plan
+from orchestrator.planning.configuration import DataFacts, Facts, resolve, source_part
+from orchestrator.planning.plan import Plan, longest_first, make_plan
 from orchestrator.spec import SweepSpec, load_spec
-from orchestrator.summary import PlanReport, summarize_plan
-from orchestrator.trial import TrialState
+from orchestrator.state.trial.records import TrialState
 from trainers.config import DataConfig
 
 GRID = "search: {method: grid, space: {arch: [Unet, FPN]}}\n"

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from orchestrator.dispatch.summary import PlanReport
 from orchestrator.errors import DataError, SpecError
-from orchestrator.plan import make_plan
-from orchestrator.preflight import prepare
+from orchestrator.planning.plan import make_plan
+from orchestrator.planning.preflight import prepare
 from orchestrator.spec import SweepSpec, load_spec
-from orchestrator.summary import PlanReport
 
 SMALL = "data: {synthetic: {num_images: 16, height: 32, width: 32}, val_fraction: 0.25}\n"
 
@@ -137,7 +137,7 @@ def test_code_in_the_working_directory_is_found_and_hashed(tmp_path: Path) -> No
     read(tmp_path, SMALL + "base: {loss: {name: 'my_losses:Loss'}}\n")
     code = (
         "import sys\nfrom pathlib import Path\n"
-        "from orchestrator.preflight import prepare\nfrom orchestrator.spec import load_spec\n"
+        "from orchestrator.planning.preflight import prepare\nfrom orchestrator.spec import load_spec\n"
         "print(prepare(load_spec(Path('sweep.yaml')), Path('cache')).code['my_losses:Loss'], 'torch' in sys.modules)\n"
     )
     found = []

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.configuration import Configuration
-from orchestrator.proposals import Proposals
-from orchestrator.trial import TrialState
+from orchestrator.dispatch.loop.bookkeeping import Proposals
+from orchestrator.planning.configuration import Configuration
+from orchestrator.state.trial.records import TrialState
 from trainers.config import DataConfig, TrainConfig
 
 COMPLETE, FAILED, PRUNED = TrialState.COMPLETE, TrialState.FAILED, TrialState.PRUNED

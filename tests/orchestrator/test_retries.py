@@ -5,11 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.failures import FailureKind
+from orchestrator.dispatch.loop.retries import Failure, Terms, choose_terms, may_retry, read_failures
 from orchestrator.launchers.base import Need
-from orchestrator.retries import Failure, Terms, choose_terms, may_retry, read_failures
-from orchestrator.spec.limits import RetrySpec
-from orchestrator.trial import Event, TrialState
+from orchestrator.spec.sections import RetrySpec
+from orchestrator.state.trial.failures import FailureKind
+from orchestrator.state.trial.records import Event, TrialState
 
 KINDS = st.sampled_from(sorted(FailureKind))
 POLICIES = st.builds(RetrySpec, **{name: st.integers(0, 5) for name in RetrySpec.model_fields})

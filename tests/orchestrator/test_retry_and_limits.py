@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import SpecError
-from orchestrator.failures import FailureKind
 from orchestrator.spec import load_spec
-from orchestrator.spec.limits import LimitsSpec, RetrySpec
+from orchestrator.spec.sections import LimitsSpec, RetrySpec
+from orchestrator.state.trial.failures import FailureKind
 
 
 def load(folder: Path, text: str) -> tuple[RetrySpec, LimitsSpec]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.ledger import Ledger, Role, Roster
+from orchestrator.state.ledger import Ledger, Role, Roster
 from tests.orchestrator.clock import Clock
 
 

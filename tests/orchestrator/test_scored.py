@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from orchestrator.entries import Entry, strip_seed
-from orchestrator.matrices import Matrices
-from orchestrator.scored import compare_class_results, compare_results, find_spread, join_trials, score_trial
-from orchestrator.stats import compute_miou, pool_spread, sum_groups, vary_seeds
+from orchestrator.analysis.confusions import Matrices
+from orchestrator.analysis.results import compare_class_results, compare_results, find_spread, join_trials, score_trial
+from orchestrator.analysis.stats import compute_miou, pool_spread, sum_groups, vary_seeds
+from orchestrator.analysis.trials import Entry, strip_seed
 
 
 def make_matrices(seed: int, *, accuracy: float = 0.7, num_images: int = 30) -> np.ndarray:

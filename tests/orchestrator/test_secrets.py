@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.secrets import redact
+from orchestrator.errors import redact
 
 
 @pytest.mark.parametrize(

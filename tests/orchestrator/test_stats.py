@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.stats import Spread, compare, compute_miou, estimate_miou, pool_spread, resample
+from orchestrator.analysis.stats import Spread, compare, compute_miou, estimate_miou, pool_spread, resample
 
 
 def make_confusions(seed: int, *, accuracy: float = 0.6, num_images: int = 40) -> np.ndarray:

@@ -12,21 +12,21 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestrator.closing import fail
-from orchestrator.configuration import Configuration, Facts
 from orchestrator.errors import SpecError
-from orchestrator.failures import FailureKind
-from orchestrator.home import Home
-from orchestrator.ledger import Ledger, Role
-from orchestrator.plan import Plan, PlannedTrial
-from orchestrator.shared_plan import share_plan
+from orchestrator.operations.status import read_status
+from orchestrator.operations.status.pace import Course, estimate_left, trials_per_hour
+from orchestrator.operations.status.reading import SweepStatus
+from orchestrator.planning.configuration import Configuration, Facts
+from orchestrator.planning.plan import Plan, PlannedTrial
+from orchestrator.planning.shared import share_plan
 from orchestrator.spec import SweepSpec
-from orchestrator.status import read_status
-from orchestrator.status.pace import Course, estimate_left, trials_per_hour
-from orchestrator.status.reading import SweepStatus
-from orchestrator.tracking.place import Place
-from orchestrator.tracking.sent import Sent, write_sent
-from orchestrator.trial import Attempt, Event, TrialFolder, TrialResult, TrialSpec, TrialState
+from orchestrator.state.home import Home
+from orchestrator.state.ledger import Ledger, Role
+from orchestrator.state.trial.endings import fail
+from orchestrator.state.trial.failures import FailureKind
+from orchestrator.state.trial.records import Attempt, Event, TrialFolder, TrialResult, TrialSpec, TrialState
+from orchestrator.tracking.location import Place
+from orchestrator.tracking.mirrored import Sent, write_sent
 from tests.orchestrator.documented import fields_of, fields_told
 from trainers.config import DataConfig, TrainConfig
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from orchestrator.errors import SpecError
 from orchestrator.spec import SweepSpec, load_spec
-from orchestrator.spec.names import PRUNERS, SAMPLERS
+from orchestrator.spec.optuna_names import PRUNERS, SAMPLERS
 
 SEARCH = "search:\n  method: {}\n  space: {{epochs: [1, 2]}}\nbudget: {{trials: 4}}\n"
 OPTIONS = "search:\n  method: {}\n  options: {}\n  space: {{epochs: [1, 2]}}\nbudget: {{trials: 4}}\n"

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.configuration import DataFacts, Facts, source_part
+from orchestrator.dispatch.summary import PlanReport
 from orchestrator.errors import SpecError
-from orchestrator.plan import Plan, make_plan
+from orchestrator.planning.configuration import DataFacts, Facts, source_part
+from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.spec import SweepSpec, load_spec
-from orchestrator.summary import PlanReport
 
 TABLE1 = Path(__file__).resolve().parents[2] / "sweeps" / "table1.yaml"
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.timings import measure_course, read_timings
-from orchestrator.trial import Event, TrialFolder, TrialResult, TrialSpec, TrialState
-from orchestrator.versions import describe_drift
+from orchestrator.planning.forecast.timings import measure_course, read_timings
+from orchestrator.state.machine import describe_drift
+from orchestrator.state.trial.records import Event, TrialFolder, TrialResult, TrialSpec, TrialState
 from trainers.config import DataConfig, TrainConfig
 
 

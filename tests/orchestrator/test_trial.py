@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import TrialError
-from orchestrator.trial import Event, TrialFolder, TrialResult, TrialSpec, TrialState, make_key
+from orchestrator.state.trial.records import Event, TrialFolder, TrialResult, TrialSpec, TrialState, make_key
 from trainers.config import DataConfig, FocalLoss, Fold, TrainConfig
 
 

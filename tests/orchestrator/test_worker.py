@@ -10,14 +10,14 @@ import cv2
 import numpy as np
 import pytest
 
-from orchestrator.closing import fail
-from orchestrator.ensemble.store import read_predictions
-from orchestrator.failures import FailureKind
 from orchestrator.launchers.base import Slot
-from orchestrator.pictures import draw_samples, make_palette, pick_evenly, write_png
-from orchestrator.trial import TrialFolder, TrialState
-from orchestrator.worker import ExitCode, is_worked_on, work
+from orchestrator.launchers.worker.main import ExitCode, is_worked_on, work
+from orchestrator.state.trial.endings import fail
+from orchestrator.state.trial.failures import FailureKind
+from orchestrator.state.trial.outputs import read_predictions
+from orchestrator.state.trial.records import TrialFolder, TrialState
 from trainers.metrics import mean_iou
+from trainers.pictures import draw_samples, make_palette, pick_evenly, write_png
 
 SLOT = Slot("cpu-0", "", 1)
 

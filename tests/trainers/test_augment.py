@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainers.augment import build_augmentation
 from trainers.config import AUGMENTATIONS, VOID, TransformConfig
 from trainers.errors import ConfigError
+from trainers.loader.augment import build_augmentation
 
 
 def transforms(*named: tuple[str, dict[str, Any]]) -> tuple[TransformConfig, ...]:
@@ -147,5 +147,5 @@ def test_object_that_is_no_transform_is_refused() -> None:
 
 def test_none_loads_no_library() -> None:
     """Who augments nothing does not wait for albumentations, nor for the torch that it loads."""
-    code = "import sys, trainers.augment as a; a.build_augmentation('none'); sys.exit('albumentations' in sys.modules)"
+    code = "import sys, trainers.loader.augment as a; a.build_augmentation('none'); sys.exit('albumentations' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

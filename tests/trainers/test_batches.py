@@ -9,9 +9,9 @@ import psutil
 import pytest
 from torch import Tensor
 
-from trainers.batches import TrainBatches, sample_seed, split_batches
 from trainers.config import TrainConfig
 from trainers.data import SplitData
+from trainers.loader.batches import TrainBatches, sample_seed, split_batches
 
 Make = Callable[..., SplitData]
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from trainers.config import TrainConfig
-from trainers.depthwise import quicken_depthwise
-from trainers.models import build_model
+from trainers.models.build import build_model
+from trainers.models.depthwise import quicken_depthwise
 
 
 def gradients_of(layer: nn.Conv2d, maps: torch.Tensor, weighting: torch.Tensor) -> list[torch.Tensor]:

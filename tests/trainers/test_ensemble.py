@@ -13,13 +13,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainers.checkpoint import save_best
 from trainers.config import TrainConfig
-from trainers.ensemble import MAX_PIXELS, Ensemble, Member, read_members, save_members, to_whole_weights
 from trainers.errors import ConfigError
-from trainers.means import Mean, to_addends
-from trainers.models import build_model
-from trainers.predict import load_checkpoint, predict_probabilities, quantize
+from trainers.models.build import build_model
+from trainers.prediction.ensemble import MAX_PIXELS, Ensemble, Member, read_members, save_members, to_whole_weights
+from trainers.prediction.means import Mean, to_addends
+from trainers.prediction.predict import load_checkpoint, predict_probabilities, quantize
+from trainers.training.checkpoint import save_best
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 32, 48, 1), dtype=np.uint8)
 

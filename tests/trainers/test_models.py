@@ -12,9 +12,9 @@ import torch
 from pydantic import ValidationError
 
 from trainers.config import TrainConfig
+from trainers.config.names import ARCHITECTURES, ENCODER_PREFIXES, ENCODERS
 from trainers.errors import ConfigError
-from trainers.models import AnySize, build_model
-from trainers.names import ARCHITECTURES, ENCODER_PREFIXES, ENCODERS
+from trainers.models.build import AnySize, build_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -160,8 +160,8 @@ _TRAIN_MOBILEONE = """
 import torch
 from pydantic import ValidationError
 from trainers.config import TrainConfig
-from trainers.models import build_model, place_model
-from trainers.predict import to_input
+from trainers.models.build import build_model, place_model
+from trainers.prediction.predict import to_input
 torch.set_num_threads(1)
 for channels in (1, 3):
     config = TrainConfig(encoder="mobileone_s0", arch_options={"decoder_channels": [16, 8, 8, 8, 8]})

@@ -12,7 +12,7 @@ from timm.optim.lion import Lion
 from torch import Tensor, nn
 
 from trainers.config import OptimizerConfig, ScheduleConfig
-from trainers.optim import START, Schedule, build_optimizer, build_schedule, lr_share
+from trainers.training.optim import START, Schedule, build_optimizer, build_schedule, lr_share
 
 each_optimizer = pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "lion"])
 each_schedule = pytest.mark.parametrize("name", ["constant", "cosine", "plateau", "one_cycle"])

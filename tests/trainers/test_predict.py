@@ -13,9 +13,9 @@ from hypothesis.extra.numpy import arrays
 from trainers.config import TrainConfig
 from trainers.data import SplitData
 from trainers.errors import ConfigError
-from trainers.models import build_model
-from trainers.predict import load_checkpoint, predict_probabilities, quantize, quantize_u16, read_metadata, to_input
-from trainers.train import train
+from trainers.models.build import build_model
+from trainers.prediction.predict import load_checkpoint, predict_probabilities, quantize, quantize_u16, read_metadata, to_input
+from trainers.training.train import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 scores = arrays(np.float32, (2, 5, 2, 3), elements=st.floats(0, 1, width=32))

@@ -1,4 +1,4 @@
-"""trainers.sampling: which training pictures an epoch shows, and how often."""
+"""trainers.loader.sampling: which training pictures an epoch shows, and how often."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainers.batches import TrainBatches
 from trainers.config import SamplingConfig, TrainConfig
 from trainers.data import DataSet, Split, SplitData
 from trainers.errors import ConfigError
-from trainers.sampling import count_occurrences, list_samples
+from trainers.loader.batches import TrainBatches
+from trainers.loader.sampling import count_occurrences, list_samples
 
 CLASSES = (0, 0, 1, 1, 1, 2, 2, 3)
 """The one class of each picture of ``data``; the last two are validated on, so that class 3 is not trained on."""

@@ -1,4 +1,4 @@
-"""trainers.steps: one optimizer step a batch, whatever the batch is cut into."""
+"""trainers.training.steps: one optimizer step a batch, whatever the batch is cut into."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from trainers.checkpoint import Trained
 from trainers.config import OptimizerConfig, ScheduleConfig, TrainConfig
 from trainers.device import choose_device
 from trainers.errors import DivergedError
-from trainers.optim import build_optimizer, build_schedule
-from trainers.steps import Steps
+from trainers.training.checkpoint import Trained
+from trainers.training.optim import build_optimizer, build_schedule
+from trainers.training.steps import Steps
 
 
 def make_steps(model: nn.Module, *, accumulate: int = 1, lr: float = 0.1, counted: list[int] | None = None) -> Steps:

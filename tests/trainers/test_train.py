@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trainers.checkpoint import Progress
 from trainers.config import EarlyStoppingConfig, TrainConfig
 from trainers.data import SplitData
 from trainers.errors import ConfigError, DataError, DivergedError, TrainerError
 from trainers.metrics import confusion_per_image, mean_iou
-from trainers.train import Continue, EpochReport, TrainResult, is_stale, train
+from trainers.training.checkpoint import Progress
+from trainers.training.train import Continue, EpochReport, TrainResult, is_stale, train
 
 Make = Callable[..., SplitData]
 Config = Callable[..., TrainConfig]

@@ -1,4 +1,4 @@
-"""trainers.train with what is not asked for by default: averaged weights, clipping, a smaller input, test-time flips."""
+"""trainers.training.train with what is not asked for by default: averaged weights, clipping, a smaller input, test-time flips."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from trainers.config import TrainConfig
 from trainers.data import SplitData
-from trainers.models import build_model
-from trainers.predict import load_checkpoint, predict_probabilities, quantize
-from trainers.train import Continue, TrainResult, train
+from trainers.models.build import build_model
+from trainers.prediction.predict import load_checkpoint, predict_probabilities, quantize
+from trainers.training.train import Continue, TrainResult, train
 
 Make = Callable[..., SplitData]
 Config = Callable[..., TrainConfig]

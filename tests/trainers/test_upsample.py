@@ -1,4 +1,4 @@
-"""trainers.upsample: the same numbers as smp's own blocks, with fewer multiplications."""
+"""trainers.models.upsample: the same numbers as smp's own blocks, with fewer multiplications."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainers.upsample import cheapen_upsampling, upsample_and_convolve, upsample_and_convolve_by_differences
+from trainers.models.upsample import cheapen_upsampling, upsample_and_convolve, upsample_and_convolve_by_differences
 
 
 @pytest.mark.parametrize("double", [upsample_and_convolve, upsample_and_convolve_by_differences])

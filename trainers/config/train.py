@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from trainers.config.base import Config, check_known, check_size, is_import_path
 from trainers.config.loss import FocalLoss, Loss
-from trainers.names import ARCHITECTURES, ENCODER_PREFIXES, ENCODERS
+from trainers.config.names import ARCHITECTURES, ENCODER_PREFIXES, ENCODERS
 
 Flips = Literal["none", "horizontal", "both"]
 """Mirror images that a prediction is averaged over, beside the picture itself: left to right, or that, upside down, and both."""

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.home import Home
-from orchestrator.ledger import Ledger
-from orchestrator.tracking.checkpoints import CheckpointRecords
-from orchestrator.tracking.place import Place
-from orchestrator.tracking.recording import Recorder
-from orchestrator.tracking.runs import RunReader
-from orchestrator.trial import TrialFolder, TrialState
+from orchestrator.state.home import Home
+from orchestrator.state.ledger import Ledger
+from orchestrator.state.trial.records import TrialFolder, TrialState
+from orchestrator.tracking.checkpoints.retention import CheckpointRecords
+from orchestrator.tracking.location import Place
+from orchestrator.tracking.mirror.recorder import Recorder
+from orchestrator.tracking.reader.runs import RunReader
 from tests.orchestrator.tracking.conftest import Worker, empty_database, place
 
 __all__ = ["empty_database", "place"]

@@ -9,15 +9,15 @@ import pytest
 from filelock import FileLock
 from rich.console import Console
 
-from orchestrator.clean.command import CleanReport, apply_keep, clean
-from orchestrator.clean.finds import Kind
+from orchestrator.ensemble.predict.files import find_files
 from orchestrator.errors import PredictError, TrackingError
-from orchestrator.predict.files import find_files
-from orchestrator.retraining import train_again
-from orchestrator.tracking.labels import EnsembleRecord
-from orchestrator.tracking.place import Place
-from orchestrator.tracking.runs import RunReader
-from orchestrator.trial import TrialState
+from orchestrator.operations.retention.clean import CleanReport, apply_keep, clean
+from orchestrator.operations.retention.reclaimable import Kind
+from orchestrator.operations.retry import train_again
+from orchestrator.state.trial.records import TrialState
+from orchestrator.tracking.location import Place
+from orchestrator.tracking.reader.runs import RunReader
+from orchestrator.tracking.tags import EnsembleRecord
 from tests.orchestrator.clean.conftest import CHECKPOINT, Bench
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli import main
-from orchestrator.home import Home
-from orchestrator.ledger import Ledger
-from orchestrator.trial import TrialFolder, TrialResult, TrialState
+from orchestrator.state.home import Home
+from orchestrator.state.ledger import Ledger
+from orchestrator.state.trial.records import TrialFolder, TrialResult, TrialState
 from tests.orchestrator.tracking.conftest import Worker
 
 OLD_S = 2 * 3600

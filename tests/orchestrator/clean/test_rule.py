@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.clean.rule import Standing, choose_removable, read_rule, write_rule
-from orchestrator.spec.keep import Rule
+from orchestrator.operations.retention.rules import Standing, choose_removable, read_rule, write_rule
+from orchestrator.spec.sections import Rule
 
 FOUR = [Standing(key, "s", miou, "images") for key, miou in [("a", 0.5), ("b", 0.7), ("c", 0.6), ("d", 0.7)]]
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orchestrator.data.check import check_data
-from orchestrator.data.make import make_data
-from orchestrator.data.show import show_data
 from orchestrator.errors import DataError, SpecError
+from orchestrator.operations.data.check import check_data
+from orchestrator.operations.data.make import make_data
+from orchestrator.operations.data.show import show_data
 from trainers.config import DataConfig, SyntheticConfig
 from trainers.data import load_dataset
 from trainers.data.synthetic import make_synthetic

@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from orchestrator.closing import fail
-from orchestrator.dispatcher import Dispatcher, Outcome
-from orchestrator.failures import FailureKind
-from orchestrator.home import Home
+from orchestrator.dispatch.loop.dispatcher import Dispatcher, Outcome
 from orchestrator.launchers.base import UNKNOWN, Claimant, JobExit, Launcher, Need
-from orchestrator.ledger import Ledger
-from orchestrator.spec.limits import LimitsSpec
-from orchestrator.trial import Event, TrialFolder, TrialResult, TrialSpec, TrialState
-from orchestrator.worker import ExitCode
+from orchestrator.launchers.worker.main import ExitCode
+from orchestrator.spec.sections import LimitsSpec
+from orchestrator.state.home import Home
+from orchestrator.state.ledger import Ledger
+from orchestrator.state.trial.endings import fail
+from orchestrator.state.trial.failures import FailureKind
+from orchestrator.state.trial.records import Event, TrialFolder, TrialResult, TrialSpec, TrialState
 from trainers.config import DataConfig, TrainConfig
 
 SWEEP = "sweep"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.dispatcher import Outcome
-from orchestrator.plan import make_plan, round_of, trials_of
+from orchestrator.dispatch.loop.dispatcher import Outcome
+from orchestrator.planning.plan import make_plan, round_of, trials_of
 from orchestrator.search import StudySearch
-from orchestrator.trial import TrialState
+from orchestrator.state.trial.records import TrialState
 from tests.orchestrator.dispatcher.conftest import Bench, ScriptedJob, ScriptedLauncher, complete
 from tests.orchestrator.search.conftest import FACTS, GRID, LR, build, read
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from filelock import FileLock
 
-from orchestrator.ledger import Ledger
-from orchestrator.trial import TrialResult, TrialState
-from orchestrator.worker import ExitCode
+from orchestrator.launchers.worker.main import ExitCode
+from orchestrator.state.ledger import Ledger
+from orchestrator.state.trial.records import TrialResult, TrialState
 from tests.orchestrator.dispatcher.conftest import (
     SWEEP,
     Bench,

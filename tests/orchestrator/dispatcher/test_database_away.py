@@ -11,8 +11,8 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.errors import TrackingError
-from orchestrator.ledger import Ledger
-from orchestrator.trial import TrialState
+from orchestrator.state.ledger import Ledger
+from orchestrator.state.trial.records import TrialState
 from tests.orchestrator.dispatcher.conftest import Bench, ScriptedJob, ScriptedLauncher, complete, points, states_of
 from tests.orchestrator.postgresql import PASSWORD, PostgreSQL
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import LaunchError
-from orchestrator.failures import FailureKind
-from orchestrator.home import Home
 from orchestrator.launchers.local import LocalLauncher
-from orchestrator.ledger import Ledger
-from orchestrator.spec.limits import LimitsSpec
-from orchestrator.trial import TrialSpec, TrialState
-from orchestrator.worker import ExitCode
+from orchestrator.launchers.worker.main import ExitCode
+from orchestrator.spec.sections import LimitsSpec
+from orchestrator.state.home import Home
+from orchestrator.state.ledger import Ledger
+from orchestrator.state.trial.failures import FailureKind
+from orchestrator.state.trial.records import TrialSpec, TrialState
 from tests.orchestrator.conftest import mounted
 from tests.orchestrator.dispatcher.conftest import Bench, Point, ScriptedJob, ScriptedLauncher, complete, points, states_of
 

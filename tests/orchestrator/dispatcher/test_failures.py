@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import LaunchError
-from orchestrator.failures import FailureKind
 from orchestrator.launchers.base import UNKNOWN, JobExit, Need
-from orchestrator.ledger import Ledger
-from orchestrator.spec.limits import RetrySpec
-from orchestrator.trial import TrialState
+from orchestrator.spec.sections import RetrySpec
+from orchestrator.state.ledger import Ledger
+from orchestrator.state.trial.failures import FailureKind
+from orchestrator.state.trial.records import TrialState
 from tests.orchestrator.dispatcher.conftest import (
     Bench,
     ListSearch,

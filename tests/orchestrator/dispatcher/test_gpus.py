@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from orchestrator.dispatch.loop.memory import Needs
 from orchestrator.errors import LaunchError
-from orchestrator.failures import FailureKind
 from orchestrator.launchers.base import UNKNOWN, Claimant, JobExit, Need, Slot
-from orchestrator.launchers.gpus import GpuWatch
 from orchestrator.launchers.local import LocalLauncher
-from orchestrator.launchers.locks import HeldSlot
-from orchestrator.launchers.sharing import adjust
-from orchestrator.launchers.slots import SlotTable, find_slots
-from orchestrator.needs import Needs
-from orchestrator.trial import Event, TrialSpec, TrialState
+from orchestrator.launchers.slots.gpu_sharing import adjust
+from orchestrator.launchers.slots.gpus import GpuWatch
+from orchestrator.launchers.slots.locks import HeldSlot
+from orchestrator.launchers.slots.table import SlotTable, find_slots
+from orchestrator.state.trial.failures import FailureKind
+from orchestrator.state.trial.records import Event, TrialSpec, TrialState
 from tests.orchestrator.dispatcher.conftest import (
     Bench,
     Point,

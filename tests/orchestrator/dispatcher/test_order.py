@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.trial import TrialState
+from orchestrator.state.trial.records import TrialState
 from tests.orchestrator.dispatcher.conftest import (
     SWEEP,
     Bench,

@@ -25,11 +25,11 @@ DISPATCH = """
 import sys, time
 from pathlib import Path
 from orchestrator.errors import LaunchError
-from orchestrator.home import Home
+from orchestrator.state.home import Home
 from orchestrator.launchers.base import UNKNOWN, Slot, Claimant
-from orchestrator.launchers.slots import SlotTable
-from orchestrator.ledger import Ledger, Role
-from orchestrator.presence import present
+from orchestrator.launchers.slots.table import SlotTable
+from orchestrator.state.ledger import Ledger, Role
+from orchestrator.dispatch.shutdown import present
 from tests.orchestrator.dispatcher.conftest import Bench, ScriptedJob, complete, points
 
 root, name, priority, num_trials, held = Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])

@@ -10,11 +10,11 @@ from typing import Any
 import psutil
 import pytest
 
-from orchestrator.failures import FailureKind
 from orchestrator.launchers.local import LocalLauncher
-from orchestrator.launchers.slots import Slot
-from orchestrator.spec.limits import LimitsSpec, RetrySpec
-from orchestrator.trial import TrialFolder, TrialSpec, TrialState
+from orchestrator.launchers.slots.table import Slot
+from orchestrator.spec.sections import LimitsSpec, RetrySpec
+from orchestrator.state.trial.failures import FailureKind
+from orchestrator.state.trial.records import TrialFolder, TrialSpec, TrialState
 from tests.orchestrator.dispatcher.conftest import Bench, Point
 
 NEVER = RetrySpec.model_validate(dict.fromkeys(RetrySpec.model_fields, 0))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from orchestrator.closing import leave_waiting
-from orchestrator.trial import Event, TrialState
-from orchestrator.worker import ExitCode
+from orchestrator.launchers.worker.main import ExitCode
+from orchestrator.state.trial.endings import leave_waiting
+from orchestrator.state.trial.records import Event, TrialState
 from tests.orchestrator.dispatcher.conftest import (
     Bench,
     ListSearch,

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from orchestrator.launchers.local import LocalLauncher
-from orchestrator.trial import TrialSpec, TrialState
+from orchestrator.state.trial.records import TrialSpec, TrialState
 from tests.orchestrator.dispatcher.conftest import Bench, Point
 
 
@@ -35,12 +35,12 @@ SWEEPING = """
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from orchestrator.dispatcher import Dispatcher
-from orchestrator.home import Home
+from orchestrator.dispatch.loop.dispatcher import Dispatcher
+from orchestrator.state.home import Home
 from orchestrator.launchers.local import LocalLauncher
 from orchestrator.launchers.base import Slot
-from orchestrator.ledger import Ledger
-from orchestrator.trial import TrialSpec
+from orchestrator.state.ledger import Ledger
+from orchestrator.state.trial.records import TrialSpec
 
 root, data, *texts = sys.argv[1:]
 home = Home(Path(root))

@@ -7,8 +7,8 @@ import shutil
 import pytest
 
 from orchestrator.errors import TrackingError
-from orchestrator.ledger import Ledger
-from orchestrator.trial import TrialResult, TrialSpec, TrialState
+from orchestrator.state.ledger import Ledger
+from orchestrator.state.trial.records import TrialResult, TrialSpec, TrialState
 from tests.orchestrator.dispatcher.conftest import (
     SWEEP,
     Bench,

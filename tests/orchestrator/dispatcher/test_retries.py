@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.failures import FailureKind
 from orchestrator.launchers.base import JobExit
-from orchestrator.spec.limits import RetrySpec
-from orchestrator.trial import Event, TrialState
-from orchestrator.worker import ExitCode
+from orchestrator.launchers.worker.main import ExitCode
+from orchestrator.spec.sections import RetrySpec
+from orchestrator.state.trial.failures import FailureKind
+from orchestrator.state.trial.records import Event, TrialState
 from tests.orchestrator.dispatcher.conftest import (
     Bench,
     ListSearch,
@@ -117,7 +117,7 @@ def test_a_failure_that_no_dispatcher_saw_is_tried_again(bench: Bench) -> None:
 
 def lay_out(bench: Bench, attempt: int) -> ScriptedJob:
     """An attempt at trial a by somebody else."""
-    from orchestrator.trial import Attempt
+    from orchestrator.state.trial.records import Attempt
 
     bench.folder("a").write_attempt(Attempt(number=attempt, data_folder="/nowhere"))
     return ScriptedJob(bench.folder("a").path, complete, exit=JobExit(1))

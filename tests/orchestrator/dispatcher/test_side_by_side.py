@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.ledger import Ledger
-from orchestrator.trial import TrialState
+from orchestrator.state.ledger import Ledger
+from orchestrator.state.trial.records import TrialState
 from tests.orchestrator.dispatcher.conftest import Bench
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -27,10 +27,10 @@ DISPATCH = """
 import os, random, sys, time
 from pathlib import Path
 from filelock import FileLock, Timeout
-from orchestrator.home import Home
-from orchestrator.ledger import Ledger, Role
-from orchestrator.presence import present
-from orchestrator.worker import ExitCode
+from orchestrator.state.home import Home
+from orchestrator.state.ledger import Ledger, Role
+from orchestrator.dispatch.shutdown import present
+from orchestrator.launchers.worker.main import ExitCode
 from tests.orchestrator.dispatcher.conftest import SWEEP, Bench, ScriptedLauncher, complete, points
 
 home = Home(Path(sys.argv[1]), storage=sys.argv[3] or None)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from orchestrator.failures import FailureKind
-from orchestrator.spec.limits import LimitsSpec, RetrySpec
-from orchestrator.trial import TrialState
+from orchestrator.spec.sections import LimitsSpec, RetrySpec
+from orchestrator.state.trial.failures import FailureKind
+from orchestrator.state.trial.records import TrialState
 from tests.orchestrator.dispatcher.conftest import Bench, ScriptedJob, ScriptedLauncher, Ticks, complete, points
 
 LIMITS = LimitsSpec(silence_s=900, free_disk_gb=0)

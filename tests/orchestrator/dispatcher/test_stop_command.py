@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.dispatch.shutdown import ECHO_S, StopListener
 from orchestrator.errors import SpecError
-from orchestrator.ledger import Role
-from orchestrator.presence import ECHO_S, StopListener
-from orchestrator.stopping import stop_sweep
-from orchestrator.trial import TrialState
+from orchestrator.operations.stop import stop_sweep
+from orchestrator.state.ledger import Role
+from orchestrator.state.trial.records import TrialState
 from tests.orchestrator.dispatcher.conftest import SWEEP, Bench
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -24,9 +24,9 @@ ROOT = Path(__file__).resolve().parents[3]
 DISPATCH = """
 import sys
 from pathlib import Path
-from orchestrator.home import Home
-from orchestrator.ledger import Ledger, Role
-from orchestrator.presence import heeding_stops, present
+from orchestrator.state.home import Home
+from orchestrator.state.ledger import Ledger, Role
+from orchestrator.dispatch.shutdown import heeding_stops, present
 from tests.orchestrator.dispatcher.conftest import SWEEP, Bench, ScriptedLauncher, points, stop_when_asked
 
 home = Home(Path(sys.argv[1]))
@@ -41,9 +41,9 @@ with present(home, ledger, SWEEP, Role.SWEEP) as presence:
 END = """
 import sys, time
 from pathlib import Path
-from orchestrator.home import Home
-from orchestrator.ledger import Ledger, Role
-from orchestrator.presence import interrupted_by_stops, present
+from orchestrator.state.home import Home
+from orchestrator.state.ledger import Ledger, Role
+from orchestrator.dispatch.shutdown import interrupted_by_stops, present
 from tests.orchestrator.dispatcher.conftest import SWEEP
 
 home = Home(Path(sys.argv[1]))

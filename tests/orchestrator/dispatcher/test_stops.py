@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.failures import FailureKind
-from orchestrator.trial import Event, TrialState
-from orchestrator.worker import ExitCode
+from orchestrator.launchers.worker.main import ExitCode
+from orchestrator.state.trial.failures import FailureKind
+from orchestrator.state.trial.records import Event, TrialState
 from tests.orchestrator.dispatcher.conftest import (
     Bench,
     ScriptedJob,

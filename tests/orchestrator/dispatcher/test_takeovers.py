@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.checkpoint import COURSE, LAST, WEIGHTS, Fetched, find_epoch
+from orchestrator.dispatch.loop.takeover import Takeovers
 from orchestrator.errors import TrackingError
-from orchestrator.takeovers import Takeovers
-from orchestrator.trial import Event, TrialState
+from orchestrator.state.trial.checkpoint import COURSE, LAST, WEIGHTS, Fetched, find_epoch
+from orchestrator.state.trial.records import Event, TrialState
 from tests.orchestrator.dispatcher.conftest import (
     Bench,
     ScriptedJob,

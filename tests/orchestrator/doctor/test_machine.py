@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.doctor.datasets import check_data
-from orchestrator.doctor.findings import Diagnosis, Level, doubtful, well, wrong
-from orchestrator.doctor.machine import check_disk, check_gpus
 from orchestrator.errors import LaunchError
-from orchestrator.home import Home
+from orchestrator.operations.doctor.datasets import check_data
+from orchestrator.operations.doctor.findings import Diagnosis, Level, doubtful, well, wrong
+from orchestrator.operations.doctor.machine import check_disk, check_gpus
+from orchestrator.state.home import Home
 
 
 def test_a_gpu_that_torch_does_not_see_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:

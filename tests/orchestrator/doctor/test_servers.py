@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.doctor.findings import Finding, Level
-from orchestrator.doctor.servers import check_storage, check_tracking
-from orchestrator.home import Home
+from orchestrator.operations.doctor.findings import Finding, Level
+from orchestrator.operations.doctor.servers import check_storage, check_tracking
+from orchestrator.state.home import Home
 from tests.orchestrator.postgresql import PASSWORD, PostgreSQL
 from tests.orchestrator.tracking.conftest import Server, empty_database, make_guarded  # noqa: F401  a fixture
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator.ensemble.audit import Audit, audit_members
-from orchestrator.ensemble.store import write_predictions
-from orchestrator.stats import compute_miou
-from trainers.means import Mean
+from orchestrator.analysis.stats import compute_miou
+from orchestrator.ensemble.evaluation.audit import Audit, audit_members
+from orchestrator.state.trial.outputs import write_predictions
 from trainers.metrics import confusion_per_image
-from trainers.predict import quantize, quantize_u16
+from trainers.prediction.means import Mean
+from trainers.prediction.predict import quantize, quantize_u16
 
 LABELS = np.random.default_rng(0).integers(0, 3, (6, 8, 8)).astype(np.uint8)
 SCORED = LABELS != 0

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from orchestrator.analysis.stats import compute_miou
 from orchestrator.ensemble import select_ensemble
-from orchestrator.ensemble.diversity import measure_diversity
-from orchestrator.ensemble.evaluation import evaluate
-from orchestrator.ensemble.selection import Limit, Pool, Search
+from orchestrator.ensemble.evaluation.diversity import measure_diversity
+from orchestrator.ensemble.evaluation.evaluate import evaluate
+from orchestrator.ensemble.selection.pool import Limit, Pool, Search
 from orchestrator.errors import EnsembleError
-from orchestrator.stats import compute_miou
-from trainers.means import Mean
 from trainers.metrics import confusion_per_image
+from trainers.prediction.means import Mean
 
 NUM_IMAGES = 30
 

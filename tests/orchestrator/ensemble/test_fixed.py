@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator.configuration import Configuration, Facts
-from orchestrator.ensemble.fixed import evaluate_fixed
-from orchestrator.ensemble.from_plan import EnsembleOutcome, Member, evaluate_ensembles, make_record
-from orchestrator.ensemble.store import write_predictions
+from orchestrator.analysis.stats import compute_miou
+from orchestrator.ensemble.fixed import EnsembleOutcome, Member, evaluate_ensembles, make_record
+from orchestrator.ensemble.fixed_evaluation import evaluate_fixed
 from orchestrator.errors import EnsembleError, TrackingError
-from orchestrator.plan import Plan, PlannedEnsemble, PlannedTrial
-from orchestrator.stats import compute_miou
-from orchestrator.trial import TrialResult, TrialSpec, TrialState
+from orchestrator.planning.configuration import Configuration, Facts
+from orchestrator.planning.plan import Plan, PlannedEnsemble, PlannedTrial
+from orchestrator.state.trial.outputs import write_predictions
+from orchestrator.state.trial.records import TrialResult, TrialSpec, TrialState
 from trainers.config import DataConfig, Fold, TrainConfig
 from trainers.metrics import confusion_per_image
 

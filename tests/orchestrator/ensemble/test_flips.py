@@ -11,25 +11,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator.confusions import read_confusions
-from orchestrator.ensemble.from_runs import best_ensemble
-from orchestrator.ensemble.report import EnsembleReport
-from orchestrator.ensemble.store import read_info, read_predictions
-from orchestrator.home import Home
+from orchestrator.analysis.stats import compute_miou
+from orchestrator.ensemble.best import best_ensemble
+from orchestrator.ensemble.evaluation.report import EnsembleReport
+from orchestrator.ensemble.predict.export import export
+from orchestrator.ensemble.predict.predict import predict
 from orchestrator.launchers.base import Slot
-from orchestrator.predict.command import predict
-from orchestrator.predict.export import export
-from orchestrator.stats import compute_miou
-from orchestrator.tracking.lookup import find_model
-from orchestrator.tracking.place import Place
-from orchestrator.tracking.recording import Recorder
-from orchestrator.tracking.runs import RunReader
-from orchestrator.trial import FLIPS_MIOU, TrialFolder
-from orchestrator.worker import ExitCode, work
+from orchestrator.launchers.worker.main import ExitCode, work
+from orchestrator.state.home import Home
+from orchestrator.state.trial.outputs import read_confusions, read_info, read_predictions
+from orchestrator.state.trial.records import FLIPS_MIOU, TrialFolder
+from orchestrator.tracking.location import Place
+from orchestrator.tracking.mirror.recorder import Recorder
+from orchestrator.tracking.reader.lookup import find_model
+from orchestrator.tracking.reader.runs import RunReader
 from trainers.data import open_dataset, split_dataset
 from trainers.device import limited_threads
-from trainers.ensemble import Ensemble, read_members
 from trainers.metrics import confusion_per_image
+from trainers.prediction.ensemble import Ensemble, read_members
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),  # mlflow 3.17, SQLAlchemy 2.1

@@ -9,22 +9,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator.compare import compare_runs
-from orchestrator.ensemble.folds import join_predictions, list_candidates
-from orchestrator.ensemble.from_runs import best_ensemble
-from orchestrator.ensemble.store import read_info, read_predictions, write_predictions
+from orchestrator.analysis.compare import compare_runs
+from orchestrator.analysis.leaderboard import load_leaderboard
+from orchestrator.ensemble.best import best_ensemble
+from orchestrator.ensemble.candidates import join_predictions, list_candidates
+from orchestrator.ensemble.predict.predict import predict
 from orchestrator.errors import EnsembleError
-from orchestrator.home import Home
 from orchestrator.launchers.base import Slot
-from orchestrator.leaderboard import load_leaderboard
-from orchestrator.predict.command import predict
-from orchestrator.tracking.lookup import find_model
-from orchestrator.tracking.place import Place
-from orchestrator.tracking.recording import Recorder
-from orchestrator.tracking.rows import RunRow
-from orchestrator.tracking.runs import RunReader
-from orchestrator.trial import Attempt, TrialFolder, TrialSpec, make_key
-from orchestrator.worker import work
+from orchestrator.launchers.worker.main import work
+from orchestrator.state.home import Home
+from orchestrator.state.trial.outputs import read_info, read_predictions, write_predictions
+from orchestrator.state.trial.records import Attempt, TrialFolder, TrialSpec, make_key
+from orchestrator.tracking.location import Place
+from orchestrator.tracking.mirror.recorder import Recorder
+from orchestrator.tracking.reader.lookup import find_model
+from orchestrator.tracking.reader.row import RunRow
+from orchestrator.tracking.reader.runs import RunReader
 from trainers.config import Fold
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1

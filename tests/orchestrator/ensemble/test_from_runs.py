@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from orchestrator.ensemble.folds import Candidate
-from orchestrator.ensemble.from_runs import SCORED, take_latest_data
-from orchestrator.tracking.rows import RunRow
+from orchestrator.ensemble.best import SCORED, take_latest_data
+from orchestrator.ensemble.candidates import Candidate
+from orchestrator.tracking.reader.row import RunRow
 
 
 def make_candidate(key: str, *, start_s: float, scored: str) -> Candidate:

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.ensemble import counting
-from orchestrator.ensemble.blocks import make_blocks, make_layout
-from orchestrator.ensemble.counting import CandidateCounter
-from orchestrator.ensemble.kernel import LANES, MAX_RUN, UNSCORED
-from trainers.means import Mean, to_addends
+from orchestrator.ensemble.selection import counting
+from orchestrator.ensemble.selection.blocks import make_blocks, make_layout
+from orchestrator.ensemble.selection.counting import CandidateCounter
+from orchestrator.ensemble.selection.kernel import LANES, MAX_RUN, UNSCORED
+from trainers.prediction.means import Mean, to_addends
 
 MEANS: list[Mean] = ["arithmetic", "geometric", "vote"]
 

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.ensemble import blocks
-from orchestrator.ensemble.search import SearchName, choose
-from orchestrator.ensemble.selection import Limit, Pool, Search
+from orchestrator.analysis.stats import compute_miou
+from orchestrator.ensemble.selection import blocks
+from orchestrator.ensemble.selection.pool import Limit, Pool, Search
+from orchestrator.ensemble.selection.strategies import SearchName, choose
 from orchestrator.errors import EnsembleError
-from orchestrator.stats import compute_miou
-from trainers.means import Mean, to_addends
 from trainers.metrics import confusion_per_image
+from trainers.prediction.means import Mean, to_addends
 
 IGNORED = (0,)
 Case = tuple[list[str], list[np.ndarray], np.ndarray]

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from orchestrator.ensemble import stacking
-from orchestrator.ensemble.crossfit import CrossFitting, make_parts
-from orchestrator.ensemble.evaluation import evaluate
-from orchestrator.ensemble.selection import Pool
-from orchestrator.ensemble.stacking import STACKS, draw_sample, fit_stack, learn_linear, learn_weights
+from orchestrator.ensemble.evaluation import stacking
+from orchestrator.ensemble.evaluation.crossfit import CrossFitting, make_parts
+from orchestrator.ensemble.evaluation.evaluate import evaluate
+from orchestrator.ensemble.evaluation.stacking import STACKS, draw_sample, fit_stack, learn_linear, learn_weights
+from orchestrator.ensemble.selection.pool import Pool
 
 SHAPE = (20, 8, 8)
 

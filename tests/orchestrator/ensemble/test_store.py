@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator.ensemble.blocks import make_layout
-from orchestrator.ensemble.from_runs import read_groups
-from orchestrator.ensemble.selection import mark_unscored
-from orchestrator.ensemble.store import read_blocks, read_info, read_labels, read_predictions, read_u16, write_predictions
+from orchestrator.ensemble.best import read_groups
+from orchestrator.ensemble.selection.blocks import make_layout
+from orchestrator.ensemble.selection.pool import mark_unscored
 from orchestrator.errors import EnsembleError
+from orchestrator.state.trial.outputs import read_blocks, read_info, read_labels, read_predictions, read_u16, write_predictions
 
 
 def make_arrays(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.ensemble.folds import list_candidates
-from orchestrator.ensemble.wanted import LATENCY, PARAMETERS, Wanted, parse_tag
+from orchestrator.ensemble.candidates import LATENCY, PARAMETERS, Wanted, list_candidates, parse_tag
 from orchestrator.errors import EnsembleError
-from orchestrator.tracking.rows import RunRow
+from orchestrator.tracking.reader.row import RunRow
 
 
 def make_row(key: str, arch: str, **tags: str) -> RunRow:

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.launchers.base import ANY, UNKNOWN, Claimant, Need, Slot
-from orchestrator.launchers.line import FRESH_S, REPEAT_S, Line
-from orchestrator.launchers.locks import HeldSlot, LockFolder
-from orchestrator.launchers.slots import SlotTable, find_slots
+from orchestrator.launchers.slots.locks import HeldSlot, LockFolder
+from orchestrator.launchers.slots.priority_queue import FRESH_S, REPEAT_S, Line
+from orchestrator.launchers.slots.table import SlotTable, find_slots
 from tests.orchestrator.clock import Clock
 from tests.orchestrator.launchers.users import run_as
 
@@ -29,7 +29,7 @@ WAITER = """
 import sys, time
 from pathlib import Path
 from orchestrator.launchers.base import ANY, Slot, Claimant
-from orchestrator.launchers.slots import SlotTable
+from orchestrator.launchers.slots.table import SlotTable
 
 table = SlotTable([Slot("cpu-0", "", 1)], Path(sys.argv[1]), claimant=Claimant("urgent", 5))
 while True:

@@ -15,8 +15,8 @@ import pytest
 
 from orchestrator.launchers.base import JobExit, Slot
 from orchestrator.launchers.local import LocalLauncher
-from orchestrator.trial import Event, TrialFolder
-from orchestrator.worker import ExitCode
+from orchestrator.launchers.worker.main import ExitCode
+from orchestrator.state.trial.records import Event, TrialFolder
 
 DISPATCHER = """
 import sys, time
@@ -57,7 +57,7 @@ def is_gone(process: psutil.Process) -> bool:
 
 def test_the_dispatcher_imports_nothing_heavy(cpu_slots: tuple[Slot, ...], tmp_path: Path) -> None:
     """The launcher itself loads no torch; what is preloaded is the forkserver's."""
-    code = "import sys, orchestrator.launchers.local, orchestrator.dispatcher; print(*sys.modules)"
+    code = "import sys, orchestrator.launchers.local, orchestrator.dispatch.loop.dispatcher; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "numpy", "cv2", "mlflow", "optuna"} & set(loaded)
 
@@ -67,9 +67,9 @@ def test_a_worker_finds_everything_loaded_and_cuda_untouched() -> None:
     code = """if True:
         import multiprocessing.forkserver, sys
         main = multiprocessing.forkserver.main  # as in the forkserver, whose code begins so
-        import orchestrator.preload
+        import orchestrator.launchers.worker.preload
         import torch
-        heavy = {"torch", "torchvision", "segmentation_models_pytorch", "albumentations", "trainers.train", "orchestrator.worker"}
+        heavy = {"torch", "torchvision", "segmentation_models_pytorch", "albumentations", "trainers.training.train", "orchestrator.launchers.worker.main"}
         print(heavy - set(sys.modules), {"mlflow", "optuna"} & set(sys.modules), torch.cuda.is_initialized())
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,8 +10,8 @@ import pytest
 
 from orchestrator.errors import LaunchError
 from orchestrator.launchers.base import UNKNOWN, Need
-from orchestrator.launchers.gpus import GpuWatch
-from orchestrator.launchers.slots import SlotTable, find_slots
+from orchestrator.launchers.slots.gpus import GpuWatch
+from orchestrator.launchers.slots.table import SlotTable, find_slots
 
 BOTH = "0, GPU-a, 24000, 7\n1, GPU-b, 24000, 7\n"
 

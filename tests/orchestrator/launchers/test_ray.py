@@ -17,7 +17,7 @@ import pytest
 from orchestrator.errors import LaunchError
 from orchestrator.launchers import LAUNCHERS
 from orchestrator.launchers.base import JobExit
-from orchestrator.trial import Attempt, TrialFolder
+from orchestrator.state.trial.records import Attempt, TrialFolder
 from tests.orchestrator.ray_cluster import RayCluster, start_cluster
 
 SWEEP = """

@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.errors import LaunchError
 from orchestrator.launchers import LAUNCHERS
-from orchestrator.launchers.shares import Share, choose_share
+from orchestrator.launchers.ray_resources import Share, choose_share
 
 CPU_NODE = {"CPU": 8.0}
 GPU_NODE = {"CPU": 32.0, "GPU": 8.0}

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.launchers.base import ANY, UNKNOWN, Need, Slot
-from orchestrator.launchers.gpus import GpuWatch
-from orchestrator.launchers.locks import HeldSlot
-from orchestrator.launchers.sharing import adjust
-from orchestrator.launchers.slots import SlotTable, find_slots
+from orchestrator.launchers.slots.gpu_sharing import adjust
+from orchestrator.launchers.slots.gpus import GpuWatch
+from orchestrator.launchers.slots.locks import HeldSlot
+from orchestrator.launchers.slots.table import SlotTable, find_slots
 
 LISTING = "0, GPU-small, 24000\n1, GPU-large, 80000\n"
 MEMORY_MB = {"GPU-small": 24000, "GPU-large": 80000}
@@ -102,7 +102,7 @@ RACER = """
 import json, sys, time
 from pathlib import Path
 from orchestrator.launchers.base import Need, UNKNOWN
-from orchestrator.launchers.slots import SlotTable, find_slots
+from orchestrator.launchers.slots.table import SlotTable, find_slots
 
 folder, setting, listing = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3]
 slots = find_slots(None, 1, trials_per_gpu=setting, environment={}, list_gpus=lambda: listing)

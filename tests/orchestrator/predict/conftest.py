@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from orchestrator.ensemble.from_runs import best_ensemble
-from orchestrator.ensemble.report import EnsembleReport
-from orchestrator.home import Home
+from orchestrator.ensemble.best import best_ensemble
+from orchestrator.ensemble.evaluation.report import EnsembleReport
 from orchestrator.launchers.base import Slot
-from orchestrator.tracking.place import Place
-from orchestrator.tracking.recording import Recorder
-from orchestrator.tracking.runs import RunReader
-from orchestrator.trial import TrialFolder
-from orchestrator.worker import work
+from orchestrator.launchers.worker.main import work
+from orchestrator.state.home import Home
+from orchestrator.state.trial.records import TrialFolder
+from orchestrator.tracking.location import Place
+from orchestrator.tracking.mirror.recorder import Recorder
+from orchestrator.tracking.reader.runs import RunReader
 from trainers.data import open_dataset, split_dataset
 from trainers.device import limited_threads
 

@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orchestrator.ensemble.from_runs import best_ensemble
-from orchestrator.ensemble.search import SearchName
-from orchestrator.ensemble.store import read_predictions
+from orchestrator.analysis.stats import compute_miou
+from orchestrator.ensemble.best import best_ensemble
+from orchestrator.ensemble.predict.predict import predict
+from orchestrator.ensemble.selection.strategies import SearchName
 from orchestrator.errors import PredictError, TrackingError
-from orchestrator.home import Home
-from orchestrator.predict.command import predict
-from orchestrator.stats import compute_miou
-from orchestrator.tracking.place import Place
-from orchestrator.tracking.runs import RunReader
-from trainers.means import Mean
+from orchestrator.state.home import Home
+from orchestrator.state.trial.outputs import read_predictions
+from orchestrator.tracking.location import Place
+from orchestrator.tracking.reader.runs import RunReader
 from trainers.metrics import confusion_per_image
+from trainers.prediction.means import Mean
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1
 

@@ -20,12 +20,12 @@ import torch
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from orchestrator.ensemble.predict.export import ExportReport, export
+from orchestrator.ensemble.predict.predict import predict
 from orchestrator.errors import PredictError
-from orchestrator.predict.command import predict
-from orchestrator.predict.export import ExportReport, export
-from trainers.checkpoint import save_best
 from trainers.config import TrainConfig
-from trainers.models import build_model
+from trainers.models.build import build_model
+from trainers.training.checkpoint import save_best
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),  # mlflow 3.17, SQLAlchemy 2.1

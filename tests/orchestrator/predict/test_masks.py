@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from orchestrator.ensemble.predict.masks import Described, open_masks
 from orchestrator.errors import PredictError
-from orchestrator.predict.masks import Described, open_masks
 
 MASKS = np.random.default_rng(0).integers(0, 5, (7, 6, 9), dtype=np.uint8)
 SAME = Described([f"{i:05d}" for i in range(7)], [str(i) for i in range(7)], [(6, 9)] * 7, num_classes=5)

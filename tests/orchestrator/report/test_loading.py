@@ -9,19 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from orchestrator.analysis.report.ensemble_section import load_chosen
+from orchestrator.analysis.report.report import load_picture, load_table, make_report
 from orchestrator.ensemble import select_ensemble
 from orchestrator.errors import SpecError, TrackingError
-from orchestrator.home import Home
-from orchestrator.pictures import make_palette, write_png
-from orchestrator.report.chosen import load_chosen
-from orchestrator.report.command import make_report
-from orchestrator.report.loading import load_picture, load_table
-from orchestrator.tracking.labels import EnsembleRecord, RunLabel
-from orchestrator.tracking.place import Place
-from orchestrator.tracking.recording import Recorder
-from orchestrator.tracking.runs import RunReader
-from orchestrator.trial import Attempt, TrialFolder, TrialResult, TrialSpec, TrialState
+from orchestrator.state.home import Home
+from orchestrator.state.trial.records import Attempt, TrialFolder, TrialResult, TrialSpec, TrialState
+from orchestrator.tracking.location import Place
+from orchestrator.tracking.mirror.recorder import Recorder
+from orchestrator.tracking.reader.runs import RunReader
+from orchestrator.tracking.tags import EnsembleRecord, RunLabel
 from trainers.config import DataConfig, TrainConfig
+from trainers.pictures import make_palette, write_png
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1
 

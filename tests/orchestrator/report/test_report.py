@@ -12,15 +12,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from orchestrator.entries import Entry
-from orchestrator.matrices import Matrices
-from orchestrator.report.describe import describe_training
-from orchestrator.report.lines import EnsembleEntry
-from orchestrator.report.loading import Picture
-from orchestrator.report.page import write_page
-from orchestrator.report.table import ReportTable, make_table
-from orchestrator.report.text import draw_table
-from orchestrator.stats import compute_miou
+from orchestrator.analysis.confusions import Matrices
+from orchestrator.analysis.report.describe import describe_training
+from orchestrator.analysis.report.page import write_page
+from orchestrator.analysis.report.report import Picture
+from orchestrator.analysis.report.table import EnsembleEntry, ReportTable, make_table
+from orchestrator.analysis.report.terminal import draw_table
+from orchestrator.analysis.stats import compute_miou
+from orchestrator.analysis.trials import Entry
 from trainers.config import TrainConfig
 
 NAMES = ("sand", "rock <big>")

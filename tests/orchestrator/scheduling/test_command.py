@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from orchestrator.scheduling.record import ScheduleRecord, Watch
+from orchestrator.operations.schedule.record import ScheduleRecord, Watch
 
 EVERY_MINUTE = "* * * * *"
 

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from orchestrator.errors import SpecError
-from orchestrator.scheduling.clock import Clock, next_times
+from orchestrator.operations.schedule.clock import Clock, next_times
 from orchestrator.spec import SweepSpec, load_spec
 
 ROME = "Europe/Rome"

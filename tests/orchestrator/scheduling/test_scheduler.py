@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.home import Home
-from orchestrator.scheduling.record import Occurrence, ScheduleRecord, State
-from orchestrator.scheduling.scheduler import Due, Ended, ScheduledSweep, Scheduler, Stop
-from orchestrator.spec.schedule import ScheduleSpec
-from orchestrator.trial import TrialFolder, TrialResult, TrialState
+from orchestrator.operations.schedule.record import Occurrence, ScheduleRecord, State
+from orchestrator.operations.schedule.scheduler import Due, Ended, ScheduledSweep, Scheduler, Stop
+from orchestrator.spec.sections import ScheduleSpec
+from orchestrator.state.home import Home
+from orchestrator.state.trial.records import TrialFolder, TrialResult, TrialState
 
 TEN = datetime(2026, 11, 22, 22, tzinfo=UTC)
 

@@ -14,11 +14,11 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from orchestrator.errors import ScheduleError
-from orchestrator.scheduling.clock import next_times
-from orchestrator.scheduling.cron import parse_line
-from orchestrator.scheduling.scheduler import ScheduledSweep
-from orchestrator.scheduling.units import write_calendar, write_crontab, write_systemd
-from orchestrator.spec.schedule import ScheduleSpec
+from orchestrator.operations.schedule.clock import next_times
+from orchestrator.operations.schedule.export import write_calendar, write_crontab, write_systemd
+from orchestrator.operations.schedule.scheduler import ScheduledSweep
+from orchestrator.spec.cron import parse_line
+from orchestrator.spec.sections import ScheduleSpec
 
 LINES = ["0 22 * * 1-5", "*/20 8-18/2 * * *", "30 2 1,15 * *", "5 4 * jan-mar sun", "0 0 */2 * 5", "0 0 13 * 5-7", "* * * * 7"]
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import optuna
 import pytest
 
-from orchestrator.configuration import Configuration, DataFacts, Facts, source_part
-from orchestrator.parts import Search
-from orchestrator.plan import make_plan
+from orchestrator.dispatch.loop.ports import Search
+from orchestrator.planning.configuration import Configuration, DataFacts, Facts, source_part
+from orchestrator.planning.plan import make_plan
 from orchestrator.search import StudySearch, build_search, read_known
 from orchestrator.search.history import History
 from orchestrator.search.storage import open_storage
 from orchestrator.spec import SweepSpec, load_spec
-from orchestrator.trial import TrialState
+from orchestrator.state.trial.records import TrialState
 from trainers.config import DataConfig
 
 FACTS = Facts(

@@ -7,9 +7,9 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.plan import make_plan
-from orchestrator.search.limits import count_since_best
-from orchestrator.trial import TrialState
+from orchestrator.planning.plan import make_plan
+from orchestrator.search.search import count_since_best
+from orchestrator.state.trial.records import TrialState
 from tests.orchestrator.search.conftest import COMPLETE, FACTS, FAILED, GRID, LR, build, proposals, read, run, trials_in
 
 STOP = LR.format(method="random", trials=30) + "stop: {no_improvement: 3}\n"

@@ -7,7 +7,7 @@ import pytest
 from optuna.trial import TrialState as OptunaState
 
 from orchestrator.search.storage import open_storage
-from orchestrator.trial import TrialState
+from orchestrator.state.trial.records import TrialState
 from tests.orchestrator.search.conftest import COMPLETE, FAILED, GRID, build, proposals, read, run, trials_in
 
 

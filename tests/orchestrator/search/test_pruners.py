@@ -12,12 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.plan import trials_of
+from orchestrator.planning.plan import trials_of
 from orchestrator.search.build import study_name
-from orchestrator.search.pruners import build_pruner
-from orchestrator.search.pruning import is_worse_than
-from orchestrator.spec.names import PRUNERS, class_name
-from orchestrator.trial import TrialState
+from orchestrator.search.pruning import build_pruner, is_worse_than
+from orchestrator.spec.optuna_names import PRUNERS, class_name
+from orchestrator.state.trial.records import TrialState
 from tests.orchestrator.search.conftest import COMPLETE, FACTS, build, read
 
 BY_EPOCHS = [

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator.configuration import Configuration
-from orchestrator.home import Home
-from orchestrator.plan import make_plan, trials_of
+from orchestrator.planning.configuration import Configuration
+from orchestrator.planning.plan import make_plan, trials_of
 from orchestrator.search import FolderHistory, StudySearch
 from orchestrator.search.history import ImageScores
 from orchestrator.spec import SweepSpec, load_spec
-from orchestrator.trial import Event, TrialFolder, TrialResult, TrialSpec, TrialState
+from orchestrator.state.home import Home
+from orchestrator.state.trial.records import Event, TrialFolder, TrialResult, TrialSpec, TrialState
 from tests.orchestrator.search.conftest import COMPLETE, FACTS, build, read, run, trials_in
 
 GRID = "search: {method: grid, space: {batch_size: [2, 3, 4, 5]}}\nbase: {epochs: 9}\n"

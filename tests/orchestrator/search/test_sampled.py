@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.configuration import Configuration
+from orchestrator.planning.configuration import Configuration
 from orchestrator.search import read_known
 from orchestrator.search.build import study_name
 from orchestrator.search.storage import open_storage
 from orchestrator.search.study import Study
-from orchestrator.trial import TrialState
+from orchestrator.state.trial.records import TrialState
 from tests.orchestrator.search.conftest import (
     COMPLETE,
     CONDITIONAL,

@@ -10,11 +10,21 @@ from typing import get_args
 import optuna
 import pytest
 
-from orchestrator.configuration import Configuration
 from orchestrator.errors import SpecError
+from orchestrator.planning.configuration import Configuration
 from orchestrator.search import check_search, read_known
 from orchestrator.search.build import study_name
-from orchestrator.spec.names import NOT_METHODS, PACKAGES, PRUNERS, REQUIRED, SAMPLERS, Method, Options, PrunerName, class_name
+from orchestrator.spec.optuna_names import (
+    NOT_METHODS,
+    PACKAGES,
+    PRUNERS,
+    REQUIRED,
+    SAMPLERS,
+    Method,
+    Options,
+    PrunerName,
+    class_name,
+)
 from tests.orchestrator.search.conftest import COMPLETE, CONDITIONAL, FACTS, GRID, LR, build, by_rate, read, run, trials_in
 
 NUMBERS = """

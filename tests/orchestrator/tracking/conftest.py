@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator.tracking.connection import connect
-from orchestrator.tracking.place import Place
-from orchestrator.trial import Attempt, Event, TrialFolder, TrialResult, TrialSpec, TrialState
+from orchestrator.state.trial.records import Attempt, Event, TrialFolder, TrialResult, TrialSpec, TrialState
+from orchestrator.tracking.client import connect
+from orchestrator.tracking.location import Place
 from tests.orchestrator.postgresql import PASSWORD
 from trainers.config import DataConfig, TrainConfig
 

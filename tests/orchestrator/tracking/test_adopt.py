@@ -9,13 +9,13 @@ import pytest
 from filelock import FileLock
 from mlflow import MlflowClient
 
-from orchestrator.home import Home
 from orchestrator.search.history import FolderHistory
-from orchestrator.tracking.adopt import adopt_finished
-from orchestrator.tracking.place import Place
-from orchestrator.tracking.recording import Recorder
-from orchestrator.tracking.runs import RunReader
-from orchestrator.trial import TrialFolder, TrialState
+from orchestrator.state.home import Home
+from orchestrator.state.trial.records import TrialFolder, TrialState
+from orchestrator.tracking.location import Place
+from orchestrator.tracking.mirror.recorder import Recorder
+from orchestrator.tracking.reader.adopt import adopt_finished
+from orchestrator.tracking.reader.runs import RunReader
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1
 

@@ -12,13 +12,13 @@ import pytest
 import requests
 from mlflow import MlflowClient
 
-from orchestrator.checkpoint import copied
-from orchestrator.home import Home
-from orchestrator.tracking.mirror import MlflowTracker
-from orchestrator.tracking.place import Place
-from orchestrator.tracking.takeover import CheckpointStore
-from orchestrator.tracking.uploads import open_checkpoints
-from orchestrator.trial import TrialFolder
+from orchestrator.state.home import Home
+from orchestrator.state.trial.checkpoint import copied
+from orchestrator.state.trial.records import TrialFolder
+from orchestrator.tracking.checkpoints.store import CheckpointStore
+from orchestrator.tracking.checkpoints.uploads import open_checkpoints
+from orchestrator.tracking.location import Place
+from orchestrator.tracking.mirror.queue import MlflowTracker
 from tests.orchestrator.postgresql import PASSWORD
 from tests.orchestrator.test_checkpoint import train
 from tests.orchestrator.tracking.conftest import Server, Wait, Worker, make_guarded

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.tracking.connection import alone_at, connect
-from orchestrator.tracking.place import Place
+from orchestrator.tracking.client import alone_at, connect
+from orchestrator.tracking.location import Place
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1
 

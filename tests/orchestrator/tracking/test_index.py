@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 
-from orchestrator.tracking.client import ClientSource, make_row
-from orchestrator.tracking.connection import connect
-from orchestrator.tracking.index import WHOLE_S, RunIndex
-from orchestrator.tracking.marks import WRITTEN, list_beginnings, write_mark
-from orchestrator.tracking.place import Place
-from orchestrator.tracking.runs import RunReader
+from orchestrator.tracking.change_marks import WRITTEN, list_beginnings, write_mark
+from orchestrator.tracking.client import connect
+from orchestrator.tracking.location import Place
+from orchestrator.tracking.reader.index import WHOLE_S, RunIndex
+from orchestrator.tracking.reader.mlflow_client import ClientSource, make_row
+from orchestrator.tracking.reader.runs import RunReader
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1
 

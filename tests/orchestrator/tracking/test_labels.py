@@ -8,11 +8,11 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from orchestrator.tracking.labels import EnsembleRecord, RunLabel
-from orchestrator.tracking.mirror import MlflowTracker
-from orchestrator.tracking.place import Place
-from orchestrator.tracking.runs import RunReader
-from orchestrator.trial import TrialFolder
+from orchestrator.state.trial.records import TrialFolder
+from orchestrator.tracking.location import Place
+from orchestrator.tracking.mirror.queue import MlflowTracker
+from orchestrator.tracking.reader.runs import RunReader
+from orchestrator.tracking.tags import EnsembleRecord, RunLabel
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1
 

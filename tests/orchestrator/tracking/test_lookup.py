@@ -8,11 +8,11 @@ import pytest
 from mlflow import MlflowClient
 
 from orchestrator.errors import TrackingError
-from orchestrator.tracking.connection import connect, ensure_experiment
-from orchestrator.tracking.lookup import find_model
-from orchestrator.tracking.place import Place
-from orchestrator.tracking.recording import Recorder
-from orchestrator.trial import TrialState
+from orchestrator.state.trial.records import TrialState
+from orchestrator.tracking.client import connect, ensure_experiment
+from orchestrator.tracking.location import Place
+from orchestrator.tracking.mirror.recorder import Recorder
+from orchestrator.tracking.reader.lookup import find_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1
 

@@ -8,9 +8,9 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from orchestrator.tracking.mirror import MlflowTracker
-from orchestrator.tracking.place import Place
-from orchestrator.trial import Event, TrialFolder, TrialState
+from orchestrator.state.trial.records import Event, TrialFolder, TrialState
+from orchestrator.tracking.location import Place
+from orchestrator.tracking.mirror.queue import MlflowTracker
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from orchestrator.home import Home
-from orchestrator.ledger import Ledger
-from orchestrator.tracking.mirror import MlflowTracker
-from orchestrator.tracking.place import Place
-from orchestrator.trial import TrialState
+from orchestrator.state.home import Home
+from orchestrator.state.ledger import Ledger
+from orchestrator.state.trial.records import TrialState
+from orchestrator.tracking.location import Place
+from orchestrator.tracking.mirror.queue import MlflowTracker
 from tests.orchestrator.dispatcher.conftest import Bench, ScriptedJob, ScriptedLauncher, complete, points, states_of
 from tests.orchestrator.tracking.conftest import Server, Wait
 from tests.orchestrator.tracking.test_mirror import history_of, runs_of

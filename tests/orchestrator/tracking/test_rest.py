@@ -17,12 +17,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
 from orchestrator.errors import TrackingError
-from orchestrator.tracking import rest
-from orchestrator.tracking.client import ClientSource
-from orchestrator.tracking.place import Place, RefusedError
-from orchestrator.tracking.rest import RestSource
-from orchestrator.tracking.source import open_source
-from orchestrator.tracking.telling import told
+from orchestrator.tracking.errors import told
+from orchestrator.tracking.location import Place, RefusedError
+from orchestrator.tracking.reader import rest
+from orchestrator.tracking.reader.mlflow_client import ClientSource
+from orchestrator.tracking.reader.rest import RestSource
+from orchestrator.tracking.reader.source import open_source
 
 from .conftest import Server
 

@@ -13,19 +13,19 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from orchestrator.ensemble.from_runs import best_ensemble, fetch_predictions
-from orchestrator.ensemble.store import FILES, write_predictions
-from orchestrator.ensemble.wanted import Wanted
+from orchestrator.analysis.leaderboard import load_leaderboard
+from orchestrator.analysis.report.ensemble_section import load_chosen
+from orchestrator.analysis.stats import compute_miou
+from orchestrator.ensemble.best import best_ensemble, fetch_predictions
+from orchestrator.ensemble.candidates import Wanted
 from orchestrator.errors import EnsembleError, TrackingError
-from orchestrator.leaderboard import load_leaderboard
-from orchestrator.report.chosen import load_chosen
-from orchestrator.stats import compute_miou
-from orchestrator.tracking.connection import connect
-from orchestrator.tracking.lookup import find_model
-from orchestrator.tracking.page import make_url, open_page
-from orchestrator.tracking.place import Place
-from orchestrator.tracking.recording import Recorder
-from orchestrator.tracking.runs import RunReader
+from orchestrator.state.trial.outputs import FILES, write_predictions
+from orchestrator.tracking.client import connect
+from orchestrator.tracking.location import Place
+from orchestrator.tracking.mirror.recorder import Recorder
+from orchestrator.tracking.reader.lookup import find_model
+from orchestrator.tracking.reader.runs import RunReader
+from orchestrator.tracking.ui import make_url, open_page
 from tests.orchestrator.documented import fields_of, fields_told
 from trainers.metrics import confusion_per_image
 

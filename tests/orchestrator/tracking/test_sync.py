@@ -7,12 +7,12 @@ import threading
 import pytest
 from mlflow import MlflowClient
 
-from orchestrator.ledger import Ledger
-from orchestrator.syncing import SyncedSweep, sync
-from orchestrator.tracking.mirror import MlflowTracker
-from orchestrator.tracking.place import Place
-from orchestrator.tracking.recording import Recorder
-from orchestrator.trial import TrialFolder, TrialState
+from orchestrator.operations.sync import SyncedSweep, sync
+from orchestrator.state.ledger import Ledger
+from orchestrator.state.trial.records import TrialFolder, TrialState
+from orchestrator.tracking.location import Place
+from orchestrator.tracking.mirror.queue import MlflowTracker
+from orchestrator.tracking.mirror.recorder import Recorder
 from tests.orchestrator.tracking.test_mirror import mirror, runs_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from safetensors.torch import load_file
 
-from orchestrator.trial import Event, TrialFolder
+from orchestrator.state.trial.records import Event, TrialFolder
 from tests.orchestrator.test_joined_line import Machine, _wait_until
 from tests.orchestrator.tracking.conftest import Server
 

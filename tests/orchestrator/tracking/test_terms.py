@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from mlflow.entities import Run
 
-from orchestrator.failures import FailureKind
-from orchestrator.tracking.connection import all_experiments, connect, search_runs
-from orchestrator.tracking.place import Place
-from orchestrator.tracking.recording import Recorder
-from orchestrator.trial import Attempt, Event, TrialFolder, TrialState
+from orchestrator.state.trial.failures import FailureKind
+from orchestrator.state.trial.records import Attempt, Event, TrialFolder, TrialState
+from orchestrator.tracking.client import all_experiments, connect, search_runs
+from orchestrator.tracking.location import Place
+from orchestrator.tracking.mirror.recorder import Recorder
 from tests.orchestrator.tracking.conftest import Worker
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1

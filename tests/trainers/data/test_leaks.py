@@ -16,7 +16,7 @@ from trainers.config import DataConfig, Fold, SamplingConfig, SplitLists, Synthe
 from trainers.data import DataSet, SplitData, load_dataset, make_split, split_dataset
 from trainers.data.synthetic import make_synthetic
 from trainers.errors import DataError
-from trainers.sampling import list_samples
+from trainers.loader.sampling import list_samples
 
 ORIGINALS = make_synthetic(SyntheticConfig(num_images=16, seed=5)).images
 NUM_FOLDS = 3

@@ -1,0 +1,119 @@
+"""The ensemble that was chosen of a sweep last, as its run has it -> a section of the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+from xml.etree.ElementTree import Element
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from orchestrator.analysis.report.html import element
+from orchestrator.analysis.report.terminal import write_interval, write_short
+from orchestrator.errors import TrackingError
+from orchestrator.tracking.tags import CHOSEN, ROW
+
+if TYPE_CHECKING:
+    from orchestrator.tracking.reader.runs import RunReader
+
+Pair = tuple[float, float]
+
+
+class _Part(BaseModel):
+    """Of a document that later versions may say more in."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class ChosenStep(_Part):
+    """What up to ``k`` members are worth."""
+
+    k: int
+    miou: float
+    ci95: Pair
+    gain_over_best_single: float
+    gain_ci95: Pair
+
+
+class ClassGain(_Part):
+    """Of one class, over the best single trial."""
+
+    gain: float
+    ci95: Pair
+
+
+class Chosen(_Part):
+    """What the page says of it: the fields of ``best-ensemble --json`` of these names."""
+
+    members: tuple[str, ...]
+    names: tuple[str, ...]
+    weights: tuple[float, ...]
+    miou: float
+    ci95: Pair
+    gain_over_best_single: float
+    gain_ci95: Pair
+    gain_probability: float
+    optimism: float
+    oracle_miou: float
+    pays_up_to: int
+    trajectory_cross_fitted: tuple[ChosenStep, ...]
+    class_gains: dict[str, ClassGain]
+
+
+def load_chosen(reader: RunReader, sweep: str, *, cache: Path) -> Chosen | None:
+    """The ensemble that ``best-ensemble`` chose last; None where it chose none, or an earlier version did.
+
+    Raises:
+        TrackingError: the server cannot be used.
+    """
+    runs = [run for run in reader.list_ensembles([sweep]) if ROW not in run.tags and run.state == "COMPLETE"]
+    last = max(runs, key=lambda run: float(run.tags.get(CHOSEN, run.start_s)), default=None)
+    path = None if last is None else reader.find_file(last, "ensemble.json", cache / "files", from_folder=False)
+    if path is None:
+        return None
+    try:
+        return Chosen.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise TrackingError(f"{path}: cannot be read ({error}). Remove it, so that it is fetched again.") from error
+    except ValidationError:
+        return None
+
+
+def draw_chosen(chosen: Chosen) -> list[Element]:
+    """Its section: members, what they are worth, up to how many pay, and the gain in each class."""
+    members = [
+        [name, key, f"{weight:.3f}"] for name, key, weight in zip(chosen.names, chosen.members, chosen.weights, strict=True)
+    ]
+    steps = [
+        [str(step.k), write_short(step.miou), write_interval(step.ci95), _write_gain(step.gain_over_best_single, step.gain_ci95)]
+        for step in chosen.trajectory_cross_fitted
+    ]
+    classes = [[name, _write_gain(gain.gain, gain.ci95)] for name, gain in chosen.class_gains.items()]
+    return [
+        element("h2", "Chosen ensemble"),
+        element("p", _judge(chosen), class_="soft"),
+        _draw_rows(("member", "key", "weight"), members),
+        _draw_rows(("up to", "mIoU", "95 % interval", "gain over the best single trial"), steps),
+        _draw_rows(("class", "gain over the best single trial"), classes),
+    ]
+
+
+def _judge(chosen: Chosen) -> str:
+    low, high = chosen.gain_ci95
+    verdict = "there is evidence of a gain" if low > 0 else "it is worse" if high < 0 else "there is no evidence of a gain"
+    gain = _write_gain(chosen.gain_over_best_single, chosen.gain_ci95)
+    return (
+        f"Cross-fitted mIoU {write_short(chosen.miou)} ({write_interval(chosen.ci95)}), in sample {write_short(chosen.optimism)} "
+        f"higher. Over the best single trial {gain}: {verdict} (above 0 in {chosen.gain_probability:.0%} of the resamples). "
+        f"Steps pay up to k = {chosen.pays_up_to}. The right member at each pixel would score {write_short(chosen.oracle_miou)}."
+    )
+
+
+def _write_gain(value: float, ci95: Pair) -> str:
+    return f"{write_short(value, signed=True)} ({write_interval(ci95, signed=True)})"
+
+
+def _draw_rows(titles: tuple[str, ...], rows: list[list[str]]) -> Element:
+    head = element("tr", *(element("th", title) for title in titles))
+    body = (element("tr", *(element("td", cell, class_="nowrap") for cell in row)) for row in rows)
+    return element("div", element("table", element("thead", head), element("tbody", *body)), class_="scroll")

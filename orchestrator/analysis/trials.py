@@ -1,0 +1,231 @@
+"""Runs -> trials as leaderboard, comparison and report take them: with their matrices, wherever their files lie."""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from orchestrator.analysis.cache import Figures, make_mark
+from orchestrator.analysis.confusions import Matrices
+from orchestrator.analysis.stats import compute_class_iou, sum_groups
+from orchestrator.errors import TrackingError
+from orchestrator.state.trial.outputs import INFO_FILE, read_confusions, read_info
+from orchestrator.state.trial.records import TrialResult, TrialSpec, TrialState
+from orchestrator.tracking.tags import REPORTED, ROW
+
+if TYPE_CHECKING:
+    from orchestrator.tracking.reader.row import RunRow
+    from orchestrator.tracking.reader.runs import RunReader
+
+IOU = "val/iou/"
+"""What the metrics of single classes begin with."""
+
+_ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED)
+_SUFFIX = re.compile(r"( seed \d+)?( fold \d+/\d+)?(?= again |$)")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A trial as it comes to the leaderboard."""
+
+    key: str
+    name: str
+    configuration: str
+    state: str
+    run_id: str
+    attempts: int
+    config: dict[str, Any]
+    metrics: dict[str, float]
+    scored_fingerprint: str | None = None
+    matrices: Matrices | None = None
+    """Of the validation images, those that belong together added up; None: not kept, so there is no interval."""
+    reason: str | None = None
+    seed: int | None = None
+    fold: tuple[int, int] | None = None
+    """Index and number of folds."""
+    row: str | None = None
+    """Its row in the sweep's table, and the figure published for that."""
+    reported: float | None = None
+
+    @property
+    def miou(self) -> float:
+        """From the matrices, or as it was logged."""
+        return self.metrics.get("val/miou", float("nan")) if self.matrices is None else self.matrices.miou
+
+    @property
+    def confusions(self) -> NDArray[np.integer] | None:
+        """(V, C, C), read when they are asked for first."""
+        return None if self.matrices is None else self.matrices.confusions
+
+    @property
+    def ignore_classes(self) -> tuple[int, ...]:
+        """Those that the matrices leave unscored."""
+        return () if self.matrices is None else self.matrices.ignore_classes
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it has a figure to be ranked by."""
+        return self.state in (TrialState.COMPLETE, TrialState.CACHED) and bool(np.isfinite(self.miou))
+
+
+def strip_seed(name: str) -> str:
+    """A trial's name without its seed and fold: what its configuration is called."""
+    return _SUFFIX.sub("", name)
+
+
+class EntryLoader:
+    """Reads trials from one tracking place, and the groups of images once for each set of images. Used by one thread.
+
+    figures: what is known of trials that have ended; their files are then not read.
+    """
+
+    def __init__(self, reader: RunReader, cache: Path, figures: Figures | None = None) -> None:
+        self._reader = reader
+        self._files = cache / "files"
+        self._figures = figures
+        self._groups: dict[str, NDArray[np.int64] | None] = {}
+
+    def load_all(self, runs: Iterable[RunRow]) -> list[Entry]:
+        """Each trial once, although several sweeps may share it; matrices come from the trial folders or, once, from the server.
+
+        Raises:
+            TrackingError: a file cannot be fetched, or is damaged.
+        """
+        by_key: dict[str, RunRow] = {}
+        for run in sorted(runs, key=lambda run: "cached_from" in run.tags):
+            by_key.setdefault(run.key, run)
+        return [self.load(run) for run in by_key.values()]
+
+    def load(self, run: RunRow) -> Entry:
+        """One trial.
+
+        Raises:
+            TrackingError: a file cannot be fetched, or is damaged.
+        """
+        mark = self._mark(run)
+        entry = Entry(
+            key=run.key,
+            name=run.name,
+            configuration=run.tags.get("configuration", ""),
+            state=run.state,
+            run_id=run.run_id,
+            attempts=int(run.tags.get("attempt", "1")),
+            config=self._load_config(run, mark),
+            metrics={name: value for name, value in run.metrics.items() if not name.startswith("epoch/")},
+            scored_fingerprint=run.tags.get("scored_fingerprint"),
+            reason=run.tags.get("reason") or None,
+            seed=int(run.tags["seed"]) if "seed" in run.tags else None,
+            fold=_read_fold(run),
+            row=run.tags.get(ROW),
+            reported=float(run.tags[REPORTED]) if REPORTED in run.tags else None,
+        )
+        if run.state != TrialState.COMPLETE:
+            return entry
+        groups = self.load_groups(run)
+        return replace(entry, matrices=Matrices(lambda: self.load_confusions(run, groups), mark=mark, figures=self._figures))
+
+    def load_confusions(
+        self, run: RunRow, groups: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.integer], tuple[int, ...]]:
+        """The confusion matrices (V, C, C) that a run has kept, added up by group, and the classes that are not scored.
+
+        groups: (V,) of a trial's images, as load_groups has them; an ensemble's matrices are kept by group.
+
+        Raises:
+            TrackingError: they cannot be fetched, or are damaged.
+        """
+        path = self._reader.fetch(run, "confusions.npz", self._files)
+        try:
+            confusions, ignored = read_confusions(path)
+            return sum_groups(confusions, groups), ignored
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise TrackingError(f"{path}: damaged ({error}). Remove it, so that it is fetched or trained again.") from error
+
+    def load_groups(self, run: RunRow) -> NDArray[np.int64] | None:
+        """The group of each of a trial's validation images, (V,); None where nobody said.
+
+        Raises:
+            EnsembleError: the file that says it is damaged.
+        """
+        scored = run.tags.get("scored_fingerprint")
+        if scored is None:
+            return None
+        if scored not in self._groups:
+            path = self._reader.find_file(run, INFO_FILE, self._files)
+            groups = None if path is None else read_info(path.parent).groups
+            self._groups[scored] = None if groups is None else np.array(groups, np.int64)
+        return self._groups[scored]
+
+    def load_class_names(self, run: RunRow) -> list[str]:
+        """The classes that a finished trial has an IoU of, in their order, which MLflow's metrics have lost.
+
+        Raises:
+            TrackingError: the file that says it cannot be fetched, or is damaged.
+        """
+        path = self._reader.fetch(run, "result.json", self._files)
+        try:
+            result = TrialResult.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise TrackingError(f"{path}: damaged ({error}). Remove it, so that it is fetched or trained again.") from error
+        return [name.removeprefix(IOU) for name in result.metrics if name.startswith(IOU)]
+
+    def _mark(self, run: RunRow) -> str | None:
+        """Equal as long as the trial's files, and what is computed of them, are; None where nobody can know.
+
+        An attempt that ended is told by its run and, as this machine may be ahead of that, by the files of its own folder.
+        """
+        is_complete = run.state == TrialState.COMPLETE
+        if not is_complete and (run.state not in _ENDED or not self._reader.has_file_here(run, "trial.json", self._files)):
+            return None
+        groups = self.load_groups(run) if is_complete else None
+        return make_mark(
+            run.files_run_id, run.state, run.tags.get("attempt"), run.metrics.get("val/miou"), run.tags.get("scored_fingerprint"),
+            *(self._reader.mark_own_file(run, name) for name in ("trial.json", "confusions.npz")),
+            None if groups is None else groups.tolist(),
+        )  # fmt: skip
+
+    def _load_config(self, run: RunRow, mark: str | None) -> dict[str, Any]:
+        if self._figures is None or mark is None:
+            return self._read_config(run)
+        return self._figures.recall("config", mark, lambda: self._read_config(run))
+
+    def _read_config(self, run: RunRow) -> dict[str, Any]:
+        """The trial's configuration; of a trial that has not ended the run's params will do, with dotted names."""
+        is_complete = run.state == TrialState.COMPLETE
+        find = self._reader.fetch if is_complete else self._reader.find_file
+        path = find(run, "trial.json", self._files)
+        if path is None:
+            return dict(run.params)
+        try:
+            return describe_config(TrialSpec.model_validate_json(path.read_bytes()))
+        except ValidationError as error:
+            if not is_complete:
+                return dict(run.params)
+            raise TrackingError(f"{path}: cannot be read by this version: {error}") from error
+
+
+def describe_config(spec: TrialSpec) -> dict[str, Any]:
+    """A trial's configuration as JSON documents show it: the training, its data, seed and fold."""
+    return json.loads(spec.model_dump_json(include={"train", "data", "seed", "fold"}))  # type: ignore[no-any-return]  # an object
+
+
+def name_classes(confusions: NDArray[np.integer], ignore_classes: tuple[int, ...], names: Sequence[str]) -> dict[int, str]:
+    """Class -> name of those that have an IoU in matrices (V, C, C), of which ``names`` are in order; empty where they differ."""
+    scored = np.flatnonzero(np.isfinite(compute_class_iou(confusions, ignore_classes)))
+    return dict(zip(scored.tolist(), names, strict=True)) if len(scored) == len(names) else {}
+
+
+def _read_fold(run: RunRow) -> tuple[int, int] | None:
+    if "fold" not in run.tags:
+        return None
+    index, _, count = run.tags["fold"].partition("/")
+    return int(index), int(count)

@@ -1,0 +1,217 @@
+"""What `orchestrate sweep` prints: the plan, and what came of it, for people and as JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.analysis.trials import describe_config
+from orchestrator.dispatch.loop.ports import TrialOutcome
+from orchestrator.dispatch.progress import STATE_COLORS
+from orchestrator.ensemble.fixed import EnsembleOutcome, EnsembleState
+from orchestrator.planning.forecast import Outlook
+from orchestrator.planning.plan import Plan, PlannedTrial, row_of
+from orchestrator.spec import SweepSpec
+from orchestrator.state.trial.records import TrialSpec, TrialState
+
+
+@dataclass(frozen=True)
+class SweepReport:
+    """What ``orchestrate sweep`` prints."""
+
+    sweep: str
+    wall_s: float
+    trials: tuple[dict[str, Any], ...]
+    interrupted: bool
+    ensembles: tuple[dict[str, Any], ...] = ()
+    note: str | None = None
+    """Why the search ended early."""
+    halted: str | None = None
+    """Why trials were left that could not be started."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 done, 1 some trials failed or were left, 130 interrupted; what became of ensembles follows from their trials."""
+        if self.interrupted:
+            return 130
+        return int(self.halted is not None or self._has_failures)
+
+    @property
+    def _has_failures(self) -> bool:
+        return any(trial["state"] == TrialState.FAILED for trial in self.trials)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "sweep": self.sweep,
+            "wall_s": round(self.wall_s, 3),
+            "trials": list(self.trials),
+            "ensembles": list(self.ensembles),
+            "stopped_because": self.note,
+            "halted": self.halted,
+        }
+
+    def render(self) -> Group:
+        states = [trial["state"] for trial in self.trials]
+        counted = ", ".join(f"{states.count(state)} {state.lower()}" for state in dict.fromkeys(states)) or "no trials"
+        lines = [f"{self.sweep}: {counted} in {self.wall_s:.0f} s"]
+        if self.note:
+            lines.append(self.note)
+        if self.halted:
+            lines.append(self.halted)
+        if self.interrupted:
+            lines.append("Interrupted; the same command goes on where it stopped.")
+        elif self._has_failures:
+            lines.append(
+                "Why trials failed: see above, or log.txt in their folders. `orchestrate retry` lets them be tried again."
+            )
+        lines += [_write_ensemble(ensemble) for ensemble in self.ensembles]
+        lines.append(
+            f"Table: orchestrate report {self.sweep}    Ranking: orchestrate leaderboard {self.sweep}    "
+            f"Ensemble: orchestrate best-ensemble {self.sweep} --k 4"
+        )
+        return Group(*(Text(line) for line in lines))
+
+
+@dataclass(frozen=True)
+class PlanReport:
+    """What ``orchestrate sweep --plan`` prints."""
+
+    spec: SweepSpec
+    plan: Plan
+    ensembles: tuple[EnsembleOutcome, ...] = ()
+    outlook: Outlook | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        outlook = self.outlook.to_json() if self.outlook else {}
+        durations_s = self.outlook.durations_s if self.outlook else {}
+        return {
+            "sweep": self.plan.sweep,
+            "open_ended": self.plan.open_ended,
+            "data": [
+                {
+                    "source": data.source,
+                    "fingerprint": data.fingerprint,
+                    "num_images": data.num_images,
+                    "num_removed": len(data.removed),
+                }
+                for data in self.plan.facts.data.values()
+            ],
+            **outlook,
+            "beyond_budget": {
+                "configurations": len(self.plan.beyond_budget),
+                "trials": self.plan.num_beyond_budget,
+                "names": [configuration.label for configuration in self.plan.beyond_budget],
+            },
+            "trials": [
+                {
+                    "key": trial.spec.key,
+                    "name": trial.spec.name,
+                    "state": trial.state,
+                    "config": describe_config(trial.spec),
+                    "configuration": trial.configuration.id,
+                    "row": row_of(trial.configuration),
+                    "estimated_s": round(durations_s[trial.spec.key], 1) if trial.spec.key in durations_s else None,
+                }
+                for trial in self.plan.trials
+            ],
+            "ensembles": [ensemble.to_json() for ensemble in self.ensembles],
+        }
+
+    def render(self) -> Group:
+        table = Table(title=f"Plan of {self.plan.sweep}", box=None, padding=(0, 1), header_style="dim", title_justify="left")
+        for title in ("", "trial", "epochs", "seed", "key", "state"):
+            table.add_column(title, justify="right" if title in ("", "epochs", "seed") else "left", overflow="fold")
+        for number, trial in enumerate(self.plan.trials, start=1):
+            table.add_row(str(number), *_plan_row(trial))
+        parts = [table] if not self.ensembles else [table, _draw_ensembles(self.ensembles)]
+        lines = (*describe_data(self.plan), summarize_plan(self.spec, self.plan), *(self.outlook.lines() if self.outlook else ()))
+        return Group(*parts, *map(Text, lines))
+
+
+def describe_data(plan: Plan) -> list[str]:
+    """One line a data set: how much is left of it, and how much data.clean removed."""
+    return [
+        f"data: {data.source}: {data.num_images} pictures of {data.height}x{data.width}, {data.num_classes} classes"
+        + (f", {len(data.removed)} more removed by data.clean" if data.removed else "")
+        for data in plan.facts.data.values()
+    ]
+
+
+def summarize_plan(spec: SweepSpec, plan: Plan) -> str:
+    """One line: how many trials, how many of them are done."""
+    count = plan.count()
+    done = f", {count[TrialState.CACHED]} of them done already" if count[TrialState.CACHED] else ""
+    other = "".join(f", {count[state]} {state.lower()}" for state in (TrialState.FAILED, TrialState.PRUNED) if count[state])
+    if plan.open_ended and spec.budget is not None:
+        method = spec.search.method if spec.search else ""
+        allowed = f"up to {spec.budget.trials} trials; {len(plan.trials)} so far{done}"
+        return f"{plan.sweep}: {method} proposes as results come in, {allowed}"
+    ensembles = f", then {len(plan.ensembles)} ensembles" if plan.ensembles else ""
+    counted = f"{len(plan.configurations)} configurations, {len(plan.trials)} trials{done}{other}{ensembles}"
+    return f"{plan.sweep}: {counted}{_write_beyond_budget(spec, plan)}"
+
+
+def _write_beyond_budget(spec: SweepSpec, plan: Plan) -> str:
+    if not plan.beyond_budget or spec.budget is None:
+        return ""
+    every = len(plan.configurations) + len(plan.beyond_budget)
+    what = "rows" if spec.rows else "configurations"
+    left_out = f"leaves out {len(plan.beyond_budget)} of {every} {what} ({plan.num_beyond_budget} trials)"
+    return f"; budget.trials {spec.budget.trials} {left_out}, from {plan.beyond_budget[0].label} on"
+
+
+def _plan_row(trial: PlannedTrial) -> tuple[str, ...]:
+    train, state = trial.spec.train, trial.state
+    shown = "new" if state is TrialState.WAITING else state.lower()
+    color = STATE_COLORS.get(state, "default")
+    return escape(trial.spec.name), str(train.epochs), str(trial.spec.seed), trial.spec.key, f"[{color}]{shown}[/]"
+
+
+def _draw_ensembles(ensembles: Sequence[EnsembleOutcome]) -> Table:
+    table = Table(title="Then, of their predictions", box=None, padding=(0, 1), header_style="dim", title_justify="left")
+    for title in ("ensemble", "of rows", "state"):
+        table.add_column(title, overflow="fold")
+    for ensemble in ensembles:
+        state = "new" if ensemble.state is EnsembleState.WAITING else ensemble.state.lower()
+        why = f": {ensemble.reason}" if ensemble.reason and ensemble.state is not EnsembleState.WAITING else ""
+        table.add_row(escape(ensemble.planned.title), escape(", ".join(map(str, ensemble.planned.rows))), escape(state + why))
+    return table
+
+
+def _write_ensemble(ensemble: dict[str, Any]) -> str:
+    """One line of the summary: what it is worth beside its best member, or why that is not known."""
+    title = f"Ensemble {ensemble['name']}"
+    if ensemble["miou"] is None or ensemble["ci95"] is None:
+        return f"{title}: {ensemble['state'].lower()}, {ensemble['reason'] or 'nothing is scored'}"
+    low, high = ensemble["ci95"]
+    (gain_low, gain_high), gain = ensemble["gain_ci95"], ensemble["gain_over_best_member"]
+    reported = "" if ensemble["reported"] is None else f"; reported {ensemble['reported']:.3f}"
+    return (
+        f"{title}: mIoU {ensemble['miou']:.4f} ({low:.4f} to {high:.4f}), "
+        f"{gain:+.4f} ({gain_low:+.4f} to {gain_high:+.4f}) over its best member{reported}"
+    )
+
+
+def describe_outcome(trial: TrialOutcome, *, run_id: str | None) -> dict[str, Any]:
+    """A trial in ``sweep --json``."""
+    spec: TrialSpec = trial.spec
+    metrics = trial.result.metrics if trial.result else {}
+    return {
+        "key": spec.key,
+        "name": spec.name,
+        "state": trial.state,
+        "config": describe_config(spec),
+        "metrics": {name: value for name, value in metrics.items() if math.isfinite(value)},
+        "run_id": run_id,
+        "attempts": trial.attempts,
+        "reason": trial.reason,
+        "failure": trial.result.failure if trial.result else None,
+        "deviation": trial.result.deviation if trial.result else None,
+    }

@@ -1,0 +1,78 @@
+"""Members of an ensemble -> how far they disagree, what the best of them at each pixel would score, what each one adds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.analysis.stats import Difference, compare, compute_miou, sum_groups
+from orchestrator.ensemble.selection.kernel import UNSCORED
+from orchestrator.ensemble.selection.pool import Pool
+from trainers.metrics import confusion_per_image
+
+_PART_BYTES = 2**24
+"""Of one member's probabilities that are looked at together."""
+
+
+@dataclass(frozen=True)
+class Diversity:
+    """disagreement: (K, K), the share of scored pixels at which two members predict different classes.
+
+    oracle_miou: of whoever predicts, at each pixel, the true class if any member does, else what most members do (of equals the
+    lowest class), so that the members' order does not matter. No mean of these members reaches far beyond
+    it; much room below it means that they err apart.
+    """
+
+    disagreement: tuple[tuple[float, ...], ...]
+    oracle_miou: float
+
+    @property
+    def mean(self) -> float:
+        """Over pairs; 0 where there is one member."""
+        k = len(self.disagreement)
+        return sum(map(sum, self.disagreement)) / (k * (k - 1)) if k > 1 else 0.0
+
+
+def measure_diversity(pool: Pool, members: Sequence[int]) -> Diversity:
+    """Compare the members' predicted classes pixel by pixel, a few images at a time."""
+    differing = np.zeros((len(members), len(members)), np.int64)
+    oracle = np.zeros((pool.num_classes, pool.num_classes), np.int64)
+    num_scored = 0
+    for true, predicted in _predict(pool, members):
+        num_scored += true.size
+        for i in range(len(members)):
+            for j in range(i):
+                differing[i, j] += np.count_nonzero(predicted[i] != predicted[j])
+        votes = np.stack([(predicted == c).sum(axis=0) for c in range(pool.num_classes)])
+        best = np.where((predicted == true).any(axis=0), true, votes.argmax(axis=0))
+        oracle += confusion_per_image(best[None, None], true[None, None], num_classes=pool.num_classes, ignore_classes=())[0]
+    shares = (differing + differing.T) / max(num_scored, 1)
+    return Diversity(tuple(map(tuple, shares.tolist())), compute_miou(oracle[None], pool.ignore_classes))
+
+
+def drop_each(pool: Pool, members: Sequence[int], groups: NDArray[np.int64] | None) -> tuple[Difference, ...]:
+    """What each member adds to the others' mean, on the images that all were chosen on; empty where there is one member.
+
+    members: positions in the pool, each as often as it counts.
+    """
+    distinct = dict.fromkeys(members)
+    if len(distinct) < 2:
+        return ()
+    every = np.arange(pool.num_images)
+    whole = sum_groups(pool.count(members, every), groups)
+    without = ([member for member in members if member != dropped] for dropped in distinct)
+    return tuple(compare(whole, sum_groups(pool.count(rest, every), groups), pool.ignore_classes) for rest in without)
+
+
+def _predict(pool: Pool, members: Sequence[int]) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    """Of some images after others the true classes of scored pixels, (n,), and each member's, (K, n)."""
+    predictions = [pool.predictions[i] for i in members]
+    step = max(1, _PART_BYTES // (pool.num_classes * pool.labels.shape[1]))
+    for start in range(0, pool.num_images, step):
+        labels = pool.labels[start : start + step]
+        is_scored = labels != UNSCORED
+        predicted = [array[start : start + step].argmax(axis=1).astype(np.uint8)[is_scored] for array in predictions]
+        yield labels[is_scored], np.stack(predicted)

@@ -1,0 +1,106 @@
+"""What the chosen ensemble is worth on images that took no part in choosing it, beside the best single trial chosen likewise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.analysis.stats import compute_class_iou, estimate_miou
+from orchestrator.ensemble.evaluation.crossfit import CrossFitting, Images, fit_ensemble, fit_single
+from orchestrator.ensemble.evaluation.diversity import drop_each, measure_diversity
+from orchestrator.ensemble.evaluation.report import EnsembleReport, Stack, Step
+from orchestrator.ensemble.selection.pool import DEFAULT_SEARCH, Pool, Search, check_size
+from orchestrator.errors import EnsembleError
+
+_EACH = 8
+"""Up to so many members the trajectory has a step for each number of them, from there on at each doubling."""
+
+
+def evaluate(
+    pool: Pool,
+    *,
+    k: int = 4,
+    exactly: bool = False,
+    groups: NDArray[np.int64] | None = None,
+    search: Search = DEFAULT_SEARCH,
+    stack: bool = False,
+) -> EnsembleReport:
+    """Choose members on all images, and find out by cross-fitting what such a choice is worth.
+
+    groups: (V,) number of the group of each image; a group is never split between parts, and drawn as a whole. Default: each
+    image is its own. stack: whether combinations that are learned are tried beside it.
+
+    Raises:
+        EnsembleError: k is impossible, or there are too few images to leave some out.
+    """
+    check_size(k)
+    if exactly and k > len(pool.keys):
+        raise EnsembleError(f"exactly {k} members asked for, but there are only {len(pool.keys)} distinct candidates.")
+    every = np.arange(pool.num_images)
+    chosen = pool.select(every, k=k, exactly=exactly, search=search)
+    crossed = CrossFitting(pool, groups)
+    sizes = _list_sizes(min(k, len(pool.keys)))
+
+    def select(images: Images, size: int) -> tuple[int, ...]:
+        return pool.select(images, k=size, exactly=exactly, search=search).repeated
+
+    fits = {size: fit_single(pool, search.limits) if size == 1 else fit_ensemble(pool, select, size) for size in sizes}
+    fitted = {size: crossed.score(fit) for size, fit in fits.items()}
+    ensemble, single = fitted[max(fitted)], fitted[1]
+    singles = pool.rank_singles(every, search.limits)
+    best = int(np.argmax(singles))
+    return EnsembleReport(
+        members=tuple(pool.keys[i] for i in chosen.members),
+        weights=chosen.weights,
+        miou_in_sample=chosen.miou,
+        cross_fitted=estimate_miou(ensemble, pool.ignore_classes),
+        gain=crossed.compare(ensemble, single),
+        trajectory=chosen.trajectory,
+        steps=_make_steps(crossed, fitted),
+        members_in_sample=tuple(singles[i] for i in chosen.members),
+        contributions=drop_each(pool, chosen.repeated, groups),
+        diversity=measure_diversity(pool, chosen.members),
+        class_gains=crossed.compare_classes(ensemble, single),
+        class_iou=_find_class_iou(ensemble, pool.ignore_classes),
+        best_single=pool.keys[best],
+        best_single_in_sample=singles[best],
+        stacks=tuple(_try_stacks(crossed, ensemble, single)) if stack else (),
+        num_candidates=len(pool.keys),
+        num_images=pool.num_images,
+        search=chosen.search,
+        reason=chosen.reason,
+        mean=pool.mean,
+        confusions=ensemble,
+        widening=crossed.widening,
+    )
+
+
+def _list_sizes(k: int) -> list[int]:
+    """1, 2, ..., 8, 16, 32, ..., k."""
+    doubled = [_EACH * 2**i for i in range(1, k.bit_length()) if _EACH * 2**i < k]
+    return sorted({*range(1, min(k, _EACH) + 1), *doubled, k})
+
+
+def _find_class_iou(confusions: NDArray[np.integer], ignore_classes: tuple[int, ...]) -> dict[int, float]:
+    ious = compute_class_iou(confusions, ignore_classes)
+    return {int(c): float(ious[c]) for c in np.flatnonzero(np.isfinite(ious))}
+
+
+def _try_stacks(crossed: CrossFitting, chosen: NDArray[np.integer], single: NDArray[np.integer]) -> Iterator[Stack]:
+    from orchestrator.ensemble.evaluation.stacking import STACKS, fit_stack  # scipy.optimize takes its time
+
+    for name, learn in STACKS.items():
+        confusions = crossed.score(fit_stack(crossed.pool, learn))
+        figure = estimate_miou(confusions, crossed.pool.ignore_classes)
+        yield Stack(name, figure, crossed.compare(confusions, single), crossed.compare(confusions, chosen))
+
+
+def _make_steps(crossed: CrossFitting, fitted: dict[int, NDArray[np.integer]]) -> tuple[Step, ...]:
+    steps: list[Step] = []
+    for size, confusions in fitted.items():
+        figure = estimate_miou(confusions, crossed.pool.ignore_classes)
+        last = crossed.compare(confusions, fitted[steps[-1].k]) if steps else None
+        steps.append(Step(size, figure, crossed.compare(confusions, fitted[1]), last))
+    return tuple(steps)

@@ -1,0 +1,123 @@
+"""Combinations that are learned instead of chosen: convex weights, and a linear model of all probabilities at a pixel.
+
+Both are learned from a sample of pixels, in which a class counts by the square root of how often it is there: mIoU counts each
+class alike, yet a class that is predicted too often loses by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import log_softmax
+
+from orchestrator.ensemble.evaluation.crossfit import Count, Fit, Images
+from orchestrator.ensemble.selection.pool import Pool
+from trainers.metrics import confusion_per_image
+
+MAX_CANDIDATES = 12
+"""The best ones alone on the images that are learned from."""
+NUM_PIXELS = 40_000
+"""At most, that are learned from."""
+
+_SHRINKAGE = 1e-3  # of the linear model towards the plain mean: what 12 x 5 x 5 weights would read into noise
+_SHARPNESS = 10.0  # of the plain mean as a softmax's argument
+_ROUNDS = 200
+
+Matrices = NDArray[np.float32]
+"""(M, C, C): what each candidate's probability of a class, the last index, adds to the score of a class."""
+
+Learn = Callable[[NDArray[np.float32], NDArray[np.int64]], Matrices]
+"""Probabilities (n, M, C) and true classes (n,) of some pixels -> what scores the classes of others."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Pixels to learn from. probabilities: (n, M, C) in [0, 1]; true: (n,) classes."""
+
+    probabilities: NDArray[np.float32]
+    true: NDArray[np.int64]
+
+
+def fit_stack(pool: Pool, learn: Learn) -> Fit:
+    """Learn to combine the best candidates on some images; deterministic."""
+
+    def fit(images: Images) -> Count:
+        scores = np.array(pool.rank_singles(images))
+        candidates = np.argsort(-scores, kind="stable")[:MAX_CANDIDATES].tolist()
+        sample = draw_sample(pool, candidates, images)
+        matrices = learn(sample.probabilities, sample.true)
+        return lambda part: _count(pool, candidates, matrices, part)
+
+    return fit
+
+
+def draw_sample(pool: Pool, candidates: list[int], images: Images) -> Sample:
+    """Draw scored pixels of these images, of each class as many as the square root of its share asks for; the same again."""
+    labels = pool.labels[images]
+    counts = np.bincount(labels.ravel(), minlength=256)[: pool.num_classes]
+    shares = np.sqrt(counts) / max(np.sqrt(counts).sum(), 1)
+    wanted = np.minimum(counts, np.ceil(shares * NUM_PIXELS).astype(np.int64))
+    random = np.random.default_rng(0)
+    drawn = [random.choice(np.flatnonzero(labels == c), number, replace=False) for c, number in enumerate(wanted) if number]
+    places = np.sort(np.concatenate(drawn)) if drawn else np.empty(0, np.int64)
+    rows, columns = np.divmod(places, labels.shape[1])
+    probabilities = np.empty((len(places), len(candidates), pool.num_classes), np.float32)
+    for i, candidate in enumerate(candidates):
+        probabilities[:, i] = pool.predictions[candidate][images[rows], :, columns]
+    return Sample(probabilities / np.float32(255), labels[rows, columns].astype(np.int64))
+
+
+def learn_weights(probabilities: NDArray[np.float32], true: NDArray[np.int64]) -> Matrices:
+    """Weights of 0 or more that add up to 1, by which the mean makes the true classes most likely.
+
+    Source: Dempster, Laird & Rubin 1977, Maximum Likelihood from Incomplete Data via the EM Algorithm, section 4.3 (mixtures).
+    """
+    num_candidates, num_classes = probabilities.shape[1:]
+    likelihoods = np.maximum(probabilities[np.arange(len(true)), :, true], 0.5 / 255).astype(np.float64)
+    weights = np.full(num_candidates, 1 / num_candidates)
+    for _ in range(_ROUNDS):
+        shares = likelihoods * weights
+        weights = (shares / shares.sum(axis=1, keepdims=True)).mean(axis=0) if len(true) else weights
+    return (weights[:, None, None] * np.eye(num_classes)).astype(np.float32)
+
+
+def learn_linear(probabilities: NDArray[np.float32], true: NDArray[np.int64]) -> Matrices:
+    """Multinomial logistic regression on all probabilities at a pixel, a 1x1 convolution, drawn towards their plain mean.
+
+    It needs no bias: a candidate's probabilities add up to 1.
+    Source: Wolpert 1992, Stacked Generalization; Ting & Witten 1999, Issues in Stacked Generalization (probabilities as inputs).
+    """
+    num_pixels, num_candidates, num_classes = probabilities.shape
+    inputs = probabilities.reshape(num_pixels, num_candidates * num_classes)
+    start = np.tile(np.eye(num_classes) * _SHARPNESS / num_candidates, (num_candidates, 1))
+    hot = np.eye(num_classes, dtype=np.float32)[true]
+
+    def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        away = flat.reshape(start.shape) - start
+        scores = log_softmax(inputs @ flat.reshape(start.shape).astype(np.float32), axis=1)
+        gradient = inputs.T @ (np.exp(scores) - hot) / max(num_pixels, 1) + 2 * _SHRINKAGE * away
+        value = -float(scores[np.arange(num_pixels), true].mean()) if num_pixels else 0.0
+        return value + _SHRINKAGE * float((away**2).sum()), gradient.astype(np.float64).ravel()
+
+    found = minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": _ROUNDS})
+    learned: Matrices = found.x.reshape(num_candidates, num_classes, num_classes).transpose(0, 2, 1).astype(np.float32)
+    return learned
+
+
+STACKS: dict[str, Learn] = {"learned weights": learn_weights, "linear at each pixel": learn_linear}
+
+
+def _count(pool: Pool, candidates: list[int], matrices: Matrices, images: Images) -> NDArray[np.int64]:
+    """Confusion matrices (n, C, C) of the combination on these images, one image after another."""
+    predictions = [pool.predictions[candidate] for candidate in candidates]
+    combining = np.hstack(list(matrices))
+    predicted = np.empty((len(images), 1, pool.labels.shape[1]), np.uint8)
+    for row, image in enumerate(images):
+        probabilities = np.concatenate([array[image] for array in predictions]).astype(np.float32)
+        predicted[row, 0] = (combining @ probabilities).argmax(axis=0)
+    labels = pool.labels[images][:, None]
+    return confusion_per_image(predicted, labels, num_classes=pool.num_classes, ignore_classes=())

@@ -1,0 +1,148 @@
+"""RUN_OR_ENSEMBLE -> checkpoints on this machine, with the weights and sizes that predictions need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter, ValidationError
+
+from orchestrator.errors import PredictError
+from orchestrator.state.trial.folder import read_removal, say_removed
+from orchestrator.state.trial.records import TrialFolder, TrialSpec
+from orchestrator.tracking.location import Place
+from orchestrator.tracking.tags import REMOVED
+from trainers.config import Flips
+from trainers.prediction.means import Mean
+
+if TYPE_CHECKING:
+    from orchestrator.state.home import Home
+    from orchestrator.tracking.reader.lookup import FoundModel
+    from orchestrator.tracking.reader.row import RunRow
+    from orchestrator.tracking.reader.runs import RunReader
+
+CHECKPOINT = "best.safetensors"
+"""As trainers.prediction.predict calls it; importing that takes seconds."""
+
+
+@dataclass(frozen=True)
+class MemberFiles:
+    """A trained model.
+
+    name: its trial's key, or its path; size: (height, width) that it was shown every picture at; flips: mirror images that it is
+    averaged over, None: as it was validated.
+    """
+
+    name: str
+    checkpoint: Path
+    weight: float = 1.0
+    size: tuple[int, int] | None = None
+    flips: Flips | None = None
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model or an ensemble; run_id: None for a checkpoint given by its path; mean: how members are combined."""
+
+    name: str
+    members: tuple[MemberFiles, ...]
+    run_id: str | None = None
+    mean: Mean = "arithmetic"
+
+
+def find_files(name: str, home: Home) -> ModelFiles:
+    """Find what ``name`` names and fetch what is not on this machine.
+
+    name: the path of a checkpoint or of the folder that holds it; a run's id, of a trial or an ensemble; a trial's key, or the
+    beginning of one; or a sweep, for the ensemble that ``best-ensemble`` chose last.
+
+    Raises:
+        PredictError: it is a file or folder without a checkpoint.
+        TrackingError: the records know nothing of that name, or the files are nowhere.
+    """
+    path = Path(name).expanduser()
+    checkpoint = path / CHECKPOINT if path.is_dir() else path
+    if checkpoint.is_file():
+        return ModelFiles(name=str(path), members=(MemberFiles(str(path), checkpoint, size=_size_beside(checkpoint)),))
+    if len(path.parts) > 1 or path.suffix == ".safetensors":
+        beside = path if path.is_dir() else path.parent
+        if checkpoint.name == CHECKPOINT and (beside / "trial.json").exists():
+            raise PredictError(_explain_missing(TrialFolder(beside)))
+        found = ", ".join(sorted(entry.name for entry in beside.iterdir())[:8]) if beside.is_dir() else ""
+        raise PredictError(f"{checkpoint}: not found; {beside} holds {found or 'nothing'}. A trial's folder holds {CHECKPOINT}.")
+    from orchestrator.tracking.reader.lookup import find_model  # imports mlflow, which takes seconds
+
+    return _fetch(find_model(Place.of(home), name), home)
+
+
+def _fetch(model: FoundModel, home: Home) -> ModelFiles:
+    from orchestrator.tracking.reader.runs import RunReader
+
+    reader = RunReader(Place.of(home))
+    rows = reader.find_finished(model.weights)
+    missing = [key for key in model.weights if key not in rows]
+    if missing:
+        raise PredictError(
+            f"{model.name}: its members {', '.join(missing)} are COMPLETE nowhere. Run the sweep again to train them anew."
+        )
+    cache = home.cache / "files"
+    members = tuple(
+        MemberFiles(
+            name=key,
+            checkpoint=_fetch_checkpoint(reader, rows[key], home),
+            weight=weight,
+            size=_read_size(reader.fetch(rows[key], "trial.json", cache)),
+            flips=_check_flips(model, key),
+        )
+        for key, weight in model.weights.items()
+    )
+    return ModelFiles(model.name, members, run_id=model.run_id, mean=_check_mean(model))
+
+
+def _check_mean(model: FoundModel) -> Mean:
+    try:
+        return TypeAdapter[Mean](Mean).validate_python(model.mean)
+    except ValidationError:
+        raise PredictError(f"{model.name}: combines its members by {model.mean!r}, which this version does not know.") from None
+
+
+def _check_flips(model: FoundModel, key: str) -> Flips | None:
+    try:
+        return TypeAdapter[Flips | None](Flips | None).validate_python(model.flips.get(key))
+    except ValidationError:
+        raise PredictError(
+            f"{model.name}: averages {key} over flips {model.flips[key]!r}, which this version does not know."
+        ) from None
+
+
+def _fetch_checkpoint(reader: RunReader, row: RunRow, home: Home) -> Path:
+    path = reader.find_file(row, CHECKPOINT, home.cache / "files")
+    if path is not None:
+        return path
+    removed = row.tags.get(REMOVED) or read_removal(TrialFolder(home.trial_folder(row.key)))
+    if removed is not None:
+        raise PredictError(say_removed(row.name, row.key, removed))
+    return reader.fetch(row, CHECKPOINT, home.cache / "files")  # raises, with what may have become of it
+
+
+def _explain_missing(folder: TrialFolder) -> str:
+    """Of a trial's folder without a checkpoint."""
+    if (removed := read_removal(folder)) is not None:
+        return say_removed(str(folder.path), folder.spec().key, removed)
+    key = folder.spec().key
+    return f"{folder.path / CHECKPOINT}: not found. Of a finished trial MLflow has it: give its key, {key}, instead of the path."
+
+
+def _size_beside(checkpoint: Path) -> tuple[int, int] | None:
+    """What the trial's configuration says; a checkpoint that was taken out of its folder sees pictures as they are."""
+    beside = checkpoint.with_name("trial.json")
+    return _read_size(beside) if beside.exists() else None
+
+
+def _read_size(path: Path) -> tuple[int, int] | None:
+    try:
+        data = TrialSpec.model_validate_json(path.read_bytes()).data
+    except ValidationError as error:
+        raise PredictError(f"{path}: cannot be read by this version: {error}") from error
+    return data.size if data.fit == "resize" else None  # padding keeps the scale, and networks take any size

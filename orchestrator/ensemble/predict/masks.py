@@ -1,0 +1,133 @@
+"""Masks, part by part -> .npz, the competition's .csv, or a folder of PNG; the output appears whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.errors import PredictError
+
+NPZ_KEY = "masks"
+_FILE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy", ".zip", ".json", ".parquet", ".gz")
+"""Of single files, which a folder of masks is hardly meant to be called like."""
+
+
+Write = Callable[[Sequence[int], NDArray[np.uint8]], None]
+"""Takes positions of pictures and their masks (B, H, W) uint8; in the order of the pictures where all are of one size."""
+
+
+@dataclass(frozen=True)
+class Described:
+    """What a writer has to know of the pictures beforehand.
+
+    names: of the files of their masks, without suffix; ids: of the rows of a table; sizes: (height, width) of each.
+    """
+
+    names: Sequence[str]
+    ids: Sequence[str]
+    sizes: Sequence[tuple[int, int]]
+    num_classes: int
+
+
+def check_free(out: Path) -> None:
+    """Refuse what would be overwritten, or is a single file of a kind that is not written.
+
+    Raises:
+        PredictError: the message says what is there.
+    """
+    if out.suffix.lower() in _FILE_SUFFIXES:
+        raise PredictError(f"{out}: masks are not written as {out.suffix}. Allowed: .npz, .csv, or a folder for PNG masks.")
+    if out.is_dir() and any(out.iterdir()):
+        raise PredictError(f"{out}: the folder is not empty. Name another, or remove it first.")
+    if out.is_dir() and out.suffix.lower() in _WRITERS:
+        raise PredictError(f"{out}: is a folder, where a {out.suffix} file is to be written. Name another, or remove it first.")
+    if out.exists() and not out.is_dir():
+        raise PredictError(f"{out}: exists already. Name another file, or remove it first.")
+
+
+@contextmanager
+def open_masks(out: Path, pictures: Described) -> Iterator[Write]:
+    """Write beside ``out`` and, at the end, move it there: .npz, .csv, else a folder.
+
+    .npz: ``masks``, (N, H, W) uint8. .csv: as such competitions' own code writes it, a header ``id,0,1,...`` and a row a picture,
+    its id and its labels row by row. Folder: a PNG a picture, under its name and of its size; pixel values are classes, the
+    palette is for people.
+
+    Raises:
+        PredictError: ``out`` exists, or cannot hold pictures of several sizes.
+    """
+    check_free(out)
+    writer = _WRITERS.get(out.suffix.lower(), _write_folder)
+    if writer is not _write_folder and len(set(pictures.sizes)) > 1:
+        some = ", ".join(f"{height}x{width}" for height, width in sorted(set(pictures.sizes))[:4])
+        raise PredictError(f"{out}: holds masks of one size, but the pictures have {some}, ... Name a folder instead.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        with writer(scratch, pictures) as write:
+            yield write
+        os.replace(scratch, out)
+    finally:
+        if scratch.is_dir():
+            shutil.rmtree(scratch)
+        scratch.unlink(missing_ok=True)
+
+
+@contextmanager
+def _write_npz(path: Path, pictures: Described) -> Iterator[Write]:
+    """The array's header first, then its bytes as they come: no more than one part is held."""
+    shape = (len(pictures.sizes), *pictures.sizes[0])
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open(f"{NPZ_KEY}.npy", "w", force_zip64=True) as file,
+    ):
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+
+        def write(positions: Sequence[int], masks: NDArray[np.uint8]) -> None:
+            file.write(np.ascontiguousarray(masks).data)
+
+        yield write
+
+
+@contextmanager
+def _write_csv(path: Path, pictures: Described) -> Iterator[Write]:
+    height, width = pictures.sizes[0]
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["id", *range(height * width)])
+
+        def write(positions: Sequence[int], masks: NDArray[np.uint8]) -> None:
+            table.writerows([pictures.ids[i], *mask.ravel().tolist()] for i, mask in zip(positions, masks, strict=True))
+
+        yield write
+
+
+@contextmanager
+def _write_folder(path: Path, pictures: Described) -> Iterator[Write]:
+    from PIL import Image
+
+    from trainers.pictures import make_palette
+
+    palette = make_palette(pictures.num_classes).tobytes()
+    path.mkdir()
+
+    def write(positions: Sequence[int], masks: NDArray[np.uint8]) -> None:
+        for i, mask in zip(positions, masks, strict=True):
+            picture = Image.fromarray(mask)
+            picture.putpalette(palette)
+            picture.save(path / f"{pictures.names[i]}.png")
+
+    yield write
+
+
+_WRITERS = {".npz": _write_npz, ".csv": _write_csv}

@@ -1,0 +1,129 @@
+"""Predictions regrouped: which pixel stands in which block, how a candidate's blocks are made and kept, and the way back."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.ensemble.selection.kernel import LANES, MAX_RUN, UNSCORED, regroup, ungroup
+
+Blocks = NDArray[np.uint8]
+"""(B, C, 64) of one candidate, C-contiguous."""
+
+LAYOUT_VERSION = 1
+"""Raised by hand when the same labels would be laid out otherwise."""
+
+_MAX_IN_MEMORY = 2**28
+"""Bytes of a set of candidates; larger ones lie in a temporary file, whose pages the system may take back."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each scored pixel stands. Pixels that are not scored stand nowhere."""
+
+    num_images: int
+    num_pixels: int
+    num_classes: int
+    pixels: NDArray[np.int32]
+    """(B, 64): positions in the image; -1 for padding at the end of a run."""
+    image_of_run: NDArray[np.int32]
+    class_of_run: NDArray[np.int32]
+    run_start: NDArray[np.int64]
+    """(R + 1,) in blocks."""
+
+    @cached_property
+    def padding(self) -> NDArray[np.uint16]:
+        """(R,) how many lanes of each run are no pixels; class 0 wins them."""
+        if not len(self.image_of_run):
+            return np.zeros(0, np.uint16)
+        return np.add.reduceat((self.pixels < 0).sum(axis=1), self.run_start[:-1]).astype(np.uint16)
+
+    @cached_property
+    def digest(self) -> str:
+        """Equal for equal layouts: 16 hexadecimal digits."""
+        digest = hashlib.sha256(f"{LAYOUT_VERSION} {self.num_images} {self.num_pixels} {self.num_classes}".encode())
+        for array in (self.pixels, self.image_of_run, self.class_of_run, self.run_start):
+            digest.update(array.tobytes())
+        return digest.hexdigest()[:16]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of a candidate's blocks."""
+        return len(self.pixels), self.num_classes, LANES
+
+    def fill(self, predictions: NDArray[np.uint8], blocks: Blocks) -> None:
+        """Regroup predictions (V, C, H, W) or (V, C, P)."""
+        flat = np.ascontiguousarray(predictions).reshape(self.num_images, self.num_classes, self.num_pixels)
+        regroup(flat, self.pixels, self.image_of_run, self.run_start, blocks)
+
+    def restore(self, blocks: Blocks) -> NDArray[np.uint8]:
+        """Predictions (V, C, P) of a candidate's blocks, 0 where nothing is scored."""
+        found = np.zeros((self.num_images, self.num_classes, self.num_pixels), np.uint8)
+        ungroup(blocks, self.pixels, self.image_of_run, self.run_start, found)
+        return found
+
+    def select_runs(self, images: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Numbers of the runs of some images, in ascending order."""
+        is_wanted = np.zeros(self.num_images, np.bool_)
+        is_wanted[images] = True
+        return np.flatnonzero(is_wanted[self.image_of_run])
+
+
+def make_layout(labels: NDArray[np.uint8], num_classes: int) -> Layout:
+    """Lay out the pixels of labels (V, P) that are not UNSCORED, image by image and in it class by class."""
+    num_images, num_pixels = labels.shape
+    scored = np.flatnonzero(labels != UNSCORED)
+    group = scored // num_pixels * 256 + labels.reshape(-1)[scored]
+    scored = scored[np.argsort(group, kind="stable")]
+    numbers, sizes = np.unique(group, return_counts=True)
+    most = MAX_RUN * LANES
+    pieces = -(-sizes // most)  # of a group that is too large for one run
+    piece = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    lengths = np.minimum(np.repeat(sizes, pieces) - piece * most, most)
+    run_start = np.concatenate([[0], np.cumsum(-(-lengths // LANES))])
+    pixels = np.full(int(run_start[-1]) * LANES, -1, np.int32)
+    offset = np.arange(len(scored)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    pixels[np.repeat(run_start[:-1] * LANES, lengths) + offset] = scored % num_pixels
+    of_run = np.repeat(numbers, pieces)
+    return Layout(
+        num_images=num_images,
+        num_pixels=num_pixels,
+        num_classes=num_classes,
+        pixels=pixels.reshape(-1, LANES),
+        image_of_run=(of_run // 256).astype(np.int32),
+        class_of_run=(of_run % 256).astype(np.int32),
+        run_start=run_start.astype(np.int64),
+    )
+
+
+def make_blocks(layout: Layout, predictions: Iterable[NDArray[np.uint8]], *, num_candidates: int) -> list[Blocks]:
+    """Regroup every candidate, one after another; many of them are kept in a temporary file, mapped into memory."""
+    shape = (num_candidates, *layout.shape)
+    if np.prod(shape) <= _MAX_IN_MEMORY:
+        every = np.empty(shape, np.uint8)
+    else:
+        with tempfile.TemporaryFile(prefix="orchestrate-") as file:  # the mapping keeps what has no name any more
+            every = np.memmap(file, np.uint8, "w+", shape=shape)
+    for array, blocks in zip(predictions, every, strict=True):
+        layout.fill(array, blocks)
+    return list(every)
+
+
+@dataclass(frozen=True)
+class Grouped(Sequence[NDArray[np.uint8]]):
+    """Candidates as blocks; as a sequence, their predictions (V, C, P), 0 where nothing is scored, each made when asked for."""
+
+    layout: Layout
+    blocks: Sequence[Blocks]
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __getitem__(self, i: int) -> NDArray[np.uint8]:  # type: ignore[override]  # nobody takes slices
+        return self.layout.restore(self.blocks[i])

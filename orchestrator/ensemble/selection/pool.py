@@ -1,0 +1,248 @@
+"""Candidates' predictions -> the members whose combined probabilities score best."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.analysis.stats import compute_each_miou
+from orchestrator.ensemble.selection.blocks import Grouped, make_blocks, make_layout
+from orchestrator.ensemble.selection.counting import CandidateCounter, Members
+from orchestrator.ensemble.selection.kernel import MAX_MEMBERS, UNSCORED
+from orchestrator.ensemble.selection.strategies import SEARCHES, SearchName, choose
+from orchestrator.errors import EnsembleError
+from trainers.config import VOID
+from trainers.prediction.means import Mean
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What the members may cost in all, such as parameters."""
+
+    name: str
+    most: float
+    costs: Mapping[str, float]
+    """Of each candidate, by key."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """How members are searched for. models: candidate -> whose predictions it is; two of one model are never members together."""
+
+    name: SearchName = "auto"
+    limits: tuple[Limit, ...] = ()
+    models: Mapping[str, str] = field(default_factory=dict)
+
+
+DEFAULT_SEARCH = Search()
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Members of a pool, in the order in which they were chosen."""
+
+    members: Members
+    """Positions in the pool, each once."""
+    weights: tuple[float, ...]
+    """Of each member; their sum is 1."""
+    repeated: Members
+    """The members, each as often as it counts: what ``Pool.count`` takes."""
+    miou: float
+    """In sample: on the images that it was chosen on."""
+    trajectory: tuple[float, ...]
+    """The same of the first 1, 2, ... that greedy chose, before anything was exchanged."""
+    search: SearchName
+    """The one that was made; never auto."""
+    reason: str = field(compare=False)
+    """Why that one."""
+
+
+class Pool:
+    """Candidates that may be combined, scored on the same pixels; ties go to the one that comes first.
+
+    Candidates that agree on every scored pixel count once, the first of them. Holds a regrouped copy of the predictions, in a
+    temporary file where they are many, or the one that it is given. Used by one thread; remembers what it has counted.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[str],
+        predictions: Sequence[NDArray[np.uint8]],
+        labels: NDArray[np.uint8],
+        ignore_classes: tuple[int, ...],
+        *,
+        mean: Mean = "arithmetic",
+    ) -> None:
+        """Take predictions (V, C, H, W) uint8 each, or Grouped by these labels, and labels (V, H, W) uint8, 255 for void.
+
+        Raises:
+            EnsembleError: shapes, keys or labels do not fit each other.
+        """
+        _check_keys(keys, predictions)
+        self.ignore_classes = tuple(ignore_classes)
+        self.mean = mean
+        grouped = predictions if isinstance(predictions, Grouped) else _group(keys, predictions, labels, self.ignore_classes)
+        self.layout = grouped.layout
+        self.num_images, self.num_classes = grouped.layout.num_images, grouped.layout.num_classes
+        self.labels = mark_unscored(labels, self.ignore_classes)
+        counter = CandidateCounter(grouped.layout, grouped.blocks, mean)
+        counts = counter.count_additions(())
+        first = _find_first_alike(grouped, counts)
+        kept = sorted(set(first))
+        self.keys = tuple(keys[i] for i in kept)
+        self.positions = {key: kept.index(i) for key, i in zip(keys, first, strict=True)}
+        """Of every key, also of those that count as another: where its predictions stand."""
+        self.predictions = Grouped(grouped.layout, [grouped.blocks[i] for i in kept])
+        """(V, C, P) each, 0 where nothing is scored."""
+        self._counter = counter.narrow(kept)
+        self.singles = self._counter.split_by_image(counts[kept])
+        """(M, V, C, C): each candidate's own confusion matrices."""
+
+    def rank_singles(self, images: NDArray[np.int64], limits: Sequence[Limit] = ()) -> list[float]:
+        """MIoU of each candidate alone on these images, -inf of those that cost more alone than is allowed."""
+        return [float(score) for score in _Scores(self, images, Search(limits=tuple(limits)))(())]
+
+    def count(self, members: Iterable[int], images: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Confusion matrices (n, C, C) of the members' mean on these images; who is named twice counts twice."""
+        *others, last = members
+        counts = self._counter.count(tuple(others), np.array([last]))
+        confusions: NDArray[np.int64] = self._counter.split_by_image(counts)[0, images].astype(np.int64)
+        return confusions
+
+    def select(
+        self,
+        images: NDArray[np.int64],
+        *,
+        k: int,
+        exactly: bool = False,
+        search: Search = DEFAULT_SEARCH,
+    ) -> Selection:
+        """Choose up to ``k`` distinct members on these images, or ``k`` of them where fewer would score better.
+
+        Raises:
+            EnsembleError: there are no members within the limits, or with ``exactly`` not so many.
+        """
+        num_models = len({search.models.get(key, key) for key in self.keys})
+        if exactly and k > num_models:
+            raise EnsembleError(f"exactly {k} members asked for, but the candidates are of {num_models} models, one member each.")
+        num_bytes = int(np.prod(self.layout.shape))
+        name, reason = choose(search.name, num_candidates=len(self.keys), k=k, num_bytes=num_bytes)
+        found = SEARCHES[name](_Scores(self, images, search), k, exactly=exactly)
+        repeats = Counter(found.members)
+        if exactly and len(repeats) < k:
+            raise EnsembleError(f"exactly {k} members asked for, but only {len(repeats)} fit the limits together. Raise them.")
+        weights = tuple(number / len(found.members) for number in repeats.values())
+        return Selection(tuple(repeats), weights, found.members, found.score, found.trajectory, name, reason)
+
+    def _score(self, members: Members, start: int, images: NDArray[np.int64]) -> NDArray[np.float64]:
+        """MIoU of the members with each candidate from ``start`` on; below every score where nothing is scored."""
+        counts = self._counter.count_additions(members, start)
+        scores = compute_each_miou(self._counter.add_up(counts, images), self.ignore_classes)
+        return np.where(np.isfinite(scores), scores, -1.0)
+
+
+class _Scores:
+    """What a search asks of a pool: scores on some images, within limits, of one candidate a model."""
+
+    def __init__(self, pool: Pool, images: NDArray[np.int64], search: Search) -> None:
+        limits = search.limits
+        self.num_candidates = len(pool.keys)
+        self._pool, self._images = pool, images
+        self._models = np.unique([search.models.get(key, key) for key in pool.keys], return_inverse=True)[1]
+        self._most = np.array([limit.most for limit in limits])
+        self._costs = np.array([[limit.costs[key] for limit in limits] for key in pool.keys]).reshape(len(pool.keys), -1)
+
+    def __call__(self, members: Members, start: int = 0) -> NDArray[np.float64]:
+        chosen = sorted(set(members))
+        costs = self._costs[start:] + self._costs[chosen].sum(axis=0)
+        is_member = np.isin(np.arange(start, self.num_candidates), chosen)
+        is_free = ~np.isin(self._models[start:], self._models[chosen])
+        is_within = is_member | (is_free & (costs <= self._most).all(axis=1))
+        if not is_within.any() or len(np.unique(self._models[chosen])) < len(chosen):
+            return np.full(len(costs), -np.inf)
+        return np.where(is_within, self._pool._score(members, start, self._images), -np.inf)
+
+
+def mark_unscored(labels: NDArray[np.uint8], ignore_classes: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Labels (V, P), UNSCORED where nothing is scored, of labels (V, H, W)."""
+    return np.where(np.isin(labels, ignore_classes), np.uint8(UNSCORED), labels).reshape(len(labels), -1)
+
+
+def _group(
+    keys: Sequence[str],
+    predictions: Sequence[NDArray[np.uint8]],
+    labels: NDArray[np.uint8],
+    ignore_classes: tuple[int, ...],
+) -> Grouped:
+    first = predictions[0]
+    _check_array(keys[0], first, first.shape)
+    _check_labels(labels, first.shape, ignore_classes)
+    layout = make_layout(mark_unscored(labels, ignore_classes), first.shape[1])
+
+    def checked() -> Iterator[NDArray[np.uint8]]:
+        for i, key in enumerate(keys):
+            array = predictions[i]
+            _check_array(key, array, first.shape)
+            yield array
+
+    return Grouped(layout, make_blocks(layout, checked(), num_candidates=len(keys)))
+
+
+def _find_first_alike(grouped: Grouped, counts: NDArray[np.uint16]) -> list[int]:
+    """Of each candidate the first that is like it, most often itself; only where counts are equal it is looked at closely."""
+    first: list[int] = []
+    by_counts: dict[bytes, list[int]] = {}
+    for i, own in enumerate(counts):
+        alike = by_counts.setdefault(own.tobytes(), [])
+        found = next((j for j in alike if np.array_equal(grouped.blocks[i], grouped.blocks[j])), i)
+        if found == i:
+            alike.append(i)
+        first.append(found)
+    return first
+
+
+def _check_keys(keys: Sequence[str], predictions: Sequence[NDArray[np.uint8]]) -> None:
+    if not predictions:
+        raise EnsembleError("There are no candidates: no trial has stored predictions. Run `orchestrate sweep FILE` first.")
+    if len(set(keys)) != len(predictions) or len(keys) != len(predictions):
+        raise EnsembleError(
+            f"{len(keys)} keys ({len(set(keys))} distinct) for {len(predictions)} predictions: expected one each."
+        )
+
+
+def _check_array(key: str, array: NDArray[np.uint8], shape: tuple[int, ...]) -> None:
+    if array.ndim != 4 or array.dtype != np.uint8 or array.shape != shape:
+        raise EnsembleError(
+            f"{key}: predictions are {array.dtype} {array.shape}; the first has {shape}. "
+            "Expected uint8 (images, classes, height, width), alike for all candidates."
+        )
+
+
+def _check_labels(labels: NDArray[np.uint8], shape: tuple[int, ...], ignore_classes: tuple[int, ...]) -> None:
+    if shape[1] > VOID:
+        raise EnsembleError(f"predictions have {shape[1]} classes, expected at most {VOID}: and {VOID} for void.")
+    if labels.shape != (shape[0], *shape[2:]) or labels.dtype != np.uint8:
+        raise EnsembleError(f"labels are {labels.dtype} {labels.shape}, expected uint8 {(shape[0], *shape[2:])}.")
+    unknown = sorted({int(label) for label in np.unique(labels)} - {*range(shape[1]), VOID})
+    if unknown:
+        raise EnsembleError(
+            f"labels hold {unknown}, but predictions have {shape[1]} classes. Expected 0..{shape[1] - 1} or {VOID}."
+        )
+    if strange := sorted(set(ignore_classes) - {*range(shape[1])}):
+        raise EnsembleError(f"ignore_classes holds {strange}, but predictions have {shape[1]} classes: 0..{shape[1] - 1}.")
+    if np.isin(labels, (*ignore_classes, VOID)).all():
+        raise EnsembleError(f"No pixel is scored: every label is void ({VOID}) or of an ignored class {list(ignore_classes)}.")
+
+
+def check_size(k: int) -> None:
+    """Refuse a number of members that cannot be.
+
+    Raises:
+        EnsembleError: below 1, or more than an exact sum can hold.
+    """
+    if not 1 <= k <= MAX_MEMBERS:
+        raise EnsembleError(f"k is {k}, expected 1..{MAX_MEMBERS}.")

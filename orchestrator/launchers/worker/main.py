@@ -1,0 +1,237 @@
+"""The child's entry: turns a trial folder into a finished one by trainers.training.train; sees no server and no database."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from orchestrator.launchers.base import Slot
+from orchestrator.launchers.worker import process
+from orchestrator.planning.forecast.timings import measure_course
+from orchestrator.state.files import is_locked
+from orchestrator.state.machine import library_versions
+from orchestrator.state.trial.checkpoint import FILE as CHECKPOINT_FILE
+from orchestrator.state.trial.checkpoint import note_checkpoint
+from orchestrator.state.trial.endings import fail, first_start_s, leave_waiting, leave_without_space, log_traceback
+from orchestrator.state.trial.failures import FailureKind, classify, describe, is_disk_full
+from orchestrator.state.trial.heartbeat import Heartbeat
+from orchestrator.state.trial.records import Attempt, Event, TrialFolder, TrialResult, TrialSpec, TrialState
+
+if TYPE_CHECKING:  # torch is imported when the slot is taken, not before
+    from trainers.training.train import EpochReport
+    from trainers.training.train import TrainResult as Trained
+
+ShouldStop = Callable[[], bool]
+
+OnPeak = Callable[[float], int | None]
+"""Told the most GPU memory that an attempt has taken so far, in MB; returns what its slot has of it from now on."""
+
+
+class ExitCode(IntEnum):
+    """What a worker's exit code means. A negative code is the signal that killed it; 5 is process.DISPATCHER_GONE.
+
+    Those that are believed without a result are high: a loss or a library that ends the process by itself takes small ones.
+    STOPPED and LOCKED are only where the attempt's record does not say otherwise: believed, they have it begun again for ever.
+    """
+
+    COMPLETE = 0
+    FAILED = 1
+    STOPPED = 83
+    LOCKED = 84
+    DISK_FULL = 86
+    DEVICE_LOST = 87
+    """FAILED, for want of its GPU."""
+
+
+def _keep(_peak_mb: float) -> None:
+    """A slot that stays as large as it is."""
+
+
+def run(folder: Path, slot: Slot, *, on_peak: OnPeak = _keep) -> int:
+    """Work as a process of one's own: bound to its slot and its dispatcher, printing into the folder's log."""
+    should_stop = process.stop_on_sigterm()
+    process.die_with_dispatcher()
+    process.offer_to_oom_killer()
+    return run_hosted(folder, slot, should_stop, on_peak=on_peak)
+
+
+def run_hosted(folder: Path, slot: Slot, should_stop: ShouldStop, *, on_peak: OnPeak = _keep) -> int:
+    """Work in a process that a scheduler has started for this and ends: bound to its slot, printing into the folder's log."""
+    process.take_slot(slot)
+    process.write_to_log(TrialFolder(folder).log)
+    code = work(folder, slot, should_stop, on_peak=on_peak)
+    if code is ExitCode.DISK_FULL:
+        process.drop_output()  # what waits to be written could not be, and would make another exit code of it
+    return code
+
+
+def work(folder: Path, slot: Slot, should_stop: ShouldStop, *, on_peak: OnPeak = _keep) -> ExitCode:
+    """Try the trial in ``folder`` once, or go on with it; whatever goes wrong becomes the trial's result.
+
+    Where there is no space left it is no failure of the trial's, and there may be no space to say so: the exit code does.
+    should_stop: asked after every epoch; True ends the attempt with a checkpoint. on_peak: told of GPU memory after every epoch.
+    """
+    trial = TrialFolder(folder)
+    lock = FileLock(trial.lock, thread_local=False)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return ExitCode.LOCKED
+    with lock:
+        result = trial.result()
+        if result is None:
+            return _attempt(trial, slot, should_stop, on_peak)
+        return ExitCode.FAILED if result.state is TrialState.FAILED else ExitCode.COMPLETE
+
+
+def is_worked_on(trial: TrialFolder) -> bool:
+    """Whether a process works in the folder, such as one that has not noticed yet that its dispatcher died."""
+    return trial.lock.exists() and is_locked(trial.lock)
+
+
+def _attempt(trial: TrialFolder, slot: Slot, should_stop: ShouldStop, on_peak: OnPeak) -> ExitCode:
+    attempt = trial.attempt()
+    try:
+        with Heartbeat(trial.heartbeat, limit_s=attempt.silence_s) as heartbeat:
+            facts = _machine_facts(slot) | ({"origin": attempt.origin} if attempt.origin else {})
+            trial.append(Event(kind="attempt_started", time_s=time.time(), attempt=attempt.number, facts=facts))
+            terms = f": {attempt.deviation}" if attempt.deviation else ""
+            print(f"--- attempt {attempt.number} on {slot.name}, process {os.getpid()}{terms}", flush=True)
+            if attempt.origin:
+                print(attempt.origin, flush=True)
+            if should_stop():
+                return _end_stopped(trial, attempt.number)
+            return _train(trial, attempt, slot, should_stop=should_stop, on_peak=on_peak, heartbeat=heartbeat)
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # a failed trial is a result, and the sweep goes on
+        try:
+            return _end_failed(trial, attempt.number, error, slot)
+        except Exception as second:
+            if not is_disk_full(second):
+                raise
+            leave_without_space(trial, attempt.number, second)
+            return ExitCode.DISK_FULL
+
+
+def _train(
+    trial: TrialFolder, attempt: Attempt, slot: Slot, *, should_stop: ShouldStop, on_peak: OnPeak, heartbeat: Heartbeat
+) -> ExitCode:
+    from orchestrator.launchers.worker.validation import add_flips, write_validation
+    from trainers.data import open_dataset, split_dataset
+    from trainers.training.train import Continue, train
+
+    spec = trial.spec()
+    data = split_dataset(open_dataset(Path(attempt.data_folder)), spec.data, spec.fold)
+    heartbeat.beat()
+    reached = 0
+
+    def on_epoch(report: EpochReport) -> Continue:
+        nonlocal reached
+        heartbeat.beat()
+        reached = report.epoch
+        event = Event(
+            kind="epoch",
+            time_s=time.time(),
+            attempt=attempt.number,
+            epoch=report.epoch,
+            metrics=report.metrics,
+            facts={
+                "is_best": report.is_best,
+                "val_s": round(report.val_s, 4),
+                **_memory_facts(slot, report.peak_memory_mb, on_peak),
+            },
+        )
+        trial.append(event)
+        return Continue.STOP if should_stop() else Continue.YES
+
+    trained = train(
+        spec.train,
+        data,
+        seed=spec.seed,
+        folder=trial.path,
+        num_threads=slot.num_threads,
+        device=slot.device,
+        checkpoint_interval_s=attempt.checkpoint_s,
+        accumulate=attempt.accumulate,
+        keep_u16=attempt.keep_u16,
+        on_epoch=on_epoch,
+        on_checkpoint=lambda: note_checkpoint(trial, reached),
+        on_step=heartbeat.beat,
+    )
+    if trained.stopped:
+        return _end_stopped(trial, attempt.number)
+    heartbeat.beat()
+    write_validation(trial, trained, data)
+    trained = add_flips(trial, trained, data, slot=slot, on_batch=heartbeat.beat)
+    size = spec.train.input_size or data.data.images.shape[1:3]
+    return _end_complete(trial, spec, attempt, trained, scored_fingerprint=data.scored_fingerprint, size=size)
+
+
+def _end_complete(
+    trial: TrialFolder,
+    spec: TrialSpec,
+    attempt: Attempt,
+    trained: Trained,
+    *,
+    scored_fingerprint: str,
+    size: tuple[int, ...],
+) -> ExitCode:
+    ended_s = time.time()
+    result = TrialResult(
+        key=spec.key,
+        state=TrialState.COMPLETE,
+        metrics=trained.metrics,
+        best_epoch=trained.best_epoch,
+        epochs_run=trained.epochs_run,
+        scored_fingerprint=scored_fingerprint,
+        attempt=attempt.number,
+        started_s=first_start_s(trial, default=ended_s),
+        ended_s=ended_s,
+        deviation=attempt.deviation,
+        facts={
+            **trained.facts,
+            **measure_course(trial.events()[0], ended_s),
+            "input_size": list(size),
+            "platform": sys.platform,
+            **library_versions(),
+        },
+    )
+    trial.append(Event(kind="attempt_ended", time_s=ended_s, attempt=attempt.number, state=TrialState.COMPLETE))
+    trial.write_result(result)
+    trial.checkpoint.unlink(missing_ok=True)  # not before: a kill in between would cost the whole training
+    (trial.path / CHECKPOINT_FILE).unlink(missing_ok=True)
+    return ExitCode.COMPLETE
+
+
+def _end_failed(trial: TrialFolder, attempt: int, error: BaseException, slot: Slot) -> ExitCode:
+    kind = classify(error)
+    if kind is FailureKind.DEVICE_LOST and not slot.visible_devices:  # it had none: its own code asked for one
+        kind = FailureKind.EXCEPTION
+    if kind is FailureKind.DISK_FULL:
+        leave_without_space(trial, attempt, error)
+        return ExitCode.DISK_FULL
+    log_traceback(trial, error)
+    fail(trial, attempt, failure=kind, reason=describe(error))
+    return ExitCode.DEVICE_LOST if kind is FailureKind.DEVICE_LOST else ExitCode.FAILED
+
+
+def _end_stopped(trial: TrialFolder, attempt: int) -> ExitCode:
+    leave_waiting(trial, attempt, reason="stopped")
+    return ExitCode.STOPPED
+
+
+def _machine_facts(slot: Slot) -> dict[str, Any]:
+    facts = {"host": socket.gethostname(), "pid": os.getpid(), "slot": slot.name, "num_threads": slot.num_threads}
+    return facts | ({"gpu": slot.visible_devices, "memory_mb": slot.memory_mb} if slot.visible_devices else {})
+
+
+def _memory_facts(slot: Slot, peak_mb: float, on_peak: OnPeak) -> dict[str, Any]:
+    """Of a GPU: what was taken of it, and what the attempt may take."""
+    return {"peak_memory_mb": round(peak_mb), "memory_mb": on_peak(peak_mb)} if slot.visible_devices else {}

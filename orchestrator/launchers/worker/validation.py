@@ -1,0 +1,91 @@
+"""What a training leaves of its validation images: confusions, probabilities, some pictures; on request a set with flips too."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.state.trial.outputs import write_confusions, write_predictions
+from orchestrator.state.trial.records import FLIPS, FLIPS_MIOU, TrialFolder
+from trainers.config import VOID
+from trainers.pictures import draw_samples, pick_evenly, write_png
+
+if TYPE_CHECKING:  # they import torch
+    from orchestrator.launchers.base import Slot
+    from trainers.data import SplitData
+    from trainers.training.evaluate import Evaluated
+    from trainers.training.train import TrainResult
+
+NUM_SAMPLES = 6
+"""Validation images drawn into samples.png."""
+
+
+def write_validation(trial: TrialFolder, trained: TrainResult, data: SplitData) -> None:
+    """Everything that is known of each validation image, as the trial was validated."""
+    if trained.confusions is not None:
+        write_confusions(trial.confusions, trained.confusions, ignore_classes=data.ignore_classes)
+    if trained.predictions is not None:
+        _write_predictions(trial.path, trained.predictions, data, predictions_u16=trained.predictions_u16)
+        _draw_samples(trial.samples, trained.predictions, data)
+
+
+def add_flips(
+    trial: TrialFolder, trained: TrainResult, data: SplitData, *, slot: Slot, on_batch: Callable[[], None]
+) -> TrainResult:
+    """Store a second set of predictions with the flips that the attempt asks for, and say beside the result what it scores.
+
+    The result itself stays what it was. Flips that the trial was validated with need no second set; an earlier attempt's goes.
+    """
+    from trainers.training.evaluate import evaluate_checkpoint, score
+
+    shutil.rmtree(trial.flips, ignore_errors=True)
+    config, attempt = trial.spec().train, trial.attempt()
+    if attempt.keep_flips in ("none", config.test_time_flips):
+        return trained
+    flipped: Evaluated = evaluate_checkpoint(
+        trial.path,
+        config,
+        data,
+        flips=attempt.keep_flips,
+        num_threads=slot.num_threads,
+        device=slot.device,
+        accumulate=attempt.accumulate,
+        keep_u16=attempt.keep_u16,
+        on_batch=on_batch,
+    )
+    assert flipped.predictions is not None
+    trial.flips.mkdir()
+    write_confusions(trial.flips / trial.confusions.name, flipped.confusions, ignore_classes=data.ignore_classes)
+    _write_predictions(trial.flips, flipped.predictions, data, predictions_u16=flipped.predictions_u16)
+    miou = score(flipped.confusions, data)["val/miou"]
+    return replace(trained, metrics=trained.metrics | {FLIPS_MIOU: miou}, facts=trained.facts | {FLIPS: attempt.keep_flips})
+
+
+def _write_predictions(
+    folder: Path, predictions: NDArray[np.uint8], data: SplitData, *, predictions_u16: NDArray[np.uint16] | None
+) -> None:
+    indices = data.split.val
+    write_predictions(
+        folder,
+        predictions,
+        np.asarray(data.data.masks[indices]),
+        ignore_classes=data.ignore_classes,
+        scored_fingerprint=data.scored_fingerprint,
+        groups=None if data.data.groups is None else data.data.groups[indices],
+        predictions_u16=predictions_u16,
+    )
+
+
+def _draw_samples(path: Path, predictions: NDArray[np.uint8], data: SplitData) -> None:
+    some = pick_evenly(len(data.split.val), NUM_SAMPLES)
+    indices = data.split.val[some]
+    images, labels = np.asarray(data.data.images[indices]), np.asarray(data.data.masks[indices])
+    scored = np.where(np.isin(labels, data.ignore_classes), VOID, labels)
+    predicted = predictions[some].argmax(axis=1).astype(np.uint8)
+    write_png(path, draw_samples(images, scored, predicted, num_classes=data.data.num_classes))

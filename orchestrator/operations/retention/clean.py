@@ -1,0 +1,260 @@
+"""``orchestrate clean``, and what a sweep does by its ``keep`` rule when it ends: look, say what goes, remove, say what went."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.errors import SpecError, TrackingError
+from orchestrator.launchers.worker.main import is_worked_on
+from orchestrator.operations.retention.reclaimable import (
+    Find,
+    Kind,
+    Left,
+    find_data,
+    find_leftovers,
+    find_living,
+    find_resume_checkpoint,
+    find_unpacked,
+    has_ended,
+    list_trials,
+)
+from orchestrator.operations.retention.removal import remove, remove_shared
+from orchestrator.operations.retention.rules import DEFAULT
+from orchestrator.spec.sections import Rule
+from orchestrator.state.home import Home
+from orchestrator.state.ledger import Ledger
+from orchestrator.tracking.location import Place
+from trainers.config import check_known
+
+if TYPE_CHECKING:
+    from orchestrator.operations.retention.checkpoints import Checkpoints
+    from orchestrator.tracking.checkpoints.retention import CheckpointRecords
+
+NEEDS_MLFLOW = "checkpoints that MLflow has as well, or that `keep` does not keep"
+
+
+@dataclass(frozen=True)
+class CleanReport:
+    """What was found, and of that removed; with ``dry_run`` nothing. free_before, free_after: bytes on the home's disk."""
+
+    home: Home
+    finds: tuple[Find, ...]
+    removed: tuple[Find, ...]
+    left: tuple[Left, ...]
+    dry_run: bool
+    free_before: int
+    free_after: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of ``clean --json``."""
+        gone = {find.path for find in self.removed}
+        return {
+            "home": str(self.home.root),
+            "dry_run": self.dry_run,
+            "found_bytes": _add_up(self.finds),
+            "freed_bytes": _add_up(self.removed),
+            "disk_free_before_bytes": self.free_before,
+            "disk_free_after_bytes": self.free_after,
+            "finds": [
+                {
+                    "kind": find.kind.name,
+                    "trial": find.key,
+                    "path": str(find.path),
+                    "bytes": find.num_bytes,
+                    "reason": find.reason,
+                    "removed": find.path in gone,
+                }
+                for find in self.finds
+            ],
+            "left": [{"what": left.what, "why": left.why} for left in self.left],
+        }
+
+    def render(self) -> Group:
+        """What ``clean`` prints for people."""
+        parts: list[Any] = [_draw(self.finds)] if self.finds else []
+        if self.dry_run:
+            parts.append(
+                f"{self.home.root}: would free {write_size(_add_up(self.finds))}; {write_size(self.free_before)} are free now"
+            )
+        else:
+            freed = f"freed {write_size(_add_up(self.removed))}" if self.finds else "nothing to free"
+            free = f"{write_size(self.free_before)} were free on its disk, {write_size(self.free_after)} are now"
+            parts.append(f"{self.home.root}: {freed}; {free}")
+        parts += [f"Left alone: {left.what}: {left.why}" for left in self.left]
+        return Group(*(Text(part) if isinstance(part, str) else part for part in parts))
+
+
+def clean(home: Home, sweeps: Sequence[str], *, dry_run: bool, console: Console) -> CleanReport:
+    """Free what can be made or fetched again, and the checkpoints that no sweep keeps.
+
+    sweeps: only what belongs to their trials; without names everything, caches and prepared data too. console: is told what
+    goes, before it goes.
+
+    Raises:
+        SpecError: no sweep of that name.
+        TrackingError: the ledger cannot be opened.
+    """
+    if not home.root.is_dir():
+        raise SpecError(f"{home.root}: not found. Clean where the sweeps ran, or set ORCHESTRATE_HOME.")
+    free_before = _measure_free(home)
+    ledger, cleared = _open_ledger(home, may_clear=not (sweeps or dry_run))
+    keys = _list_keys(ledger, sweeps)
+    records: CheckpointRecords | None = None
+    left: list[Left] = []
+    try:
+        records = _open_records(home) if _has_records(home) else None
+    except TrackingError as error:
+        left.append(Left(NEEDS_MLFLOW, str(error)))
+    finds: dict[Path, Find] = {}
+    for found in _look(home, ledger, records, keys):
+        if isinstance(found, Left):
+            left.append(found)
+        else:
+            finds.setdefault(found.path, found)  # the first that finds a path says why it goes
+    removed: list[Find] = []
+    if finds and not dry_run:
+        console.print(f"freeing {write_size(_add_up(finds.values()))} in {len(finds)} files and folders", highlight=False)
+        removed, more = remove(list(finds.values()), home, ledger, note=_noting(records))
+        left += more
+    every, gone = (*cleared, *finds.values()), (*cleared, *removed)
+    return CleanReport(home, every, gone, tuple(left), dry_run, free_before, _measure_free(home))
+
+
+def _open_ledger(home: Home, *, may_clear: bool) -> tuple[Ledger, list[Find]]:
+    """The ledger, and what had to go before it could be opened: a disk without room for another byte leaves it none either."""
+    try:
+        return Ledger(home.ledger_url), []
+    except TrackingError as error:
+        cleared = remove_shared(list(find_unpacked(home)), home)[0] if may_clear else []
+        if not cleared:
+            free = write_size(_measure_free(home))
+            raise TrackingError(f"{error} {free} are free on its disk: if it is full, remove one file by hand first.") from error
+        return Ledger(home.ledger_url), cleared
+
+
+def apply_keep(home: Home, sweep: str) -> tuple[list[Find], list[Left]]:
+    """Remove the checkpoints of a sweep's trials that nobody keeps; returns what is gone, and what was left and why.
+
+    Raises:
+        TrackingError: MLflow or the ledger cannot be used; nothing was removed.
+    """
+    from orchestrator.operations.retention.checkpoints import Checkpoints
+
+    ledger, records = Ledger(home.ledger_url), _open_records(home)
+    finds = list(Checkpoints(home, ledger, records, ledger.members(sweep)).find_not_kept())
+    return remove(finds, home, ledger, note=_noting(records))
+
+
+def keep_at_end(home: Home, sweep: str, rule: Rule) -> list[str]:
+    """Apply a sweep's rule when it has ended; returns what to tell of it. What cannot be removed now, ``clean`` removes later."""
+    if rule == DEFAULT:
+        return []
+    try:
+        removed, left = apply_keep(home, sweep)
+    except TrackingError as error:
+        return [f"keep: {{checkpoints: {rule}}} is not applied yet, `orchestrate clean` does that: {error}"]
+    return [
+        f"keep: {{checkpoints: {rule}}}: {len(removed)} files removed, {write_size(_add_up(removed))}",
+        *(f"left alone: {one.what}: {one.why}" for one in left),
+    ]
+
+
+def _look(home: Home, ledger: Ledger, records: CheckpointRecords | None, keys: Collection[str] | None) -> Iterator[Find | Left]:
+    """Everything that can go, what matters most first."""
+    if records is not None:
+        from orchestrator.operations.retention.checkpoints import Checkpoints
+
+        yield from _guarded(lambda: Checkpoints(home, ledger, records, keys))
+    trials = list_trials(home, keys)
+    rows, now_s = ledger.states([trial.path.name for trial in trials]), ledger.now_s()
+    for trial in trials:
+        row = rows.get(trial.path.name)
+        if (row is not None and row.is_held(now_s)) or is_worked_on(trial):
+            continue
+        if has_ended(trial, row):
+            yield from find_resume_checkpoint(trial)
+        yield from find_leftovers(trial.path, key=trial.path.name)
+    if keys is None:
+        yield from _look_at_shared(home)
+
+
+def _look_at_shared(home: Home) -> Iterator[Find | Left]:
+    if living := find_living(home):
+        yield Left("caches and prepared data", f"{', '.join(living)} may need them")
+        return
+    yield from find_unpacked(home)
+    yield from find_leftovers(home.cache / "checkpoints")
+    yield from find_data(home)
+
+
+def _guarded(open_checkpoints: Callable[[], Checkpoints]) -> Iterator[Find | Left]:
+    """What MLflow tells, as far as it answers."""
+    try:
+        checkpoints = open_checkpoints()
+        yield from checkpoints.find_not_kept()
+        yield from checkpoints.find_copies()
+    except TrackingError as error:
+        yield Left(NEEDS_MLFLOW, str(error))
+
+
+def _has_records(home: Home) -> bool:
+    """Whether there is something to ask, so that looking makes no database."""
+    return home.tracking is not None or home.mlflow_db.exists()
+
+
+def _open_records(home: Home) -> CheckpointRecords:
+    from orchestrator.tracking.checkpoints.retention import CheckpointRecords  # imports mlflow, which takes seconds
+
+    return CheckpointRecords(Place.of(home))
+
+
+def _noting(records: CheckpointRecords | None) -> Callable[[str, str], None]:
+    return records.note_removal if records is not None else lambda run_id, reason: None
+
+
+def _list_keys(ledger: Ledger, sweeps: Sequence[str]) -> set[str] | None:
+    """Of the trials of the sweeps named; None for everything."""
+    known = ledger.sweeps() if sweeps else []
+    for name in sweeps:
+        try:
+            check_known(name, known, "sweep")
+        except ValueError as error:
+            raise SpecError(str(error)) from None
+    return {key for name in sweeps for key in ledger.members(name)} if sweeps else None
+
+
+def _measure_free(home: Home) -> int:
+    existing = next(path for path in (home.root, *home.root.parents) if path.exists())
+    return shutil.disk_usage(existing).free
+
+
+def _add_up(finds: Iterable[Find]) -> int:
+    return sum(find.num_bytes for find in finds)
+
+
+def _draw(finds: Sequence[Find]) -> Table:
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    table.add_column("what")
+    table.add_column("files", justify="right")
+    table.add_column("size", justify="right")
+    for kind in Kind:
+        some = [find for find in finds if find.kind is kind]
+        if some:
+            table.add_row(kind.value, str(len(some)), write_size(_add_up(some)))
+    return table
+
+
+def write_size(num_bytes: int) -> str:
+    """Bytes for people, in steps of 1000 as disks are sold."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.1f} {unit}"
+    return f"{num_bytes} bytes"

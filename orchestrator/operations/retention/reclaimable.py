@@ -1,0 +1,152 @@
+"""What can go, found on this machine's disk alone: what is made again when it is needed, and what killed processes left."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from orchestrator.errors import TrialError
+from orchestrator.state.files import is_locked
+from orchestrator.state.home import Home
+from orchestrator.state.ledger import LedgerRow
+from orchestrator.state.trial.records import TrialFolder, TrialState
+
+LEFTOVER_AGE_S = 3600.0
+"""A write takes seconds: a half-written file of that age is nobody's any more."""
+
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED)
+
+_HALF_WRITTEN = re.compile(r"\..+\.(\d+|scratch|adopted)|tmp\w+")
+_PARTIAL = ".partial"
+
+
+class Kind(StrEnum):
+    """Why something can go, as it is shown."""
+
+    not_kept = "checkpoints that `keep` does not keep"
+    in_mlflow = "checkpoints that MLflow has as well"
+    resume = "resume checkpoints of ended trials"
+    unpacked = "unpacked predictions"
+    data = "prepared data that no trial refers to"
+    leftover = "leftovers of killed writes"
+
+
+@dataclass(frozen=True)
+class Find:
+    """A file or a folder that can go. key: of the trial that it belongs to. reason: the rule by which a checkpoint goes."""
+
+    kind: Kind
+    path: Path
+    num_bytes: int
+    key: str | None = None
+    reason: str | None = None
+    run_ids: tuple[str, ...] = ()
+    """Of the runs that are to say that the checkpoint was removed."""
+
+
+@dataclass(frozen=True)
+class Left:
+    """Something that is not looked at, and why."""
+
+    what: str
+    why: str
+
+
+def list_trials(home: Home, keys: Iterable[str] | None) -> list[TrialFolder]:
+    """The trial folders of this machine: of ``keys``, or all."""
+    paths = [home.trial_folder(key) for key in keys] if keys is not None else sorted(_list(home.trials))
+    return [TrialFolder(path) for path in paths if path.is_dir()]
+
+
+def has_ended(folder: TrialFolder, row: LedgerRow | None) -> bool:
+    """Whether nobody will go on with the trial: by its folder, and by the ledger, which knows of a retry first."""
+    try:
+        result = folder.result()
+    except TrialError:
+        return False  # another version's, which is to judge it
+    return result is not None and (row is None or row.state in ENDED)
+
+
+def find_resume_checkpoint(folder: TrialFolder) -> Iterator[Find]:
+    """Of a trial that has ended."""
+    if folder.checkpoint.exists():
+        yield Find(Kind.resume, folder.checkpoint, folder.checkpoint.stat().st_size, key=folder.path.name)
+
+
+def find_leftovers(folder: Path, *, key: str | None = None) -> Iterator[Find]:
+    """Half-written files in a folder that nobody works in."""
+    for path in _list(folder):
+        if _HALF_WRITTEN.fullmatch(path.name) and _is_old(path):
+            yield Find(Kind.leftover, path, measure(path), key=key)
+
+
+def find_unpacked(home: Home) -> Iterator[Find]:
+    """Predictions that were unpacked to be mapped into memory; who has them mapped keeps what it sees."""
+    for path in _list(home.cache / "predictions"):
+        yield Find(Kind.unpacked, path, measure(path))
+
+
+def find_data(home: Home) -> Iterator[Find | Left]:
+    """Prepared data sets whose source no trial folder names, and preparations that were killed."""
+    fingerprints = set()
+    for folder in list_trials(home, None):
+        try:
+            fingerprints.add(folder.spec().source_fingerprint)
+        except TrialError as error:
+            yield Left(Kind.data, f"a trial does not say what it refers to: {error}")
+            return
+    for path in _list(home.data):
+        if path.name.endswith(_PARTIAL):
+            if _is_old(path) and not is_locked(path.with_name(f"{path.name.removesuffix(_PARTIAL)}.lock")):
+                yield Find(Kind.leftover, path, measure(path))
+        elif (path / "dataset.json").exists() and path.name.partition("-")[0] not in fingerprints:
+            yield Find(Kind.data, path, measure(path))
+
+
+def find_living(home: Home) -> list[str]:
+    """Owners that may be at work in this home, whose data and caches are left alone."""
+    names = [path.name.removesuffix(".lock") for path in _list(home.locks) if path.name.count(":") == 2]
+    return [name for name in names if not home.is_dead(name)]
+
+
+@contextmanager
+def hold(folder: TrialFolder) -> Iterator[bool]:
+    """Keep workers out of a trial's folder; False where one is in it."""
+    lock = FileLock(folder.lock, thread_local=False)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def measure(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder; what vanishes meanwhile counts nothing."""
+    try:
+        if not path.is_dir():
+            return path.stat(follow_symlinks=False).st_size
+        return sum(measure(below) for below in path.iterdir())
+    except FileNotFoundError:
+        return 0
+
+
+def _list(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _is_old(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime > LEFTOVER_AGE_S
+    except FileNotFoundError:
+        return False

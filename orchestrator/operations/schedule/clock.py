@@ -1,0 +1,111 @@
+"""Tells which cron lines are due, by APScheduler's triggers and in its scheduler's thread; nothing else imports apscheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from itertools import islice
+from zoneinfo import ZoneInfo
+
+from apscheduler.events import EVENT_JOB_SUBMITTED, JobSubmissionEvent
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.base import BaseTrigger
+from apscheduler.triggers.combining import OrTrigger
+from apscheduler.triggers.cron import CronTrigger
+
+from orchestrator.spec.cron import WEEKDAYS, CronLine, parse_line, parse_weekday, split_line
+
+OnDue = Callable[[str, Sequence[datetime]], None]
+"""Told a name, and the times that have come since it was told last, in order; called in the clock's thread."""
+
+
+def check_line(text: str) -> CronLine:
+    """Read a line as APScheduler and crontab(5) both do.
+
+    Raises:
+        ValueError: one of them refuses it, or no date ever fits.
+    """
+    _make_trigger(text, None)
+    line = parse_line(text)
+    if not next_times(text, None, since=datetime.now(UTC), count=1):
+        raise ValueError("no date ever fits it")
+    return line
+
+
+def next_times(text: str, zone: str | None, *, since: datetime, count: int) -> list[datetime]:
+    """The next times after ``since`` at which a line is due. zone: by its name; None: this machine's."""
+    trigger = _make_trigger(text, zone)
+    return list(islice(_follow(trigger, parse_line(text), since), count))
+
+
+class Clock:
+    """Watches lines and tells what is due, all that was missed meanwhile included. To be closed.
+
+    APScheduler would pass over what is late or repeated without a word, so it is given no grace and nothing to run: the times
+    that it submits are all that is asked of it.
+    """
+
+    def __init__(self, on_due: OnDue) -> None:
+        self._on_due = on_due
+        self._lines: dict[str, CronLine] = {}
+        self._scheduler = BackgroundScheduler(
+            timezone=UTC, job_defaults={"coalesce": False, "misfire_grace_time": None, "max_instances": 2**31}
+        )
+        self._scheduler.add_listener(self._tell, EVENT_JOB_SUBMITTED)
+
+    def watch(self, name: str, text: str, zone: str | None, *, since: datetime) -> None:
+        """Tell from now on when a line is due; times after ``since`` that have passed already are told at once."""
+        trigger = _make_trigger(text, zone)
+        self._lines[name] = parse_line(text)
+        first = trigger.get_next_fire_time(since, since)
+        self._scheduler.add_job(_pass, trigger, id=name, next_run_time=first)
+
+    def start(self) -> None:
+        self._scheduler.start()
+
+    def close(self) -> None:
+        """Tell nothing more."""
+        if self._scheduler.running:
+            self._scheduler.shutdown(wait=False)
+
+    def _tell(self, event: JobSubmissionEvent) -> None:
+        line = self._lines[event.job_id]
+        times = [time for time in map(_normal, event.scheduled_run_times) if not _is_repeated(time, line)]
+        if times:
+            self._on_due(event.job_id, times)
+
+
+def _pass() -> None:
+    """What APScheduler runs."""
+
+
+def _make_trigger(text: str, zone: str | None) -> BaseTrigger:
+    """APScheduler counts weekdays from Monday, and wants day and weekday to fit both."""
+    minute, hour, day, month, weekday = split_line(text)
+    field = parse_weekday(weekday)
+    names = ",".join(WEEKDAYS[number] for number in sorted(field.values))
+    timezone = None if zone is None else ZoneInfo(zone)
+
+    def build(day: str, weekday: str) -> CronTrigger:
+        return CronTrigger(minute=minute, hour=hour, day=day, month=month, day_of_week=weekday, timezone=timezone)
+
+    if day.startswith("*") or field.is_open:
+        return build(day, names)
+    return OrTrigger([build(day, "*"), build("*", names)])
+
+
+def _follow(trigger: BaseTrigger, line: CronLine, since: datetime) -> Iterator[datetime]:
+    while (time := trigger.get_next_fire_time(since, since)) is not None:
+        since = _normal(time)
+        if not _is_repeated(since, line):
+            yield since
+
+
+def _is_repeated(time: datetime, line: CronLine) -> bool:
+    """Whether the clock was set back and shows a given hour for the second time; what is due every hour goes on. time: normal."""
+    return bool(time.fold) and not line.hour.is_open
+
+
+def _normal(time: datetime) -> datetime:
+    """The same instant as clocks show it: APScheduler gives times that are left out, and folds where there is none."""
+    return time.astimezone(UTC).astimezone(time.tzinfo)

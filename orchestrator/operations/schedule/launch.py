@@ -1,0 +1,73 @@
+"""Starts `orchestrate sweep` for an occurrence as a process that ends with the scheduler, and reads what it came to."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.operations.schedule.record import Occurrence, ScheduleRecord
+from orchestrator.state.home import Home
+from orchestrator.state.trial.records import TrialFolder, TrialState
+
+OnEnd = Callable[[str, int], None]
+"""Told an occurrence's id and its exit code, negative after a signal; called in a thread of its own."""
+
+
+class RunningSweep:
+    """A sweep's process, in a session of its own: Ctrl-C reaches the scheduler alone, which passes it on."""
+
+    def __init__(self, occurrence: Occurrence, command: Sequence[str], record: ScheduleRecord, on_end: OnEnd) -> None:
+        self.id = occurrence.id
+        record.folder.mkdir(parents=True, exist_ok=True)
+        with open(record.document_of(self.id), "wb") as document, open(record.log_of(self.id), "ab") as log:
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=document, stderr=log, start_new_session=True)
+        threading.Thread(target=self._wait, args=(on_end,), name=f"wait for {self.id}", daemon=True).start()
+
+    def stop(self) -> None:
+        """Ask for a graceful end; once more: for a quick one."""
+        self._process.send_signal(signal.SIGINT)
+
+    def _wait(self, on_end: OnEnd) -> None:
+        code = self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        on_end(self.id, code)
+
+
+def sweep_command(file: Path, again: str | None) -> list[str]:
+    """The command of a sweep that ends with this process. again: as of `orchestrate sweep`."""
+    anew = [] if again is None else ["--again", again]
+    return [sys.executable, "-m", "orchestrator.cli.scheduled", str(os.getpid()), "sweep", str(file), "--json", *anew]
+
+
+def count_trials(occurrence: Occurrence, record: ScheduleRecord) -> dict[str, int]:
+    """State -> number of trials, by the document that the sweep printed; empty where it printed none."""
+    return dict(Counter(str(trial["state"]) for trial in _read_trials(occurrence, record)))
+
+
+def has_news(occurrence: Occurrence, record: ScheduleRecord, home: Home) -> bool:
+    """Whether anything was trained since the occurrence was first started."""
+    started_s = occurrence.started.timestamp() if occurrence.started else 0.0
+    for trial in _read_trials(occurrence, record):
+        if trial["state"] == TrialState.COMPLETE:
+            return True
+        result = TrialFolder(home.trial_folder(trial["key"])).result()
+        if result is not None and result.ended_s >= started_s:
+            return True
+    return False
+
+
+def _read_trials(occurrence: Occurrence, record: ScheduleRecord) -> list[dict[str, Any]]:
+    try:
+        document = json.loads(record.document_of(occurrence.id).read_bytes())
+    except (FileNotFoundError, ValueError):  # it was killed, or refused
+        return []
+    return list(document["trials"])

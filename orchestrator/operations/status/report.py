@@ -1,0 +1,178 @@
+"""What `orchestrate status` prints: sweeps, what runs, what failed, what MLflow lacks; for people and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.operations.status.reading import FailedTrial, RunningTrial, SweepStatus, read_sweep
+from orchestrator.operations.status.slots import SlotUse, look_at_slots
+from orchestrator.operations.stop import describe_dispatcher
+from orchestrator.state.home import Home
+from orchestrator.state.ledger import Ledger
+from orchestrator.state.trial.folder import find_end
+from orchestrator.state.trial.records import TrialState
+
+SHOWN_LOG_LINES = 5
+"""Of a failed trial's log; --json has all that was kept."""
+
+SHOWN_NAMES = 5
+
+
+@dataclass(frozen=True)
+class StatusReport:
+    """How some sweeps stand, and the slots of this machine."""
+
+    sweeps: tuple[SweepStatus, ...]
+    slots: SlotUse
+
+    def to_json(self) -> dict[str, Any]:
+        return {"sweeps": [_describe(sweep) for sweep in self.sweeps], "slots": self.slots.to_json()}
+
+    def render(self) -> Group:
+        parts = [part for sweep in self.sweeps for part in _draw(sweep)]
+        return Group(*(parts or [Text("The ledger knows no sweep.")]), Text(self.slots.describe()))
+
+
+def read_status(sweeps: Sequence[str] = ()) -> StatusReport:
+    """Look at the sweeps named; without names at all that run now, else at the one that was begun last.
+
+    Raises:
+        SpecError: nobody knows one of them.
+        TrackingError: the ledger cannot be used.
+    """
+    home = Home.from_environment()
+    ledger = Ledger(home.ledger_url)
+    ledger.check_sweeps(sweeps)
+    names = list(sweeps) or _list_current(ledger, home)
+    return StatusReport(tuple(read_sweep(name, home=home, ledger=ledger) for name in names), look_at_slots())
+
+
+def _list_current(ledger: Ledger, home: Home) -> list[str]:
+    running = dict.fromkeys(row.sweep for row in ledger.roster.list_alive(home.is_alive))
+    latest = ledger.roster.latest()
+    return list(running) or ([latest] if latest else ledger.sweeps())
+
+
+def _describe(sweep: SweepStatus) -> dict[str, Any]:
+    return {
+        "sweep": sweep.sweep,
+        "priority": sweep.priority,
+        "trials": {state: sweep.counts[state] for state in TrialState if state is not TrialState.CACHED},
+        "proposed_later": sweep.num_proposed_later,
+        "dispatchers": [asdict(row) for row in sweep.dispatchers],
+        "running": [_describe_running(trial) for trial in sweep.running],
+        "interrupted": list(sweep.interrupted),
+        "failed": [asdict(trial) for trial in sweep.failed],
+        "unreadable": list(sweep.unreadable),
+        "unmirrored": list(sweep.unmirrored),
+        "best": None if sweep.best is None else {"name": sweep.best[0], "miou": sweep.best[1]},
+        "trials_per_h": sweep.trials_per_h,
+        "images_per_s": sweep.images_per_s,
+        "left_s": sweep.left.seconds,
+        "left_basis": sweep.left.basis,
+        "left_is_guess": sweep.left.is_guess,
+    }
+
+
+def _describe_running(trial: RunningTrial) -> dict[str, Any]:
+    described = asdict(trial)
+    course = described.pop("course")
+    return described | {"epoch": course["epoch"], "epochs": course["epochs"], "left_s": trial.course.left_s}
+
+
+def _draw(sweep: SweepStatus) -> Iterator[RenderableType]:
+    yield Text(_write_counts(sweep), style="bold")
+    if sweep.dispatchers:
+        yield Text(f"  {', '.join(describe_dispatcher(row) for row in sweep.dispatchers)}")
+        yield Text(f"  {_write_pace(sweep)}")
+    elif _has_rest(sweep):
+        yield Text("  nothing runs; `orchestrate sweep` goes on with what waits")
+    if sweep.interrupted:
+        yield Text(f"  begun and left by a dispatcher that died: {_shorten(sweep.interrupted)}; the next run goes on with them")
+    if sweep.running:
+        yield Padding(_draw_running(sweep.running), (0, 0, 0, 2))
+    for trial in sweep.failed:
+        yield Text(_write_failure(trial))
+    if sweep.failed:
+        yield Text(f"  `orchestrate retry {sweep.sweep}` lets what failed be tried again")
+    for trouble in sweep.unreadable:
+        yield Text(f"  {trouble}")
+    if sweep.unmirrored:
+        hint = "" if sweep.dispatchers else f"; `orchestrate sync {sweep.sweep}` sends them"
+        yield Text(f"  not in MLflow yet: {len(sweep.unmirrored)} trials ({_shorten(sweep.unmirrored)}){hint}")
+
+
+def _write_counts(sweep: SweepStatus) -> str:
+    order = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING, TrialState.PRUNED, TrialState.FAILED)
+    counts = [f"{sweep.counts[state]} {state.lower()}" for state in order if sweep.counts[state]]
+    if sweep.num_proposed_later:
+        counts.append(f"up to {sweep.num_proposed_later} not proposed yet")
+    best = "" if sweep.best is None else f"; best val/miou {sweep.best[1]:.4f} {sweep.best[0]}"
+    priority = f" (priority {sweep.priority})" if sweep.priority else ""
+    return f"{sweep.sweep}{priority}: {', '.join(counts) or 'no trials'}{best}"
+
+
+def _has_rest(sweep: SweepStatus) -> bool:
+    return bool(sweep.counts[TrialState.WAITING] or sweep.num_proposed_later)
+
+
+def _write_pace(sweep: SweepStatus) -> str:
+    speeds = [
+        None if sweep.trials_per_h is None else f"{sweep.trials_per_h:.3g} trials/h",
+        None if sweep.images_per_s is None else f"{sweep.images_per_s:.0f} images/s",
+        f"time left unknown: {sweep.left.basis}"
+        if sweep.left.seconds is None
+        else f"about {write_duration(sweep.left.seconds)} left ({sweep.left.basis})",
+    ]
+    return ", ".join(speed for speed in speeds if speed is not None)
+
+
+def write_duration(seconds: float) -> str:
+    """A duration for people: ``40 s``, ``12 min``, ``3 h 20 min``, ``2 d 4 h``."""
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    if minutes < 120:
+        return f"{minutes} min"
+    hours = minutes // 60
+    return f"{hours} h {minutes % 60} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+def _draw_running(running: Sequence[RunningTrial]) -> Table:
+    table = Table(box=None, padding=(0, 1), header_style="dim")
+    for title in ("running", "on", "attempt", "epoch", "best", "images/s", "last sign"):
+        table.add_column(title, justify="left" if title in ("running", "on") else "right", overflow="fold")
+    for trial in running:
+        again = f" (after {trial.last_failure})" if trial.last_failure and trial.attempt > 1 else ""
+        where = trial.host if trial.slot is None else f"{trial.slot} of {trial.host}"
+        course = trial.course
+        table.add_row(
+            escape(f"{trial.name}{again}"),
+            escape(where),
+            str(trial.attempt),
+            "-" if course.epochs is None else f"{course.epoch}/{course.epochs}",
+            "-" if trial.best is None else f"{trial.best:.4f}",
+            "-" if trial.images_per_s is None else f"{trial.images_per_s:.0f}",
+            "-" if trial.silent_s is None else f"{trial.silent_s:.0f} s ago",
+        )
+    return table
+
+
+def _write_failure(trial: FailedTrial) -> str:
+    kind = f"{trial.failure}: " if trial.failure else ""
+    told = [line for line in trial.log_tail.splitlines() if line.strip(" ^~")]  # without a traceback's underlines
+    log = "".join(f"\n      {line}" for line in find_end(told, SHOWN_LOG_LINES))
+    return f"  failed: {trial.name} (attempt {trial.attempts}): {kind}{trial.reason}{log}"
+
+
+def _shorten(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    return ", ".join(names[:SHOWN_NAMES]) + more

@@ -1,0 +1,243 @@
+"""One point of the search as what is trained: SweepSpec + chosen values + facts about data and code -> Configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestrator.spec.document import Place
+from orchestrator.spec.model import Row, SweepSpec
+from orchestrator.spec.space import (
+    SOURCE_PATHS,
+    Params,
+    build_point,
+    build_row,
+    enumerate_points,
+    place_of,
+    sample_points,
+)
+from orchestrator.state.trial.records import make_key
+from trainers.config import Augmentation, DataConfig, Fold, Loss, SumLoss, TrainConfig, is_import_path
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What is known of a data set before anything runs.
+
+    fingerprint: of the source. folder: the prepared set on this machine, as trainers.data.open_dataset reads it.
+    num_images: after cleaning. removed: positions in the source of what was cleaned away. source: as the sweep names it.
+    """
+
+    fingerprint: str
+    folder: Path
+    num_images: int
+    height: int
+    width: int
+    num_channels: int
+    num_classes: int
+    class_names: tuple[str, ...]
+    removed: tuple[int, ...] = ()
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class SplitSizes:
+    """Pictures on the two sides of a split."""
+
+    num_train: int
+    num_val: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What preflight found out: about each data set that the sweep reads, and about the user's own code (path -> hash).
+
+    splits: of each split that was tried, by ``split_part``.
+    again: under which name everything is trained anew, as if nothing had been done.
+    """
+
+    data: Mapping[str, DataFacts] = field(default_factory=dict)
+    code: Mapping[str, str] = field(default_factory=dict)
+    splits: Mapping[str, SplitSizes] = field(default_factory=dict)
+    again: str | None = None
+
+    def of(self, data: DataConfig) -> DataFacts:
+        """Facts of the set that ``data`` reads; how it is split makes no difference."""
+        return self.data[source_part(data)]
+
+    def sizes_of(self, data: DataConfig, fold: Fold | None) -> SplitSizes:
+        """Of a split; of one that was not tried, as it is asked for."""
+        if (tried := self.splits.get(split_part(data, fold))) is not None:
+            return tried
+        num_images = self.of(data).num_images
+        num_val = round(num_images * (1 / fold.count if fold else data.val_fraction))
+        num_train = num_images - num_val
+        return SplitSizes(num_train if data.limit is None else min(num_train, data.limit), num_val)
+
+    def code_of(self, train: TrainConfig) -> dict[str, str]:
+        """Import path -> hash of the source file, for what is the user's own in this training."""
+        return {path: self.code[path] for _, path in import_paths(train)}
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One point of the search, valued by the mean over its trials.
+
+    params: dotted path -> chosen value, or ``row`` -> the row's id. label: for people, unique in a plan.
+    id: 16 hexadecimal digits; the key without seed and fold. seed: a row's own, instead of the sweep's.
+    """
+
+    train: TrainConfig
+    data: DataConfig
+    params: Mapping[str, Any]
+    label: str
+    id: str
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Something that the sweep may train, before its data have been looked at. params: as in Configuration, for messages."""
+
+    train: TrainConfig
+    data: DataConfig
+    params: Mapping[str, Any]
+
+
+def resolve(spec: SweepSpec, choice: Params | Row, facts: Facts) -> Configuration:
+    """The configuration that a row, or the values of a point, make of the sweep's base.
+
+    Raises:
+        BuildError: the values do not fit.
+    """
+    candidate = _build(spec, choice)
+    found = facts.of(candidate.data)
+    key = make_key(
+        candidate.train,
+        candidate.data,
+        seed=None,
+        fold=None,
+        source_fingerprint=found.fingerprint,
+        code=facts.code_of(candidate.train),
+        removed=found.removed,
+        again=facts.again,
+    )
+    seed = choice.seed if isinstance(choice, Row) else None
+    label = f"row {choice.id}" if isinstance(choice, Row) else _label(candidate)
+    return Configuration(candidate.train, candidate.data, candidate.params, label=label, id=key, seed=seed)
+
+
+def _build(spec: SweepSpec, choice: Params | Row) -> Candidate:
+    if isinstance(choice, Row):
+        return Candidate(*build_row(spec.base, spec.data, choice), params={"row": choice.id})
+    return Candidate(*build_point(spec.base, spec.data, choice), params=dict(choice))
+
+
+def list_choices(spec: SweepSpec) -> Iterator[Params | Row]:
+    """What a sweep with a plan of its own goes through, in the order of the file: rows, the grid's points, or base alone."""
+    if spec.search is None:
+        yield from spec.rows or ({},)
+    elif not spec.is_open_ended:
+        yield from enumerate_points(spec.search.space, spec.base, spec.data, values=lambda p: p.values or ())
+
+
+def candidates(spec: SweepSpec) -> Iterator[Candidate]:
+    """Everything that preflight has to look at: all that is planned; in an open-ended search, every choice at least once."""
+    is_sampled = spec.search is not None and spec.is_open_ended
+    points: Iterator[Params | Row] = (
+        sample_points(spec.search, spec.base, spec.data) if is_sampled and spec.search else list_choices(spec)
+    )
+    for choice in points:
+        yield _build(spec, choice)
+
+
+def where_written(spec: SweepSpec, params: Mapping[str, Any], place: Place) -> tuple[str, Place]:
+    """``FILE:LINE`` and the place in the sweep file that gave a built configuration its value at ``place``."""
+    if "row" in params:
+        index = next(i for i, row in enumerate(spec.rows) if row.id == params["row"])
+        in_row: Any = spec.rows[index].train | {"data": spec.rows[index].data}
+        for part in place[:2] if place[:1] == ("data",) else place[:1]:
+            in_row = in_row.get(part) if isinstance(in_row, dict) else None
+        written: Place = place_of(None, {}, place) if in_row is None else ("rows", index, *place)
+    else:
+        written = place_of(spec.search, params, place)
+    return spec.where(written), written
+
+
+def source_part(data: DataConfig) -> str:
+    """What of ``data`` decides what is read and prepared, as canonical text."""
+    return data.model_dump_json(include=set(SOURCE_PATHS))
+
+
+def split_part(data: DataConfig, fold: Fold | None) -> str:
+    """What decides a split, as canonical text."""
+    return f"{data.model_dump_json()} {fold.model_dump_json() if fold else ''}"
+
+
+def import_paths(train: TrainConfig) -> Iterator[tuple[Place, str]]:
+    """Whatever a training names of the user's own: its place in the configuration and ``package.module:attribute``."""
+    named: list[tuple[Place, str]] = [(("arch",), train.arch)]
+    named += [((*place, "name"), loss.name) for place, loss in each_loss(train.loss)]
+    for place, augmentation in each_augmentation(train):
+        if not isinstance(augmentation, str):
+            named += [((*place, i, "name"), transform.name) for i, transform in enumerate(augmentation)]
+    return ((place, name) for place, name in named if is_import_path(name))
+
+
+def each_loss(loss: Loss) -> Iterator[tuple[Place, Loss]]:
+    """The loss and the terms of a sum, each with its place in the configuration."""
+    yield ("loss",), loss
+    if isinstance(loss, SumLoss):
+        yield from ((("loss", "terms", i, "loss"), term.loss) for i, term in enumerate(loss.terms))
+
+
+def each_augmentation(train: TrainConfig) -> Iterator[tuple[Place, Augmentation]]:
+    """The training's augmentation and those of its repetitions, each with its place in the configuration."""
+    yield ("augmentation",), train.augmentation
+    for i, repeat in enumerate(train.sampling.repeat):
+        if repeat.augmentation is not None:
+            yield ("sampling", "repeat", i, "augmentation"), repeat.augmentation
+
+
+# ------------------------------------------------------------------------------------------- labels
+
+
+def _label(candidate: Candidate) -> str:
+    """What varies, for people: ``focal-2``, ``Unet-resnet18``, ``dice-lr=0.001``."""
+    if not candidate.params:
+        return f"{candidate.train.arch}-{candidate.train.encoder}"
+    return "-".join(_label_value(path, value) for path, value in candidate.params.items())
+
+
+def _label_value(path: str, value: Any) -> str:
+    name = path.rpartition(".")[2]
+    if path == "data.clean" and value is not None:
+        return f"clean={Path(value).stem if isinstance(value, str) else len(value)}"
+    if isinstance(value, str):
+        return Path(value).stem if path == "data.source" else value.rpartition(":")[2]
+    if isinstance(value, dict):
+        return "-".join([_title(value, name), *(_label_inner(k, v) for k, v in value.items() if k != "name")])
+    if isinstance(value, list | tuple):
+        return "+".join(_title(item, name) for item in value) or f"{name}=none"
+    return f"{name}={_label_number(value)}"
+
+
+def _title(value: Any, name: str) -> str:
+    """An object's own name, without its options: labels are short, and told apart by their id where they are alike."""
+    return str(value.get("name", name)).rpartition(":")[2] if isinstance(value, dict) else _label_number(value)
+
+
+def _label_inner(key: str, value: Any) -> str:
+    """Inside an object the numbers speak for themselves (``focal-2``); all else is named."""
+    if isinstance(value, dict | list):
+        return key
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return _label_number(value) if is_number else f"{key}={_label_number(value)}"
+
+
+def _label_number(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "true", False: "false"}[value]
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,194 @@
+"""Trial folders -> what finished trials took, in time and on disk: what estimates.py goes by."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from orchestrator.errors import TrialError
+from orchestrator.state.machine import PREFIX
+from orchestrator.state.trial.records import Event, TrialFolder, TrialResult, TrialSpec, TrialState
+from trainers.config import DataConfig
+
+MAX_OTHERS = 2000
+"""Trials beside the plan's own that are looked at, the latest first; so that a plan is quick in an old home."""
+
+WEIGHTS_FILE = "best.safetensors"
+
+VAL_SHARE = 1 / 3
+"""What a forward pass takes of a training step, for results that do not say how long validation took."""
+
+VIEWS = {"none": 1, "horizontal": 2, "both": 4}
+"""``test_time_flips`` -> how often each picture of validation is evaluated."""
+
+Size = tuple[int, int]
+"""(height, width) in pixels."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What a finished trial took.
+
+    size: of what the network saw; None where that is not known any more. device: ``cpu``, or a GPU's name as torch has it.
+    num_samples: pictures shown an epoch. views: how often each of the ``num_val`` is evaluated after it. train_s, val_s: of an
+    epoch. overhead_s: what was neither training nor validating epochs. weights_bytes: of its best checkpoint, 0 where it is gone.
+    other_bytes: of the rest that stays in its folder. versions: of libraries, as in its facts.
+    """
+
+    key: str
+    arch: str
+    encoder: str
+    size: Size | None
+    device: str
+    num_threads: int
+    num_samples: int
+    num_val: int
+    train_s: float
+    val_s: float
+    overhead_s: float
+    views: int = 1
+    weights_bytes: int = 0
+    other_bytes: int = 0
+    versions: Mapping[str, str] | None = None
+
+
+def measure_course(events: Iterable[Event], ended_s: float) -> dict[str, float]:
+    """Facts for a result from a trial's progress: ``attempts_s``, all its attempts together, ``epoch_s``, an epoch with its
+    validation, and ``val_s``, that alone. Time between attempts counts nowhere; of a killed one what lies before its last sign.
+    """
+    by_attempt: dict[int, list[Event]] = {}
+    for event in events:
+        by_attempt.setdefault(event.attempt, []).append(event)
+    if not by_attempt:
+        return {}
+    last = max(by_attempt)
+    spans = [(ended_s if n == last else lived[-1].time_s) - lived[0].time_s for n, lived in by_attempt.items()]
+    course = {"attempts_s": round(sum(max(0.0, span) for span in spans), 3)}
+    epochs = [[event for event in lived if event.kind == "epoch"] for lived in by_attempt.values()]
+    if (epoch_s := _measure_epoch(epochs)) is not None:
+        course["epoch_s"] = round(epoch_s, 4)
+    if validations := [_number(event.facts, "val_s") for lived in epochs for event in lived if "val_s" in event.facts]:
+        course["val_s"] = round(median(validations), 4)
+    return course
+
+
+def _measure_epoch(epochs: Sequence[Sequence[Event]]) -> float | None:
+    """From one epoch's end to the next; of those that are alone in their attempts what they say, as that began with its start."""
+    gaps = [after.time_s - before.time_s for lived in epochs for before, after in itertools.pairwise(lived)]
+    own = [event for lived in epochs for event in lived if "epoch_s" in event.metrics]
+    alone = [event.metrics["epoch_s"] + _number(event.facts, "val_s") for event in own]
+    measured = gaps or alone
+    return median(measured) if measured else None
+
+
+def read_timings(trials: Path, keys: Collection[str], sizes: Mapping[str, Size]) -> list[Timing]:
+    """What complete trials in the folder ``trials`` took: those of ``keys``, and the latest of the others.
+
+    sizes: fingerprint of a data set -> (height, width) of its pictures, for results that do not say it themselves. Folders that
+    hold no result, or one of another version, are passed over.
+    """
+    wanted = set(keys)
+    try:
+        with os.scandir(trials) as found:
+            dated = [(entry.name not in wanted, -entry.stat().st_mtime, entry.name) for entry in found if entry.is_dir()]
+    except FileNotFoundError:
+        return []
+    names = [name for _, _, name in sorted(dated)][: len(wanted) + MAX_OTHERS]
+    return [timing for name in names if (timing := _read(TrialFolder(trials / name), sizes)) is not None]
+
+
+def _read(folder: TrialFolder, sizes: Mapping[str, Size]) -> Timing | None:
+    try:
+        result = folder.result()
+        if result is None or result.state is not TrialState.COMPLETE or not result.facts:
+            return None
+        spec, (weights, others) = folder.spec(), _measure_files(folder)
+    except (TrialError, FileNotFoundError):  # cleared away just now
+        return None
+    epoch_s, total_s = _epoch_s(result), _total_s(result)
+    num_samples = _number(result.facts, "num_samples") or _number(result.facts, "num_train")
+    num_val, views = int(_number(result.facts, "num_val")), VIEWS[spec.train.test_time_flips]
+    if epoch_s is None or not num_samples:
+        return None
+    share = VAL_SHARE * num_val * views
+    val_s = min(epoch_s, _number(result.facts, "val_s") or epoch_s * share / (num_samples + share))
+    device = str(result.facts.get("device", ""))
+    return Timing(
+        key=result.key,
+        arch=spec.train.arch,
+        encoder=spec.train.encoder,
+        size=_size_of(spec, result, sizes),
+        device="cpu" if device.startswith("cpu") else device,
+        num_threads=int(_number(result.facts, "num_threads")) or 1,
+        num_samples=int(num_samples),
+        num_val=num_val,
+        train_s=epoch_s - val_s,
+        val_s=val_s,
+        overhead_s=max(0.0, total_s - epoch_s * result.epochs_run) if total_s is not None else 0.0,
+        views=views,
+        weights_bytes=weights,
+        other_bytes=others,
+        versions={name: str(value) for name, value in result.facts.items() if name.startswith(PREFIX)},
+    )
+
+
+def _total_s(result: TrialResult) -> float | None:
+    """All attempts together; of an older result only where there was just one, because nights may lie between several."""
+    if total_s := _number(result.facts, "attempts_s"):
+        return total_s
+    return result.ended_s - result.started_s if result.attempt == 1 else None
+
+
+def _epoch_s(result: TrialResult) -> float | None:
+    """Of an older result its share of the whole, or what it took at its speed of training."""
+    if epoch_s := _number(result.facts, "epoch_s"):
+        return epoch_s
+    if (total_s := _total_s(result)) is not None and result.epochs_run:
+        return total_s / result.epochs_run
+    rate, num_samples = _number(result.facts, "images_per_s"), _number(result.facts, "num_samples")
+    return num_samples / rate if rate and num_samples else None
+
+
+def _number(facts: Mapping[str, Any], name: str) -> float:
+    """0 where it is not there."""
+    value = facts.get(name)
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _size_of(spec: TrialSpec, result: TrialResult, sizes: Mapping[str, Size]) -> Size | None:
+    written = result.facts.get("input_size")
+    if isinstance(written, list) and len(written) == 2:
+        return int(written[0]), int(written[1])
+    return spec.train.input_size or sizes.get(spec.source_fingerprint) or _size_of_data(spec.data)
+
+
+def _size_of_data(data: DataConfig) -> Size | None:
+    """As far as the configuration says it."""
+    if data.size is None and data.source == "synthetic":
+        return data.synthetic.height, data.synthetic.width
+    return data.size
+
+
+def _measure_files(folder: TrialFolder) -> tuple[int, int]:
+    """Bytes of the best checkpoint, and of all else that lies there."""
+    sizes = dict(_list_files(folder.path))
+    weights = sizes.pop(WEIGHTS_FILE, 0)
+    return weights, sum(sizes.values())
+
+
+def _list_files(folder: Path, within: str = "") -> Iterator[tuple[str, int]]:
+    """Name and bytes of each file, also of those in folders below."""
+    with os.scandir(folder) as files:
+        for file in files:
+            try:
+                if file.is_dir(follow_symlinks=False):
+                    yield from _list_files(folder / file.name, f"{within}{file.name}/")
+                    continue
+                yield within + file.name, file.stat(follow_symlinks=False).st_size
+            except FileNotFoundError:  # a scratch file that has just got its name
+                continue

@@ -1,0 +1,176 @@
+"""Looks at the data and the user's code that a sweep names, before anything starts: SweepSpec -> Facts, or one clear error.
+
+Beside worker.py the one module that sees trainers' data, augmentation and imports, and only inside its functions.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from orchestrator.errors import DataError, SpecError
+from orchestrator.planning.configuration import (
+    Candidate,
+    DataFacts,
+    Facts,
+    SplitSizes,
+    candidates,
+    each_augmentation,
+    each_loss,
+    import_paths,
+    source_part,
+    split_part,
+    where_written,
+)
+from orchestrator.spec.document import Place, write_place
+from orchestrator.spec.model import SweepSpec
+from trainers.config import DataConfig
+from trainers.errors import ConfigError
+from trainers.errors import DataError as TrainersDataError
+
+
+def prepare(spec: SweepSpec, cache: Path, locate: Callable[[DataConfig], DataConfig] = lambda data: data) -> Facts:
+    """Read each data set once into ``cache``, try each split, import what is the user's own, build each list of transforms.
+
+    Import paths are looked for in the working directory too. locate: where this machine has what the sweep names; facts are kept
+    under what the sweep says.
+
+    Raises:
+        SpecError: something named by import path, or a transform, cannot be used.
+        DataError: a data set cannot be read, or cannot be split as the sweep asks.
+    """
+    found = list(candidates(spec))
+    code = _check_code(spec, found)
+    _check_augmentations(spec, found)
+    data = _prepare_data(spec, found, cache, locate)
+    facts = Facts(data=data, code=code)
+    _check_classes(spec, found, facts)
+    return replace(facts, splits=_try_splits(spec, found, facts))
+
+
+def allow_local_imports() -> None:
+    """Let import paths name modules of the working directory, as ``python -m`` does."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+
+
+def _tell(spec: SweepSpec, candidate: Candidate, place: Place) -> str:
+    where, written = where_written(spec, candidate.params, place)
+    return f"{where}: {write_place(written)}"
+
+
+def _check_code(spec: SweepSpec, found: Iterable[Candidate]) -> dict[str, str]:
+    hashes: dict[str, str] = {}
+    for candidate in found:
+        for place, path in import_paths(candidate.train):
+            if path not in hashes:
+                from trainers.imports import import_object, source_hash
+
+                allow_local_imports()
+                try:
+                    import_object(path)
+                    hashes[path] = source_hash(path)
+                except ConfigError as error:
+                    raise SpecError(f"{_tell(spec, candidate, place)} is {path!r}: {error}") from error
+    return hashes
+
+
+def _check_augmentations(spec: SweepSpec, found: Iterable[Candidate]) -> None:
+    """Lists of transforms; the names of ready-made ones were checked with the file."""
+    checked = set()
+    for candidate in found:
+        for place, augmentation in each_augmentation(candidate.train):
+            written = repr(augmentation)
+            if isinstance(augmentation, str) or written in checked:
+                continue
+            from trainers.loader.augment import build_augmentation
+
+            checked.add(written)
+            try:
+                build_augmentation(augmentation)
+            except ConfigError as error:
+                raise SpecError(f"{_tell(spec, candidate, place)}: {error}") from error
+
+
+def _prepare_data(
+    spec: SweepSpec, found: Iterable[Candidate], cache: Path, locate: Callable[[DataConfig], DataConfig]
+) -> dict[str, DataFacts]:
+    from trainers.data import open_dataset, prepare_dataset
+
+    facts: dict[str, DataFacts] = {}
+    for candidate in found:
+        part = source_part(candidate.data)
+        if part in facts:
+            continue
+        try:
+            folder = prepare_dataset(locate(candidate.data), cache)
+            data = open_dataset(folder)
+        except TrainersDataError as error:
+            raise _refuse(spec, candidate, error) from error
+        facts[part] = DataFacts(
+            fingerprint=data.fingerprint,
+            folder=folder,
+            num_images=data.images.shape[0],
+            height=data.images.shape[1],
+            width=data.images.shape[2],
+            num_channels=data.images.shape[3],
+            num_classes=data.num_classes,
+            class_names=data.class_names,
+            removed=data.removed,
+            source=candidate.data.source,
+        )
+    return facts
+
+
+def _refuse(spec: SweepSpec, candidate: Candidate, error: TrainersDataError, at: str = "") -> DataError:
+    """The data's own message, at the line of the field that it names, or else of the source."""
+    named = re.match(r"data\.(\w+): ", str(error))
+    field, message = (named[1], str(error)[named.end() :]) if named else ("source", str(error))
+    return DataError(f"{_tell(spec, candidate, ('data', field))}: {at}{message}")
+
+
+def _check_classes(spec: SweepSpec, found: Iterable[Candidate], facts: Facts) -> None:
+    """Ids of classes that losses and sampling name, which only the data know."""
+    for candidate in found:
+        num_classes = facts.of(candidate.data).num_classes
+        for place, loss in each_loss(candidate.train.loss):
+            ignored = loss.ignore_classes or ()
+            if not _are_classes(ignored, num_classes) or len(set(ignored)) == num_classes:
+                at = _tell(spec, candidate, (*place, "ignore_classes"))
+                raise SpecError(f"{at} is {list(ignored)}. Allowed: ids from 0 to {num_classes - 1}, but not all of them.")
+        for i, repeat in enumerate(candidate.train.sampling.repeat):
+            if isinstance(repeat.classes, tuple) and not _are_classes(repeat.classes, num_classes):
+                at = _tell(spec, candidate, ("sampling", "repeat", i, "classes"))
+                raise SpecError(f"{at} is {list(repeat.classes)}. Allowed: ids from 0 to {num_classes - 1}, rarest, or all.")
+
+
+def _are_classes(ids: Iterable[int], num_classes: int) -> bool:
+    return all(0 <= number < num_classes for number in ids)
+
+
+def _try_splits(spec: SweepSpec, found: Iterable[Candidate], facts: Facts) -> dict[str, SplitSizes]:
+    from trainers.data import make_split, open_dataset
+
+    sizes: dict[str, SplitSizes] = {}
+    for candidate in _distinct_data(found):
+        data = open_dataset(facts.of(candidate.data).folder)
+        for fold in spec.each_fold:
+            try:
+                split = make_split(data, candidate.data, fold)
+            except TrainersDataError as error:
+                at = f"fold {fold.index + 1} of {fold.count}: " if fold else ""
+                raise _refuse(spec, candidate, error, at) from error
+            sizes[split_part(candidate.data, fold)] = SplitSizes(len(split.train), len(split.val))
+    return sizes
+
+
+def _distinct_data(found: Iterable[Candidate]) -> Iterator[Candidate]:
+    seen: list[DataConfig] = []
+    for candidate in found:
+        if candidate.data not in seen:
+            seen.append(candidate.data)
+            yield candidate

@@ -1,0 +1,243 @@
+"""Turns what pydantic says about a sweep file into lines for a person: place, what was found, what is allowed, nearest name."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from orchestrator.errors import SpecError
+from orchestrator.spec.document import Document, Place, write_place
+from orchestrator.spec.model import NOT_YET, Parameter, Row, SweepSpec
+from orchestrator.spec.schema import element, literals, model_for, nearest
+from trainers.config import DataConfig, TrainConfig
+
+ALLOWED = {
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "a text",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "tuple_type": "a list",
+    "list_type": "a list",
+}
+"""Kinds of errors that mean 'of the wrong type' -> what is allowed there."""
+
+LIMITS = {
+    "greater_than_equal": ("at least", "ge"),
+    "greater_than": ("above", "gt"),
+    "less_than_equal": ("at most", "le"),
+    "less_than": ("below", "lt"),
+}
+
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Complaint:
+    """One thing wrong in a sweep file: ``text`` goes on from the place (" is 3. Allowed: ...", ": missing.")."""
+
+    place: Place
+    text: str
+
+
+def fail(document: Document, complaints: Iterable[Complaint]) -> SpecError:
+    """One error of all complaints, a line each, in the order of the file."""
+    order = {place: i for i, place in enumerate(document.origins)}
+
+    def position(complaint: Complaint) -> int:
+        lengths = range(len(complaint.place), 0, -1)
+        return next((order[complaint.place[:n]] for n in lengths if complaint.place[:n] in order), -1)
+
+    lines = [
+        f"{document.where(c.place)}: {write_place(c.place)}{c.text}".replace(": :", ":") for c in sorted(complaints, key=position)
+    ]
+    return SpecError("\n".join(dict.fromkeys(lines)))
+
+
+def validate(model: type[M], raw: Any, place: Place = ()) -> tuple[M | None, list[Complaint]]:
+    """``raw``, which stands at ``place``, as ``model``; or None and what is wrong with it.
+
+    By way of JSON and strict, so that true is no number and '3' neither, while lists still become tuples.
+    """
+    text = json.dumps(raw)
+    try:
+        return model.model_validate_json(text, strict=True), []
+    except ValidationError as error:
+        wrong = [details for details in error.errors(include_url=False) if not _is_false_alarm(details)]
+    if not wrong:
+        try:
+            return model.model_validate_json(text), []
+        except ValidationError as error:
+            wrong = error.errors(include_url=False)
+    return None, _explain(wrong, model, raw, place)
+
+
+def _is_false_alarm(details: ErrorDetails) -> bool:
+    """Behind a validator of its own, such as the loss's, a strict field no longer knows that its list came from JSON."""
+    return details["type"] == "tuple_type" and isinstance(details["input"], list)
+
+
+def _explain(wrong: Sequence[ErrorDetails], model: type[BaseModel], raw: Any, place: Place) -> list[Complaint]:
+    traced = [(_to_name(raw, _trace(raw, details), details), details) for details in wrong]
+    merged: dict[Place, list[ErrorDetails]] = {}
+    for inner, details in traced:
+        merged.setdefault(inner, []).append(details)
+    complaints = []
+    for inner, several in merged.items():
+        is_other_branch = all(d["type"] in (*ALLOWED, "too_short") for d in several) and any(
+            p[: len(inner)] == inner != p for p in merged
+        )
+        if not is_other_branch:  # of a union, the branch that fits better complains further inside; lists count only good entries
+            complaints.append(Complaint((*place, *inner), _describe(model, raw, inner, several)))
+    return _without_misspelled(complaints)
+
+
+def _without_misspelled(complaints: list[Complaint]) -> list[Complaint]:
+    """Drop 'x is missing' where another line says that 'y' was probably meant to be x."""
+    meant = {(*c.place[:-1], m.group(1)) for c in complaints if (m := re.search(r"Did you mean '([^']+)'\?$", c.text))}
+    return [c for c in complaints if not (c.text.startswith(" is missing") and c.place in meant)]
+
+
+def _trace(raw: Any, details: ErrorDetails) -> Place:
+    """The place in ``raw`` that pydantic's location means; names of union members are left out of it."""
+    place: Place = ()
+    for i, part in enumerate(details["loc"]):
+        key: str | int | None = None
+        if isinstance(raw, dict):
+            key = part if part in raw else _other_key(raw, part)
+        elif isinstance(raw, list) and isinstance(part, int) and part < len(raw):
+            key = part
+        if key is not None:
+            place, raw = (*place, key), raw[key]
+        elif i == len(details["loc"]) - 1 and details["type"] == "missing":
+            place = (*place, part)
+    return place
+
+
+def _to_name(raw: Any, place: Place, details: ErrorDetails) -> Place:
+    """A validator that sees an object as a whole complains of its ``name`` by beginning with it."""
+    value = _look_up(raw, place)
+    if details["type"] == "value_error" and isinstance(value, dict) and isinstance(name := value.get("name"), str):
+        return (*place, "name") if str(details["ctx"]["error"]).startswith(repr(name)) else place
+    return place
+
+
+def _other_key(raw: Mapping[str | int, Any], part: str | int) -> str | int | None:
+    """A search space is a mapping that is validated as a list; JSON turns whole numbers into texts as keys."""
+    if isinstance(part, int):
+        return list(raw)[part] if part < len(raw) else None
+    return next((key for key in raw if not isinstance(key, str) and json.dumps(key) == part), None)
+
+
+def _look_up(raw: Any, place: Place) -> Any:
+    """What stands at ``place``; None where nothing does, such as the second of a pair that has one."""
+    for part in place:
+        if isinstance(raw, dict):
+            raw = raw.get(part)
+        else:
+            raw = raw[part] if isinstance(raw, list) and isinstance(part, int) and part < len(raw) else None
+    return raw
+
+
+def _annotation_at(model: type[BaseModel], raw: Any, place: Place) -> Any:
+    """The type of the field at ``place``; None where free options stand."""
+    annotation: Any = model
+    for i, part in enumerate(place):
+        value = _look_up(raw, place[:i])
+        inner = element(annotation)
+        if inner is not None:
+            annotation = inner
+        elif (chosen := model_for(annotation, value)) is not None:
+            field = chosen.model_fields.get(str(part))
+            annotation = field.annotation if field else None
+        else:
+            return None
+    return annotation
+
+
+def show(value: Any) -> str:
+    """A value as a person wrote it, shortened."""
+    if value is None:
+        return "empty"
+    text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _describe(model: type[BaseModel], raw: Any, place: Place, several: Sequence[ErrorDetails]) -> str:
+    details, kind = several[0], several[0]["type"]
+    found = show(_look_up(raw, place))
+    if kind == "extra_forbidden":
+        return describe_unknown(place, model_for(_annotation_at(model, raw, place[:-1]), _look_up(raw, place[:-1])))
+    if kind == "missing":
+        names = literals(_annotation_at(model, raw, place))
+        return " is missing." + (f" Allowed: {', '.join(map(str, names))}." if names else "")
+    if kind in ALLOWED:
+        allowed = dict.fromkeys(ALLOWED[d["type"]] for d in several if d["type"] in ALLOWED)
+        known = [name for d in several if d["type"] == "literal_error" for name in _expected(d)]
+        hint = _hint(str(_look_up(raw, place)), known)
+        return f" is {found}. Allowed: {' or '.join([*known, *allowed])}{_fields(model, raw, place)}.{hint}"
+    if kind in LIMITS:
+        words, bound = LIMITS[kind]
+        return f" is {found}. Allowed: {words} {details['ctx'][bound]:g}."
+    if kind == "literal_error":
+        known = _expected(details)
+        return f" is {found}. Known: {', '.join(known)}.{_hint(str(_look_up(raw, place)), known)}"
+    if kind == "too_short":
+        return f" has {details['ctx']['actual_length']} entries. Allowed: at least {details['ctx']['min_length']}."
+    if kind == "value_error":
+        return _describe_value_error(str(details["ctx"]["error"]), _look_up(raw, place))
+    return f" is {found}: {details['msg']}."
+
+
+def _expected(details: ErrorDetails) -> list[str]:
+    """The texts that a literal allows."""
+    return re.findall(r"'([^']*)'", details["ctx"]["expected"])
+
+
+def _describe_value_error(message: str, value: Any) -> str:
+    """Our own validators' messages: they begin with the value that they found, or go on from the place."""
+    start = f"{value!r} is not "
+    stop = "" if message.endswith((".", "?")) else "."
+    if isinstance(value, str) and message.startswith(start):
+        return f" is {value!r}, not {message.removeprefix(start)}{stop}"
+    return f"{': ' if message.startswith(('a ', '[')) else ' '}{message}{stop}"
+
+
+def _fields(model: type[BaseModel], raw: Any, place: Place) -> str:
+    chosen = model_for(_annotation_at(model, raw, place), None)
+    return f" with {', '.join(_known_fields(chosen))}" if chosen else ""
+
+
+def _known_fields(model: type[BaseModel]) -> list[str]:
+    if model is Row:  # a row's other fields are those of base
+        return [*Row.model_fields, *TrainConfig.model_fields]
+    return [name for name in model.model_fields if not (model is Parameter and name == "path")]
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    near = nearest(name, known)
+    return f" Did you mean {near!r}?" if near else ""
+
+
+def describe_unknown(place: Place, model: type[BaseModel] | None, known: Sequence[str] = ()) -> str:
+    """What to say of a field that ``model`` does not have."""
+    name = str(place[-1])
+    fields = list(known) or (_known_fields(model) if model else [])
+    if model is SweepSpec and name in NOT_YET:
+        return f": this version does not have it yet. Known: {', '.join(fields)}."
+    hint = _hint(name, fields)
+    if model is SweepSpec and not hint:
+        homes: list[tuple[str, type[BaseModel]]] = [("base", TrainConfig), ("data", DataConfig)]
+        hint = next((f" Did you mean '{home}.{name}'?" for home, part in homes if name in part.model_fields), "")
+    return f": not a known field. Known: {', '.join(fields)}.{hint}"

@@ -1,0 +1,310 @@
+"""Who owns which trial: the dispatchers' one book of claims with leases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from orchestrator.errors import SpecError
+from orchestrator.state.ledger.database import Database, tables
+from orchestrator.state.ledger.dispatchers import Roster
+from orchestrator.state.ledger.reconnect import Patience, asked_again
+from orchestrator.state.trial.records import TrialState
+from trainers.config import check_known
+
+KEYS_A_STATEMENT = 500
+"""SQLite takes a limited number of parameters a statement."""
+
+_trials = sa.Table(
+    "ledger_trials",
+    tables,
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("owner", sa.String(255)),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("settled_attempt", sa.Integer, nullable=False),
+    sa.Column("lease_expires_s", sa.Double),
+    sa.Column("sweep", sa.String(255)),
+    sa.Column("reason", sa.Text),
+    sa.Index("ledger_trials_by_state", "state", "owner"),
+)
+
+_members = sa.Table(
+    "ledger_members",
+    tables,
+    sa.Column("sweep", sa.String(255), primary_key=True),
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("configuration", sa.String(64), nullable=False),
+    sa.Column("pruned", sa.Boolean, nullable=False, default=False),
+)
+
+# Statements of every trial's life are built once: building one takes longer than SQLite does to carry it out.
+
+
+def _pruned_in(sweep: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
+    return sa.exists().where(_members.c.key == _trials.c.key, _members.c.sweep == sweep, _members.c.pruned)
+
+
+_THE_TRIAL = _trials.c.key == sa.bindparam("trial")
+
+_IS_HELD = (_trials.c.owner == sa.bindparam("holder"), _trials.c.state == TrialState.RUNNING)
+
+_IS_FREE = sa.or_(
+    _trials.c.state.in_([TrialState.WAITING, TrialState.PRUNED]),
+    sa.and_(_trials.c.state == TrialState.RUNNING, _trials.c.lease_expires_s < sa.bindparam("now_s")),
+)
+
+_AFTER = sa.bindparam("after", type_=sa.Integer)
+
+_CLAIM = (
+    sa.update(_trials)
+    .where(_THE_TRIAL, _IS_FREE, ~_pruned_in(sa.bindparam("for_sweep")))
+    .values(
+        state=TrialState.RUNNING,
+        owner=sa.bindparam("holder"),
+        attempt=sa.case((_trials.c.attempt < _AFTER, _AFTER), else_=_trials.c.attempt) + 1,
+        lease_expires_s=sa.bindparam("until_s"),
+        sweep=sa.bindparam("for_sweep"),
+        reason=None,
+    )
+    .returning(_trials.c.attempt)
+)
+
+_END = sa.update(_trials).where(_THE_TRIAL, *_IS_HELD).values(state=sa.bindparam("end"), lease_expires_s=None)
+
+_RELEASE = _END.values(owner=None, reason=None)
+
+_GIVE_BACK = _RELEASE.values(attempt=_trials.c.attempt - 1)
+
+_FINISH = _END.values(reason=sa.bindparam("why"), settled_attempt=_trials.c.attempt)
+
+_MARK_PRUNED = (
+    sa.update(_members)
+    .where(
+        _members.c.key == sa.bindparam("trial"),
+        _members.c.sweep == sa.select(_trials.c.sweep).where(_THE_TRIAL).scalar_subquery(),
+    )
+    .values(pruned=True)
+)
+
+_STATES = sa.select(_trials, _pruned_in(sa.bindparam("for_sweep")).label("is_pruned_here")).where(
+    _trials.c.key.in_(sa.bindparam("some_trials", expanding=True))
+)
+
+
+@dataclass(frozen=True)
+class LedgerRow:
+    """What the ledger knows of a trial.
+
+    attempt: how often it was claimed. settled_attempt: the last attempt whose end was entered by ``finish``; a result
+    of a later attempt that lies in the trial's folder is news to the ledger.
+    sweep: the one that claimed it last.
+    """
+
+    state: TrialState
+    owner: str | None
+    attempt: int
+    lease_expires_s: float | None
+    sweep: str | None
+    reason: str | None
+    settled_attempt: int = 0
+
+    def is_held(self, now_s: float) -> bool:
+        """Whether its owner may still be working on it."""
+        return self.state is TrialState.RUNNING and self.lease_expires_s is not None and self.lease_expires_s >= now_s
+
+
+class Ledger:
+    """Gives every trial to at most one owner at a time; a finished trial is never given again.
+
+    Any number of processes may use one database. A claim lasts for ``lease_s`` and is to be renewed well before.
+    COMPLETE holds for everybody until ``forget``, PRUNED within its sweep, FAILED until ``reset_failed``.
+
+    Raises:
+        TrackingError: the database cannot be opened; from every method: it cannot be used, or was waited for in vain.
+    """
+
+    def __init__(self, url: str, *, clock: Callable[[], float] | None = None, lease_s: float = 60.0) -> None:
+        self.lease_s = lease_s
+        self._database = Database(url)
+        self._clock = clock or self._database.clock
+        self._insert_trials, self._insert_members = self._insert_new(_trials), self._insert_new(_members)
+        self.roster = Roster(self._database, clock=self._clock, lease_s=lease_s)
+        """Who works on which sweep, and what each sweep comes to."""
+
+    def close(self) -> None:
+        self._database.close()
+
+    @property
+    def patience(self) -> Patience:
+        """With which a server that has gone away is waited for."""
+        return self._database.patience
+
+    def now_s(self) -> float:
+        """Unix time by the clock that leases are measured with."""
+        return self._clock()
+
+    @asked_again
+    def register(self, sweep: str, trials: Iterable[tuple[str, str]]) -> None:
+        """Make trials known as parts of ``sweep``; what is known already stays as it is.
+
+        trials: pairs of the trial's key and its configuration's id.
+        """
+        pairs = sorted(set(trials))
+        if not pairs:
+            return
+        waiting = {"state": TrialState.WAITING, "attempt": 0, "settled_attempt": 0}
+        with self._database.begin() as connection:
+            connection.execute(self._insert_trials, [{"key": key, **waiting} for key, _ in pairs])
+            rows = [{"sweep": sweep, "key": key, "configuration": configuration} for key, configuration in pairs]
+            connection.execute(self._insert_members, rows)
+
+    @asked_again
+    def claim(self, key: str, sweep: str, owner: str, *, after: int = 0) -> int | None:
+        """Take a trial; returns the number of the attempt (from 1), or None where it is not to be had.
+
+        after: an attempt that this ledger may not know of, such as one of a ledger that was lost; the number is higher.
+        One statement, so that of any number of claimants exactly one wins.
+        """
+        now_s = self._clock()
+        times = {"now_s": now_s, "until_s": now_s + self.lease_s}
+        with self._database.begin() as connection:
+            taken = connection.execute(_CLAIM, {"trial": key, "for_sweep": sweep, "holder": owner, "after": after, **times})
+            return taken.scalar_one_or_none()
+
+    @asked_again
+    def renew(self, owner: str, keys: Sequence[str]) -> list[str]:
+        """Prolong claims; returns those that ``owner`` has lost, whose trials it must not touch any more."""
+        if not keys:
+            return []
+        held = sa.and_(_trials.c.key.in_(keys), *_IS_HELD)
+        prolong = sa.update(_trials).where(held).values(lease_expires_s=self._clock() + self.lease_s).returning(_trials.c.key)
+        with self._database.begin() as connection:
+            kept = set(connection.execute(prolong, {"holder": owner}).scalars())
+        return [key for key in keys if key not in kept]
+
+    def release(self, key: str, owner: str) -> bool:
+        """Give a trial back, to be gone on with by anybody; False where ``owner`` did not have it any more."""
+        return self._end(_RELEASE, key, owner, TrialState.WAITING)
+
+    def give_back(self, key: str, owner: str) -> bool:
+        """Give a trial back that was claimed and not begun: the attempt does not count. False as of ``release``."""
+        return self._end(_GIVE_BACK, key, owner, TrialState.WAITING)
+
+    def finish(self, key: str, owner: str, state: TrialState, reason: str | None = None) -> bool:
+        """Enter how a trial ended: COMPLETE, PRUNED or FAILED; False where ``owner`` did not have it any more."""
+        assert state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED)
+        return self._end(_FINISH, key, owner, state, why=reason)
+
+    @asked_again
+    def states(self, keys: Iterable[str], sweep: str | None = None) -> dict[str, LedgerRow]:
+        """What is known of those of ``keys`` that are registered.
+
+        With ``sweep``, as that sweep sees it: what another one pruned is WAITING, what it pruned itself stays PRUNED.
+        """
+        found: dict[str, LedgerRow] = {}
+        names = list(dict.fromkeys(keys))
+        with self._database.begin() as connection:
+            for start in range(0, len(names), KEYS_A_STATEMENT):
+                some = names[start : start + KEYS_A_STATEMENT]
+                for row in connection.execute(_STATES, {"some_trials": some, "for_sweep": sweep}):
+                    state = TrialState(row.state)
+                    if sweep is not None:
+                        state = _as_seen(state, is_pruned_here=bool(row.is_pruned_here))
+                    found[row.key] = LedgerRow(
+                        state, row.owner, row.attempt, row.lease_expires_s, row.sweep, row.reason, row.settled_attempt
+                    )
+        return found
+
+    @asked_again
+    def members(self, sweep: str) -> dict[str, str]:
+        """Keys of a sweep's trials, each with its configuration's id."""
+        with self._database.begin() as connection:
+            rows = connection.execute(sa.select(_members.c.key, _members.c.configuration).where(_members.c.sweep == sweep))
+            return {row.key: row.configuration for row in rows}
+
+    @asked_again
+    def sweeps(self) -> list[str]:
+        """Names of the sweeps that have registered trials."""
+        with self._database.begin() as connection:
+            names = connection.execute(sa.select(_members.c.sweep).distinct().order_by(_members.c.sweep)).scalars().all()
+            return [str(name) for name in names]
+
+    @asked_again
+    def memberships(self) -> dict[str, set[str]]:
+        """Keys of all registered trials, each with the sweeps that it belongs to."""
+        found: dict[str, set[str]] = {}
+        with self._database.begin() as connection:
+            for row in connection.execute(sa.select(_members.c.key, _members.c.sweep)):
+                found.setdefault(row.key, set()).add(row.sweep)
+        return found
+
+    def check_sweeps(self, names: Iterable[str]) -> None:
+        """Check that all of these sweeps are known here.
+
+        Raises:
+            SpecError: one is not, with the nearest name.
+        """
+        known = sorted({*self.sweeps(), *self.roster.sweeps()})
+        for name in names:
+            try:
+                check_known(name, known, "sweep")
+            except ValueError as error:
+                raise SpecError(str(error)) from None
+
+    @asked_again
+    def reclaim(self, is_dead: Callable[[str], bool]) -> list[str]:
+        """Set back to WAITING what owners hold that are dead; returns the keys."""
+        running = _trials.c.state == TrialState.RUNNING
+        with self._database.begin() as connection:
+            owners = connection.execute(sa.select(_trials.c.owner).where(running).distinct()).scalars().all()
+        dead = [owner for owner in owners if owner is not None and is_dead(owner)]
+        if not dead:
+            return []
+        give_back = sa.update(_trials).where(running, _trials.c.owner.in_(dead))
+        with self._database.begin() as connection:
+            freed = give_back.values(state=TrialState.WAITING, owner=None, lease_expires_s=None).returning(_trials.c.key)
+            return sorted(connection.execute(freed).scalars())
+
+    @asked_again
+    def reset_failed(self, keys: Iterable[str]) -> list[str]:
+        """Let FAILED trials be tried again; returns those that were."""
+        names = list(dict.fromkeys(keys))
+        reset: list[str] = []
+        with self._database.begin() as connection:
+            for start in range(0, len(names), KEYS_A_STATEMENT):
+                failed = sa.and_(_trials.c.key.in_(names[start : start + KEYS_A_STATEMENT]), _trials.c.state == TrialState.FAILED)
+                again = sa.update(_trials).where(failed).values(state=TrialState.WAITING, owner=None, reason=None)
+                reset += connection.execute(again.returning(_trials.c.key)).scalars()
+        return sorted(reset)
+
+    @asked_again
+    def forget(self, key: str) -> bool:
+        """Set a COMPLETE trial whose result is lost back to WAITING; False where it is not COMPLETE (any more)."""
+        complete = sa.and_(_trials.c.key == key, _trials.c.state == TrialState.COMPLETE)
+        with self._database.begin() as connection:
+            again = sa.update(_trials).where(complete).values(state=TrialState.WAITING, owner=None, reason=None)
+            return connection.execute(again).rowcount == 1
+
+    @asked_again
+    def _end(self, statement: sa.Update, key: str, owner: str, state: TrialState, **values: str | None) -> bool:
+        with self._database.begin() as connection:
+            ended = connection.execute(statement, {"trial": key, "holder": owner, "end": state, **values})
+            is_ours = ended.rowcount == 1
+            if is_ours and state is TrialState.PRUNED:
+                connection.execute(_MARK_PRUNED, {"trial": key})
+        return is_ours
+
+    def _insert_new(self, table: sa.Table) -> sa.Insert:
+        """Insert what is not there yet."""
+        return self._database.insert(table).on_conflict_do_nothing()
+
+
+def _as_seen(state: TrialState, *, is_pruned_here: bool) -> TrialState:
+    """A trial's state from inside one sweep."""
+    if is_pruned_here and state is not TrialState.COMPLETE:
+        return TrialState.PRUNED
+    return TrialState.WAITING if state is TrialState.PRUNED and not is_pruned_here else state

@@ -1,0 +1,163 @@
+"""The ledger's database: opened once, its tables created by one process at a time; SQLite here, PostgreSQL when shared."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+
+import sqlalchemy as sa
+import sqlalchemy.orm  # whole before a statement is made: another thread imports it, as a part of MLflow, and core looks into it
+from filelock import FileLock
+from sqlalchemy.dialects import postgresql, sqlite
+
+from orchestrator.errors import TrackingError, redact
+from orchestrator.state.files import check_local
+from orchestrator.state.ledger.reconnect import CONNECTION, ConnectionLostError, Patience, wait_out
+
+LEDGER_VERSION = 1
+"""Of the tables; one that is added is made where it is missing, and changes nothing for those who do not know it."""
+
+DATABASES = ("sqlite", "postgresql")
+
+BUSY_TIMEOUT_S = 60.0
+"""How long a statement waits for another process to end its own."""
+
+tables = sa.MetaData()
+"""Each module of the ledger declares its own."""
+
+_meta = sa.Table("ledger_meta", tables, sa.Column("version", sa.Integer, primary_key=True))
+
+
+class Database:
+    """An open database that has the ledger's tables. Any number of processes may use one.
+
+    A server that is away when the database is opened is an error at once; one that goes away later is waited for.
+
+    Raises:
+        TrackingError: it cannot be opened, or another version wrote it.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.patience = Patience()
+        with _telling(url):
+            self.engine = _connect(url)
+            self._create_tables()
+            self.clock = self._find_clock()
+        if self.is_server:
+            wait_out(self.engine, self.patience)
+
+    @property
+    def is_server(self) -> bool:
+        return self.engine.dialect.name == "postgresql"
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    def insert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+        """An insert that may say what becomes of rows that are there already; each dialect has its own class for that."""
+        return postgresql.insert(table) if self.is_server else sqlite.insert(table)
+
+    @contextmanager
+    def begin(self) -> Iterator[sa.Connection]:
+        """One transaction.
+
+        Raises:
+            ConnectionLostError: the server went away in the middle.
+            TrackingError: whatever else the database raises.
+        """
+        with self.told(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Turn what the database raises, such as a server that is away, into an error for people.
+
+        Raises:
+            TrackingError: whatever it was.
+        """
+        try:
+            yield
+        except sa.exc.SQLAlchemyError as error:
+            found = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+            is_lost = isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated
+            kind = ConnectionLostError if is_lost else TrackingError
+            raise kind(redact(f"{self.engine.url}: the ledger cannot be used now: {found}")) from error
+
+    def _create_tables(self) -> None:
+        with _only_creator(self.engine.url), self.engine.begin() as connection:
+            if self.is_server:
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(0x6F726368)))
+            tables.create_all(connection)
+            connection.execute(self.insert(_meta).on_conflict_do_nothing(), [{"version": LEDGER_VERSION}])
+            found = connection.execute(sa.select(sa.func.max(_meta.c.version))).scalar_one()
+        if found != LEDGER_VERSION:
+            raise TrackingError(
+                f"{redact(str(self.engine.url))}: was written by ledger version {found}, expected {LEDGER_VERSION}. "
+                "Use the orchestrate that wrote it, or move it away: finished trials are found again in their folders."
+            )
+
+    def _find_clock(self) -> Callable[[], float]:
+        """The server's clock, where there is one: leases of machines whose own clocks differ are measured by it."""
+        if not self.is_server:
+            return time.time
+        asked = sa.select(sa.cast(sa.func.extract("epoch", sa.func.clock_timestamp()), sa.Double))
+        with self.engine.connect() as connection:
+            before_s = time.time()
+            server_s = connection.execute(asked).scalar_one()
+            ahead_s = server_s - (before_s + time.time()) / 2
+        return lambda: time.time() + ahead_s
+
+
+def _connect(url: str) -> sa.Engine:
+    parsed = sa.make_url(url)
+    kind = parsed.get_backend_name()
+    if kind not in DATABASES:
+        raise TrackingError(f"ledger: {kind!r} is no known database. Known: {', '.join(DATABASES)}. See ORCHESTRATE_STORAGE.")
+    if kind != "sqlite":
+        if "@" in f"{parsed.host}{parsed.database}":  # the driver would print the rest of the password as a host
+            raise ValueError("there is a second @; within a password write @ as %40 and / as %2F")
+        return sa.create_engine(parsed, pool_pre_ping=True, connect_args=CONNECTION)
+    if not parsed.database:
+        raise TrackingError(f"ledger: {url!r} names no file; a ledger in memory cannot be shared. Write sqlite:///FILE.")
+    check_local(Path(parsed.database), "the ledger")
+    Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S})
+    sa.event.listen(engine, "connect", _set_up_sqlite)
+    return engine
+
+
+@contextmanager
+def _telling(url: str) -> Iterator[None]:
+    """Turn what SQLAlchemy, the driver or the disk raise while the ledger is opened into an error for people."""
+    try:
+        yield
+    except ImportError as error:
+        found, hint = str(error), "Install the driver: pip install 'orchestrate[postgres]'."
+        raise TrackingError(_say_unusable(url, found, hint)) from error
+    except (ValueError, sa.exc.ArgumentError) as error:
+        hint = "Write postgresql://USER:PASSWORD@HOST:PORT/DATABASE."
+        raise TrackingError(_say_unusable(url, str(error), hint)) from error
+    except (sa.exc.SQLAlchemyError, OSError) as error:
+        found = str(getattr(error, "orig", None) or error)
+        hint = "Is the server up, and is the address right?" if "postgres" in url else "Can the file be written?"
+        raise TrackingError(_say_unusable(url, found, hint)) from error
+
+
+def _say_unusable(url: str, found: str, hint: str) -> str:
+    first_line = (found.strip().splitlines() or ["no reason given"])[0]
+    return redact(f"{url}: the ledger cannot be opened: {first_line.rstrip('.')}. {hint} See ORCHESTRATE_STORAGE.")
+
+
+def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    """Readers never wait for a writer; a commit survives kill -9, and a power cut costs at most the last few claims."""
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def _only_creator(url: sa.URL) -> AbstractContextManager[object]:
+    """SQLite: of many processes that open a fresh file at once, let one create the tables and switch to WAL."""
+    is_file = url.get_backend_name() == "sqlite"
+    return FileLock(f"{url.database}.lock", thread_local=False) if is_file else nullcontext()

@@ -1,0 +1,156 @@
+"""Which dispatchers work on which sweep and whether they are asked to stop; and each sweep's plan, for those who join."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+
+import sqlalchemy as sa
+
+from orchestrator.errors import TrackingError
+from orchestrator.state.ledger.database import Database, tables
+from orchestrator.state.ledger.reconnect import asked_again
+
+_log = logging.getLogger(__name__)
+
+_dispatchers = sa.Table(
+    "ledger_dispatchers",
+    tables,
+    sa.Column("owner", sa.String(255), primary_key=True),
+    sa.Column("sweep", sa.String(255), nullable=False, index=True),
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("started_s", sa.Double, nullable=False),
+    sa.Column("seen_s", sa.Double, nullable=False),
+    sa.Column("num_stops", sa.Integer, nullable=False),
+)
+
+_plans = sa.Table(
+    "ledger_plans",
+    tables,
+    sa.Column("sweep", sa.String(255), primary_key=True),
+    sa.Column("document", sa.Text, nullable=False),
+    sa.Column("written_s", sa.Double, nullable=False),
+)
+
+
+class Role(StrEnum):
+    """What a dispatcher was started as."""
+
+    SWEEP = "sweep"
+    WORKER = "worker"
+
+
+@dataclass(frozen=True)
+class DispatcherRow:
+    """A dispatcher that has not left. started_s, seen_s: Unix time, the second of its last look into the ledger.
+
+    num_stops: how often it is asked to stop, as by Ctrl-C: once gracefully, twice at once.
+    """
+
+    owner: str
+    sweep: str
+    role: Role
+    started_s: float
+    seen_s: float
+    num_stops: int
+
+
+class Roster:
+    """Keeps what dispatchers have to know of each other beyond their trials. Any number of processes may use one.
+
+    A wish to stop is written to the dispatchers that are there, so it never meets one that begins later.
+    """
+
+    def __init__(self, database: Database, *, clock: Callable[[], float], lease_s: float) -> None:
+        self._database = database
+        self._clock = clock
+        self._lease_s = lease_s
+
+    @contextmanager
+    def entered(self, owner: str, sweep: str, role: Role) -> Iterator[None]:
+        """Be known as a dispatcher of ``sweep`` for so long."""
+        now_s = self._clock()
+        row = {"owner": owner, "sweep": sweep, "role": role, "started_s": now_s, "seen_s": now_s, "num_stops": 0}
+        with self._database.begin() as connection:
+            connection.execute(sa.insert(_dispatchers).values(row))
+        try:
+            yield
+        finally:
+            try:
+                self.strike([owner])
+            except TrackingError as error:  # the work is done, and whoever is long unseen counts as gone
+                _log.warning("%s", error)
+
+    @asked_again
+    def look(self, owner: str) -> int:
+        """Say that ``owner`` is alive; returns how often it is asked to stop.
+
+        Raises:
+            TrackingError: the database cannot be used now.
+        """
+        alive = sa.update(_dispatchers).where(_dispatchers.c.owner == owner).values(seen_s=self._clock())
+        with self._database.begin() as connection:
+            return connection.execute(alive.returning(_dispatchers.c.num_stops)).scalar_one_or_none() or 0
+
+    @asked_again
+    def ask_to_stop(self, owners: Iterable[str], num_stops: int) -> None:
+        """Have dispatchers stop, at the latest when they look next; what they were asked before holds if it was more."""
+        asked = _dispatchers.c.owner.in_(list(owners))
+        ask = sa.update(_dispatchers).where(asked, _dispatchers.c.num_stops < num_stops).values(num_stops=num_stops)
+        with self._database.begin() as connection:
+            connection.execute(ask)
+
+    @asked_again
+    def list_alive(self, is_alive: Callable[[str], bool | None]) -> list[DispatcherRow]:
+        """Dispatchers in the order of their start; where ``is_alive`` cannot tell, those that have looked in lately."""
+        oldest_s = self._clock() - self._lease_s
+        with self._database.begin() as connection:
+            found = connection.execute(sa.select(_dispatchers).order_by(_dispatchers.c.started_s)).all()
+        rows = [DispatcherRow(r.owner, r.sweep, Role(r.role), r.started_s, r.seen_s, r.num_stops) for r in found]
+        known = {row.owner: is_alive(row.owner) for row in rows}
+        return [row for row in rows if known[row.owner] or (known[row.owner] is None and row.seen_s >= oldest_s)]
+
+    @asked_again
+    def strike_dead(self, is_dead: Callable[[str], bool]) -> None:
+        """Forget dispatchers that could not leave in an orderly way."""
+        with self._database.begin() as connection:
+            owners = connection.execute(sa.select(_dispatchers.c.owner)).scalars().all()
+        self.strike([owner for owner in owners if is_dead(owner)])
+
+    @asked_again
+    def strike(self, owners: Iterable[str]) -> None:
+        """Forget dispatchers."""
+        if names := list(owners):
+            with self._database.begin() as connection:
+                connection.execute(sa.delete(_dispatchers).where(_dispatchers.c.owner.in_(names)))
+
+    @asked_again
+    def write_plan(self, sweep: str, document: str) -> None:
+        """Keep what ``sweep`` comes to, instead of what was kept of it before."""
+        insert = self._database.insert(_plans).values(sweep=sweep, document=document, written_s=self._clock())
+        changed = {"document": insert.excluded.document, "written_s": insert.excluded.written_s}
+        with self._database.begin() as connection:
+            connection.execute(insert.on_conflict_do_update(index_elements=["sweep"], set_=changed))
+
+    @asked_again
+    def read_plan(self, sweep: str) -> str | None:
+        """What was kept last; None where nothing was."""
+        with self._database.begin() as connection:
+            return connection.execute(sa.select(_plans.c.document).where(_plans.c.sweep == sweep)).scalar_one_or_none()
+
+    @asked_again
+    def latest(self) -> str | None:
+        """The sweep whose plan was written last."""
+        newest = sa.select(_plans.c.sweep).order_by(_plans.c.written_s.desc(), _plans.c.sweep).limit(1)
+        with self._database.begin() as connection:
+            return connection.execute(newest).scalar_one_or_none()
+
+    @asked_again
+    def sweeps(self) -> list[str]:
+        """Names of the sweeps that have a plan here, or a dispatcher that is making one."""
+        names = sa.union(sa.select(_plans.c.sweep), sa.select(_dispatchers.c.sweep))
+        with self._database.begin() as connection:
+            return sorted(connection.execute(names).scalars())

@@ -1,0 +1,217 @@
+"""Predictions of the validation images: written by a worker into the trial folder, read back memory-mapped by selection."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from orchestrator.errors import EnsembleError
+from orchestrator.state.trial.records import Record, write_atomically
+
+if TYPE_CHECKING:
+    from orchestrator.ensemble.selection.blocks import Layout
+
+
+def write_confusions(path: Path, confusions: NDArray[np.integer], *, ignore_classes: tuple[int, ...]) -> None:
+    """Write the file atomically; its folder must exist.
+
+    confusions: (V, C, C) counts below 2**31, rows true, columns predicted. ignore_classes: those that are not scored.
+    """
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(scratch, "wb") as file:
+        np.savez_compressed(file, confusions=confusions.astype(np.int32), ignore_classes=np.array(ignore_classes, np.int32))
+    os.replace(scratch, path)
+
+
+def read_confusions(path: Path) -> tuple[NDArray[np.integer], tuple[int, ...]]:
+    """The matrices (V, C, C), and the classes that are not scored.
+
+    Raises:
+        OSError, ValueError, KeyError, zipfile.BadZipFile: the file is not there, or damaged.
+    """
+    with np.load(path, allow_pickle=False) as file:
+        return file["confusions"], tuple(int(c) for c in file["ignore_classes"])
+
+
+INFO_FILE = "predictions.json"
+PREDICTIONS_FILE = "predictions.zst"
+LABELS_FILE = "predictions.labels.zst"
+FILES = (INFO_FILE, PREDICTIONS_FILE, LABELS_FILE)
+"""What another machine needs to fetch."""
+U16_FILE = "predictions.u16.zst"
+"""Beside them on request."""
+
+_U8, _U16 = np.dtype(np.uint8), np.dtype("<u2")
+_LEVEL = 3  # of 261 real tiles, float32 42.8 MB: level 3 makes 3.49 MB in 0.20 s, 9 3.25 MB in 0.69 s, 19 2.99 MB in 11.7 s
+
+
+class PredictionsInfo(Record):
+    """What the stored arrays are and what they belong to; all are C-contiguous, and uint8 but for U16_FILE."""
+
+    shape: tuple[int, int, int, int]
+    """(V, C, H, W) of the probabilities, 0 where nothing is scored; the labels are (V, H, W)."""
+    dtype: Literal["uint8"] = "uint8"
+    scored_fingerprint: str
+    ignore_classes: tuple[int, ...]
+    predictions_sha256: str
+    """Of the unpacked bytes, as is the next one."""
+    labels_sha256: str
+    groups: tuple[int, ...] | None = None
+    """(V,) number of each image's group; None where nobody said."""
+    u16_sha256: str | None = None
+    """Of the unpacked bytes of U16_FILE; None where it was not asked for."""
+
+
+def write_predictions(
+    folder: Path,
+    predictions: NDArray[np.uint8],
+    labels: NDArray[np.uint8],
+    *,
+    ignore_classes: tuple[int, ...],
+    scored_fingerprint: str,
+    groups: NDArray[np.int64] | None = None,
+    predictions_u16: NDArray[np.uint16] | None = None,
+) -> None:
+    """Store probabilities and labels in ``folder``; ``predictions.json`` appears last, so that its presence means all is there.
+
+    predictions: (V, C, H, W) uint8, probability times 255; labels: (V, H, W) uint8, classes or 255 for void. Where nothing is
+    scored (void, an ignored class) zeros are stored: on real tiles that is what takes them from 1/7 of float32 to 1/12.
+    groups: (V,) int64, equal for images that belong together (a scene, near duplicates), which cross-fitting must not split.
+    predictions_u16: the same probabilities times 65535, stored little-endian.
+
+    Raises:
+        EnsembleError: the shapes or types do not fit each other.
+    """
+    expected = (predictions.shape[0], *predictions.shape[2:])
+    if predictions.ndim != 4 or predictions.dtype != np.uint8 or labels.dtype != np.uint8 or labels.shape != expected:
+        raise EnsembleError(
+            f"{folder}: predictions are {predictions.dtype} {predictions.shape}, labels {labels.dtype} {labels.shape}. "
+            "Expected uint8 (V, C, H, W) and uint8 (V, H, W)."
+        )
+    if groups is not None and groups.shape != predictions.shape[:1]:
+        raise EnsembleError(f"{folder}: groups are {groups.shape}, expected one of each image: {predictions.shape[:1]}.")
+    if predictions_u16 is not None and (predictions_u16.shape != predictions.shape or predictions_u16.dtype != np.uint16):
+        found = f"{predictions_u16.dtype} {predictions_u16.shape}"
+        raise EnsembleError(f"{folder}: predictions in 16 bits are {found}, expected uint16 {predictions.shape}.")
+    (folder / U16_FILE).unlink(missing_ok=True)  # of an attempt from which they were asked
+    num_images, num_classes, height, width = predictions.shape
+    is_scored = (labels < num_classes) & ~np.isin(labels, ignore_classes)
+    info = PredictionsInfo(
+        shape=(num_images, num_classes, height, width),
+        scored_fingerprint=scored_fingerprint,
+        ignore_classes=tuple(ignore_classes),
+        predictions_sha256=_pack(np.where(is_scored[:, None], predictions, np.uint8(0)), folder / PREDICTIONS_FILE),
+        labels_sha256=_pack(labels, folder / LABELS_FILE),
+        groups=None if groups is None else tuple(int(group) for group in groups),
+        u16_sha256=None if predictions_u16 is None else _pack_u16(predictions_u16, is_scored, folder),
+    )
+    write_atomically(folder / INFO_FILE, info.model_dump_json(indent=1, exclude_none=True))  # as earlier versions know it
+
+
+def read_info(folder: Path) -> PredictionsInfo:
+    """What ``folder`` holds.
+
+    Raises:
+        EnsembleError: there are no predictions, or they were written by another version.
+    """
+    path = folder / INFO_FILE
+    try:
+        return PredictionsInfo.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise EnsembleError(f"{path}: not found. The trial has not stored its predictions.") from None
+    except ValidationError as error:
+        raise EnsembleError(f"{path}: damaged, or written by another version: {error}. Fetch or train it again.") from error
+
+
+def read_predictions(folder: Path, cache: Path) -> NDArray[np.uint8]:
+    """Map the probabilities into memory, read-only: (V, C, H, W) uint8.
+
+    They are unpacked once into ``cache`` under the hash of their content, whatever folder they come from; safe for several
+    processes at once.
+
+    Raises:
+        EnsembleError: a file is missing, truncated or altered; the message names it.
+    """
+    info = read_info(folder)
+    return _map(folder / PREDICTIONS_FILE, cache, sha256=info.predictions_sha256, shape=info.shape)
+
+
+def read_labels(folder: Path, cache: Path) -> NDArray[np.uint8]:
+    """Map the labels that the predictions are scored against, read-only: (V, H, W) uint8, 255 for void; as read_predictions."""
+    info = read_info(folder)
+    num_images, _, height, width = info.shape
+    return _map(folder / LABELS_FILE, cache, sha256=info.labels_sha256, shape=(num_images, height, width))
+
+
+def read_u16(folder: Path, cache: Path) -> NDArray[np.uint16]:
+    """Map the probabilities in 16 bits into memory, (V, C, H, W); as read_predictions. They must have been stored."""
+    info = read_info(folder)
+    assert info.u16_sha256 is not None
+    return _map(folder / U16_FILE, cache, sha256=info.u16_sha256, shape=info.shape, dtype=_U16)
+
+
+def read_blocks(folder: Path, cache: Path, layout: Layout) -> NDArray[np.uint8]:
+    """Map the probabilities into memory, read-only, regrouped by the layout of their labels; as read_predictions."""
+    info = read_info(folder)
+    path = cache / f"{info.predictions_sha256}.{layout.digest}.blocks"
+    if not path.exists() or path.stat().st_size != math.prod(layout.shape):
+        raw = _read(folder / PREDICTIONS_FILE, sha256=info.predictions_sha256, num_bytes=math.prod(info.shape))
+        blocks = np.empty(layout.shape, np.uint8)
+        layout.fill(np.frombuffer(raw, np.uint8).reshape(info.shape), blocks)
+        _keep(path, blocks.data)
+    mapped: NDArray[np.uint8] = np.memmap(path, dtype=np.uint8, mode="r", shape=layout.shape)
+    return mapped
+
+
+def _pack_u16(predictions: NDArray[np.uint16], is_scored: NDArray[np.bool_], folder: Path) -> str:
+    return _pack(np.where(is_scored[:, None], predictions, np.uint16(0)).astype(_U16, copy=False), folder / U16_FILE)
+
+
+def _pack(array: NDArray[Any], path: Path) -> str:
+    raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.write_bytes(zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).compress(raw))
+    os.replace(scratch, path)
+    return hashlib.sha256(raw).hexdigest()
+
+
+def _map(path: Path, cache: Path, *, sha256: str, shape: tuple[int, ...], dtype: np.dtype[Any] = _U8) -> NDArray[Any]:
+    num_bytes = math.prod(shape) * dtype.itemsize
+    unpacked = cache / f"{sha256}.u{8 * dtype.itemsize}"
+    if not unpacked.exists() or unpacked.stat().st_size != num_bytes:
+        _keep(unpacked, _read(path, sha256=sha256, num_bytes=num_bytes))
+    return np.memmap(unpacked, dtype=dtype, mode="r", shape=shape)
+
+
+def _read(path: Path, *, sha256: str, num_bytes: int) -> bytes:
+    try:
+        raw = zstandard.ZstdDecompressor().decompress(path.read_bytes(), max_output_size=num_bytes)
+    except FileNotFoundError:
+        raise EnsembleError(
+            f"{path}: not found, although {INFO_FILE} beside it says it is there. Fetch or train it again."
+        ) from None
+    except zstandard.ZstdError as error:
+        raise EnsembleError(f"{path}: truncated or altered ({error}). Fetch or train it again.") from error
+    if len(raw) != num_bytes or hashlib.sha256(raw).hexdigest() != sha256:
+        raise EnsembleError(
+            f"{path}: holds {len(raw)} bytes that are not those written, expected {num_bytes} with sha256 {sha256[:16]}. "
+            "Altered after training; fetch or train it again."
+        )
+    return raw
+
+
+def _keep(target: Path, content: bytes | memoryview) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+    os.replace(scratch, target)

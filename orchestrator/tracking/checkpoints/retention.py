@@ -1,0 +1,110 @@
+"""What the records know of checkpoints: which sweeps keep how many, whose runs hold the files, who is member of an ensemble."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import mlflow  # noqa: F401  whole, before its parts (see __init__.py)
+from mlflow.entities import Run
+
+from orchestrator.state.trial.records import TrialState
+from orchestrator.tracking.client import all_experiments, connect, search_runs
+from orchestrator.tracking.errors import told
+from orchestrator.tracking.location import Place
+from orchestrator.tracking.mirror.run_data import HEADLINE
+from orchestrator.tracking.reader.lookup import read_weights
+from orchestrator.tracking.tags import KEEP, REMOVED
+
+
+@dataclass(frozen=True)
+class CheckpointRun:
+    """A trial's run. miou, scored: as it was logged. holds_files: not one that refers to another's."""
+
+    run_id: str
+    sweep: str
+    key: str
+    state: str
+    miou: float | None
+    scored: str | None
+    holds_files: bool
+    files: Path | None
+    """The folder of its files, where that is this home's own and may be removed from; None where a server keeps them."""
+
+
+@dataclass(frozen=True)
+class Records:
+    """What there is, at one moment. rules: sweep -> what it recorded of its ``keep``. members: keys that ensembles need."""
+
+    rules: Mapping[str, str]
+    runs: Sequence[CheckpointRun]
+    members: frozenset[str]
+
+
+class CheckpointRecords:
+    """Reads the records of one tracking place, and notes what was removed. Used by one thread.
+
+    Raises:
+        TrackingError: the server cannot be used; so does every method.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._client = connect(place)
+
+    def read(self) -> Records:
+        """The current runs of all trials, in whatever sweep, and the members of every ensemble that can be predicted with."""
+        with told(self._place):
+            experiments = all_experiments(self._client)
+            ids = [str(found.experiment_id) for found in experiments]
+            trials = search_runs(self._client, ids, "tags.kind = 'trial' and tags.current = 'true'")
+            ensembles = search_runs(self._client, ids, f"tags.kind = 'ensemble' and tags.state = '{TrialState.COMPLETE}'")
+        return Records(
+            rules={found.name: found.tags[KEEP] for found in experiments if KEEP in found.tags},
+            runs=[self._describe(run) for run in trials],
+            members=frozenset(key for run in ensembles for key in read_weights(run)),
+        )
+
+    def list_files(self, run_id: str) -> dict[str, int]:
+        """Name -> bytes of the files that a run holds now."""
+        with told(self._place):
+            return {str(file.path): int(file.file_size or 0) for file in self._client.list_artifacts(run_id) if not file.is_dir}
+
+    def note_removal(self, run_id: str, reason: str) -> None:
+        """Say on the run's page that its checkpoint was removed."""
+        with told(self._place):
+            self._client.set_tag(run_id, REMOVED, reason)
+
+    def set_waiting(self, key: str, reason: str) -> None:
+        """Let no run of a trial count as finished, in whatever sweep, so that nobody takes its result for granted."""
+        with told(self._place):
+            ids = [str(found.experiment_id) for found in all_experiments(self._client)]
+            for run in search_runs(self._client, ids, f"tags.kind = 'trial' and tags.key = '{key}'"):
+                if run.data.tags.get("state") in (TrialState.COMPLETE, TrialState.FAILED):
+                    self._client.set_tag(run.info.run_id, "reason", reason)
+                    self._client.set_tag(run.info.run_id, "state", str(TrialState.WAITING))
+
+    def _describe(self, run: Run) -> CheckpointRun:
+        tags = run.data.tags
+        return CheckpointRun(
+            run_id=str(run.info.run_id),
+            sweep=tags.get("sweep", ""),
+            key=tags.get("key", ""),
+            state=tags.get("state", ""),
+            miou=run.data.metrics.get(HEADLINE),
+            scored=tags.get("scored_fingerprint"),
+            holds_files="cached_from" not in tags,
+            files=_find_own(self._place, run),
+        )
+
+
+def _find_own(place: Place, run: Run) -> Path | None:
+    """The folder of a run's files below this home's artifacts."""
+    address = urlsplit(str(run.info.artifact_uri))
+    if address.scheme not in ("", "file") or not place.is_database:
+        return None
+    folder = Path(url2pathname(address.path))
+    return folder if folder.is_relative_to(place.artifacts.absolute()) else None

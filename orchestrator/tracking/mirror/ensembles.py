@@ -1,0 +1,89 @@
+"""Ensembles -> runs of their sweep's experiment, each once; of a table's row only the last one stays current."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, RunTag
+
+from orchestrator.state.trial.records import FLIPS
+from orchestrator.tracking.client import ensure_experiment, search_runs
+from orchestrator.tracking.location import Place
+from orchestrator.tracking.mirror.run_data import legalize
+from orchestrator.tracking.tags import ROW, EnsembleRecord
+
+_A_BATCH = 100
+
+
+def log_ensemble(client: MlflowClient, place: Place, sweep: str, record: EnsembleRecord) -> str:
+    """Record an ensemble in the sweep's experiment; returns the id of its run, which there may have been already."""
+    experiment = ensure_experiment(client, place, sweep)
+    return _log(client, experiment, sweep, record, known=_search(client, experiment))
+
+
+def log_table(client: MlflowClient, place: Place, sweep: str, records: Sequence[EnsembleRecord]) -> list[str]:
+    """Record the ensembles of a sweep's table, and let no other row of an earlier table stay current; the runs' ids."""
+    experiment = ensure_experiment(client, place, sweep)
+    known = _search(client, experiment)
+    run_ids = [_log(client, experiment, sweep, record, known=known) for record in records]
+    for run in known:
+        is_current = run.info.run_id in run_ids
+        if ROW in run.data.tags and (run.data.tags.get("current") == "true") != is_current:
+            client.set_tag(run.info.run_id, "current", "true" if is_current else "false")
+    return run_ids
+
+
+def _search(client: MlflowClient, experiment: str) -> list[Run]:
+    return search_runs(client, [experiment], "tags.kind = 'ensemble' and attributes.status != 'RUNNING'")
+
+
+def _log(client: MlflowClient, experiment: str, sweep: str, record: EnsembleRecord, *, known: Sequence[Run]) -> str:
+    text = json.dumps(record.document, indent=1, sort_keys=True)
+    identity = hashlib.sha256(text.encode()).hexdigest()[:16]
+    for run in known:
+        if run.data.tags.get("ensemble") == identity and run.info.status in ("FINISHED", "FAILED"):
+            _relabel(client, run, record)
+            return str(run.info.run_id)
+    tags = {
+        "kind": "ensemble", "ensemble": identity, "sweep": sweep, "current": "true", "members": ",".join(record.members),
+        "state": "FAILED" if record.reason else "COMPLETE", "mlflow.user": getpass.getuser(), **record.tags,
+    }  # fmt: skip
+    if record.reason:
+        tags["reason"] = record.reason[:1000]
+    run_id = str(client.create_run(experiment, tags=tags, run_name=record.name).info.run_id)
+    _log_figures(client, run_id, record)
+    client.log_text(run_id, text, "ensemble.json")
+    for path in record.files:
+        client.log_artifact(run_id, str(path))
+    client.set_terminated(run_id, "FAILED" if record.reason else "FINISHED")
+    return run_id
+
+
+def _log_figures(client: MlflowClient, run_id: str, record: EnsembleRecord) -> None:
+    now_ms = round(time.time() * 1000)
+    names = legalize(record.metrics)
+    points = [Metric(name, value, now_ms, 0) for name, value in zip(names, record.metrics.values(), strict=True)]
+    weights = {f"weight.{key}": f"{weight:.6g}" for key, weight in record.members.items()}
+    flips = {f"{FLIPS}.{key}": flips for key, flips in record.flips.items()}
+    params = [Param(name, value) for name, value in (_with_count(weights) | flips).items()]
+    client.log_batch(run_id, points, params[:_A_BATCH], synchronous=True)
+    for start in range(_A_BATCH, len(params), _A_BATCH):
+        client.log_batch(run_id, (), params[start : start + _A_BATCH], synchronous=True)
+
+
+def _with_count(weights: Mapping[str, str]) -> dict[str, str]:
+    return {"num_members": str(len(weights)), **weights}
+
+
+def _relabel(client: MlflowClient, run: Run, record: EnsembleRecord) -> None:
+    """What is no part of the document may have changed in the sweep file."""
+    changed = {name: value for name, value in record.tags.items() if run.data.tags.get(name) != value}
+    if changed:
+        client.log_batch(run.info.run_id, tags=[RunTag(name, value) for name, value in changed.items()], synchronous=True)
+    if run.info.run_name != record.name:
+        client.update_run(run.info.run_id, name=record.name)

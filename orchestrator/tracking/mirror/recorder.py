@@ -1,0 +1,315 @@
+"""One trial folder -> one run: sends what has not been sent yet, finds its run again, takes every time from the folder."""
+
+from __future__ import annotations
+
+import getpass
+import importlib.metadata
+import os
+import subprocess
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import mlflow  # noqa: F401  whole, before its parts (see __init__.py)
+from filelock import FileLock
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+
+from orchestrator.state.trial.checkpoint import mark_file
+from orchestrator.state.trial.records import FLIPS_FILES, TrialFolder, TrialResult, TrialSpec, TrialState
+from orchestrator.tracking.client import all_experiments, connect, ensure_experiment, find_experiment, search_runs
+from orchestrator.tracking.errors import told
+from orchestrator.tracking.location import Place
+from orchestrator.tracking.mirror.current_runs import make_current, read_deviation, relabel_runs
+from orchestrator.tracking.mirror.ensembles import log_table
+from orchestrator.tracking.mirror.run_data import (
+    HEADLINE,
+    Point,
+    Progress,
+    continue_series,
+    describe_events,
+    describe_result,
+    describe_trial,
+    headline,
+    make_params,
+    pick_up_series,
+)
+from orchestrator.tracking.mirrored import Sent, read_sent, write_sent
+from orchestrator.tracking.tags import KEEP, EnsembleRecord, RunLabel
+
+ARTIFACTS = (
+    "trial.json", "best.safetensors", "predictions.json", "predictions.zst", "predictions.labels.zst",
+    "predictions.u16.zst", "confusions.npz", *FLIPS_FILES, "samples.png", "log.txt", "progress.jsonl", "result.json",
+)  # fmt: skip
+
+STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAILED: "FAILED"}
+_METRICS_A_BATCH, _OTHERS_A_BATCH = 800, 100  # MLflow takes 1000 of all kinds together, 100 params, 100 tags, 1 MB
+_ABANDONED_ENSEMBLE_S = 600  # logging one takes seconds
+_GONE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}  # no such run here; a run that somebody deleted
+
+
+class Recorder:
+    """Writes trial folders into one tracking place. Used by one thread; every method may be repeated without harm."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._client = connect(place)
+        self._identity = _describe_origin()
+
+    def send(self, sweep: str, folder: TrialFolder, *, ended: bool, label: RunLabel | None = None) -> str:
+        """Bring the trial's run up to date and return its id.
+
+        ended: no process works in the folder any more. label: how the sweep calls a run that has to be made; None: as the trial
+        calls itself, which is what the first sweep that trained it called it.
+
+        A finished trial of which this folder has sent nothing, while there is a run of it, was trained elsewhere or before:
+        it is referred to.
+
+        Raises:
+            TrackingError: the server cannot be used; what was sent so far is remembered.
+            TrialError: the folder is not a trial's.
+        """
+        with _alone_with(folder), told(self._place):
+            result, sent = folder.result(), read_sent(folder, str(self._place))
+            if sent is None and result is not None:
+                first = self._find_anywhere(folder.spec().key, result)
+                if first is not None and not _is_ahead(first, result):
+                    return self.refer(sweep, folder.spec(), result, label=label)
+                if first is not None and first.data.tags.get("sweep") == sweep:
+                    return str(first.info.run_id)
+            run_id, owner = self._send_own(sweep, folder, ended=ended, label=label)
+            result = folder.result()
+            if owner != sweep and result is not None:  # begun by another sweep, in whose experiment its run stays
+                return self.refer(sweep, folder.spec(), result, label=label)
+            return run_id
+
+    def relabel(self, sweep: str, labels: Mapping[str, RunLabel]) -> None:
+        """Call the sweep's runs what its present plan calls them: key -> label.
+
+        Raises:
+            TrackingError: the server cannot be used.
+        """
+        with told(self._place):
+            relabel_runs(self._client, sweep, labels)
+
+    def note_rule(self, sweep: str, rule: str) -> None:
+        """Record which checkpoints the sweep keeps, for whoever cleans up.
+
+        Raises:
+            TrackingError: the server cannot be used.
+        """
+        with told(self._place):
+            self._client.set_experiment_tag(ensure_experiment(self._client, self._place, sweep), KEEP, rule)
+
+    def log_table(self, sweep: str, records: Sequence[EnsembleRecord]) -> list[str]:
+        """Record the fixed ensembles of the sweep's table; returns their runs' ids.
+
+        Raises:
+            TrackingError: the server cannot be used.
+        """
+        with told(self._place):
+            return log_table(self._client, self._place, sweep, records)
+
+    def refer(self, sweep: str, spec: TrialSpec, result: TrialResult, *, label: RunLabel | None = None) -> str:
+        """Show a trial that was done before in the sweep's experiment; its files stay with its first run. Returns the run's id.
+
+        Raises:
+            TrackingError: the server cannot be used.
+        """
+        folder = TrialFolder(self._place.trials / spec.key)
+        with told(self._place):
+            experiment = ensure_experiment(self._client, self._place, sweep)
+            own, first = self._find_current(experiment, result), self._find_anywhere(spec.key, result)
+            if folder.result() is not None and not tells(first, result):
+                # The sweep that trained it ended before its mirror did.
+                owner = first.data.tags.get("sweep", sweep) if first and not _is_ahead(first, result) else sweep
+                self._send_own(owner, folder, ended=True, label=label if owner == sweep else None)
+                own, first = self._find_current(experiment, result), self._find_anywhere(spec.key, result)
+            if own is not None and tells(own, result):
+                return str(own.info.run_id)
+            origin = {} if first is None else {"cached_from": str(first.info.run_id)}
+            if own is None:
+                tags = describe_trial(sweep, spec, deviation=result.deviation or "") | origin
+                new_id = self._create(experiment, spec, tags=tags, start_s=result.started_s, label=label)
+                return self._refer(new_id, spec, result, origin={}, known=set())
+            is_first = first is None or first.info.run_id == own.info.run_id
+            return self._refer(str(own.info.run_id), spec, result, origin={} if is_first else origin, known=set(own.data.params))
+
+    def _refer(
+        self, run_id: str, spec: TrialSpec, result: TrialResult, *, origin: Mapping[str, str], known: Collection[str]
+    ) -> str:
+        """Finish a run that refers to another: new, half written at a kill, or ended elsewhere. known: params that it has."""
+        self._log(run_id, points=[], params={}, tags=origin)
+        params = {name: value for name, value in make_params(spec).items() if name not in known}
+        tags = describe_result(result)
+        points, progress = continue_series(TrialFolder(self._place.trials / spec.key).events()[0], Progress())
+        self._log(run_id, points=points + headline(result, progress), params=params, tags=tags)
+        self._client.set_terminated(run_id, STATUS[result.state], round(result.ended_s * 1000))
+        return run_id
+
+    def find_abandoned(self, sweep: str, live_keys: Callable[[], Collection[str]]) -> list[str]:
+        """Keys of the sweep's RUNNING runs that nobody works on; those without a folder on this machine are closed here.
+
+        So are ensembles whose process was killed while it logged them.
+        """
+        with told(self._place):
+            experiment = find_experiment(self._client, sweep)
+            running = [] if experiment is None else search_runs(self._client, [experiment], "attributes.status = 'RUNNING'")
+            live = live_keys() if running else ()
+            here: list[str] = []
+            for run in running:
+                key = run.data.tags.get("key", "")
+                if run.data.tags.get("kind") == "ensemble":
+                    self._end_ensemble(run)
+                if run.data.tags.get("kind") != "trial" or key in live:
+                    continue
+                if (self._place.trials / key / "trial.json").exists():
+                    here.append(key)
+                elif (
+                    self._client.get_run(run.info.run_id).info.status == "RUNNING"
+                ):  # still: another machine may just have ended it
+                    self._stop(run.info.run_id)
+            return here
+
+    def _send_own(self, sweep: str, folder: TrialFolder, *, ended: bool, label: RunLabel | None) -> tuple[str, str]:
+        """Bring the folder's own run up to date: its id, and the sweep that it belongs to, which is ``sweep`` if it is new."""
+        sent = read_sent(folder, str(self._place)) or Sent(server=str(self._place), sweep=sweep)
+        if sent.deviation != (deviation := read_deviation(folder)):  # on other terms: a new run, told from the first epoch on
+            sent = Sent(server=sent.server, sweep=sent.sweep, deviation=deviation)
+        try:
+            return self._send(folder, sent, ended=ended, label=label if sent.sweep == sweep else None), sent.sweep
+        except MlflowException as error:
+            if error.error_code not in _GONE or sent.run_id is None:
+                raise
+        # The run that mirror.json remembers is gone (deleted by somebody, or another database): tell all of it anew.
+        sent = Sent(server=sent.server, sweep=sweep, deviation=deviation)
+        return self._send(folder, sent, ended=ended, label=label), sweep
+
+    def _send(self, folder: TrialFolder, sent: Sent, *, ended: bool, label: RunLabel | None) -> str:
+        spec, result = folder.spec(), folder.result()
+        events, offset = folder.events(sent.offset)
+        run_id = sent.run_id
+        if run_id is None:
+            run_id, sent = self._open(sent, spec, folder, label=label)
+            # at once: whoever looks on from another machine wants to know what is trained
+            sent = self._send_files(run_id, folder, sent.model_copy(update={"run_id": run_id}), names=("trial.json",))
+        points, progress = continue_series(events, Progress(sent.epoch, sent.best))
+        tags = {} if result else {"state": str(TrialState.WAITING if ended else TrialState.RUNNING), "reason": ""}
+        self._log(run_id, points=points, params={}, tags=describe_events(events) | tags)
+        sent = sent.model_copy(
+            update={"run_id": run_id, "offset": offset, "epoch": progress.epoch, "best": progress.best, "ended": False}
+        )
+        write_sent(folder, sent)
+        if ended or result:
+            sent = self._send_files(run_id, folder, sent)
+        if result:  # after the files: whoever finds the run COMPLETE finds them all
+            tags = describe_result(result)
+            self._log(run_id, points=headline(result, progress), params={}, tags=tags)
+            self._client.set_terminated(run_id, STATUS[result.state], round(result.ended_s * 1000))
+        elif ended:
+            self._stop(run_id, round(events[-1].time_s * 1000) if events else None)
+        elif not sent.running:
+            self._client.update_run(run_id, "RUNNING")  # a resumed attempt continues its run
+        write_sent(folder, sent.model_copy(update={"ended": result is not None, "running": not (ended or result)}))
+        return run_id
+
+    def _open(self, sent: Sent, spec: TrialSpec, folder: TrialFolder, *, label: RunLabel | None) -> tuple[str, Sent]:
+        """The trial's run, made if the server has none yet, and what was sent to it."""
+        experiment = ensure_experiment(self._client, self._place, sent.sweep)
+        run = make_current(self._client, experiment, spec.key, deviation=sent.deviation)
+        events, _ = folder.events()
+        if run is None:
+            started_s = events[0].time_s if events else (folder.path / "trial.json").stat().st_mtime
+            tags = describe_trial(sent.sweep, spec, deviation=sent.deviation)
+            run_id = self._create(experiment, spec, tags=tags, start_s=started_s, label=label)
+            self._log(run_id, points=[], params=make_params(spec), tags={})
+            return run_id, sent
+        missing = {name: value for name, value in make_params(spec).items() if name not in run.data.params}
+        self._log(run.info.run_id, points=[], params=missing, tags={})  # params cannot change: a path may differ here
+        history = self._client.get_metric_history(run.info.run_id, f"epoch/{HEADLINE}")
+        begun = pick_up_series([Point(one.key, one.value, one.timestamp, one.step) for one in history], events)
+        return str(run.info.run_id), sent.model_copy(update={"epoch": begun.epoch, "best": begun.best})
+
+    def _create(
+        self, experiment: str, spec: TrialSpec, *, tags: Mapping[str, str], start_s: float, label: RunLabel | None
+    ) -> str:
+        label = label or RunLabel(spec.name)
+        every = {**tags, **self._identity, **label.tags}
+        run = self._client.create_run(experiment, start_time=round(start_s * 1000), tags=every, run_name=label.name)
+        return str(run.info.run_id)
+
+    def _log(self, run_id: str, *, points: list[Point], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        """In as few batches as MLflow's limits allow."""
+        metrics = [Metric(point.key, point.value, point.time_ms, point.step) for point in points]
+        all_params = [Param(name, value) for name, value in params.items()]
+        all_tags = [RunTag(name, value) for name, value in tags.items()]
+        while metrics or all_params or all_tags:
+            self._client.log_batch(
+                run_id, metrics[:_METRICS_A_BATCH], all_params[:_OTHERS_A_BATCH], all_tags[:_OTHERS_A_BATCH], synchronous=True
+            )
+            metrics = metrics[_METRICS_A_BATCH:]
+            all_params, all_tags = all_params[_OTHERS_A_BATCH:], all_tags[_OTHERS_A_BATCH:]
+
+    def _send_files(self, run_id: str, folder: TrialFolder, sent: Sent, *, names: Collection[str] = ARTIFACTS) -> Sent:
+        """Upload what changed since it was uploaded last, remembering each file at once."""
+        for name in names:
+            path = folder.path / name
+            if path.exists() and (mark := mark_file(path)) != sent.artifacts.get(name):
+                self._client.log_artifact(run_id, str(path), os.path.dirname(name) or None)
+                sent = sent.model_copy(update={"artifacts": sent.artifacts | {name: mark}})
+                write_sent(folder, sent)
+        return sent
+
+    def _stop(self, run_id: str, end_ms: int | None = None) -> None:
+        """Mark a run whose trial waits to be resumed."""
+        self._log(run_id, points=[], params={}, tags={"state": str(TrialState.WAITING)})
+        self._client.set_terminated(run_id, "KILLED", end_ms)
+
+    def _end_ensemble(self, run: Run) -> None:
+        if time.time() - (run.info.start_time or 0) / 1000 > _ABANDONED_ENSEMBLE_S:
+            self._log(run.info.run_id, points=[], params={}, tags={"state": str(TrialState.FAILED), "current": "false"})
+            self._client.set_terminated(run.info.run_id, "KILLED")
+
+    def _find_current(self, experiment: str, result: TrialResult) -> Run | None:
+        return make_current(self._client, experiment, result.key, deviation=result.deviation or "")
+
+    def _find_anywhere(self, key: str, result: TrialResult) -> Run | None:
+        """The run that a trial was recorded as first, in whichever sweep; of several the one that ended with ``result``."""
+        experiments = [str(found.experiment_id) for found in all_experiments(self._client)]
+        runs = search_runs(self._client, experiments, f"tags.key = '{key}' and tags.kind = 'trial'")
+        firsts = [run for run in runs if "cached_from" not in run.data.tags]
+        return next((run for run in firsts if tells(run, result)), firsts[0] if firsts else None)
+
+
+def _alone_with(folder: TrialFolder) -> FileLock:
+    """Keeps out other mirrors of this machine, such as those of two dispatchers on one sweep: both would make the run."""
+    return FileLock(folder.path / "mirror.lock", thread_local=False)
+
+
+def tells(run: Run | None, result: TrialResult) -> bool:
+    """Whether all that the trial left is on the server: the state is the last that is sent."""
+    if run is None:
+        return False
+    tags = run.data.tags
+    return tags.get("state") == result.state and tags.get("attempt") == str(result.attempt)
+
+
+def _is_ahead(run: Run, result: TrialResult) -> bool:
+    """Whether another machine has done what failed here: its success stands."""
+    return run.data.tags.get("state") == TrialState.COMPLETE and result.state is not TrialState.COMPLETE
+
+
+def _describe_origin() -> dict[str, str]:
+    """Tags about who ran it and from which commit of the working directory."""
+    tags = {
+        "orchestrate_version": importlib.metadata.version("orchestrate"),
+        "mlflow.source.name": "orchestrate",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.user": getpass.getuser(),
+    }
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=5
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return tags  # not a repository, or no git: nothing to name
+    return tags | {"mlflow.source.git.commit": commit}

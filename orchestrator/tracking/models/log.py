@@ -1,0 +1,114 @@
+"""Checkpoints -> an MLflow model: a script, safetensors and the package that reads them; a folder, or logged to a run."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import mlflow.pyfunc
+import numpy as np
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
+from mlflow.models import Model, ModelSignature
+from mlflow.types import Schema, TensorSpec
+
+from orchestrator.tracking.client import connect
+from orchestrator.tracking.errors import told
+from orchestrator.tracking.location import Place
+
+MODEL_NAME = "segmentation"
+LIBRARIES = ("torch", "segmentation-models-pytorch", "timm", "safetensors", "numpy", "pydantic", "opencv-python-headless")
+"""What ``trainers`` imports to predict; MLflow adds itself."""
+_SCRIPT = Path(__file__).with_name("served_model.py")
+_IDENTITY = "orchestrate.identity"
+
+
+@dataclass(frozen=True)
+class ModelParts:
+    """What a logged model is made of.
+
+    members: folder that ``trainers.prediction.ensemble.save_members`` wrote; code: packages and modules that it needs besides installed
+    ones; in_channels: 1 or 3; size: (height, width) of the example; identity: the same for the same model.
+    """
+
+    members: Path
+    code: Sequence[Path]
+    in_channels: int
+    size: tuple[int, int]
+    identity: str
+
+
+def save_model(parts: ModelParts, folder: Path) -> None:
+    """Write the model as ``folder``, which must not exist; ``mlflow.pyfunc.load_model`` and ``mlflow models serve`` take it."""
+    _save(parts, folder, Model())
+
+
+def log_model(place: Place, run_id: str, parts: ModelParts) -> str:
+    """Log the model as an output of the run, once for the same identity; returns its URI, ``models:/m-...``.
+
+    Raises:
+        TrackingError: the server cannot be used.
+    """
+    client = connect(place)
+    with told(place):
+        run = client.get_run(run_id)
+        experiment = run.info.experiment_id
+        known = _find(client, experiment, parts.identity)
+        if known is not None:
+            return str(known.model_uri)
+        tags = {_IDENTITY: parts.identity}
+        model = client.create_logged_model(experiment, MODEL_NAME, source_run_id=run_id, tags=tags, params=run.data.params)
+        status = LoggedModelStatus.FAILED
+        try:
+            with tempfile.TemporaryDirectory() as scratch:
+                folder = Path(scratch) / "model"
+                _save(parts, folder, _describe(model, run_id))
+                client.log_model_artifacts(model.model_id, str(folder))
+            client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+            status = LoggedModelStatus.READY
+        finally:
+            client.finalize_logged_model(model.model_id, status)
+        return str(model.model_uri)
+
+
+def _save(parts: ModelParts, folder: Path, model: Model) -> None:
+    mlflow.pyfunc.save_model(
+        str(folder),
+        python_model=str(_SCRIPT),
+        artifacts={"members": str(parts.members)},
+        code_paths=[str(path) for path in parts.code],
+        mlflow_model=model,
+        signature=_make_signature(parts.in_channels),
+        input_example=np.zeros((1, *parts.size, *_channel_axis(parts.in_channels)), np.uint8),
+        pip_requirements=list_requirements(),
+    )
+
+
+def _describe(model: LoggedModel, run_id: str) -> Model:
+    return Model(artifact_path=model.artifact_location, model_uuid=model.model_id, run_id=run_id, model_id=model.model_id)
+
+
+def _make_signature(in_channels: int) -> ModelSignature:
+    uint8 = np.dtype(np.uint8)
+    images = TensorSpec(uint8, (-1, -1, -1, *_channel_axis(in_channels)))
+    return ModelSignature(inputs=Schema([images]), outputs=Schema([TensorSpec(uint8, (-1, -1, -1))]))
+
+
+def _channel_axis(in_channels: int) -> tuple[int, ...]:
+    """Gray pictures come without an axis for it."""
+    return () if in_channels == 1 else (in_channels,)
+
+
+def list_requirements() -> list[str]:
+    """The installed versions, without the local part (``+cu128``), which no registry has."""
+    return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in LIBRARIES]
+
+
+def _find(client: MlflowClient, experiment: str, identity: str) -> LoggedModel | None:
+    """A model of that identity that was logged completely."""
+    found = client.search_logged_models([experiment], f"tags.`{_IDENTITY}` = '{identity}'")
+    return next((model for model in found if model.status == LoggedModelStatus.READY), None)

@@ -1,0 +1,69 @@
+"""Trials that another machine has finished: found by their keys on the server, entered into this machine's trial folders."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from orchestrator.launchers.worker.main import is_worked_on
+from orchestrator.state.home import Home
+from orchestrator.state.trial import checkpoint
+from orchestrator.state.trial import folder as removals
+from orchestrator.state.trial.records import FLIPS_FILES, TrialFolder, TrialSpec
+from orchestrator.tracking.location import Place
+from orchestrator.tracking.reader.runs import RunReader
+
+_log = logging.getLogger(__name__)
+
+FILES = ("confusions.npz", "progress.jsonl", "result.json")
+"""What ranking and the search need, the result last; predictions and weights are fetched when they are asked for."""
+
+_COURSE = "progress.jsonl"
+"""Pruners and charts want it; a result without it, as earlier versions have sent it, is a result."""
+
+_OF_ATTEMPT = (
+    "mirror.json", "progress.jsonl", "result.json", "last.pt", checkpoint.FILE, checkpoint.ELSEWHERE, "best.safetensors",
+    "confusions.npz",
+    "predictions.json", "predictions.zst", "predictions.labels.zst", "predictions.u16.zst", "samples.png",
+    *FLIPS_FILES, removals.FILE,
+)  # fmt: skip
+"""What an attempt of this machine may have left, which is not the adopted trial's."""
+
+
+def adopt_finished(home: Home, specs: Iterable[TrialSpec]) -> list[str]:
+    """Fetch the results of those trials that are COMPLETE on the server; returns their keys.
+
+    A trial of which the server lacks a file is left to be trained, and so is one that a process of this machine works on.
+
+    Raises:
+        TrackingError: the server cannot be reached.
+        TrialError: a folder holds another trial.
+    """
+    by_key = {spec.key: spec for spec in specs}
+    reader = RunReader(Place.of(home))
+    adopted: list[str] = []
+    for key, run in reader.find_finished(by_key).items():
+        folder = TrialFolder(home.trial_folder(key))
+        if is_worked_on(folder):
+            continue
+        found = {name: reader.find_file(run, name, home.cache / "files", from_folder=False) for name in FILES}
+        missing = [name for name, path in found.items() if path is None and name != _COURSE]
+        if missing:
+            _log.warning("%s is COMPLETE on the server, which has no %s of it: it is trained again", run.name, missing[0])
+            continue
+        _enter(folder, by_key[key], {name: path for name, path in found.items() if path is not None})
+        adopted.append(key)
+    return adopted
+
+
+def _enter(folder: TrialFolder, spec: TrialSpec, files: dict[str, Path]) -> None:
+    """Make ``folder`` the finished trial's; without mirror.json the mirror refers to the run that it came from."""
+    folder.create(spec)
+    for name in _OF_ATTEMPT:
+        (folder.path / name).unlink(missing_ok=True)
+    for name, fetched in files.items():
+        scratch = folder.path / f".{name}.adopted"
+        shutil.copyfile(fetched, scratch)
+        scratch.replace(folder.path / name)

@@ -1,0 +1,132 @@
+"""What a tracking server has of each experiment, kept on this machine: only what is new is asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from orchestrator.tracking.change_marks import WRITTEN, list_beginnings
+from orchestrator.tracking.location import Place
+from orchestrator.tracking.reader.row import RunRow
+from orchestrator.tracking.reader.source import RunSource
+
+INDEX_VERSION = 2
+
+SKEW_S = 900.0
+"""By which the clocks of those who write may differ from this machine's."""
+
+SAVE_S = 300.0
+"""After which a file is written although it tells nothing new: so long is asked for again, and thousands of runs take a while."""
+
+WHOLE_S = 6 * 3600.0
+"""After which everything is read anew: what people change by hand on MLflow's page leaves no mark."""
+
+
+@dataclass
+class _Known:
+    """What is known of an experiment, by the runs' ids. read_s: when it was asked for last; whole_s: when all of it was."""
+
+    rows: dict[str, RunRow] = field(default_factory=dict)
+    deleted: set[str] = field(default_factory=set)
+    read_s: float = 0.0
+    whole_s: float = 0.0
+    saved_s: float = 0.0
+    """The read_s that its file has."""
+    is_new: bool = False
+    """Something is not as its file has it."""
+
+
+class RunIndex:
+    """The runs of experiments, from a file for each and what the server has more. Any number of processes may use one folder."""
+
+    def __init__(self, place: Place, source: RunSource, folder: Path) -> None:
+        self._source = source
+        self._folder = folder / hashlib.sha256(place.uri.encode()).hexdigest()[:12]
+
+    def read(self, experiments: Sequence[str]) -> list[RunRow]:
+        """Every run of these experiments that is not deleted.
+
+        Raises:
+            What the source raises where the server cannot be used.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self._folder / "lock"):
+            now_s = time.time()
+            known = {experiment: self._load(experiment, now_s) for experiment in experiments}
+            if self._has_lost_runs(known.values()):
+                known = {experiment: _Known() for experiment in experiments}
+            self._read_whole({experiment: found for experiment, found in known.items() if not found.read_s}, now_s)
+            self._read_new({experiment: found for experiment, found in known.items() if found.read_s < now_s}, now_s)
+            for experiment, found in known.items():
+                if found.is_new or now_s - found.saved_s > SAVE_S:
+                    self._save(experiment, found)
+        return [row for found in known.values() for row in found.rows.values()]
+
+    def _has_lost_runs(self, known: Iterable[_Known]) -> bool:
+        """Whether the run that was written last is gone, as on a server that was restored from a backup."""
+        rows = [row for found in known for row in found.rows.values()]
+        newest = max(rows, key=lambda row: row.tags.get(WRITTEN, ""), default=None)
+        return newest is not None and self._source.find_run(newest.run_id) is None
+
+    def _read_whole(self, known: dict[str, _Known], now_s: float) -> None:
+        if not known:
+            return
+        for row in self._source.search(list(known)):
+            known[row.experiment_id].rows[row.run_id] = row
+        for row in self._source.search(list(known), is_deleted=True):
+            known[row.experiment_id].deleted.add(row.run_id)
+        for found in known.values():
+            found.read_s = found.whole_s = now_s
+            found.is_new = True
+
+    def _read_new(self, known: dict[str, _Known], now_s: float) -> None:
+        if not known:
+            return
+        since_s = min(found.read_s for found in known.values())
+        beginnings = list_beginnings(since_s - SKEW_S, now_s + SKEW_S)
+        assert beginnings is not None, "everything is read anew before that"
+        for beginning in beginnings:
+            for row in self._source.search(list(known), f"tags.{WRITTEN} LIKE '{beginning}%'"):
+                found = known[row.experiment_id]
+                found.is_new |= found.rows.get(row.run_id) != row
+                found.rows[row.run_id] = row
+        deleted: dict[str, set[str]] = {experiment: set() for experiment in known}
+        for row in self._source.search(list(known), is_deleted=True):
+            deleted[row.experiment_id].add(row.run_id)
+        for experiment, found in known.items():
+            for run_id in found.deleted - deleted[experiment]:
+                if (restored := self._source.find_run(run_id)) is not None:
+                    found.rows[run_id] = restored
+            for run_id in deleted[experiment]:
+                found.rows.pop(run_id, None)
+            found.is_new |= found.deleted != deleted[experiment]
+            found.deleted, found.read_s = deleted[experiment], now_s
+
+    def _load(self, experiment: str, now_s: float) -> _Known:
+        """What the experiment's file says; nothing where there is none, or where it is damaged, another version's or old."""
+        try:
+            document: dict[str, Any] = json.loads(self._file(experiment).read_bytes())
+            if document["version"] != INDEX_VERSION or not 0 <= now_s - document["whole_s"] < WHOLE_S:
+                return _Known()
+            rows = {row["run_id"]: RunRow(**row) for row in document["rows"]}
+            return _Known(rows, set(document["deleted"]), document["read_s"], document["whole_s"], saved_s=document["read_s"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return _Known()
+
+    def _save(self, experiment: str, known: _Known) -> None:
+        rows = [vars(row) for row in known.rows.values()]
+        document = {"version": INDEX_VERSION, "read_s": known.read_s, "whole_s": known.whole_s, "deleted": sorted(known.deleted)}
+        scratch = self._folder / f".{experiment}.{os.getpid()}"
+        scratch.write_text(json.dumps(document | {"rows": rows}), encoding="utf-8")
+        scratch.replace(self._file(experiment))
+
+    def _file(self, experiment: str) -> Path:
+        return self._folder / f"{experiment}.json"

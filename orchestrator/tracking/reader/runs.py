@@ -1,0 +1,220 @@
+"""Runs -> rows for the leaderboard, a trial's files wherever it was trained, finished trials; and ensembles as runs."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from orchestrator.errors import TrackingError, TrialError
+from orchestrator.state.trial.checkpoint import mark_file
+from orchestrator.state.trial.records import FLIPS, TrialFolder, TrialState, write_atomically
+from orchestrator.tracking.errors import told
+from orchestrator.tracking.location import Place
+from orchestrator.tracking.reader.index import RunIndex
+from orchestrator.tracking.reader.row import RunRow
+from orchestrator.tracking.reader.source import open_source
+from orchestrator.tracking.tags import ROW, EnsembleRecord
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_LOCK = ".lock"
+_ENDED = "ended"
+"""Beside fetched files: when the result that they are of had ended. A trial that is trained again keeps its run."""
+
+
+class RunReader:
+    """Reads runs of one tracking place. Used by one thread."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._source = open_source(place)
+        self._index = None if place.index is None or place.is_database else RunIndex(place, self._source, place.index)
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        """For files and what is written; made when it is needed first, for importing mlflow takes seconds."""
+        from orchestrator.tracking.client import connect
+
+        return connect(self._place)
+
+    @property
+    def place(self) -> Place:
+        return self._place
+
+    def list_runs(self, sweeps: Sequence[str] = ()) -> list[RunRow]:
+        """Current runs of trials, of the sweeps named or of all, in the order of their start.
+
+        Raises:
+            TrackingError: the server cannot be used, or has no such sweep.
+        """
+        with told(self._place):
+            return self._list_current("trial", sweeps)
+
+    def list_ensembles(self, sweeps: Sequence[str] = ()) -> list[RunRow]:
+        """Current runs of ensembles, fixed or chosen, of the sweeps named or of all, in the order of their start.
+
+        Raises:
+            TrackingError: the server cannot be used, or has no such sweep.
+        """
+        with told(self._place):
+            return self._list_current("ensemble", sweeps)
+
+    def list_table_ensembles(self, sweep: str) -> list[RunRow]:
+        """Those of a sweep that are rows of its table.
+
+        Raises:
+            TrackingError: the server cannot be used, or has no such sweep.
+        """
+        return [row for row in self.list_ensembles([sweep]) if ROW in row.tags]
+
+    def latest_sweep(self) -> str | None:
+        """The sweep whose trial started last."""
+        with told(self._place):
+            latest = self._source.find_latest(self._experiments(()), "tags.kind = 'trial'")
+            return latest.sweep if latest is not None else None
+
+    def find_finished(self, keys: Iterable[str]) -> dict[str, RunRow]:
+        """The runs under which trials are COMPLETE, on whatever machine and in whatever sweep; keys without one are left out."""
+        with told(self._place):
+            wanted = frozenset(keys)
+            rows = self._list_complete() if wanted else []
+            found: dict[str, RunRow] = {}
+            for row in sorted(rows, key=lambda row: "cached_from" in row.tags):
+                if row.key in wanted:
+                    found.setdefault(row.key, row)
+            return found
+
+    def fetch(self, run: RunRow, name: str, cache: Path, *, from_folder: bool = True) -> Path:
+        """A file of the run's trial: from its folder on this machine, unless that will not do, else from the server, once for
+        each of its results.
+
+        Raises:
+            TrackingError: neither has it.
+        """
+        path = self.find_file(run, name, cache, from_folder=from_folder)
+        if path is None:
+            raise TrackingError(
+                f"{self._place}: run {run.files_run_id} ({run.name}) has no file {name}. Was its artifact folder removed, or "
+                "does it lie on another machine? Run the sweep again to train the trial anew."
+            )
+        return path
+
+    def find_file(self, run: RunRow, name: str, cache: Path, *, from_folder: bool = True) -> Path | None:
+        """As ``fetch``, but None where the run has no such file. from_folder: whether this machine's trial folder will do.
+
+        name: with its folder before it, where it lies in one.
+
+        Raises:
+            TrackingError: the server cannot be used.
+        """
+        local = TrialFolder(self._place.trials / run.key)
+        if from_folder and (local.path / name).exists() and _is_of(local, run):
+            return local.path / name
+        fetched = cache / run.files_run_id
+        target = fetched / name
+        if _is_current(fetched, run) and target.exists():
+            return target
+        _make_current(fetched, run)
+        with told(self._place):
+            if name not in self._source.list_files(run.files_run_id, os.path.dirname(name)):
+                return None
+            target.parent.mkdir(exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=fetched) as scratch:
+                Path(self._client.download_artifacts(run.files_run_id, name, scratch)).replace(target)
+        return target
+
+    def has_file_here(self, run: RunRow, name: str, cache: Path) -> bool:
+        """Whether ``find_file`` would ask no server."""
+        fetched = cache / run.files_run_id
+        return (self._place.trials / run.key / name).exists() or (_is_current(fetched, run) and (fetched / name).exists())
+
+    def mark_own_file(self, run: RunRow, name: str) -> str | None:
+        """What tells a file of the trial's folder on this machine from others under its name; None where it has none."""
+        try:
+            return mark_file(f"{self._place.trials}/{run.key}/{name}")  # of thousands; a Path takes longer than to look
+        except OSError:
+            return None
+
+    def log_ensemble(self, sweep: str, record: EnsembleRecord) -> str:
+        """Record an ensemble as a run of the sweep's experiment, once for the same document; returns the run's id."""
+        from orchestrator.tracking.mirror.ensembles import log_ensemble
+
+        with told(self._place):
+            return log_ensemble(self._client, self._place, sweep, record)
+
+    def experiment_id(self, sweep: str) -> str:
+        """The id of the sweep's experiment.
+
+        Raises:
+            TrackingError: there is none.
+        """
+        with told(self._place):
+            return self._experiments([sweep])[0]
+
+    def _list_complete(self) -> list[RunRow]:
+        """All at once: MLflow 3.17 knows no IN for tags, and a search a key is a round trip a key."""
+        if self._index is not None:
+            ours = [e.experiment_id for e in self._source.list_experiments() if e.tags.get("orchestrate") == "sweep"]
+            return [r for r in self._index.read(ours) if r.tags.get("kind") == "trial" and r.state == TrialState.COMPLETE]
+        query = "tags.state = 'COMPLETE' and tags.kind = 'trial'"
+        return self._source.search(self._experiments(()), query)
+
+    def _list_current(self, kind: str, sweeps: Sequence[str]) -> list[RunRow]:
+        experiments = self._experiments(sweeps)
+        if self._index is not None:
+            rows = [r for r in self._index.read(experiments) if r.tags.get("kind") == kind and r.tags.get("current") == "true"]
+        else:
+            query = f"tags.kind = '{kind}' and tags.current = 'true'"
+            rows = self._source.search(experiments, query)
+        return sorted(rows, key=lambda row: (row.start_s, row.run_id))
+
+    def _experiments(self, sweeps: Sequence[str]) -> list[str]:
+        if not sweeps:
+            return [e.experiment_id for e in self._source.list_experiments()]
+        found = {sweep: self._source.find_experiment(sweep) for sweep in sweeps}
+        missing = [sweep for sweep, experiment in found.items() if experiment is None]
+        if missing:
+            known = sorted(e.name for e in self._source.list_experiments() if e.tags.get("orchestrate") == "sweep")
+            raise TrackingError(
+                f"{self._place}: has no sweep {', '.join(missing)}. Known: {', '.join(known) or 'none yet'}. "
+                "Run `orchestrate sweep FILE` first, or point MLFLOW_TRACKING_URI at the server that has it."
+            )
+        return [experiment for experiment in found.values() if experiment is not None]
+
+
+def _is_current(fetched: Path, run: RunRow) -> bool:
+    """Whether what lies in ``fetched`` is of the run's present result."""
+    try:
+        return (fetched / _ENDED).read_text(encoding="utf-8") == str(run.end_ms)
+    except FileNotFoundError:
+        return False
+
+
+def _make_current(fetched: Path, run: RunRow) -> None:
+    """Make place for files of the run's present result: those of an earlier one go."""
+    fetched.mkdir(parents=True, exist_ok=True)
+    with FileLock(fetched / _LOCK):
+        if _is_current(fetched, run):
+            return
+        for path in (*fetched.iterdir(), *fetched.glob(f"{FLIPS}/*")):
+            if path.is_file() and path.name != _LOCK:
+                path.unlink()
+        write_atomically(fetched / _ENDED, str(run.end_ms))
+
+
+def _is_of(folder: TrialFolder, run: RunRow) -> bool:
+    """Whether the folder is of the run's trial, and of no earlier result than the run's, as one that was adopted may be."""
+    try:
+        result = folder.result()
+        if result is not None and run.state == TrialState.COMPLETE and round(result.ended_s * 1000) < (run.end_ms or 0):
+            return False
+        return folder.spec().key == run.key
+    except TrialError:
+        return False  # another version's folder: the server's copy is read instead

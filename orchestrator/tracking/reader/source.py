@@ -1,0 +1,77 @@
+"""Where runs are read from: a tracking server by its REST interface, or whatever place MLflow's own client can use."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from orchestrator.tracking.location import Place
+from orchestrator.tracking.reader.row import RunRow
+
+_NEEDS_CLIENT = (
+    "MLFLOW_TRACKING_AUTH",
+    "MLFLOW_TRACKING_AWS_SIGV4",
+    "MLFLOW_TRACKING_CLIENT_CERT_PATH",
+    "MLFLOW_TRACKING_INSECURE_TLS",
+    "MLFLOW_TRACKING_SERVER_CERT_PATH",
+    "MLFLOW_WORKSPACE",
+)
+"""Ways to reach a server that only MLflow's client has (mlflow/utils/credentials.py, rest_utils.py)."""
+
+
+@dataclass(frozen=True)
+class ExperimentRow:
+    """One experiment that is not deleted."""
+
+    experiment_id: str
+    name: str
+    tags: dict[str, str]
+
+
+class RunSource(Protocol):
+    """Reads of runs and experiments; what cannot be read is raised as it comes (telling.py explains it). Used by one thread."""
+
+    def list_experiments(self) -> list[ExperimentRow]:
+        """All that are not deleted, whoever made them."""
+
+    def find_experiment(self, name: str) -> str | None:
+        """The id of an experiment, deleted or not."""
+
+    def search(self, experiments: Sequence[str], query: str = "", *, is_deleted: bool = False) -> list[RunRow]:
+        """Every run that fits, of those that are deleted or of those that are not."""
+
+    def find_latest(self, experiments: Sequence[str], query: str) -> RunRow | None:
+        """Of the runs that fit and are not deleted the one that was started last."""
+
+    def find_run(self, run_id: str) -> RunRow | None:
+        """A run, deleted or not; None where there is none."""
+
+    def list_files(self, run_id: str, folder: str = "") -> list[str]:
+        """The files that a run holds at its top, or in one of its folders, those in folders below left out: ``folder/name``."""
+
+
+def open_source(place: Place) -> RunSource:
+    """The quickest that can be used: importing mlflow takes longer than to ask a server for what is new.
+
+    Raises:
+        TrackingError: the place cannot be used.
+    """
+    if place.is_server and not _needs_client(os.environ):
+        from orchestrator.tracking.reader.rest import RestSource
+
+        return RestSource(place)
+    from orchestrator.tracking.reader.mlflow_client import ClientSource
+
+    return ClientSource(place)
+
+
+def _needs_client(environment: Mapping[str, str]) -> bool:
+    return (
+        any(environment.get(name) for name in _NEEDS_CLIENT)
+        or (Path.home() / ".mlflow" / "credentials").exists()
+        or bool(importlib.metadata.entry_points(group="mlflow.request_header_provider"))
+    )

@@ -1,0 +1,121 @@
+"""MLflow's page as a leaderboard: its address sorted by the figure of merit, and a server to show it from a local database."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import webbrowser
+from dataclasses import dataclass
+from urllib.parse import quote, urlencode
+
+from orchestrator.errors import TrackingError
+from orchestrator.tracking.location import Place
+from orchestrator.tracking.mirror.run_data import HEADLINE
+
+_START_TIMEOUT_S = 120
+
+
+@dataclass
+class Page:
+    """A sweep's page and, where the records are in a database, the server that shows it until ``close``."""
+
+    url: str
+    process: subprocess.Popen[bytes] | None = None
+
+    def wait(self) -> None:
+        """Until the server ends; returns at once where it is not ours."""
+        if self.process is not None:
+            self.process.wait()
+
+    def close(self) -> None:
+        """End the server, if it is ours."""
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait()
+
+
+def open_page(place: Place, sweep: str | None = None, *, port: int = 0, browse: bool = True) -> Page:
+    """Show a sweep (default: the latest) in MLflow, sorted by val/miou, best first.
+
+    port: of the server on 127.0.0.1 for a local database; 0 takes a free one. browse: open a browser where there is a screen.
+
+    Raises:
+        TrackingError: the records cannot be read, there is no such sweep, or no server can be started.
+    """
+    from orchestrator.tracking.reader.runs import RunReader  # imports mlflow, which takes seconds
+
+    reader = RunReader(place)
+    wanted = sweep or reader.latest_sweep()
+    experiment = reader.experiment_id(wanted) if wanted else None
+    process = None
+    base = place.uri
+    if place.is_database:
+        process, base = _start_server(place, port or _free_port())
+    page = Page(make_url(base, experiment), process)
+    if browse and _has_screen():
+        webbrowser.open(page.url)
+    return page
+
+
+def make_url(base: str, experiment: str | None) -> str:
+    """The address of an experiment's table, best val/miou first; of the front page where there is no experiment.
+
+    The page takes its order from these fields only if they are given in full (mlflow 3.17, useExperimentPageSearchFacets).
+    """
+    if experiment is None:
+        return base.rstrip("/")
+    query = {
+        "searchFilter": "",
+        "orderByKey": f"metrics.`{HEADLINE}`",
+        "orderByAsc": "false",
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "modelVersionFilter": "All Runs",
+        "datasetsFilter": "W10=",  # base64 of an empty list
+        "compareRunsMode": "TABLE",
+        "workflowType": "machine_learning",
+    }
+    return f"{base.rstrip('/')}/#/experiments/{experiment}/runs?{urlencode(query, quote_via=quote)}"
+
+
+def _start_server(place: Place, port: int) -> tuple[subprocess.Popen[bytes], str]:
+    """The database's address goes through the environment: it may hold a password."""
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    environment = os.environ | {
+        "MLFLOW_BACKEND_STORE_URI": place.uri,
+        "MLFLOW_ARTIFACTS_DESTINATION": str(place.artifacts),
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # for LLM evaluations: processes and seconds that a table does not need
+    }
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    base = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(base + "/health", timeout=5):
+                return process, base
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    process.kill()
+    raise TrackingError(
+        f"mlflow server on {base}: did not come up ({'ended' if process.returncode else 'no answer'}). Is port {port} taken? "
+        f"Try another, or run `mlflow server --backend-store-uri {place}` to see what it says."
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _has_screen() -> bool:
+    """A browser that would take over the terminal is none."""
+    return sys.platform in {"darwin", "win32"} or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

@@ -1,0 +1,149 @@
+"""Prepared pictures -> batches of an epoch, in an order and with augmentations that depend on (seed, epoch, picture) alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from trainers.config import TrainConfig
+from trainers.data import SplitData
+from trainers.data.checks import resize_image, resize_mask
+from trainers.loader.augment import Augmentation, build_augmentation
+from trainers.loader.sampling import Samples, count_occurrences, list_samples
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Request:
+    """One batch: (B,) pictures, how often each was asked for before in this epoch, and which augmentation it gets."""
+
+    epoch: int
+    indices: Indices
+    occurrences: Indices
+    augmentations: Indices
+
+
+class TrainBatches:
+    """Batches of the training part; a batch is (images (B, H, W, C) uint8, masks (B, H, W) uint8).
+
+    H and W are ``input_size`` where there is one. Every sample is seen once an epoch, or drawn by its weight. A last batch of
+    one, which batch norm over 1x1 features cannot take, joins the one before. With ``num_loaders`` processes the result is the
+    same as without.
+
+    Raises:
+        ConfigError: sampling names a class that does not exist, or an augmentation cannot be built.
+    """
+
+    def __init__(self, data: SplitData, config: TrainConfig, *, seed: int, num_loaders: int) -> None:
+        samples = list_samples(data, config.sampling)
+        self.num_samples = len(samples.indices)
+        self._requests = _Requests(samples, config.batch_size, seed)
+        self._loader: DataLoader[Any] = DataLoader(
+            _Pictures(data, config, seed),
+            sampler=self._requests,
+            batch_size=None,  # a request is a whole batch: one copy out of the memory map instead of one a picture
+            num_workers=num_loaders,
+            pin_memory=num_loaders > 0 and torch.cuda.is_available(),
+            persistent_workers=num_loaders > 0,
+            worker_init_fn=_heed_parent_alone if num_loaders > 0 else None,
+            multiprocessing_context="fork" if num_loaders > 0 else None,  # nothing is imported or copied again
+            generator=torch.Generator(),  # else each epoch would take a number from the global one
+        )
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        self._requests.epoch = number
+        return iter(self._loader)
+
+
+class _Requests:
+    """What the loader is asked for, batch by batch, in the current epoch."""
+
+    def __init__(self, samples: Samples, batch_size: int, seed: int) -> None:
+        self._samples = samples
+        self._batch_size = batch_size
+        self._seed = seed
+        self.epoch = 1
+
+    def __len__(self) -> int:
+        return len(split_batches(self._samples.indices, self._batch_size))
+
+    def __iter__(self) -> Iterator[_Request]:
+        order = self._samples.draw(np.random.default_rng([self._seed, self.epoch]))
+        indices, augmentations = self._samples.indices[order], self._samples.augmentations[order]
+        occurrences = count_occurrences(indices)
+        for batch in split_batches(np.arange(len(order)), self._batch_size):
+            yield _Request(self.epoch, indices[batch], occurrences[batch], augmentations[batch])
+
+
+class _Pictures(Dataset[tuple[Tensor, Tensor]]):
+    def __init__(self, data: SplitData, config: TrainConfig, seed: int) -> None:
+        self._images = data.data.images
+        self._masks = data.data.masks
+        self._size = config.input_size
+        self._augmentations = _build_augmentations(config)
+        self._seed = seed
+
+    def __getitem__(self, request: _Request) -> tuple[Tensor, Tensor]:
+        images, masks = self._images[request.indices], self._masks[request.indices]
+        if self._size is not None:
+            images = np.stack([resize_image(image, self._size) for image in images])
+            masks = np.stack([resize_mask(mask, self._size) for mask in masks])
+        for i, (index, occurrence, number) in enumerate(
+            zip(request.indices.tolist(), request.occurrences.tolist(), request.augmentations.tolist(), strict=True)
+        ):
+            augmentation = self._augmentations[number]
+            if augmentation is not None:
+                again = (occurrence,) if occurrence else ()
+                seed = sample_seed(self._seed, request.epoch, index, *again)
+                images[i], masks[i] = augmentation(images[i], masks[i], seed)
+        return torch.from_numpy(images), torch.from_numpy(masks)
+
+
+def _heed_parent_alone(_loader: int) -> None:
+    """End this process by SIGTERM only if its parent sent it (Linux).
+
+    A scheduler that ends a job sends it to all processes of the job: a training that is to end its epoch needs its loaders.
+    """
+    if not hasattr(signal, "sigwaitinfo"):
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+
+    def end() -> None:
+        while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=end, name="heed-parent", daemon=True).start()
+
+
+def _build_augmentations(config: TrainConfig) -> list[Augmentation | None]:
+    """The training's own, then that of each repetition; None where pictures stay as they are."""
+    named = [config.augmentation, *(repeat.augmentation or "none" for repeat in config.sampling.repeat)]
+    return [None if augmentation == "none" else build_augmentation(augmentation) for augmentation in named]
+
+
+def split_batches(order: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
+    """Cut (N,) indices into batches of ``batch_size``; a last one of a single index joins the one before it."""
+    starts = list(range(0, len(order), batch_size))
+    if len(starts) > 1 and len(order) - starts[-1] == 1:
+        starts.pop()
+    return np.split(order, starts[1:])
+
+
+def sample_seed(*parts: int) -> int:
+    """Mix integers >= 0 into one seed of 64 bits."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])

@@ -1,0 +1,195 @@
+"""Checkpoints with weights, loaded once -> one mask a picture: the argmax of a mean of their stored probabilities."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from trainers.config import Config, Flips, TrainConfig
+from trainers.data.checks import resize_image
+from trainers.device import Device, choose_device
+from trainers.errors import ConfigError
+from trainers.prediction.means import Mean, to_addends
+from trainers.prediction.predict import load_checkpoint, predict_batch, quantize, read_metadata
+
+MEMBERS_FILE = "members.json"
+MAX_PIXELS = 2**23
+"""Of what is predicted at once, as 32 pictures of 512x512 have, whatever batches the members were trained with."""
+MAX_TOTAL = 2**24
+"""Sum of the weights, so that 255 times as much is an exact uint32, and 65,535 times as much an int64."""
+MAX_DENOMINATOR = 1000
+"""Of a weight as a fraction; weights are logged with six digits."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A checkpoint and its whole-numbered weight. size: (height, width) that its training brought every picture to; flips: mirror
+    images that it is averaged over, None: as it was validated.
+    """
+
+    checkpoint: Path
+    weight: int = 1
+    size: tuple[int, int] | None = None
+    flips: Flips | None = None
+
+
+class Ensemble:
+    """Members on one device, ready to predict; a single model is an ensemble of one. Used by one thread.
+
+    The arithmetic is that of the selection: probabilities quantized to 0..255, summed as whole numbers, on ties the lowest class.
+    So the pictures that an ensemble was chosen on get the masks that it was chosen for. Where the batch or the number of threads
+    is another than in training, a network's last bits are others too: in float32 on the CPU, 0 to 76 of 1.6 million quantized
+    values were then off by one.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        *,
+        mean: Mean = "arithmetic",
+        device: str | None = None,
+        flips: Flips | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        """Load the members. flips, batch_size: of all members; None takes each one's own, or what it was validated with.
+
+        Raises:
+            ConfigError: a checkpoint cannot be loaded, or they do not fit each other.
+        """
+        facts = [read_metadata(member.checkpoint) for member in members]
+        self.in_channels: int = _check_same(members, [fact["in_channels"] for fact in facts], "input channels")
+        self.num_classes: int = _check_same(members, [fact["num_classes"] for fact in facts], "classes")
+        if not 0 < sum(member.weight for member in members) <= MAX_TOTAL or min(member.weight for member in members) < 0:
+            raise ConfigError(f"weights {[member.weight for member in members]}: expected 0 or more, 1 to {MAX_TOTAL} in all")
+        self._mean = mean
+        configs = [TrainConfig.model_validate(fact["config"]) for fact in facts]
+        self._members = [
+            _load(member, config, device=device, flips=flips, batch_size=batch_size)
+            for member, config in zip(members, configs, strict=True)
+        ]
+
+    def batch_size(self, size: tuple[int, int]) -> int:
+        """How many pictures of this size (height, width) are predicted at once: whole batches of every member, if that is few."""
+        return max(1, min(math.lcm(*(member.batch_size for member in self._members)), MAX_PIXELS // math.prod(size)))
+
+    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Classes (N, H, W) uint8 of images (N, H, W, in_channels) uint8 of any N, H and W."""
+        masks = np.empty(images.shape[:3], np.uint8)
+        step = self.batch_size((images.shape[1], images.shape[2]))
+        for start in range(0, len(images), step):
+            masks[start : start + step] = self._sum(images[start : start + step]).argmax(axis=1)
+        return masks
+
+    def _sum(self, images: NDArray[np.uint8]) -> NDArray[np.integer]:
+        """Weighted sums (B, C, H, W) of what the members' quantized probabilities add to a mean of this kind."""
+        number = np.uint32 if self._mean == "arithmetic" else np.int64
+        sums = np.zeros((len(images), self.num_classes, *images.shape[1:3]), number)
+        for member in self._members:
+            for start in range(0, len(images), member.batch_size):
+                part = slice(start, start + member.batch_size)
+                sums[part] += number(member.weight) * to_addends(quantize(member.predict(images[part]).cpu().numpy()), self._mean)
+        return sums
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    network: nn.Module
+    device: Device
+    weight: int
+    size: tuple[int, int] | None
+    flips: Flips
+    batch_size: int
+
+    def predict(self, images: NDArray[np.uint8]) -> Tensor:
+        """Probabilities (B, C, H, W) float32 of (B, H, W, C) uint8, computed at the size that the member was trained at."""
+        full = images.shape[1:3]
+        if self.size is None or self.size == full:
+            return predict_batch(self.network, images, self.device, flips=self.flips)
+        small = np.stack([resize_image(image, self.size) for image in images])
+        probabilities = predict_batch(self.network, small, self.device, flips=self.flips)
+        return F.interpolate(probabilities, full, mode="bilinear")
+
+
+def to_whole_weights(weights: Sequence[float]) -> tuple[int, ...]:
+    """The smallest whole numbers in the proportions of ``weights``: thirds become 1, 1, 1.
+
+    Raises:
+        ConfigError: there are none small enough.
+    """
+    fractions = [Fraction(weight).limit_denominator(MAX_DENOMINATOR) for weight in weights]
+    denominator = math.lcm(*(fraction.denominator for fraction in fractions))
+    whole = [int(fraction * denominator) for fraction in fractions]
+    divisor = math.gcd(*whole)
+    if divisor == 0 or min(whole) < 0 or sum(whole) // divisor > MAX_TOTAL:
+        raise ConfigError(f"weights {list(weights)}: expected simple fractions of 0 or more, not all 0")
+    return tuple(number // divisor for number in whole)
+
+
+class _MemberEntry(Config):
+    """A member in members.json; its weights lie beside it."""
+
+    checkpoint: str
+    weight: int
+    size: tuple[int, int] | None
+    flips: Flips | None = None
+
+
+class _MembersFile(Config):
+    schema_version: Literal[1] = 1
+    members: tuple[_MemberEntry, ...]
+    mean: Mean = "arithmetic"
+
+
+def save_members(folder: Path, members: Sequence[Member], *, mean: Mean = "arithmetic") -> None:
+    """Copy the checkpoints into ``folder`` (safetensors) with members.json, from which ``read_members`` finds them again."""
+    entries = []
+    for number, member in enumerate(members):
+        name = f"member-{number}.safetensors"
+        shutil.copyfile(member.checkpoint, folder / name)
+        entries.append(_MemberEntry(checkpoint=name, weight=member.weight, size=member.size, flips=member.flips))
+    file = _MembersFile(members=tuple(entries), mean=mean)
+    (folder / MEMBERS_FILE).write_text(file.model_dump_json(indent=1), encoding="utf-8")
+
+
+def read_members(folder: Path) -> tuple[tuple[Member, ...], Mean]:
+    """What ``save_members`` wrote, and how it is combined, wherever the folder lies now.
+
+    Raises:
+        ConfigError: it is missing or damaged.
+    """
+    try:
+        file = _MembersFile.model_validate_json((folder / MEMBERS_FILE).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise ConfigError(f"{folder / MEMBERS_FILE}: is missing or was not written by this version: {error}") from error
+    members = (Member(folder / entry.checkpoint, entry.weight, entry.size, entry.flips) for entry in file.members)
+    return tuple(members), file.mean
+
+
+def _load(member: Member, config: TrainConfig, *, device: str | None, flips: Flips | None, batch_size: int | None) -> _Loaded:
+    chosen = choose_device(device, config.precision)
+    return _Loaded(
+        network=load_checkpoint(member.checkpoint, chosen.torch),
+        device=chosen,
+        weight=member.weight,
+        size=member.size,
+        flips=flips or member.flips or config.test_time_flips,
+        batch_size=config.batch_size if batch_size is None else batch_size,
+    )
+
+
+def _check_same(members: Sequence[Member], numbers: Sequence[int], what: str) -> int:
+    if len(set(numbers)) != 1:
+        listed = ", ".join(f"{member.checkpoint} has {number}" for member, number in zip(members, numbers, strict=True))
+        raise ConfigError(f"members of an ensemble must have equal numbers of {what}; found: {listed or 'no members'}")
+    return numbers[0]

@@ -1,0 +1,163 @@
+"""Weights and pictures -> class probabilities, and the form in which they are kept."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from trainers.config import Flips, TrainConfig
+from trainers.device import Device, choose_device
+from trainers.errors import ConfigError
+from trainers.models.build import build_model, place_model
+
+BEST = "best.safetensors"
+_NUM_TIMED = 7
+
+Stored = TypeVar("Stored", np.uint8, np.uint16)
+
+FLIPPED_AXES: dict[Flips, tuple[tuple[int, ...], ...]] = {
+    "none": ((),),
+    "horizontal": ((), (-1,)),
+    "both": ((), (-1,), (-2,), (-2, -1)),
+}
+"""Of (B, C, H, W) pictures."""
+
+
+def to_input(images: Tensor, device: torch.device) -> Tensor:
+    """(N, H, W, C) uint8 -> (N, C, H, W) float32 in [0, 1] on ``device``, channels last in memory; divides by 255 there."""
+    moved = images.to(device, non_blocking=True)
+    # A single channel is no axis to permute: it would get strides that contiguous() does not mend.
+    pictures = moved.view(len(images), 1, *images.shape[1:3]) if images.shape[3] == 1 else moved.permute(0, 3, 1, 2)
+    return pictures.float().div_(255).contiguous(memory_format=torch.channels_last)
+
+
+def predict_probabilities(
+    model: nn.Module,
+    images: NDArray[np.uint8],
+    *,
+    batch_size: int,
+    device: str | None = None,
+    precision: Literal["auto", "float32", "bf16"] = "auto",
+    flips: Flips = "none",
+) -> Iterator[NDArray[np.float32]]:
+    """Yield probabilities (B, C, H, W) float32, batch after batch, of images (N, H, W, C) uint8 (an array or memory map).
+
+    device, precision: as in ``choose_device``; flips: as in ``predict_batch``. The model is moved to the device and put into
+    evaluation mode.
+    """
+    chosen = choose_device(device, precision)
+    model.to(chosen.torch).eval()
+    for start in range(0, len(images), batch_size):
+        yield predict_batch(model, images[start : start + batch_size], chosen, flips=flips).cpu().numpy()
+
+
+def predict_batch(model: nn.Module, images: NDArray[np.uint8], device: Device, *, flips: Flips = "none") -> Tensor:
+    """Probabilities (B, C, H, W) float32, on the device, of (B, H, W, C) uint8 images; the model must be there and evaluate.
+
+    flips: the mean over the picture and its mirror images: left to right (horizontal), or that, upside down, and both.
+    """
+    batch = torch.from_numpy(np.array(images))  # a memory map cannot be shared with a tensor
+    with torch.inference_mode():
+        pictures = to_input(batch, device.torch)
+        seen = [_predict_flipped(model, pictures, device, axes) for axes in FLIPPED_AXES[flips]]
+        return torch.stack(seen).mean(dim=0) if len(seen) > 1 else seen[0]
+
+
+def _predict_flipped(model: nn.Module, pictures: Tensor, device: Device, axes: tuple[int, ...]) -> Tensor:
+    with device.autocast():
+        logits = model(pictures.flip(axes) if axes else pictures)
+    probabilities: Tensor = logits.float().softmax(dim=1)
+    return (probabilities.flip(axes) if axes else probabilities).contiguous()
+
+
+def quantize(probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Round (N, C, H, W) probabilities in [0, 1] to 0..255, keeping the argmax (the first of equals) of every pixel."""
+    return _round(probabilities, np.uint8)
+
+
+def quantize_u16(probabilities: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """The same to 0..65535, so with the same argmax."""
+    return _round(probabilities, np.uint16)
+
+
+def _round(probabilities: NDArray[np.float32], dtype: type[Stored]) -> NDArray[Stored]:
+    """To 0..largest of ``dtype``.
+
+    Where rounding makes the winner equal to an earlier class, the winner is raised by one; as both are at most half, it fits.
+    Of probabilities that do not add up to 1, as of sigmoids, both may be the largest: then the earlier ones are lowered.
+    """
+    largest = np.iinfo(dtype).max
+    values: NDArray[Stored] = np.rint(probabilities * np.float32(largest)).astype(dtype)
+    winner = probabilities.argmax(axis=1)[:, np.newaxis]
+    lost = values.argmax(axis=1)[:, np.newaxis] != winner
+    if (is_full := lost & (np.take_along_axis(values, winner, axis=1) == largest)).any():
+        earlier = np.arange(values.shape[1])[:, np.newaxis, np.newaxis] < winner
+        values -= (is_full & earlier & (values == largest)).astype(dtype)
+        lost &= ~is_full
+    np.put_along_axis(values, winner, np.take_along_axis(values, winner, axis=1) + lost.astype(dtype), axis=1)
+    return values
+
+
+def measure_latency_ms(model: nn.Module, image: NDArray[np.uint8], device: Device) -> float:
+    """Milliseconds that one picture (1, H, W, C) takes, from bytes to probabilities on the host: the median of several.
+
+    The model must be on the device; it is put into evaluation mode. Whatever else the machine does meanwhile counts.
+    """
+    model.eval()
+    times_s = []
+    for _ in range(_NUM_TIMED):
+        started_s = time.perf_counter()
+        predict_batch(model, image, device).cpu()
+        times_s.append(time.perf_counter() - started_s)
+    return float(np.median(times_s)) * 1000
+
+
+def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> nn.Module:
+    """Rebuild the model that ``path`` (best.safetensors, or the folder that holds it) was saved from, in evaluation mode.
+
+    Raises:
+        ConfigError: the file is missing, damaged, or was not written by this trainer.
+    """
+    facts = read_metadata(path)
+    config = TrainConfig.model_validate({**facts["config"], "encoder_weights": None})
+    model = build_model(config, in_channels=facts["in_channels"], num_classes=facts["num_classes"])
+    load_weights(model, path)
+    return place_model(model, torch.device(device)).eval()
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself: config, in_channels, num_classes, epoch, metrics, normalisation.
+
+    Raises:
+        ConfigError: as ``load_checkpoint``.
+    """
+    file = _weights_file(path)
+    try:
+        with safe_open(file, framework="pt") as weights:
+            facts: dict[str, Any] = json.loads(weights.metadata()["trainer"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{file}: not a checkpoint of this trainer: {error}") from error
+    return facts
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a checkpoint's weights into a model of the same configuration."""
+    file = _weights_file(path)
+    try:
+        with safe_open(file, framework="pt") as weights:
+            model.load_state_dict({name: weights.get_tensor(name) for name in weights.keys()})  # noqa: SIM118  # not a dict
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ConfigError(f"{file}: weights do not fit the model: {error}") from error
+
+
+def _weights_file(path: Path) -> Path:
+    return path / BEST if path.is_dir() else path

@@ -1,0 +1,125 @@
+"""State of a training <-> last.pt, to go on from; best weights -> best.safetensors. Files appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from timm.utils.model_ema import ModelEmaV3
+from torch import nn
+
+from trainers.errors import TrainerError
+from trainers.prediction.predict import BEST
+from trainers.training.optim import Schedule
+
+LAST = "last.pt"
+SCHEMA_VERSION = 2
+"""Of both files."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Progress:
+    """How far a training has come: metrics of the epochs run so far, from the first on. Changed by the training loop only."""
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    best_metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def epochs_run(self) -> int:
+        return len(self.history)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a checkpoint saves and restores."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    average: ModelEmaV3 | None = None
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The model that is validated and kept: the average of the weights where there is one."""
+        if self.average is None:
+            return self.model
+        averaged: nn.Module = self.average.module
+        return averaged
+
+
+def save_last(folder: Path, trained: Trained, progress: Progress, *, identity: dict[str, Any]) -> None:
+    """Write everything that the next epoch depends on. Random state is not among it: each epoch makes its own from the seed."""
+    state = {
+        "schema_version": SCHEMA_VERSION,
+        "identity": json.dumps(identity, sort_keys=True),
+        "progress": asdict(progress),
+        "model": trained.model.state_dict(),
+        "optimizer": trained.optimizer.state_dict(),
+        "schedule": trained.schedule.state_dict(),
+        "average": None if trained.average is None else trained.average.module.state_dict(),
+    }
+    _replace(folder / LAST, lambda path: torch.save(state, path))
+
+
+def load_last(folder: Path, trained: Trained, *, identity: dict[str, Any]) -> Progress:
+    """Restore ``trained`` and return how far it was; a fresh Progress where there is nothing to go on from.
+
+    A damaged checkpoint is told to the log and passed over: the training starts anew.
+
+    Raises:
+        TrainerError: the folder holds another training's checkpoint.
+    """
+    path = folder / LAST
+    if not path.exists():
+        return Progress()
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        version, found, progress = state["schema_version"], json.loads(state["identity"]), Progress(**state["progress"])
+    except Exception as error:  # a truncated zip shows as any of half a dozen types
+        logger.warning("%s: cannot be read (%s: %s); the training starts anew", path, type(error).__name__, error)
+        return Progress()
+    if version != SCHEMA_VERSION or not (folder / BEST).exists():
+        why = f"has schema version {version}" if version != SCHEMA_VERSION else f"lacks its {BEST}"
+        logger.warning("%s: %s; the training starts anew", path, why)
+        return Progress()
+    _check_same(path, found, identity)
+    trained.model.load_state_dict(state["model"])
+    trained.optimizer.load_state_dict(state["optimizer"])
+    trained.schedule.load_state_dict(state["schedule"])
+    if trained.average is not None:
+        trained.average.module.load_state_dict(state["average"])
+    return progress
+
+
+def save_best(folder: Path, model: nn.Module, facts: dict[str, Any]) -> None:
+    """Write the model's weights, with ``facts`` (JSON) from which it can be rebuilt."""
+    weights = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    metadata = {"trainer": json.dumps({"schema_version": SCHEMA_VERSION, **facts})}
+    _replace(folder / BEST, lambda path: save_file(weights, path, metadata=metadata))
+
+
+def _check_same(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
+    for name, value in expected.items():
+        if found.get(name) != value:
+            raise TrainerError(
+                f"{path}: belongs to another training: its {name} is {found.get(name)!r}, expected {value!r}. "
+                "Choose another folder, or delete the file to start anew."
+            )
+
+
+def _replace(path: Path, write: Callable[[Path], None]) -> None:
+    scratch = path.with_name(f".{path.name}.scratch")  # one process works in a folder; what a kill leaves is written over
+    write(scratch)
+    with open(scratch, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(scratch, path)

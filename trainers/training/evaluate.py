@@ -1,0 +1,120 @@
+"""Model and validation part -> confusions and predictions, and the metrics that they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from trainers.config import Flips, TrainConfig
+from trainers.data import SplitData
+from trainers.device import Device, choose_device, limited_threads
+from trainers.errors import DataError
+from trainers.metrics import class_iou, confusion_per_image, mean_iou
+from trainers.prediction.predict import load_checkpoint, predict_batch, quantize, quantize_u16
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What is known of the validation images, in their order.
+
+    confusions: (V, C, C); predictions: (V, C, H, W), quantized probabilities, of which the confusions are the argmax's, or None
+    where they were not kept; predictions_u16: the same, finer.
+    """
+
+    confusions: NDArray[np.int64]
+    predictions: NDArray[np.uint8] | None = None
+    predictions_u16: NDArray[np.uint16] | None = None
+
+
+def evaluate(
+    model: nn.Module,
+    data: SplitData,
+    *,
+    device: Device,
+    batch_size: int,
+    keep_predictions: bool,
+    keep_u16: bool = False,
+    flips: Flips = "none",
+    on_batch: Callable[[], None] = lambda: None,
+) -> Evaluated:
+    """Predict every validation image, batch after batch; whatever is kept, the confusions are the same.
+
+    flips: as in ``predict_batch``; on_batch: called after each batch. The model must be on the device.
+    """
+    model.eval()
+    images, masks, num_classes = data.data.images, data.data.masks, data.data.num_classes
+    indices = np.asarray(data.split.val)
+    confusions = np.empty((len(indices), num_classes, num_classes), dtype=np.int64)
+    shape = (len(indices), num_classes, *masks.shape[1:])
+    predictions = np.empty(shape, np.uint8) if keep_predictions else None
+    predictions_u16 = np.empty(shape, np.uint16) if keep_u16 else None
+    for start in range(0, len(indices), batch_size):
+        part = slice(start, start + batch_size)
+        probabilities = predict_batch(model, images[indices[part]], device, flips=flips)
+        if predictions_u16 is not None:
+            predictions_u16[part] = quantize_u16(probabilities.cpu().numpy())
+        if predictions is None:
+            labels = probabilities.argmax(dim=1).cpu().numpy()
+        else:
+            predictions[part] = quantize(probabilities.cpu().numpy())
+            labels = predictions[part].argmax(axis=1)
+        confusions[part] = confusion_per_image(
+            labels, masks[indices[part]], num_classes=num_classes, ignore_classes=data.ignore_classes
+        )
+        on_batch()
+    return Evaluated(confusions, predictions, predictions_u16)
+
+
+def evaluate_checkpoint(
+    folder: Path,
+    config: TrainConfig,
+    data: SplitData,
+    *,
+    flips: Flips,
+    num_threads: int | None = None,
+    device: str | None = None,
+    accumulate: int = 1,
+    keep_u16: bool = False,
+    on_batch: Callable[[], None] = lambda: None,
+) -> Evaluated:
+    """Evaluate what ``train`` with these arguments has left in ``folder`` once more, with other flips than the configuration's.
+
+    Raises:
+        ConfigError: there is no such checkpoint.
+    """
+    chosen = choose_device(device, config.precision)
+    with limited_threads(num_threads):
+        return evaluate(
+            load_checkpoint(folder, chosen.torch),
+            data,
+            device=chosen,
+            batch_size=max(1, config.batch_size // accumulate),
+            keep_predictions=True,
+            keep_u16=keep_u16,
+            flips=flips,
+            on_batch=on_batch,
+        )
+
+
+def score(confusions: NDArray[np.int64], data: SplitData) -> dict[str, float]:
+    """Return val/miou, and val/iou/<class name> of the classes that have one."""
+    total = confusions.sum(axis=0)
+    iou = class_iou(total, data.ignore_classes)
+    per_class = {f"val/iou/{name}": float(v) for name, v in zip(data.data.class_names, iou, strict=True) if not np.isnan(v)}
+    return {"val/miou": float(mean_iou(total, data.ignore_classes)), **per_class}
+
+
+def check_scored(data: SplitData) -> None:
+    """Refuse a validation part on which nothing can be scored.
+
+    Raises:
+        DataError: it has no pixel of a class that is not ignored.
+    """
+    scored = [c for c in range(data.data.num_classes) if c not in data.ignore_classes]
+    if not any(np.isin(data.data.masks[i], scored).any() for i in data.split.val):
+        raise DataError(f"{data.data.source}: the {len(data.split.val)} validation images have no pixel of a scored class")

@@ -1,0 +1,112 @@
+"""The pass over an epoch's batches: forward, loss, backward, one optimizer step a batch; train.py calls it epoch by epoch."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from trainers.config import TrainConfig
+from trainers.device import Device
+from trainers.errors import ConfigError, DivergedError
+from trainers.prediction.predict import to_input
+from trainers.training.checkpoint import Trained
+
+Batch = tuple[Tensor, Tensor]
+"""Pictures (B, H, W, C) uint8 and masks (B, H, W) uint8."""
+
+
+class Steps:
+    """Moves the weights of ``trained``, one optimizer step a batch.
+
+    accumulate: parts into which a batch is cut for the device's memory; their gradients add up to the batch's, weighted by
+    their number of pictures. Batch norm and means over pixels are then the parts' own, so results differ.
+    on_step: called after each step.
+    """
+
+    def __init__(
+        self,
+        trained: Trained,
+        loss: nn.Module,
+        config: TrainConfig,
+        *,
+        device: Device,
+        accumulate: int,
+        on_step: Callable[[], None],
+    ) -> None:
+        self._trained, self._loss, self._config, self._device = trained, loss, config, device
+        self._accumulate, self._on_step = accumulate, on_step
+
+    def run(self, batches: Iterable[Batch], *, epoch: int, first_step: int) -> dict[str, float]:
+        """One pass; returns train/loss, lr (of the last step), images_per_s, epoch_s.
+
+        epoch and first_step count from 1 over the whole training.
+
+        Raises:
+            ConfigError: the network cannot take such a batch.
+            DivergedError: the loss is NaN or infinite.
+        """
+        started_s = time.perf_counter()
+        trained, losses, num_images, lr = self._trained, [], 0, self._trained.schedule.lr
+        trained.model.train()
+        for step, (images, masks) in enumerate(batches, start=first_step):
+            losses.append(self._add_gradients(images, masks) * len(images))
+            if self._config.clip_grad_norm is not None:
+                nn.utils.clip_grad_norm_(trained.model.parameters(), self._config.clip_grad_norm)
+            trained.optimizer.step()
+            trained.optimizer.zero_grad()
+            if trained.average is not None:
+                trained.average.update(trained.model, step=step)
+            lr = trained.schedule.lr
+            trained.schedule.after_step()
+            num_images += len(images)
+            self._on_step()
+        values = torch.stack(losses).tolist()  # read at the end: a look at each step would make a GPU wait
+        _check_finite(values, epoch)
+        epoch_s = time.perf_counter() - started_s
+        return {
+            "train/loss": sum(values) / num_images,
+            "lr": lr,
+            "images_per_s": num_images / epoch_s,
+            "epoch_s": epoch_s,
+        }
+
+    def _add_gradients(self, images: Tensor, masks: Tensor) -> Tensor:
+        """Add the batch's gradients to the parameters'; returns its mean loss, detached."""
+        mean = torch.zeros((), device=self._device.torch)
+        for pictures, labels in _cut(images, masks, self._accumulate):
+            with self._device.autocast():
+                logits = self._forward(to_input(pictures, self._device.torch))
+            loss = self._loss(logits, labels.to(self._device.torch, non_blocking=True)) * (len(pictures) / len(images))
+            loss.backward()
+            mean += loss.detach()
+        return mean
+
+    def _forward(self, pictures: Tensor) -> Tensor:
+        try:
+            logits: Tensor = self._trained.model(pictures)
+        except ValueError as error:
+            if len(pictures) == 1 and "more than 1 value per channel" in str(error):
+                raise ConfigError(
+                    f"batch_size: {self._config.arch} normalises over a batch of features of one pixel and needs batches of at "
+                    "least 2 pictures; found 1"
+                ) from error
+            raise
+        return logits
+
+
+def _cut(images: Tensor, masks: Tensor, num_parts: int) -> Iterable[Batch]:
+    """Cut a batch into at most ``num_parts`` parts of at least two pictures, which batch norm may need."""
+    parts = max(1, min(num_parts, len(images) // 2))
+    return zip(images.tensor_split(parts), masks.tensor_split(parts), strict=True)
+
+
+def _check_finite(losses: Sequence[float], epoch: int) -> None:
+    for step, value in enumerate(losses, start=1):
+        if not math.isfinite(value):
+            raise DivergedError(
+                f"epoch {epoch}, step {step} of {len(losses)}: the loss is {value}. Lower optimizer.lr, or set precision: float32"
+            )

@@ -1,0 +1,311 @@
+"""Configuration and data -> a trained model, its validation confusions and predictions; the loop, from top to bottom."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from trainers.config import CHECKPOINT_INTERVAL_S, TRAINER_VERSION, EarlyStoppingConfig, TrainConfig
+from trainers.data import SplitData
+from trainers.data.checks import count_labels
+from trainers.device import Device, choose_device, limited_threads, num_loaders
+from trainers.errors import ConfigError
+from trainers.loader.batches import TrainBatches, sample_seed
+from trainers.losses import build_loss
+from trainers.models.build import build_model, place_model
+from trainers.prediction.predict import load_weights, measure_latency_ms, predict_batch, read_metadata
+from trainers.training.average import build_average
+from trainers.training.checkpoint import Progress, Trained, load_last, save_best, save_last
+from trainers.training.evaluate import Evaluated, check_scored, evaluate, score
+from trainers.training.optim import build_optimizer, build_schedule
+from trainers.training.steps import Steps
+
+_log = logging.getLogger(__name__)
+
+KEPT_BYTES = 2**29
+"""Predictions up to this size are kept in memory from epoch to epoch."""
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What an epoch (from 1) came to: val/miou, val/iou/<class>, train/loss, lr, images_per_s, epoch_s.
+
+    val_s: seconds from the end of the training part, which epoch_s counts: of validating, and of keeping the best weights.
+    peak_memory_mb: as in the result's facts, so far.
+    """
+
+    epoch: int
+    metrics: dict[str, float]
+    is_best: bool
+    val_s: float
+    peak_memory_mb: float
+
+
+class Continue(Enum):
+    """Answer to an EpochReport. STOP ends the training with a checkpoint from which it can go on."""
+
+    YES = "yes"
+    STOP = "stop"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a training ended; ``metrics`` are the best epoch's.
+
+    confusions: (V, C, C) int64, one for each validation image; predictions: (V, C, H, W) uint8, probabilities of which
+    confusions are the argmax's; predictions_u16: the same times 65535, where they were asked for. All in the order of the
+    validation part, and None where the training was stopped.
+    """
+
+    stopped: bool
+    best_epoch: int
+    epochs_run: int
+    metrics: dict[str, float]
+    confusions: NDArray[np.int64] | None
+    predictions: NDArray[np.uint8] | None
+    predictions_u16: NDArray[np.uint16] | None
+    facts: dict[str, Any]
+
+
+def _go_on(report: EpochReport) -> Continue:
+    return Continue.YES
+
+
+def _do_nothing() -> None:
+    return None
+
+
+def train(
+    config: TrainConfig,
+    data: SplitData,
+    *,
+    seed: int,
+    folder: Path,
+    num_threads: int | None = None,
+    device: str | None = None,
+    checkpoint_interval_s: float = CHECKPOINT_INTERVAL_S,
+    accumulate: int = 1,
+    keep_u16: bool = False,
+    on_epoch: Callable[[EpochReport], Continue] = _go_on,
+    on_checkpoint: Callable[[], None] = _do_nothing,
+    on_step: Callable[[], None] = _do_nothing,
+) -> TrainResult:
+    """Train, or go on from ``folder``/last.pt, and evaluate the best epoch's weights on the validation part.
+
+    All randomness comes from (seed, epoch, picture). On the CPU, with equal threads and precision, equal calls give equal bits,
+    interrupted or not; on a GPU they give nearly equal results, as some of its sums have no fixed order. Writes last.pt (at most
+    every ``checkpoint_interval_s``, when stopped and after the last epoch) and best.safetensors. Who has put the result in safety
+    may remove last.pt; until then another call does no more than to evaluate again. accumulate: parts into which a batch is cut
+    where the device's memory does not hold it; keep_u16: whether predictions_u16 are wanted, for which the best epoch is
+    evaluated again; on_checkpoint, on_step: called when last.pt has been written, and after each batch, evaluation's too.
+
+    Raises:
+        ConfigError: the configuration cannot be built here.
+        DataError: the validation part has no scored pixel.
+        DivergedError: the loss is NaN or infinite.
+        TrainerError: the folder holds another training's checkpoint.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    chosen = choose_device(device, config.precision)
+    with limited_threads(num_threads) as threads, torch.random.fork_rng(devices=[chosen.torch] if chosen.is_cuda else []):
+        training = _Training(
+            config,
+            data,
+            seed=seed,
+            folder=folder,
+            device=chosen,
+            num_threads=threads,
+            accumulate=accumulate,
+            keep_u16=keep_u16,
+            on_step=on_step,
+        )
+        return training.run(checkpoint_interval_s, on_epoch, on_checkpoint)
+
+
+class _Training:
+    """One training on one device: what stays the same from epoch to epoch, and how far it has come."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: SplitData,
+        *,
+        seed: int,
+        folder: Path,
+        device: Device,
+        num_threads: int,
+        accumulate: int,
+        keep_u16: bool,
+        on_step: Callable[[], None],
+    ) -> None:
+        torch.manual_seed(seed)
+        self.config, self.data, self.seed, self.folder, self.device = config, data, seed, folder, device
+        self.num_threads, self.accumulate, self.keep_u16, self.on_step = num_threads, accumulate, keep_u16, on_step
+        check_scored(data)
+        channels, classes = data.data.images.shape[-1], data.data.num_classes
+        self.facts_of_model = {"config": config.model_dump(mode="json"), "in_channels": channels, "num_classes": classes}
+        model = build_model(config, in_channels=channels, num_classes=classes)
+        self.model = place_model(model, device.torch)
+        self._check_takes(data.data.images[data.split.train[:1]])
+        counts = count_labels((data.data.masks[index] for index in data.split.train), classes).sum(axis=0)
+        loss = build_loss(config.loss, num_classes=classes, ignore_classes=data.ignore_classes, class_counts=counts)
+        self.batches = TrainBatches(data, config, seed=seed, num_loaders=num_loaders(device, num_threads))
+        optimizer = build_optimizer(config.optimizer, self.model)
+        schedule = build_schedule(config.schedule, optimizer, num_steps=config.epochs * len(self.batches))
+        self.trained = Trained(self.model, optimizer, schedule, build_average(config.ema, self.model))
+        self.steps = Steps(self.trained, loss.to(device.torch), config, device=device, accumulate=accumulate, on_step=on_step)
+        self.identity = {
+            "config": config.model_dump(mode="json", exclude_defaults=True),  # as in a trial's key: a new field changes nothing
+            "seed": seed,
+            "data": data.scored_fingerprint,
+            "num_train": len(data.split.train),
+            "trainer_version": TRAINER_VERSION,
+        }
+        self.progress = load_last(folder, self.trained, identity=self.identity)
+
+    def run(
+        self, checkpoint_interval_s: float, on_epoch: Callable[[EpochReport], Continue], on_checkpoint: Callable[[], None]
+    ) -> TrainResult:
+        saved_s = time.monotonic()
+        best: Evaluated | None = None  # of the best epoch, where it was run here and is small enough to be kept
+        while not self._is_done():
+            epoch = self.progress.epochs_run + 1
+            metrics = self._train_epoch(epoch)
+            trained_s = time.monotonic()
+            evaluated = self._evaluate(keep_predictions=self.keeps_predictions)
+            metrics.update(score(evaluated.confusions, self.data))
+            self.trained.schedule.after_epoch(metrics["val/miou"])
+            is_best = self._record(epoch, metrics)
+            if is_best:
+                best = evaluated
+            report = EpochReport(
+                epoch,
+                dict(metrics),
+                is_best=is_best,
+                val_s=time.monotonic() - trained_s,
+                peak_memory_mb=self.device.peak_memory_mb(),
+            )
+            stop = on_epoch(report) is Continue.STOP
+            if stop or self._is_done() or time.monotonic() - saved_s >= checkpoint_interval_s:
+                save_last(self.folder, self.trained, self.progress, identity=self.identity)
+                saved_s = time.monotonic()
+                on_checkpoint()
+            if stop:
+                return self._result(None)
+        if best is None or best.predictions is None:
+            best = self._evaluate_best()
+        return self._result(best)
+
+    def _train_epoch(self, epoch: int) -> dict[str, float]:
+        """One pass over the training part."""
+        torch.manual_seed(sample_seed(self.seed, epoch))  # dropout
+        return self.steps.run(self.batches.epoch(epoch), epoch=epoch, first_step=1 + (epoch - 1) * len(self.batches))
+
+    def _check_takes(self, images: NDArray[np.uint8]) -> None:
+        """Raise ConfigError where the network cannot take pictures of this size, or gives something else than their classes."""
+        expected = (len(images), self.data.data.num_classes, *images.shape[1:3])
+        try:
+            found = tuple(predict_batch(self.model.eval(), images, self.device).shape)
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
+            raise  # the device, not the configuration
+        except (RuntimeError, ValueError, AssertionError) as error:
+            size = f"{images.shape[1]}x{images.shape[2]}"
+            raise ConfigError(f"arch {self.config.arch!r} cannot take pictures of {size}: {error}") from error
+        if found != expected:
+            raise ConfigError(f"arch {self.config.arch!r} gave logits of shape {found}; they must be {expected}")
+
+    @property
+    def keeps_predictions(self) -> bool:
+        """Whether each epoch's predictions are kept until a better one's are there; else they are made again at the end."""
+        if self.keep_u16:
+            return False
+        masks = self.data.data.masks
+        return len(self.data.split.val) * self.data.data.num_classes * math.prod(masks.shape[1:]) <= KEPT_BYTES
+
+    def _evaluate(self, *, keep_predictions: bool, keep_u16: bool = False) -> Evaluated:
+        return evaluate(
+            self.trained.evaluated,
+            self.data,
+            device=self.device,
+            batch_size=max(1, self.config.batch_size // self.accumulate),
+            keep_predictions=keep_predictions,
+            keep_u16=keep_u16,
+            flips=self.config.test_time_flips,
+            on_batch=self.on_step,
+        )
+
+    def _evaluate_best(self) -> Evaluated:
+        """Evaluate best.safetensors, which says itself which epoch it holds."""
+        stored = read_metadata(self.folder)
+        load_weights(self.trained.evaluated, self.folder)
+        evaluated = self._evaluate(keep_predictions=True, keep_u16=self.keep_u16)
+        if stored["epoch"] != self.progress.best_epoch:
+            # Killed after a better epoch than the checkpoint knew, and then, on a GPU, not reached again: its weights are kept.
+            self.progress.best_epoch, self.progress.best_metrics = stored["epoch"], stored["metrics"]
+        scores = score(evaluated.confusions, self.data)
+        if scores["val/miou"] != stored["metrics"]["val/miou"]:  # other hardware, threads or precision than when it was trained
+            _log.warning(
+                "val/miou of epoch %s: %s then, %s now", stored["epoch"], stored["metrics"]["val/miou"], scores["val/miou"]
+            )
+        self.progress.best_metrics.update(scores)
+        return evaluated
+
+    def _record(self, epoch: int, metrics: dict[str, float]) -> bool:
+        """Add the epoch to the history; keep its weights if it is the best so far. Of equals the earlier stays."""
+        self.progress.history.append(metrics)
+        is_best = self.progress.best_epoch == 0 or metrics["val/miou"] > self.progress.best_metrics["val/miou"]
+        if is_best:
+            self.progress.best_epoch, self.progress.best_metrics = epoch, metrics
+            facts = {**self.facts_of_model, "epoch": epoch, "metrics": metrics, "normalisation": "divide by 255"}
+            save_best(self.folder, self.trained.evaluated, facts)
+        return is_best
+
+    def _is_done(self) -> bool:
+        return self.progress.epochs_run >= self.config.epochs or is_stale(self.config.early_stopping, self.progress)
+
+    def _result(self, best: Evaluated | None) -> TrainResult:
+        """None: the training was stopped."""
+        rates = [metrics["images_per_s"] for metrics in self.progress.history]
+        facts = {
+            "num_parameters": sum(p.numel() for p in self.model.parameters()),
+            "latency_ms": measure_latency_ms(self.model, self.data.data.images[self.data.split.val[:1]], self.device),
+            "images_per_s": float(np.median(rates)),
+            "device": self.device.name,
+            "precision": self.device.precision,
+            "num_threads": self.num_threads,
+            "peak_memory_mb": self.device.peak_memory_mb(),
+            "num_train": len(self.data.split.train),
+            "num_samples": self.batches.num_samples,
+            "num_val": len(self.data.split.val),
+        }
+        return TrainResult(
+            stopped=best is None,
+            best_epoch=self.progress.best_epoch,
+            epochs_run=self.progress.epochs_run,
+            metrics=dict(self.progress.best_metrics),
+            confusions=None if best is None else best.confusions,
+            predictions=None if best is None else best.predictions,
+            predictions_u16=None if best is None else best.predictions_u16,
+            facts=facts,
+        )
+
+
+def is_stale(config: EarlyStoppingConfig | None, progress: Progress) -> bool:
+    """Whether val/miou has not risen by more than ``min_delta`` for ``patience`` epochs."""
+    if config is None:
+        return False
+    best, waited = -math.inf, 0
+    for metrics in progress.history:
+        risen = metrics["val/miou"] > best + config.min_delta
+        best, waited = (metrics["val/miou"], 0) if risen else (best, waited + 1)
+    return waited >= config.patience

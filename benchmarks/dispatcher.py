@@ -39,7 +39,8 @@ from orchestrator.dispatch.run import run_sweep
 from orchestrator.launchers import LAUNCHERS
 from orchestrator.launchers.base import UNKNOWN, Claimant, JobExit, Need
 from orchestrator.state.home import Home
-from orchestrator.state.trial.records import TrialFolder, TrialResult, TrialState
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import TrialResult, TrialState
 from orchestrator.tracking.location import Place
 from orchestrator.tracking.reader.runs import RunReader
 

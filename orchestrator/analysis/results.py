@@ -165,3 +165,8 @@ def _is_whole(folds: Sequence[Entry]) -> bool:
 
 def _in_order(folds: Sequence[Entry]) -> list[Entry]:
     return sorted(folds, key=lambda entry: entry.fold or (0, 1))
+
+
+def name_joined(configuration: str, seed: str | int) -> str:
+    """The key of all folds of a configuration and seed together."""
+    return f"{configuration}-{seed}"

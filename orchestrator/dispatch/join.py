@@ -6,7 +6,6 @@ import os
 import socket
 import time
 from functools import partial
-from pathlib import Path
 
 from rich.console import Console
 
@@ -18,13 +17,11 @@ from orchestrator.errors import DataError, SpecError, TrackingError
 from orchestrator.launchers.base import Launcher, NothingToLaunch
 from orchestrator.planning.configuration import Facts
 from orchestrator.planning.plan import Plan
+from orchestrator.planning.preflight import DATA_FOLDER, locate_source
 from orchestrator.planning.shared import SharedPlan, read_shared_plan
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger, Role
 from trainers.config import TRAINER_VERSION, DataConfig
-
-DATA_FOLDER = "ORCHESTRATE_DATA"
-"""Environment variable: the folder in which this machine has the data sets that others name by their paths."""
 
 ASK_S = 1.0
 """Between two looks at whether a sweep has begun."""
@@ -107,24 +104,6 @@ def _check_exchange(shared: SharedPlan, home: Home) -> None:
         f"{shared.spec.name}: {lacking} has no MLFLOW_TRACKING_URI, so that neither machine would find the other's results. "
         "Set it to the same server on both."
     )
-
-
-def locate_source(data: DataConfig, folder: str | None) -> DataConfig:
-    """The same data where this machine has them: at the path that the sweep names, else in ``folder`` under its last name."""
-    found = {"source": _find(data.source, folder)} if data.source != "synthetic" else {}
-    if isinstance(data.clean, str) and data.clean != "auto":
-        found["clean"] = _find(data.clean, folder)
-    return data.model_copy(update=found)
-
-
-def _find(named: str, folder: str | None) -> str:
-    if Path(named).exists():
-        return named
-    if not folder:
-        raise DataError(f"{named}: not found on this machine. Put it there, or set {DATA_FOLDER} to the folder that has it.")
-    if (here := Path(folder).expanduser().absolute() / Path(named).name).exists():
-        return str(here)
-    raise DataError(f"{named}: not found on this machine, and neither is {here} ({DATA_FOLDER}). Put it there.")
 
 
 def _check_facts(shared: SharedPlan, facts: Facts) -> None:

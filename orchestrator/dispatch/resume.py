@@ -22,7 +22,8 @@ from orchestrator.planning.preflight import prepare
 from orchestrator.spec import SweepSpec, load_spec
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
-from orchestrator.state.trial.records import TrialFolder, TrialResult, TrialSpec, TrialState
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import TrialResult, TrialSpec, TrialState
 from trainers.config import DataConfig
 
 

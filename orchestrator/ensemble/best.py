@@ -20,20 +20,12 @@ from orchestrator.ensemble.candidates import EVERYTHING, Candidate, Wanted, join
 from orchestrator.ensemble.evaluation.audit import Audit, audit_members
 from orchestrator.ensemble.evaluation.evaluate import evaluate
 from orchestrator.ensemble.evaluation.report import EnsembleReport
-from orchestrator.ensemble.selection.blocks import Grouped, make_layout
+from orchestrator.ensemble.selection.blocks import Grouped, make_layout, read_blocks
 from orchestrator.ensemble.selection.pool import Pool, Search, check_size, mark_unscored
 from orchestrator.ensemble.selection.strategies import SearchName
 from orchestrator.errors import EnsembleError
-from orchestrator.launchers.slots.table import count_cores
-from orchestrator.state.trial.outputs import (
-    FILES,
-    U16_FILE,
-    PredictionsInfo,
-    read_blocks,
-    read_info,
-    read_labels,
-    write_confusions,
-)
+from orchestrator.state.machine import count_cores
+from orchestrator.state.trial.outputs import FILES, U16_FILE, PredictionsInfo, read_info, read_labels, write_confusions
 from orchestrator.state.trial.records import TrialState
 from orchestrator.tracking.tags import CHOSEN, MEAN, WIDENING, EnsembleRecord
 from trainers.prediction.means import Mean
@@ -160,6 +152,8 @@ def _log(
     ignore_classes: tuple[int, ...],
 ) -> str:
     """Record the ensemble with its cross-fitted matrices, by which it can be compared with what was named beforehand."""
+    from orchestrator.tracking.mirror.ensembles import log_ensemble  # imports mlflow
+
     weights: dict[str, float] = {}
     for candidate, weight in zip(members, report.weights, strict=True):
         weights |= candidate.share(weight)
@@ -176,7 +170,7 @@ def _log(
         write_confusions(matrices, report.confusions, ignore_classes=ignore_classes)
         name = f"ensemble of {len(report.members)}"
         record = EnsembleRecord(name, weights, metrics, document, tags, files=(matrices,), flips=flips)
-        return reader.log_ensemble(sweep, record)
+        return log_ensemble(reader.place, sweep, record)
 
 
 def load_pool(

@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from orchestrator.analysis.results import name_joined
 from orchestrator.ensemble.selection.pool import Limit
-from orchestrator.planning.forecast.timings import VIEWS
+from trainers.config.base import VIEWS
 
 if TYPE_CHECKING:
-    from orchestrator.ensemble.candidates import Candidate
     from orchestrator.tracking.reader.row import RunRow
 
 
@@ -108,11 +108,6 @@ def _flip(candidate: Candidate) -> Candidate | None:
     kept = {row.tags.get(FLIPS) for row in candidate.rows}
     found: Flips | None = next((flips for flips in _FLIPS if kept == {flips}), None)
     return None if found is None else replace(candidate, flips=found)
-
-
-def name_joined(configuration: str, seed: str | int) -> str:
-    """The key of all folds of a configuration and seed together."""
-    return f"{configuration}-{seed}"
 
 
 def join_predictions(folders: Sequence[Path], cache: Path) -> Path:

@@ -9,12 +9,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from orchestrator.ensemble.candidates import join_predictions, name_joined
+from orchestrator.analysis.results import name_joined
+from orchestrator.ensemble.candidates import join_predictions
 from orchestrator.ensemble.fixed_evaluation import FixedResult, evaluate_fixed, evaluation_folder, find_evaluation
 from orchestrator.errors import EnsembleError, TrackingError
 from orchestrator.planning.plan import Plan, PlannedEnsemble, PlannedTrial
 from orchestrator.state.home import Home
-from orchestrator.state.trial.records import TrialFolder, TrialResult, TrialSpec, TrialState
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import TrialResult, TrialSpec, TrialState
 from orchestrator.tracking.tags import EnsembleRecord, make_row_tags
 
 DONE = (TrialState.COMPLETE, TrialState.CACHED)

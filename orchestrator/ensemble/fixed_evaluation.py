@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from orchestrator.analysis.stats import compare, compute_class_iou, estimate_miou, sum_groups
+from orchestrator.state.files import write_atomically
 from orchestrator.state.trial.outputs import read_info, write_confusions
-from orchestrator.state.trial.records import Record, write_atomically
+from orchestrator.state.trial.records import Record
 
 EVALUATION_VERSION = 2
 """Raised by hand when the same predictions would give another result."""

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.errors import LaunchError
-from orchestrator.launchers.base import ORDINARY, UNKNOWN, Claimant, JobExit, Need, Slot
+from orchestrator.launchers.base import ORDINARY, UNKNOWN, Claimant, JobExit, Need
 from orchestrator.launchers.slots.gpu_sharing import adjust
 from orchestrator.launchers.slots.locks import HeldSlot
 from orchestrator.launchers.slots.table import SlotTable, find_slots
 from orchestrator.launchers.worker import main as worker
+from orchestrator.launchers.worker.exit_codes import ExitCode
+from orchestrator.launchers.worker.slot import Slot
 
 KILLED = -9
 """As a process ends that is killed."""
@@ -40,7 +42,7 @@ class InlineJob:
     def poll(self) -> JobExit | None:
         if self._thread.is_alive():
             return None
-        self._table.give_back(self._held, is_lost=self._code == worker.ExitCode.DEVICE_LOST)
+        self._table.give_back(self._held, is_lost=self._code == ExitCode.DEVICE_LOST)
         return JobExit(self._code)
 
     def stop(self, *, force: bool = False) -> None:
@@ -63,7 +65,7 @@ class InlineJob:
             self._code = KILLED
         except Exception:  # what a process would die of, such as a full disk under the trial's own record of its failure
             traceback.print_exc()
-            self._code = worker.ExitCode.FAILED
+            self._code = ExitCode.FAILED
 
 
 class InlineLauncher:

@@ -14,12 +14,14 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from orchestrator.errors import LaunchError
-from orchestrator.launchers.base import ORDINARY, STARTED_BY, UNKNOWN, Claimant, JobExit, Need, Slot
+from orchestrator.launchers.base import ORDINARY, STARTED_BY, UNKNOWN, Claimant, JobExit, Need
 from orchestrator.launchers.slots.gpu_sharing import adjust
 from orchestrator.launchers.slots.gpus import GpuWatch
 from orchestrator.launchers.slots.locks import HeldSlot
 from orchestrator.launchers.slots.table import SlotTable, find_slots
 from orchestrator.launchers.worker import main as worker
+from orchestrator.launchers.worker.exit_codes import ExitCode
+from orchestrator.launchers.worker.slot import Slot
 
 KILLED = JobExit(-9)
 
@@ -41,7 +43,7 @@ class LocalJob:
         if self._exit is None and (code := self._process.exitcode) is not None:
             self._exit = KILLED if code == FORKSERVER_GONE else JobExit(code)
             self._process.join()
-            self._table.give_back(self._held, is_lost=code == worker.ExitCode.DEVICE_LOST)
+            self._table.give_back(self._held, is_lost=code == ExitCode.DEVICE_LOST)
         return self._exit
 
     def join(self) -> None:

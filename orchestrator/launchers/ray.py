@@ -26,6 +26,7 @@ from orchestrator.errors import LaunchError
 from orchestrator.launchers.base import UNKNOWN, Claimant, JobExit, Need
 from orchestrator.launchers.ray_resources import choose_share, own_slot
 from orchestrator.launchers.worker import main as worker
+from orchestrator.launchers.worker.exit_codes import ExitCode
 
 LOOK_S = 0.5
 """Between two questions to the cluster which slots it has placed."""
@@ -92,7 +93,7 @@ class RayJob:
             if ray.wait([self._ref], timeout=0)[0]:
                 self._exit = self._read()
                 (self.folder / STOP_FILE).unlink(missing_ok=True)
-                self._place.is_broken = self._exit.code == worker.ExitCode.DEVICE_LOST
+                self._place.is_broken = self._exit.code == ExitCode.DEVICE_LOST
                 self._place.is_taken = False
         return self._exit
 
@@ -109,7 +110,7 @@ class RayJob:
             return JobExit(ray.get(self._ref))
         except RayTaskError as error:
             lines = str(error).strip().splitlines()
-            return JobExit(worker.ExitCode.FAILED, f"the worker could not begin: {lines[-1]} (on {self._node})")
+            return JobExit(ExitCode.FAILED, f"the worker could not begin: {lines[-1]} (on {self._node})")
         except RayError as error:  # the process or its node is gone
             if self._sent is Wish.KILL:
                 return JobExit(KILLED)

@@ -8,9 +8,9 @@ import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from orchestrator.launchers.base import Slot
 from orchestrator.launchers.slots.gpus import find_gpus, read_visible
 from orchestrator.launchers.slots.table import AUTO_THREADS
+from orchestrator.launchers.worker.slot import Slot
 
 
 @dataclass(frozen=True)

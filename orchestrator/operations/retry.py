@@ -9,7 +9,8 @@ from orchestrator.errors import SpecError, TrialError
 from orchestrator.operations.retention.reclaimable import hold
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
-from orchestrator.state.trial.records import TrialFolder, TrialState
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import TrialState
 from orchestrator.tracking.location import Place
 from trainers.config import check_known
 

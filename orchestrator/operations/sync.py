@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from orchestrator.errors import TrackingError, TrialError
-from orchestrator.launchers.worker.main import is_worked_on
 from orchestrator.planning.shared import read_shared_plan
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger, LedgerRow
-from orchestrator.state.trial.records import TrialFolder, TrialState
+from orchestrator.state.trial.folder import TrialFolder, is_worked_on
+from orchestrator.state.trial.records import TrialState
 from orchestrator.tracking.location import Place, RefusedError
 
 LONGEST_PAUSE_S = 8.0

@@ -174,3 +174,25 @@ def _distinct_data(found: Iterable[Candidate]) -> Iterator[Candidate]:
         if candidate.data not in seen:
             seen.append(candidate.data)
             yield candidate
+
+
+DATA_FOLDER = "ORCHESTRATE_DATA"
+"""Environment variable: the folder in which this machine has the data sets that others name by their paths."""
+
+
+def locate_source(data: DataConfig, folder: str | None) -> DataConfig:
+    """The same data where this machine has them: at the path that the sweep names, else in ``folder`` under its last name."""
+    found = {"source": _find(data.source, folder)} if data.source != "synthetic" else {}
+    if isinstance(data.clean, str) and data.clean != "auto":
+        found["clean"] = _find(data.clean, folder)
+    return data.model_copy(update=found)
+
+
+def _find(named: str, folder: str | None) -> str:
+    if Path(named).exists():
+        return named
+    if not folder:
+        raise DataError(f"{named}: not found on this machine. Put it there, or set {DATA_FOLDER} to the folder that has it.")
+    if (here := Path(folder).expanduser().absolute() / Path(named).name).exists():
+        return str(here)
+    raise DataError(f"{named}: not found on this machine, and neither is {here} ({DATA_FOLDER}). Put it there.")

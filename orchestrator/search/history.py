@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from orchestrator.analysis.stats import compute_miou
-from orchestrator.dispatch.loop.bookkeeping import OBJECTIVE
 from orchestrator.state.home import Home
+from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.outputs import read_confusions
-from orchestrator.state.trial.records import TrialFolder, TrialSpec
+from orchestrator.state.trial.records import OBJECTIVE, TrialSpec
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import re
 from dataclasses import dataclass
 
@@ -9,6 +10,9 @@ WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 
 EXAMPLE = "minute hour day month weekday, such as '0 22 * * 1-5'"
+
+_LONGEST = {month: 29 if month == 2 else calendar.monthrange(2000, month)[1] for month in range(1, 13)}
+"""Days that each month can have."""
 
 _PART = re.compile(r"(?:(?P<all>\*)|(?P<first>\w+)(?:-(?P<last>\w+))?)(?:/(?P<step>\d+))?", re.ASCII)
 
@@ -73,6 +77,19 @@ def parse_line(text: str) -> CronLine:
         Field(month, _expand(month, "month", 1, 12, names=MONTHS)),
         parse_weekday(weekday),
     )
+
+
+def check_line(text: str) -> CronLine:
+    """Read a line that comes due at some time.
+
+    Raises:
+        ValueError: what crontab(5) does not know, or dates that no calendar has, such as the 30th of February.
+    """
+    line = parse_line(text)
+    first_day = min(line.day.values)
+    if not line.takes_either_day and all(first_day > _LONGEST[month] for month in line.month.values):
+        raise ValueError("no date ever fits it")
+    return line
 
 
 def parse_weekday(text: str) -> Field:

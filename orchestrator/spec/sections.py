@@ -8,10 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from orchestrator.spec.cron import EXAMPLE
+from orchestrator.spec.cron import EXAMPLE, check_line
 from orchestrator.spec.optuna_names import PrunerName
 from orchestrator.spec.schema import nearest
-from orchestrator.state.trial.failures import FailureKind
 from trainers.config import CHECKPOINT_INTERVAL_S, Flips
 
 
@@ -85,7 +84,7 @@ class RetrySpec(Part):
     """Each with half as many pictures at a time, as long as they are two."""
     diverged: Retries = 0
 
-    def num_allowed(self, kind: FailureKind) -> int:
+    def num_allowed(self, kind: str) -> int:
         """Further attempts after failures of this kind."""
         return int(self.model_dump().get(kind, 0))
 
@@ -153,8 +152,6 @@ class ScheduleSpec(Part):
     @field_validator("cron")
     @classmethod
     def _usable_line(cls, text: str) -> str:
-        from orchestrator.operations.schedule.clock import check_line  # most files have no schedule, and need no APScheduler
-
         try:
             return check_line(text).text
         except ValueError as error:

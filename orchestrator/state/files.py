@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import psutil
@@ -49,3 +50,32 @@ def find_network_mount(file: Path) -> tuple[str, str] | None:
         return None
     nearest = max(reversed(mounts), key=lambda mount: len(mount.mountpoint))  # of two at one place the later lies on top
     return (nearest.mountpoint, nearest.fstype) if nearest.fstype.startswith(NETWORK) else None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace ``path`` as a whole, so that no reader and no kill ever sees half of it."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(scratch, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(scratch, path)
+
+
+def append_line(path: Path, text: str) -> None:
+    """Add a line; one write, so that a kill leaves at most one torn last line.
+
+    A torn line of a killed predecessor is closed first, so that it cannot swallow this one.
+    """
+    with open(path, "ab+") as file:
+        torn = False
+        if file.tell() > 0:
+            file.seek(-1, os.SEEK_END)
+            torn = file.read(1) != b"\n"
+        file.write(b"\n" * torn + text.encode() + b"\n")
+
+
+def mark_file(path: Path | str) -> str:
+    """What tells a file from what it was or will be under the same name."""
+    found = os.stat(path)
+    return f"{found.st_size}-{found.st_mtime_ns}"

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import psutil
+
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""What a container may use, as ``<microseconds or max> <period in microseconds>``."""
+
 
 LIBRARIES = ("torch", "segmentation-models-pytorch", "timm", "albumentations", "numpy", "opencv-python-headless")
 """Whose versions a result keeps."""
@@ -44,3 +52,25 @@ def describe_drift(results: Iterable[Mapping[str, str]], today: Mapping[str, str
         f"{num_drifted} of {len(listed)} results that are reused were made with other versions: {', '.join(told)}. "
         "Versions are no part of a trial's key: nothing is trained again for them"
     )
+
+
+def count_cores(quota: Path = CPU_QUOTA) -> int:
+    """Physical cores that this process may use: by the machine, its affinity, and a container's quota, rounded down."""
+    allowed = len(allowed_cpus())
+    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed, _read_quota(quota) or allowed))
+
+
+def allowed_cpus() -> list[int]:
+    """Numbers of the CPUs that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def _read_quota(file: Path) -> int | None:
+    """CPUs that a container may use, at least 1; None where nothing limits it."""
+    try:
+        allowed_us, period_us = file.read_text().split()
+    except OSError:  # no container, or the first version of cgroups
+        return None
+    return None if allowed_us == "max" else max(1, int(allowed_us) // int(period_us))

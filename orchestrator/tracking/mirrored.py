@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field, ValidationError
 
-from orchestrator.state.trial.records import Record, TrialFolder, write_atomically
+from orchestrator.state.files import write_atomically
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import Record
 
 
 class Sent(Record):

@@ -5,10 +5,19 @@ Imports no mlflow: the dispatcher's side makes these, the mirror's thread writes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from mlflow.entities import Run
+
+_MAX_NAME = 250
+
+
+_WEIGHT = "weight."
+
 
 ROW, REPORTED, FORMER_ROW = "row", "reported", "former_row"
 """Tags: the row of the sweep's table, the figure published for it, and the row of an earlier form of the sweep file."""
@@ -69,3 +78,36 @@ class EnsembleRecord:
     files: tuple[Path, ...] = ()
     reason: str | None = None
     flips: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_weights(run: Run) -> dict[str, float]:
+    """Key -> weight of an ensemble's members."""
+    return {key: float(weight) for key, weight in read_params(run, _WEIGHT).items()}
+
+
+def legalize(names: Iterable[str]) -> list[str]:
+    """Spell names, each given once, so that MLflow takes them; different names stay different, and legal ones as they are.
+
+    A class may be called ``rock (big)``: allowed are letters, digits, space and ``_-.:/``, in paths without empty parts.
+    """
+    given = list(names)
+    spelled = {name: _spell(name) for name in given}
+    taken = {name for name in given if spelled[name] == name}
+    for name in given:
+        if spelled[name] == name:
+            continue
+        stem, number = spelled[name], 2
+        while spelled[name] in taken:
+            spelled[name], number = f"{stem[: _MAX_NAME - 8]} {number}", number + 1
+        taken.add(spelled[name])
+    return [spelled[name] for name in given]
+
+
+def read_params(run: Run, prefix: str) -> dict[str, str]:
+    """Parameters of a run whose names begin with ``prefix``, without it."""
+    return {name.removeprefix(prefix): value for name, value in run.data.params.items() if name.startswith(prefix)}
+
+
+def _spell(name: str) -> str:
+    parts = re.sub(r"[^/\w.\- :]", "_", name)[:_MAX_NAME].split("/")
+    return "/".join("_" if part in {"", ".", ".."} else part for part in parts)

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
 from orchestrator.errors import TrackingError
+from orchestrator.state.trial.records import OBJECTIVE
 from orchestrator.tracking.location import Place
-from orchestrator.tracking.mirror.run_data import HEADLINE
 
 _START_TIMEOUT_S = 120
 
@@ -71,7 +71,7 @@ def make_url(base: str, experiment: str | None) -> str:
         return base.rstrip("/")
     query = {
         "searchFilter": "",
-        "orderByKey": f"metrics.`{HEADLINE}`",
+        "orderByKey": f"metrics.`{OBJECTIVE}`",
         "orderByAsc": "false",
         "startTime": "ALL",
         "lifecycleFilter": "Active",

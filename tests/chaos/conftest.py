@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.state.trial.records import TrialFolder
+from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.tracking.client import connect
 from orchestrator.tracking.location import Place
 from tests.chaos.scene import Scene

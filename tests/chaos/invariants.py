@@ -13,7 +13,7 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import TrialState as OptunaState
 from safetensors.numpy import load_file
 
-from orchestrator.state.trial.records import TrialFolder
+from orchestrator.state.trial.folder import TrialFolder
 from tests.chaos.scene import Scene
 
 TIMED = {"images_per_s", "epoch_s"}

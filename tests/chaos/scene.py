@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from orchestrator.state.home import Home
-from orchestrator.state.trial.records import TrialFolder
+from orchestrator.state.trial.folder import TrialFolder
 from tests.orchestrator.tracking.conftest import Server
 
 MARK = "ORCHESTRATE_CHAOS"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.state.trial.records import TrialFolder
+from orchestrator.state.trial.folder import TrialFolder
 from tests.chaos.conftest import Undisturbed
 from tests.chaos.invariants import check_document, check_folder, check_ledger, check_mlflow, check_study
 from tests.chaos.scene import Scene

@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.launchers.base import Slot
 from orchestrator.launchers.local import LocalLauncher
-from orchestrator.state.trial.records import Attempt, TrialFolder, TrialSpec, make_key
+from orchestrator.launchers.worker.slot import Slot
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import Attempt, TrialSpec, make_key
 from tests.orchestrator.clock import Clock
 from tests.orchestrator.postgresql import PostgreSQL, find_programs
 from trainers.config import DataConfig, SyntheticConfig, TrainConfig

@@ -8,7 +8,8 @@ import pytest
 
 from orchestrator.state.trial import checkpoint
 from orchestrator.state.trial.checkpoint import copied, enter, find_epoch, note_checkpoint
-from orchestrator.state.trial.records import Event, TrialFolder
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import Event
 
 
 def train(folder: TrialFolder, *epochs: int, attempt: int = 1, text: str = "") -> None:

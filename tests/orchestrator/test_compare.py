@@ -12,7 +12,8 @@ from rich.console import Console
 from orchestrator.analysis.compare import Comparison, compare_runs
 from orchestrator.errors import TrackingError
 from orchestrator.state.home import Home
-from orchestrator.state.trial.records import Attempt, TrialFolder, TrialResult, TrialSpec, TrialState
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import Attempt, TrialResult, TrialSpec, TrialState
 from orchestrator.tracking.location import Place
 from orchestrator.tracking.mirror.recorder import Recorder
 from orchestrator.tracking.reader.runs import RunReader

@@ -10,7 +10,8 @@ from orchestrator.dispatch.loop.memory import Needs, read_peaks
 from orchestrator.dispatch.loop.retries import Terms
 from orchestrator.launchers.base import UNKNOWN, Need
 from orchestrator.state.home import Home
-from orchestrator.state.trial.records import Attempt, Event, TrialFolder, TrialResult, TrialSpec, TrialState
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import Attempt, Event, TrialResult, TrialSpec, TrialState
 from trainers.config import DataConfig, TrainConfig
 
 GPU = "NVIDIA H100 80GB HBM3"

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.state.trial.records import Event, TrialFolder, TrialState
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import Event, TrialState
 from tests.orchestrator.slurm_cluster import SlurmCluster, find_daemons
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]

@@ -24,7 +24,8 @@ from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger, Role
 from orchestrator.state.trial.endings import fail
 from orchestrator.state.trial.failures import FailureKind
-from orchestrator.state.trial.records import Attempt, Event, TrialFolder, TrialResult, TrialSpec, TrialState
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import Attempt, Event, TrialResult, TrialSpec, TrialState
 from orchestrator.tracking.location import Place
 from orchestrator.tracking.mirrored import Sent, write_sent
 from tests.orchestrator.documented import fields_of, fields_told

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator.planning.forecast.timings import measure_course, read_timings
+from orchestrator.launchers.worker.main import measure_course
+from orchestrator.planning.forecast.timings import read_timings
 from orchestrator.state.machine import describe_drift
-from orchestrator.state.trial.records import Event, TrialFolder, TrialResult, TrialSpec, TrialState
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import Event, TrialResult, TrialSpec, TrialState
 from trainers.config import DataConfig, TrainConfig
 
 

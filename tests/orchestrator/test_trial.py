@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import TrialError
-from orchestrator.state.trial.records import Event, TrialFolder, TrialResult, TrialSpec, TrialState, make_key
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import Event, TrialResult, TrialSpec, TrialState, make_key
 from trainers.config import DataConfig, FocalLoss, Fold, TrainConfig
 
 

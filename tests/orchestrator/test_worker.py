@@ -10,12 +10,14 @@ import cv2
 import numpy as np
 import pytest
 
-from orchestrator.launchers.base import Slot
-from orchestrator.launchers.worker.main import ExitCode, is_worked_on, work
+from orchestrator.launchers.worker.exit_codes import ExitCode
+from orchestrator.launchers.worker.main import work
+from orchestrator.launchers.worker.slot import Slot
 from orchestrator.state.trial.endings import fail
 from orchestrator.state.trial.failures import FailureKind
+from orchestrator.state.trial.folder import TrialFolder, is_worked_on
 from orchestrator.state.trial.outputs import read_predictions
-from orchestrator.state.trial.records import TrialFolder, TrialState
+from orchestrator.state.trial.records import TrialState
 from trainers.metrics import mean_iou
 from trainers.pictures import draw_samples, make_palette, pick_evenly, write_png
 

@@ -7,6 +7,10 @@ from collections.abc import Iterable
 
 from pydantic import BaseModel, ConfigDict
 
+VIEWS = {"none": 1, "horizontal": 2, "both": 4}
+"""``test_time_flips`` -> how often each picture of validation is evaluated."""
+
+
 TRAINER_VERSION = 2
 """Part of every trial's key; raised by hand whenever the same configuration would give another result."""
 

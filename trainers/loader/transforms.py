@@ -10,14 +10,16 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trainers.config import VOID, TransformConfig, check_known, is_import_path
 from trainers.errors import ConfigError
 from trainers.imports import import_object
-from trainers.loader.augment import Image
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # asked for while it is imported: nobody is phoned
 import albumentations as A  # after the line above
+
+Image = NDArray[np.uint8]
 
 
 class Pipeline:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
 from orchestrator.analysis.report.chart import draw_chart
 from orchestrator.analysis.report.ensemble_section import Chosen, draw_chosen
 from orchestrator.analysis.report.html import STYLE, element, write_html
-from orchestrator.analysis.report.report import Picture
 from orchestrator.analysis.report.table import Line, ReportTable
-from orchestrator.analysis.report.terminal import explain, write_figure, write_gain, write_interval, write_rank, write_short
+from orchestrator.analysis.report.terminal import (
+    explain,
+    write_figure,
+    write_gain,
+    write_interval,
+    write_rank,
+    write_short,
+)
 
 _STEEPEST = 0.55  # of a cell's colour: the text on it stays readable
 
@@ -180,3 +187,11 @@ def _draw_picture(best: Line, picture: Picture) -> list[Element]:
 
 def _name(line: Line) -> str:
     return f"{line.row}: {line.title}" if line.row is not None else line.title
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The picture grid of a trial. png: the file; legend: name and colour, ``#rrggbb``, of each scored class."""
+
+    png: bytes
+    legend: tuple[tuple[str, str], ...]

@@ -24,10 +24,10 @@ from rich.console import Group
 from rich.text import Text
 
 from orchestrator.analysis.report.ensemble_section import load_chosen
-from orchestrator.analysis.report.page import write_page
+from orchestrator.analysis.report.page import Picture, write_page
 from orchestrator.analysis.report.terminal import draw_table
 from orchestrator.errors import SpecError, TrackingError
-from orchestrator.state.trial.records import write_atomically
+from orchestrator.state.files import write_atomically
 
 if TYPE_CHECKING:
     from orchestrator.tracking.reader.runs import RunReader
@@ -44,14 +44,6 @@ def load_table(reader: RunReader, sweep: str, *, cache: Path) -> ReportTable:
     entries = loader.load_all(runs)
     ensembles = [_load_ensemble(loader, run) for run in reader.list_table_ensembles(sweep)]
     return make_table(sweep, entries, ensembles, class_names=_find_class_names(loader, runs, entries))
-
-
-@dataclass(frozen=True)
-class Picture:
-    """The picture grid of a trial. png: the file; legend: name and colour, ``#rrggbb``, of each scored class."""
-
-    png: bytes
-    legend: tuple[tuple[str, str], ...]
 
 
 def load_picture(reader: RunReader, table: ReportTable, *, cache: Path) -> Picture | None:

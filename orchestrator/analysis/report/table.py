@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from orchestrator.analysis.confusions import Matrices
 from orchestrator.analysis.report.describe import Description, describe_training
+from orchestrator.analysis.results import name_joined
 from orchestrator.analysis.stats import find_bounds
 from orchestrator.analysis.trials import IOU, Entry, strip_seed
-from orchestrator.ensemble.candidates import name_joined
-from orchestrator.tracking.mirror.run_data import legalize
+from orchestrator.tracking.tags import legalize
 from trainers.config import TrainConfig
 
 

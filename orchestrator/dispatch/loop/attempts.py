@@ -10,8 +10,9 @@ from orchestrator.dispatch.loop.endings import Circumstances
 from orchestrator.dispatch.loop.ports import Shared
 from orchestrator.errors import LaunchError
 from orchestrator.launchers.base import Job, JobExit, Launcher, Need
+from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.heartbeat import Silence
-from orchestrator.state.trial.records import Event, TrialFolder, TrialSpec
+from orchestrator.state.trial.records import Event, TrialSpec
 
 COUNTERS = (Path("/proc/vmstat"), Path("/sys/fs/cgroup/memory.events"))
 """Files with a line ``oom_kill <count>``; the first counts for the whole machine."""

@@ -19,14 +19,11 @@ from typing import TYPE_CHECKING
 from orchestrator.dispatch.loop.endings import Ending
 from orchestrator.dispatch.loop.ports import Outcomes, Search, Shared, TrialOutcome
 from orchestrator.state.ledger import LedgerRow
-from orchestrator.state.trial.records import Event, TrialFolder, TrialResult, TrialSpec
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import OBJECTIVE, Event, TrialResult, TrialSpec
 
 if TYPE_CHECKING:
     from orchestrator.planning.configuration import Configuration
-
-
-OBJECTIVE = "val/miou"
-"""The metric that values a trial."""
 
 
 @dataclass

@@ -27,13 +27,13 @@ from orchestrator.dispatch.loop.retries import Retries
 from orchestrator.dispatch.loop.takeover import Layout, Takeovers
 from orchestrator.errors import DataError, LaunchError, TrialError
 from orchestrator.launchers.base import Launcher
-from orchestrator.launchers.worker.main import is_worked_on
 from orchestrator.spec.sections import KeepSpec, LimitsSpec, RetrySpec
 from orchestrator.state.disk import DiskSpace, say_full
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger, LedgerRow
 from orchestrator.state.trial.failures import describe, is_disk_full
-from orchestrator.state.trial.records import Event, TrialFolder, TrialResult, TrialSpec, TrialState
+from orchestrator.state.trial.folder import TrialFolder, is_worked_on
+from orchestrator.state.trial.records import Event, TrialResult, TrialSpec, TrialState
 
 if TYPE_CHECKING:
     from orchestrator.planning.configuration import Configuration

@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 
 from orchestrator.errors import TrackingError, TrialError
 from orchestrator.launchers.base import JobExit
-from orchestrator.launchers.worker.main import ExitCode, is_worked_on
+from orchestrator.launchers.worker.exit_codes import ExitCode
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger, LedgerRow
 from orchestrator.state.trial.endings import fail, leave_waiting, prune
 from orchestrator.state.trial.failures import FailureKind
-from orchestrator.state.trial.records import TrialFolder, TrialResult, TrialSpec, TrialState
+from orchestrator.state.trial.folder import TrialFolder, is_worked_on
+from orchestrator.state.trial.records import TrialResult, TrialSpec, TrialState
 
 RESULT_GRACE_S = 300.0
 """A trial that another machine has just finished is in the ledger before its result has been sent, which may take a slow server

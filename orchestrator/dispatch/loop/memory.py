@@ -8,7 +8,8 @@ from orchestrator.dispatch.loop.retries import Terms
 from orchestrator.errors import TrialError
 from orchestrator.launchers.base import UNKNOWN, Need
 from orchestrator.state.home import Home
-from orchestrator.state.trial.records import Event, TrialFolder, TrialSpec, TrialState
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import Event, TrialSpec, TrialState
 
 
 class Needs:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from orchestrator.state.trial.records import Event, TrialFolder, TrialResult, TrialSpec, TrialState
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import Event, TrialResult, TrialSpec, TrialState
 
 if TYPE_CHECKING:
     from orchestrator.planning.configuration import Configuration

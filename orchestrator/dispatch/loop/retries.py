@@ -11,7 +11,8 @@ from orchestrator.launchers.base import ANY, Launcher, Need
 from orchestrator.spec.sections import RetrySpec
 from orchestrator.state.ledger import Ledger
 from orchestrator.state.trial.failures import FailureKind
-from orchestrator.state.trial.records import Event, TrialFolder, TrialSpec, TrialState
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import Event, TrialSpec, TrialState
 
 FEWEST_PICTURES = 2
 """In a part of a batch: batch norm may need them."""

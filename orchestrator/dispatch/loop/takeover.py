@@ -20,7 +20,8 @@ from orchestrator.errors import TrackingError
 from orchestrator.spec.sections import KeepSpec, LimitsSpec
 from orchestrator.state.ledger import Ledger
 from orchestrator.state.trial.checkpoint import ELSEWHERE, enter, find_epoch
-from orchestrator.state.trial.records import Attempt, TrialFolder, TrialSpec
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import Attempt, TrialSpec
 
 PATIENCE_S = 600.0
 """For so long a server that is away is waited for, rather than to train anew what it may hold."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.errors import PredictError
-from orchestrator.state.trial.folder import read_removal, say_removed
-from orchestrator.state.trial.records import TrialFolder, TrialSpec
+from orchestrator.state.trial.folder import TrialFolder, read_removal, say_removed
+from orchestrator.state.trial.records import TrialSpec
 from orchestrator.tracking.location import Place
 from orchestrator.tracking.tags import REMOVED
 from trainers.config import Flips

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.ensemble.selection.kernel import LANES, MAX_RUN, UNSCORED, regroup, ungroup
+from orchestrator.state.trial.outputs import PREDICTIONS_FILE, keep_in_cache, read_info, unpack
 
 Blocks = NDArray[np.uint8]
 """(B, C, 64) of one candidate, C-contiguous."""
@@ -127,3 +130,16 @@ class Grouped(Sequence[NDArray[np.uint8]]):
 
     def __getitem__(self, i: int) -> NDArray[np.uint8]:  # type: ignore[override]  # nobody takes slices
         return self.layout.restore(self.blocks[i])
+
+
+def read_blocks(folder: Path, cache: Path, layout: Layout) -> NDArray[np.uint8]:
+    """Map stored probabilities into memory, read-only, regrouped by the layout of their labels; as outputs.read_predictions."""
+    info = read_info(folder)
+    path = cache / f"{info.predictions_sha256}.{layout.digest}.blocks"
+    if not path.exists() or path.stat().st_size != math.prod(layout.shape):
+        raw = unpack(folder / PREDICTIONS_FILE, sha256=info.predictions_sha256, num_bytes=math.prod(info.shape))
+        blocks = np.empty(layout.shape, np.uint8)
+        layout.fill(np.frombuffer(raw, np.uint8).reshape(info.shape), blocks)
+        keep_in_cache(path, blocks.data)
+    mapped: NDArray[np.uint8] = np.memmap(path, dtype=np.uint8, mode="r", shape=layout.shape)
+    return mapped

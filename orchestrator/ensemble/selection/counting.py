@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from orchestrator.ensemble.selection.blocks import Blocks, Layout
 from orchestrator.ensemble.selection.kernel import add_up_runs, count_arithmetic, count_by_table
-from orchestrator.launchers.slots.table import count_cores
+from orchestrator.state.machine import count_cores
 from trainers.prediction.means import Mean, make_table
 
 _TILE = 2**17

@@ -13,8 +13,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from orchestrator.launchers.base import Need, Slot
+from orchestrator.launchers.base import Need
 from orchestrator.launchers.slots.locks import HeldSlot, LockFolder
+from orchestrator.launchers.worker.slot import Slot
 
 GATE_S = 1.0
 """How long to wait for another dispatcher that is looking at the same GPU."""

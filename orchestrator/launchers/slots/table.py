@@ -12,11 +12,13 @@ from typing import Literal
 import psutil
 
 from orchestrator.errors import LaunchError
-from orchestrator.launchers.base import ORDINARY, UNKNOWN, Claimant, Need, Slot
+from orchestrator.launchers.base import ORDINARY, UNKNOWN, Claimant, Need
 from orchestrator.launchers.slots.gpu_sharing import SharedGpu, Wish
 from orchestrator.launchers.slots.gpus import Gpu, GpuWatch, find_gpus
 from orchestrator.launchers.slots.locks import HeldSlot, LockFolder
 from orchestrator.launchers.slots.priority_queue import Line
+from orchestrator.launchers.worker.slot import Slot
+from orchestrator.state.machine import allowed_cpus, count_cores
 
 WORKER_MEMORY_GB = 1.5
 """Host memory that a worker on the CPU is counted with; so that many cores and little memory do not swap."""
@@ -30,8 +32,6 @@ AUTO_THREADS = 4
 LAST_LOSSES = 2
 """A machine's last GPU is given up when so many attempts in a row have lost it."""
 
-CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-"""What a container may use, as ``<microseconds or max> <period in microseconds>``."""
 
 _log = logging.getLogger(__name__)
 
@@ -116,31 +116,9 @@ def _deal(
     return tuple(Slot(f"{gpu.uuid}-{share}", gpu.uuid, num_threads, gpu.memory_mb, most(gpu)) for gpu, share in dealt)
 
 
-def count_cores(quota: Path = CPU_QUOTA) -> int:
-    """Physical cores that this process may use: by the machine, its affinity, and a container's quota, rounded down."""
-    allowed = len(_allowed_cpus())
-    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed, _read_quota(quota) or allowed))
-
-
-def _allowed_cpus() -> list[int]:
-    """Numbers of the CPUs that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
-
-
-def _read_quota(file: Path) -> int | None:
-    """CPUs that a container may use, at least 1; None where nothing limits it."""
-    try:
-        allowed_us, period_us = file.read_text().split()
-    except OSError:  # no container, or the first version of cgroups
-        return None
-    return None if allowed_us == "max" else max(1, int(allowed_us) // int(period_us))
-
-
 def _name_cpu_slots(num_slots: int) -> list[str]:
     """Names by the CPUs that a process may use, so that jobs that a scheduler has put on different CPUs do not meet."""
-    cpus = _allowed_cpus()
+    cpus = allowed_cpus()
     shares = [f"-{index // len(cpus)}" if index >= len(cpus) else "" for index in range(num_slots)]
     return [f"cpu-{cpus[index % len(cpus)]}{share}" for index, share in enumerate(shares)]
 

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import sys
 import time
-from collections.abc import Callable
-from enum import IntEnum
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from orchestrator.launchers.base import Slot
 from orchestrator.launchers.worker import process
-from orchestrator.planning.forecast.timings import measure_course
-from orchestrator.state.files import is_locked
+from orchestrator.launchers.worker.exit_codes import ExitCode
+from orchestrator.launchers.worker.slot import Slot
 from orchestrator.state.machine import library_versions
 from orchestrator.state.trial.checkpoint import FILE as CHECKPOINT_FILE
 from orchestrator.state.trial.checkpoint import note_checkpoint
 from orchestrator.state.trial.endings import fail, first_start_s, leave_waiting, leave_without_space, log_traceback
 from orchestrator.state.trial.failures import FailureKind, classify, describe, is_disk_full
+from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.heartbeat import Heartbeat
-from orchestrator.state.trial.records import Attempt, Event, TrialFolder, TrialResult, TrialSpec, TrialState
+from orchestrator.state.trial.records import Attempt, Event, TrialResult, TrialSpec, TrialState
 
 if TYPE_CHECKING:  # torch is imported when the slot is taken, not before
     from trainers.training.train import EpochReport
@@ -33,22 +34,6 @@ ShouldStop = Callable[[], bool]
 
 OnPeak = Callable[[float], int | None]
 """Told the most GPU memory that an attempt has taken so far, in MB; returns what its slot has of it from now on."""
-
-
-class ExitCode(IntEnum):
-    """What a worker's exit code means. A negative code is the signal that killed it; 5 is process.DISPATCHER_GONE.
-
-    Those that are believed without a result are high: a loss or a library that ends the process by itself takes small ones.
-    STOPPED and LOCKED are only where the attempt's record does not say otherwise: believed, they have it begun again for ever.
-    """
-
-    COMPLETE = 0
-    FAILED = 1
-    STOPPED = 83
-    LOCKED = 84
-    DISK_FULL = 86
-    DEVICE_LOST = 87
-    """FAILED, for want of its GPU."""
 
 
 def _keep(_peak_mb: float) -> None:
@@ -90,11 +75,6 @@ def work(folder: Path, slot: Slot, should_stop: ShouldStop, *, on_peak: OnPeak =
         if result is None:
             return _attempt(trial, slot, should_stop, on_peak)
         return ExitCode.FAILED if result.state is TrialState.FAILED else ExitCode.COMPLETE
-
-
-def is_worked_on(trial: TrialFolder) -> bool:
-    """Whether a process works in the folder, such as one that has not noticed yet that its dispatcher died."""
-    return trial.lock.exists() and is_locked(trial.lock)
 
 
 def _attempt(trial: TrialFolder, slot: Slot, should_stop: ShouldStop, on_peak: OnPeak) -> ExitCode:
@@ -235,3 +215,37 @@ def _machine_facts(slot: Slot) -> dict[str, Any]:
 def _memory_facts(slot: Slot, peak_mb: float, on_peak: OnPeak) -> dict[str, Any]:
     """Of a GPU: what was taken of it, and what the attempt may take."""
     return {"peak_memory_mb": round(peak_mb), "memory_mb": on_peak(peak_mb)} if slot.visible_devices else {}
+
+
+def measure_course(events: Iterable[Event], ended_s: float) -> dict[str, float]:
+    """Facts for a result from a trial's progress: ``attempts_s``, all its attempts together, ``epoch_s``, an epoch with its
+    validation, and ``val_s``, that alone. Time between attempts counts nowhere; of a killed one what lies before its last sign.
+    """
+    by_attempt: dict[int, list[Event]] = {}
+    for event in events:
+        by_attempt.setdefault(event.attempt, []).append(event)
+    if not by_attempt:
+        return {}
+    last = max(by_attempt)
+    spans = [(ended_s if n == last else lived[-1].time_s) - lived[0].time_s for n, lived in by_attempt.items()]
+    course = {"attempts_s": round(sum(max(0.0, span) for span in spans), 3)}
+    epochs = [[event for event in lived if event.kind == "epoch"] for lived in by_attempt.values()]
+    if (epoch_s := _measure_epoch(epochs)) is not None:
+        course["epoch_s"] = round(epoch_s, 4)
+    if validations := [_number(event.facts, "val_s") for lived in epochs for event in lived if "val_s" in event.facts]:
+        course["val_s"] = round(median(validations), 4)
+    return course
+
+
+def _measure_epoch(epochs: Sequence[Sequence[Event]]) -> float | None:
+    """From one epoch's end to the next; of those that are alone in their attempts what they say, as that began with its start."""
+    gaps = [after.time_s - before.time_s for lived in epochs for before, after in itertools.pairwise(lived)]
+    own = [event for lived in epochs for event in lived if "epoch_s" in event.metrics]
+    alone = [event.metrics["epoch_s"] + _number(event.facts, "val_s") for event in own]
+    measured = gaps or alone
+    return median(measured) if measured else None
+
+
+def _number(facts: Mapping[str, Any], name: str) -> float:
+    value = facts.get(name)
+    return float(value) if isinstance(value, int | float) else 0.0

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.outputs import write_confusions, write_predictions
-from orchestrator.state.trial.records import FLIPS, FLIPS_MIOU, TrialFolder
+from orchestrator.state.trial.records import FLIPS, FLIPS_MIOU
 from trainers.config import VOID
 from trainers.pictures import draw_samples, pick_evenly, write_png
 
 if TYPE_CHECKING:  # they import torch
-    from orchestrator.launchers.base import Slot
+    from orchestrator.launchers.worker.slot import Slot
     from trainers.data import SplitData
     from trainers.training.evaluate import Evaluated
     from trainers.training.train import TrainResult

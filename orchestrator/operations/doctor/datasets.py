@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from orchestrator.dispatch.join import DATA_FOLDER, locate_source
 from orchestrator.errors import DataError, SpecError, TrackingError
 from orchestrator.operations.doctor.findings import Finding, doubtful, well, wrong
+from orchestrator.planning.preflight import DATA_FOLDER, locate_source
 from orchestrator.planning.shared import SharedPlan, read_shared_plan
 from orchestrator.state.disk import GB, write_gb
 from orchestrator.state.home import Home

@@ -11,10 +11,11 @@ from orchestrator.ensemble.predict.files import CHECKPOINT
 from orchestrator.errors import TrialError
 from orchestrator.operations.retention.reclaimable import Find, Kind, has_ended, measure
 from orchestrator.operations.retention.rules import Standing, choose_removable, read_rule
+from orchestrator.state.files import mark_file
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger, LedgerRow
-from orchestrator.state.trial.checkpoint import mark_file
-from orchestrator.state.trial.records import TrialFolder, TrialState
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import TrialState
 from orchestrator.tracking.location import Place
 from orchestrator.tracking.mirrored import read_sent
 

@@ -13,7 +13,6 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.errors import SpecError, TrackingError
-from orchestrator.launchers.worker.main import is_worked_on
 from orchestrator.operations.retention.reclaimable import (
     Find,
     Kind,
@@ -31,6 +30,7 @@ from orchestrator.operations.retention.rules import DEFAULT
 from orchestrator.spec.sections import Rule
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
+from orchestrator.state.trial.folder import is_worked_on
 from orchestrator.tracking.location import Place
 from trainers.config import check_known
 

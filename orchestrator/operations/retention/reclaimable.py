@@ -16,7 +16,8 @@ from orchestrator.errors import TrialError
 from orchestrator.state.files import is_locked
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import LedgerRow
-from orchestrator.state.trial.records import TrialFolder, TrialState
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import TrialState
 
 LEFTOVER_AGE_S = 3600.0
 """A write takes seconds: a half-written file of that age is nobody's any more."""

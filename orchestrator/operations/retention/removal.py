@@ -11,8 +11,7 @@ from orchestrator.errors import TrackingError
 from orchestrator.operations.retention.reclaimable import Find, Kind, Left, find_living, has_ended, hold
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
-from orchestrator.state.trial.folder import write_removal
-from orchestrator.state.trial.records import TrialFolder
+from orchestrator.state.trial.folder import TrialFolder, write_removal
 
 NoteRemoval = Callable[[str, str], None]
 """Says on a run's page, by its id, why its checkpoint is gone."""

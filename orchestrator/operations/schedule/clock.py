@@ -19,19 +19,6 @@ OnDue = Callable[[str, Sequence[datetime]], None]
 """Told a name, and the times that have come since it was told last, in order; called in the clock's thread."""
 
 
-def check_line(text: str) -> CronLine:
-    """Read a line as APScheduler and crontab(5) both do.
-
-    Raises:
-        ValueError: one of them refuses it, or no date ever fits.
-    """
-    _make_trigger(text, None)
-    line = parse_line(text)
-    if not next_times(text, None, since=datetime.now(UTC), count=1):
-        raise ValueError("no date ever fits it")
-    return line
-
-
 def next_times(text: str, zone: str | None, *, since: datetime, count: int) -> list[datetime]:
     """The next times after ``since`` at which a line is due. zone: by its name; None: this machine's."""
     trigger = _make_trigger(text, zone)

@@ -15,7 +15,8 @@ from typing import Any
 
 from orchestrator.operations.schedule.record import Occurrence, ScheduleRecord
 from orchestrator.state.home import Home
-from orchestrator.state.trial.records import TrialFolder, TrialState
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import TrialState
 
 OnEnd = Callable[[str, int], None]
 """Told an occurrence's id and its exit code, negative after a signal; called in a thread of its own."""

@@ -18,7 +18,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from orchestrator.errors import ScheduleError
-from orchestrator.state.trial.records import append_line, write_atomically
+from orchestrator.state.files import append_line, write_atomically
 
 SCHEMA_VERSION: Literal[1] = 1
 """Of every file in ``mlruns/schedule``."""

@@ -7,14 +7,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from orchestrator.dispatch.loop.bookkeeping import OBJECTIVE
 from orchestrator.errors import TrialError
 from orchestrator.operations.status.pace import Course, TimeLeft, estimate_left, trials_per_hour
 from orchestrator.operations.sync import ENDED, is_held, list_resting
 from orchestrator.planning.shared import SharedPlan, read_shared_plan
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import DispatcherRow, Ledger, LedgerRow
-from orchestrator.state.trial.records import Event, TrialFolder, TrialResult, TrialState
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import OBJECTIVE, Event, TrialResult, TrialState
 from orchestrator.tracking.location import Place
 from orchestrator.tracking.mirrored import read_sent
 

@@ -14,8 +14,9 @@ from enum import StrEnum
 from statistics import median
 from typing import Any
 
-from orchestrator.planning.forecast.timings import VIEWS, Size, Timing
+from orchestrator.planning.forecast.timings import Size, Timing
 from orchestrator.state.trial.records import TrialSpec
+from trainers.config.base import VIEWS
 
 BEST_CHECKPOINTS_OF_LAST = 3
 """What is written to go on from, in best checkpoints: weights and two moments of each."""

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from orchestrator.errors import TrialError
 from orchestrator.planning.forecast.diff import Content, Entry
-from orchestrator.state.trial.records import write_atomically
+from orchestrator.state.files import write_atomically
 
 SCHEMA_VERSION: Literal[1] = 1
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from orchestrator.errors import TrialError
 from orchestrator.state.machine import PREFIX
-from orchestrator.state.trial.records import Event, TrialFolder, TrialResult, TrialSpec, TrialState
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import TrialResult, TrialSpec, TrialState
 from trainers.config import DataConfig
+from trainers.config.base import VIEWS
 
 MAX_OTHERS = 2000
 """Trials beside the plan's own that are looked at, the latest first; so that a plan is quick in an old home."""
@@ -23,8 +23,6 @@ WEIGHTS_FILE = "best.safetensors"
 VAL_SHARE = 1 / 3
 """What a forward pass takes of a training step, for results that do not say how long validation took."""
 
-VIEWS = {"none": 1, "horizontal": 2, "both": 4}
-"""``test_time_flips`` -> how often each picture of validation is evaluated."""
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -55,35 +53,6 @@ class Timing:
     weights_bytes: int = 0
     other_bytes: int = 0
     versions: Mapping[str, str] | None = None
-
-
-def measure_course(events: Iterable[Event], ended_s: float) -> dict[str, float]:
-    """Facts for a result from a trial's progress: ``attempts_s``, all its attempts together, ``epoch_s``, an epoch with its
-    validation, and ``val_s``, that alone. Time between attempts counts nowhere; of a killed one what lies before its last sign.
-    """
-    by_attempt: dict[int, list[Event]] = {}
-    for event in events:
-        by_attempt.setdefault(event.attempt, []).append(event)
-    if not by_attempt:
-        return {}
-    last = max(by_attempt)
-    spans = [(ended_s if n == last else lived[-1].time_s) - lived[0].time_s for n, lived in by_attempt.items()]
-    course = {"attempts_s": round(sum(max(0.0, span) for span in spans), 3)}
-    epochs = [[event for event in lived if event.kind == "epoch"] for lived in by_attempt.values()]
-    if (epoch_s := _measure_epoch(epochs)) is not None:
-        course["epoch_s"] = round(epoch_s, 4)
-    if validations := [_number(event.facts, "val_s") for lived in epochs for event in lived if "val_s" in event.facts]:
-        course["val_s"] = round(median(validations), 4)
-    return course
-
-
-def _measure_epoch(epochs: Sequence[Sequence[Event]]) -> float | None:
-    """From one epoch's end to the next; of those that are alone in their attempts what they say, as that began with its start."""
-    gaps = [after.time_s - before.time_s for lived in epochs for before, after in itertools.pairwise(lived)]
-    own = [event for lived in epochs for event in lived if "epoch_s" in event.metrics]
-    alone = [event.metrics["epoch_s"] + _number(event.facts, "val_s") for event in own]
-    measured = gaps or alone
-    return median(measured) if measured else None
 
 
 def read_timings(trials: Path, keys: Collection[str], sizes: Mapping[str, Size]) -> list[Timing]:

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from orchestrator.state.trial.records import Record, TrialFolder, append_line, write_atomically
+from orchestrator.state.files import append_line, mark_file, write_atomically
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import Record
 
 FILE = "checkpoint.json"
 
@@ -38,12 +40,6 @@ class Fetched:
     epoch: int | None
     says: str
     is_damaged: bool = False
-
-
-def mark_file(path: Path | str) -> str:
-    """What tells a file from what it was or will be under the same name."""
-    found = os.stat(path)
-    return f"{found.st_size}-{found.st_mtime_ns}"
 
 
 def note_checkpoint(folder: TrialFolder, epoch: int) -> None:

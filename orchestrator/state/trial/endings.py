@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from orchestrator.state.trial.failures import FailureKind, describe, is_disk_full
-from orchestrator.state.trial.records import Event, TrialFolder, TrialResult, TrialState
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import Event, TrialResult, TrialState
 
 
 def leave_waiting(trial: TrialFolder, attempt: int, *, reason: str, failure: FailureKind | None = None) -> None:

@@ -7,7 +7,7 @@ import math
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import zstandard
@@ -15,10 +15,8 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from orchestrator.errors import EnsembleError
-from orchestrator.state.trial.records import Record, write_atomically
-
-if TYPE_CHECKING:
-    from orchestrator.ensemble.selection.blocks import Layout
+from orchestrator.state.files import write_atomically
+from orchestrator.state.trial.records import Record
 
 
 def write_confusions(path: Path, confusions: NDArray[np.integer], *, ignore_classes: tuple[int, ...]) -> None:
@@ -159,19 +157,6 @@ def read_u16(folder: Path, cache: Path) -> NDArray[np.uint16]:
     return _map(folder / U16_FILE, cache, sha256=info.u16_sha256, shape=info.shape, dtype=_U16)
 
 
-def read_blocks(folder: Path, cache: Path, layout: Layout) -> NDArray[np.uint8]:
-    """Map the probabilities into memory, read-only, regrouped by the layout of their labels; as read_predictions."""
-    info = read_info(folder)
-    path = cache / f"{info.predictions_sha256}.{layout.digest}.blocks"
-    if not path.exists() or path.stat().st_size != math.prod(layout.shape):
-        raw = _read(folder / PREDICTIONS_FILE, sha256=info.predictions_sha256, num_bytes=math.prod(info.shape))
-        blocks = np.empty(layout.shape, np.uint8)
-        layout.fill(np.frombuffer(raw, np.uint8).reshape(info.shape), blocks)
-        _keep(path, blocks.data)
-    mapped: NDArray[np.uint8] = np.memmap(path, dtype=np.uint8, mode="r", shape=layout.shape)
-    return mapped
-
-
 def _pack_u16(predictions: NDArray[np.uint16], is_scored: NDArray[np.bool_], folder: Path) -> str:
     return _pack(np.where(is_scored[:, None], predictions, np.uint16(0)).astype(_U16, copy=False), folder / U16_FILE)
 
@@ -188,11 +173,16 @@ def _map(path: Path, cache: Path, *, sha256: str, shape: tuple[int, ...], dtype:
     num_bytes = math.prod(shape) * dtype.itemsize
     unpacked = cache / f"{sha256}.u{8 * dtype.itemsize}"
     if not unpacked.exists() or unpacked.stat().st_size != num_bytes:
-        _keep(unpacked, _read(path, sha256=sha256, num_bytes=num_bytes))
+        keep_in_cache(unpacked, unpack(path, sha256=sha256, num_bytes=num_bytes))
     return np.memmap(unpacked, dtype=dtype, mode="r", shape=shape)
 
 
-def _read(path: Path, *, sha256: str, num_bytes: int) -> bytes:
+def unpack(path: Path, *, sha256: str, num_bytes: int) -> bytes:
+    """Decompress a stored array and verify it.
+
+    Raises:
+        EnsembleError: the file is missing, truncated or altered.
+    """
     try:
         raw = zstandard.ZstdDecompressor().decompress(path.read_bytes(), max_output_size=num_bytes)
     except FileNotFoundError:
@@ -209,7 +199,8 @@ def _read(path: Path, *, sha256: str, num_bytes: int) -> bytes:
     return raw
 
 
-def _keep(target: Path, content: bytes | memoryview) -> None:
+def keep_in_cache(target: Path, content: bytes | memoryview) -> None:
+    """Write the file atomically; several processes may do so at once."""
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     with os.fdopen(handle, "wb") as file:

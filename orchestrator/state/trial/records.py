@@ -25,18 +25,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from orchestrator.errors import TrialError
 from orchestrator.state.trial.failures import FailureKind
-from orchestrator.state.trial.folder import find_end
 from trainers.config import CHECKPOINT_INTERVAL_S, TRAINER_VERSION, DataConfig, Flips, Fold, TrainConfig
+
+OBJECTIVE = "val/miou"
+"""The metric that values a trial."""
+
 
 SCHEMA_VERSION: Literal[1] = 1
 """Of every file written into a trial folder."""
@@ -46,11 +45,6 @@ FLIPS = "flips"
 
 FLIPS_MIOU = "val/miou_flips"
 """Metric: what that set scores."""
-
-FLIPS_FILES = tuple(
-    f"{FLIPS}/{name}"
-    for name in ("predictions.json", "predictions.zst", "predictions.labels.zst", "predictions.u16.zst", "confusions.npz")
-)
 
 
 class TrialState(StrEnum):
@@ -70,9 +64,6 @@ class Record(BaseModel):
     # a metric may be NaN (no true and no predicted pixel): as null the line could not be read back
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), ser_json_inf_nan="constants")
     schema_version: Literal[1] = SCHEMA_VERSION
-
-
-R = TypeVar("R", bound=Record)
 
 
 class TrialSpec(Record):
@@ -190,147 +181,3 @@ def make_key(
         identity["again"] = again
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class TrialFolder:
-    """Reads and writes one trial's folder; whole files appear atomically."""
-
-    path: Path
-
-    @property
-    def log(self) -> Path:
-        return self.path / "log.txt"
-
-    @property
-    def lock(self) -> Path:
-        return self.path / "lock"
-
-    @property
-    def confusions(self) -> Path:
-        return self.path / "confusions.npz"
-
-    @property
-    def flips(self) -> Path:
-        return self.path / FLIPS
-
-    @property
-    def samples(self) -> Path:
-        return self.path / "samples.png"
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.path / "last.pt"
-
-    @property
-    def heartbeat(self) -> Path:
-        return self.path / "heartbeat"
-
-    def create(self, spec: TrialSpec) -> None:
-        """Make the folder, or check that the existing one is of the same trial."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        if not (self.path / "trial.json").exists():
-            write_atomically(self.path / "trial.json", spec.model_dump_json(indent=1))
-        elif (found := self.spec().key) != spec.key:
-            raise TrialError(f"{self.path}: holds trial {found}, expected {spec.key}. Move the folder away.")
-
-    def spec(self) -> TrialSpec:
-        return self._read(TrialSpec, "trial.json")
-
-    def write_attempt(self, attempt: Attempt) -> None:
-        write_atomically(self.path / "attempt.json", attempt.model_dump_json(indent=1))
-
-    def attempt(self) -> Attempt:
-        return self._read(Attempt, "attempt.json")
-
-    def find_attempt(self) -> Attempt | None:
-        """The last attempt on this machine; None where there was none that this version knows of."""
-        try:
-            return self.attempt()
-        except TrialError:
-            return None
-
-    def last_attempt(self) -> int:
-        """Its number; 0 where there was none."""
-        found = self.find_attempt()
-        return 0 if found is None else found.number
-
-    def restore_attempt(self, before: Attempt | None) -> None:
-        """Let ``before`` be the last attempt again, because the one laid out since was never begun."""
-        if before is None:
-            (self.path / "attempt.json").unlink(missing_ok=True)
-        elif self.find_attempt() != before:
-            self.write_attempt(before)
-
-    def write_result(self, result: TrialResult) -> None:
-        write_atomically(self.path / "result.json", result.model_dump_json(indent=1))
-
-    def result(self) -> TrialResult | None:
-        """None while the trial has not ended."""
-        return self._read(TrialResult, "result.json") if (self.path / "result.json").exists() else None
-
-    def discard_result(self) -> None:
-        """Forget how the trial ended, so that it can be tried again."""
-        (self.path / "result.json").unlink(missing_ok=True)
-
-    def append(self, event: Event) -> None:
-        """Add an event."""
-        append_line(self.path / "progress.jsonl", event.model_dump_json(exclude_defaults=True))
-
-    def events(self, offset: int = 0) -> tuple[list[Event], int]:
-        """Events from byte ``offset`` on, and the offset to go on from. Torn lines are passed over."""
-        try:
-            with open(self.path / "progress.jsonl", "rb") as file:
-                file.seek(offset)
-                text = file.read()
-        except FileNotFoundError:
-            return [], offset
-        whole = text[: text.rfind(b"\n") + 1]
-        events = []
-        for line in whole.splitlines():
-            try:
-                events.append(Event.model_validate_json(line))
-            except ValidationError:
-                continue  # the last write of a process that was killed
-        return events, offset + len(whole)
-
-    def log_tail(self, num_lines: int = 30) -> str:
-        """The end of the log, for messages; as find_end."""
-        try:
-            text = self.log.read_bytes()[-50_000:].decode(errors="replace")
-        except FileNotFoundError:
-            return ""
-        return "\n".join(find_end(text.splitlines(), num_lines))
-
-    def _read(self, model: type[R], name: str) -> R:
-        path = self.path / name
-        try:
-            return model.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
-            raise TrialError(f"{path}: not found. The folder is not a trial's, or was emptied.") from None
-        except ValidationError as error:
-            hint = f"Move {self.path} away to have the trial trained anew."
-            raise TrialError(f"{path}: cannot be read by this version: {error}. {hint}") from error
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace ``path`` as a whole, so that no reader and no kill ever sees half of it."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(scratch, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(scratch, path)
-
-
-def append_line(path: Path, text: str) -> None:
-    """Add a line; one write, so that a kill leaves at most one torn last line.
-
-    A torn line of a killed predecessor is closed first, so that it cannot swallow this one.
-    """
-    with open(path, "ab+") as file:
-        torn = False
-        if file.tell() > 0:
-            file.seek(-1, os.SEEK_END)
-            torn = file.read(1) != b"\n"
-        file.write(b"\n" * torn + text.encode() + b"\n")

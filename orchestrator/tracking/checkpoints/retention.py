@@ -11,13 +11,11 @@ from urllib.request import url2pathname
 import mlflow  # noqa: F401  whole, before its parts (see __init__.py)
 from mlflow.entities import Run
 
-from orchestrator.state.trial.records import TrialState
+from orchestrator.state.trial.records import OBJECTIVE, TrialState
 from orchestrator.tracking.client import all_experiments, connect, search_runs
 from orchestrator.tracking.errors import told
 from orchestrator.tracking.location import Place
-from orchestrator.tracking.mirror.run_data import HEADLINE
-from orchestrator.tracking.reader.lookup import read_weights
-from orchestrator.tracking.tags import KEEP, REMOVED
+from orchestrator.tracking.tags import KEEP, REMOVED, read_weights
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ class CheckpointRecords:
             sweep=tags.get("sweep", ""),
             key=tags.get("key", ""),
             state=tags.get("state", ""),
-            miou=run.data.metrics.get(HEADLINE),
+            miou=run.data.metrics.get(OBJECTIVE),
             scored=tags.get("scored_fingerprint"),
             holds_files="cached_from" not in tags,
             files=_find_own(self._place, run),

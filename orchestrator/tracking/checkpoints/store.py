@@ -22,7 +22,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from orchestrator.errors import TrackingError
 from orchestrator.state.trial.checkpoint import COURSE, LAST, WEIGHTS, Fetched, copied
-from orchestrator.state.trial.records import TrialFolder, TrialState
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import TrialState
 from orchestrator.tracking.client import all_experiments, connect, search_runs
 from orchestrator.tracking.errors import told
 from orchestrator.tracking.location import Place

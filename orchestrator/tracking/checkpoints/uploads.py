@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import TrackingError
 from orchestrator.state.trial.checkpoint import ELSEWHERE
-from orchestrator.state.trial.records import TrialFolder
+from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.tracking.location import Place, RefusedError
 from orchestrator.tracking.mirrored import read_sent
 

@@ -8,7 +8,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, RunTag
 
 from orchestrator.errors import TrialError
-from orchestrator.state.trial.records import TrialFolder, TrialState
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import TrialState
 from orchestrator.tracking.client import find_experiment, search_runs
 from orchestrator.tracking.tags import FORMER_ROW, REPORTED, ROW, RunLabel
 

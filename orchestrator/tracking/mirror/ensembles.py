@@ -12,18 +12,24 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 
 from orchestrator.state.trial.records import FLIPS
-from orchestrator.tracking.client import ensure_experiment, search_runs
+from orchestrator.tracking.client import connect, ensure_experiment, search_runs
+from orchestrator.tracking.errors import told
 from orchestrator.tracking.location import Place
-from orchestrator.tracking.mirror.run_data import legalize
-from orchestrator.tracking.tags import ROW, EnsembleRecord
+from orchestrator.tracking.tags import ROW, EnsembleRecord, legalize
 
 _A_BATCH = 100
 
 
-def log_ensemble(client: MlflowClient, place: Place, sweep: str, record: EnsembleRecord) -> str:
-    """Record an ensemble in the sweep's experiment; returns the id of its run, which there may have been already."""
-    experiment = ensure_experiment(client, place, sweep)
-    return _log(client, experiment, sweep, record, known=_search(client, experiment))
+def log_ensemble(place: Place, sweep: str, record: EnsembleRecord) -> str:
+    """Record an ensemble in the sweep's experiment; returns the id of its run, which there may have been already.
+
+    Raises:
+        TrackingError: the server cannot be used.
+    """
+    client = connect(place)
+    with told(place):
+        experiment = ensure_experiment(client, place, sweep)
+        return _log(client, experiment, sweep, record, known=_search(client, experiment))
 
 
 def log_table(client: MlflowClient, place: Place, sweep: str, records: Sequence[EnsembleRecord]) -> list[str]:

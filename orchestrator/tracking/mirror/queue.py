@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import TrackingError
-from orchestrator.state.trial.records import TrialFolder
+from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.tracking.checkpoints.uploads import CheckpointUploads, open_checkpoints
 from orchestrator.tracking.location import Place, RefusedError
 from orchestrator.tracking.tags import EnsembleRecord, RunLabel

@@ -14,15 +14,15 @@ from filelock import FileLock
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from orchestrator.state.trial.checkpoint import mark_file
-from orchestrator.state.trial.records import FLIPS_FILES, TrialFolder, TrialResult, TrialSpec, TrialState
+from orchestrator.state.files import mark_file
+from orchestrator.state.trial.folder import FLIPS_FILES, TrialFolder
+from orchestrator.state.trial.records import OBJECTIVE, TrialResult, TrialSpec, TrialState
 from orchestrator.tracking.client import all_experiments, connect, ensure_experiment, find_experiment, search_runs
 from orchestrator.tracking.errors import told
 from orchestrator.tracking.location import Place
 from orchestrator.tracking.mirror.current_runs import make_current, read_deviation, relabel_runs
 from orchestrator.tracking.mirror.ensembles import log_table
 from orchestrator.tracking.mirror.run_data import (
-    HEADLINE,
     Point,
     Progress,
     continue_series,
@@ -225,7 +225,7 @@ class Recorder:
             return run_id, sent
         missing = {name: value for name, value in make_params(spec).items() if name not in run.data.params}
         self._log(run.info.run_id, points=[], params=missing, tags={})  # params cannot change: a path may differ here
-        history = self._client.get_metric_history(run.info.run_id, f"epoch/{HEADLINE}")
+        history = self._client.get_metric_history(run.info.run_id, f"epoch/{OBJECTIVE}")
         begun = pick_up_series([Point(one.key, one.value, one.timestamp, one.step) for one in history], events)
         return str(run.info.run_id), sent.model_copy(update={"epoch": begun.epoch, "best": begun.best})
 

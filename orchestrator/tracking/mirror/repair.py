@@ -9,7 +9,8 @@ import mlflow  # noqa: F401  whole, before its parts (see __init__.py)
 from mlflow.entities import Run
 
 from orchestrator.errors import TrialError
-from orchestrator.state.trial.records import TrialFolder, TrialResult, TrialState
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import TrialResult, TrialState
 from orchestrator.tracking.client import connect, find_experiment, search_runs
 from orchestrator.tracking.errors import told
 from orchestrator.tracking.location import Place

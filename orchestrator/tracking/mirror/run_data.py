@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.state.trial.records import FLIPS, Event, TrialResult, TrialSpec
-from orchestrator.tracking.tags import ORIGIN
+from orchestrator.state.trial.records import FLIPS, OBJECTIVE, Event, TrialResult, TrialSpec
+from orchestrator.tracking.tags import ORIGIN, legalize
 
-HEADLINE = "val/miou"
 _MAX_PARAM = 6000
 _MAX_TAG = 1000
-_MAX_NAME = 250
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ def continue_series(events: Iterable[Event], before: Progress) -> tuple[list[Poi
             continue
         epoch = event.epoch
         points += _points(event.metrics, time_s=event.time_s, step=epoch, prefix="epoch/")
-        value = event.metrics.get(HEADLINE, math.nan)
+        value = event.metrics.get(OBJECTIVE, math.nan)
         if value > (-math.inf if best is None else best):
             best = value
             points += _points(event.metrics, time_s=event.time_s, step=epoch)
@@ -140,29 +137,6 @@ def _points(metrics: Mapping[str, float], *, time_s: float, step: int, prefix: s
     names = legalize(prefix + key for key in metrics)
     named = zip(names, metrics.values(), strict=True)
     return [Point(name, float(v), time_ms, step) for name, v in named if v is not None and math.isfinite(v)]
-
-
-def legalize(names: Iterable[str]) -> list[str]:
-    """Spell names, each given once, so that MLflow takes them; different names stay different, and legal ones as they are.
-
-    A class may be called ``rock (big)``: allowed are letters, digits, space and ``_-.:/``, in paths without empty parts.
-    """
-    given = list(names)
-    spelled = {name: _spell(name) for name in given}
-    taken = {name for name in given if spelled[name] == name}
-    for name in given:
-        if spelled[name] == name:
-            continue
-        stem, number = spelled[name], 2
-        while spelled[name] in taken:
-            spelled[name], number = f"{stem[: _MAX_NAME - 8]} {number}", number + 1
-        taken.add(spelled[name])
-    return [spelled[name] for name in given]
-
-
-def _spell(name: str) -> str:
-    parts = re.sub(r"[^/\w.\- :]", "_", name)[:_MAX_NAME].split("/")
-    return "/".join("_" if part in {"", ".", ".."} else part for part in parts)
 
 
 def _flatten(prefix: str, value: Mapping[str, Any], into: dict[str, str]) -> None:

@@ -7,11 +7,11 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from orchestrator.launchers.worker.main import is_worked_on
 from orchestrator.state.home import Home
 from orchestrator.state.trial import checkpoint
 from orchestrator.state.trial import folder as removals
-from orchestrator.state.trial.records import FLIPS_FILES, TrialFolder, TrialSpec
+from orchestrator.state.trial.folder import FLIPS_FILES, TrialFolder, is_worked_on
+from orchestrator.state.trial.records import TrialSpec
 from orchestrator.tracking.location import Place
 from orchestrator.tracking.reader.runs import RunReader
 

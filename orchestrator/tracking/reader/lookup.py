@@ -15,12 +15,12 @@ from orchestrator.state.trial.records import FLIPS, TrialState
 from orchestrator.tracking.client import all_experiments, connect, find_experiment, search_runs
 from orchestrator.tracking.errors import told
 from orchestrator.tracking.location import Place
-from orchestrator.tracking.tags import CHOSEN, MEAN
+from orchestrator.tracking.tags import CHOSEN, MEAN, read_params, read_weights
 from trainers.config import check_known
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _KEY = re.compile(r"[0-9a-f]{4,16}")
-_WEIGHT, _FLIPS = "weight.", f"{FLIPS}."
+_FLIPS = f"{FLIPS}."
 
 
 @dataclass(frozen=True)
@@ -64,20 +64,11 @@ def find_model(place: Place, name: str) -> FoundModel:
         return _take(place, next((run for run in runs if run.data.tags.get("state") == TrialState.COMPLETE), runs[0]))
 
 
-def read_weights(run: Run) -> dict[str, float]:
-    """Key -> weight of an ensemble's members."""
-    return {key: float(weight) for key, weight in _read_params(run, _WEIGHT).items()}
-
-
-def _read_params(run: Run, prefix: str) -> dict[str, str]:
-    return {name.removeprefix(prefix): value for name, value in run.data.params.items() if name.startswith(prefix)}
-
-
 def _take(place: Place, run: Run) -> FoundModel:
     tags, name = run.data.tags, run.info.run_name or run.info.run_id
     flips: dict[str, str] = {}
     if tags.get("kind") == "ensemble":
-        weights, flips = read_weights(run), _read_params(run, _FLIPS)
+        weights, flips = read_weights(run), read_params(run, _FLIPS)
     elif tags.get("kind") == "trial":
         weights = {tags["key"]: 1.0}
     else:

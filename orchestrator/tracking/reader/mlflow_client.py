@@ -10,8 +10,7 @@ from mlflow.exceptions import MlflowException
 
 from orchestrator.tracking.client import all_experiments, connect, find_experiment, search_runs
 from orchestrator.tracking.location import Place
-from orchestrator.tracking.reader.row import RunRow
-from orchestrator.tracking.reader.source import ExperimentRow
+from orchestrator.tracking.reader.row import ExperimentRow, RunRow
 
 
 class ClientSource:

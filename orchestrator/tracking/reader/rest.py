@@ -15,8 +15,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
 from orchestrator.tracking.location import Place
-from orchestrator.tracking.reader.row import RunRow
-from orchestrator.tracking.reader.source import ExperimentRow
+from orchestrator.tracking.reader.row import ExperimentRow, RunRow
 
 _API = "/api/2.0/mlflow/"
 _PAGE = 1000

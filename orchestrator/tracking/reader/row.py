@@ -56,3 +56,12 @@ class RunRow:
     def files_run_id(self) -> str:
         """The run that holds the files: a run of a cached trial refers to the first one."""
         return self.tags.get("cached_from", self.run_id)
+
+
+@dataclass(frozen=True)
+class ExperimentRow:
+    """One experiment that is not deleted."""
+
+    experiment_id: str
+    name: str
+    tags: dict[str, str]

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from orchestrator.errors import TrackingError, TrialError
-from orchestrator.state.trial.checkpoint import mark_file
-from orchestrator.state.trial.records import FLIPS, TrialFolder, TrialState, write_atomically
+from orchestrator.state.files import mark_file, write_atomically
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import FLIPS, TrialState
 from orchestrator.tracking.errors import told
 from orchestrator.tracking.location import Place
 from orchestrator.tracking.reader.index import RunIndex
 from orchestrator.tracking.reader.row import RunRow
 from orchestrator.tracking.reader.source import open_source
-from orchestrator.tracking.tags import ROW, EnsembleRecord
+from orchestrator.tracking.tags import ROW
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -141,13 +142,6 @@ class RunReader:
             return mark_file(f"{self._place.trials}/{run.key}/{name}")  # of thousands; a Path takes longer than to look
         except OSError:
             return None
-
-    def log_ensemble(self, sweep: str, record: EnsembleRecord) -> str:
-        """Record an ensemble as a run of the sweep's experiment, once for the same document; returns the run's id."""
-        from orchestrator.tracking.mirror.ensembles import log_ensemble
-
-        with told(self._place):
-            return log_ensemble(self._client, self._place, sweep, record)
 
     def experiment_id(self, sweep: str) -> str:
         """The id of the sweep's experiment.

@@ -5,12 +5,11 @@ from __future__ import annotations
 import importlib.metadata
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from orchestrator.tracking.location import Place
-from orchestrator.tracking.reader.row import RunRow
+from orchestrator.tracking.reader.row import ExperimentRow, RunRow
 
 _NEEDS_CLIENT = (
     "MLFLOW_TRACKING_AUTH",
@@ -21,15 +20,6 @@ _NEEDS_CLIENT = (
     "MLFLOW_WORKSPACE",
 )
 """Ways to reach a server that only MLflow's client has (mlflow/utils/credentials.py, rest_utils.py)."""
-
-
-@dataclass(frozen=True)
-class ExperimentRow:
-    """One experiment that is not deleted."""
-
-    experiment_id: str
-    name: str
-    tags: dict[str, str]
 
 
 class RunSource(Protocol):

@@ -9,7 +9,8 @@ import pytest
 
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
-from orchestrator.state.trial.records import TrialFolder, TrialState
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import TrialState
 from orchestrator.tracking.checkpoints.retention import CheckpointRecords
 from orchestrator.tracking.location import Place
 from orchestrator.tracking.mirror.recorder import Recorder

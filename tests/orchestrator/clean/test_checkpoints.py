@@ -16,6 +16,7 @@ from orchestrator.operations.retention.reclaimable import Kind
 from orchestrator.operations.retry import train_again
 from orchestrator.state.trial.records import TrialState
 from orchestrator.tracking.location import Place
+from orchestrator.tracking.mirror.ensembles import log_ensemble
 from orchestrator.tracking.reader.runs import RunReader
 from orchestrator.tracking.tags import EnsembleRecord
 from tests.orchestrator.clean.conftest import CHECKPOINT, Bench
@@ -61,8 +62,7 @@ def test_a_members_checkpoint_stays(bench: Bench) -> None:
     """An ensemble that was logged can be predicted with afterwards."""
     bench.end("a", best=0.5)
     bench.end("b", best=0.7)
-    reader = RunReader(Place.of(bench.home))
-    run_id = reader.log_ensemble("s", EnsembleRecord("two", {"a": 1.0}, {}, {"a": 1}))
+    run_id = log_ensemble(Place.of(bench.home), "s", EnsembleRecord("two", {"a": 1.0}, {}, {"a": 1}))
     bench.recorder.note_rule("s", "none")
     apply_keep(bench.home, "s")
     assert (bench.has_checkpoint("a"), bench.has_checkpoint("b")) == (True, False)

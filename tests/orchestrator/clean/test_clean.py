@@ -13,7 +13,8 @@ import pytest
 from orchestrator.cli import main
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
-from orchestrator.state.trial.records import TrialFolder, TrialResult, TrialState
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import TrialResult, TrialState
 from tests.orchestrator.tracking.conftest import Worker
 
 OLD_S = 2 * 3600

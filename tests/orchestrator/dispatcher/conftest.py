@@ -15,13 +15,14 @@ import pytest
 
 from orchestrator.dispatch.loop.dispatcher import Dispatcher, Outcome
 from orchestrator.launchers.base import UNKNOWN, Claimant, JobExit, Launcher, Need
-from orchestrator.launchers.worker.main import ExitCode
+from orchestrator.launchers.worker.exit_codes import ExitCode
 from orchestrator.spec.sections import LimitsSpec
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
 from orchestrator.state.trial.endings import fail
 from orchestrator.state.trial.failures import FailureKind
-from orchestrator.state.trial.records import Event, TrialFolder, TrialResult, TrialSpec, TrialState
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import Event, TrialResult, TrialSpec, TrialState
 from trainers.config import DataConfig, TrainConfig
 
 SWEEP = "sweep"

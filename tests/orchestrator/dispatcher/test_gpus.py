@@ -10,12 +10,13 @@ import torch
 
 from orchestrator.dispatch.loop.memory import Needs
 from orchestrator.errors import LaunchError
-from orchestrator.launchers.base import UNKNOWN, Claimant, JobExit, Need, Slot
+from orchestrator.launchers.base import UNKNOWN, Claimant, JobExit, Need
 from orchestrator.launchers.local import LocalLauncher
 from orchestrator.launchers.slots.gpu_sharing import adjust
 from orchestrator.launchers.slots.gpus import GpuWatch
 from orchestrator.launchers.slots.locks import HeldSlot
 from orchestrator.launchers.slots.table import SlotTable, find_slots
+from orchestrator.launchers.worker.slot import Slot
 from orchestrator.state.trial.failures import FailureKind
 from orchestrator.state.trial.records import Event, TrialSpec, TrialState
 from tests.orchestrator.dispatcher.conftest import (

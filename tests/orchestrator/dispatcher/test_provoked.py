@@ -14,7 +14,8 @@ from orchestrator.launchers.local import LocalLauncher
 from orchestrator.launchers.slots.table import Slot
 from orchestrator.spec.sections import LimitsSpec, RetrySpec
 from orchestrator.state.trial.failures import FailureKind
-from orchestrator.state.trial.records import TrialFolder, TrialSpec, TrialState
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import TrialSpec, TrialState
 from tests.orchestrator.dispatcher.conftest import Bench, Point
 
 NEVER = RetrySpec.model_validate(dict.fromkeys(RetrySpec.model_fields, 0))

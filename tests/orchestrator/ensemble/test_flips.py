@@ -16,11 +16,13 @@ from orchestrator.ensemble.best import best_ensemble
 from orchestrator.ensemble.evaluation.report import EnsembleReport
 from orchestrator.ensemble.predict.export import export
 from orchestrator.ensemble.predict.predict import predict
-from orchestrator.launchers.base import Slot
-from orchestrator.launchers.worker.main import ExitCode, work
+from orchestrator.launchers.worker.exit_codes import ExitCode
+from orchestrator.launchers.worker.main import work
+from orchestrator.launchers.worker.slot import Slot
 from orchestrator.state.home import Home
+from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.outputs import read_confusions, read_info, read_predictions
-from orchestrator.state.trial.records import FLIPS_MIOU, TrialFolder
+from orchestrator.state.trial.records import FLIPS_MIOU
 from orchestrator.tracking.location import Place
 from orchestrator.tracking.mirror.recorder import Recorder
 from orchestrator.tracking.reader.lookup import find_model

@@ -15,11 +15,12 @@ from orchestrator.ensemble.best import best_ensemble
 from orchestrator.ensemble.candidates import join_predictions, list_candidates
 from orchestrator.ensemble.predict.predict import predict
 from orchestrator.errors import EnsembleError
-from orchestrator.launchers.base import Slot
 from orchestrator.launchers.worker.main import work
+from orchestrator.launchers.worker.slot import Slot
 from orchestrator.state.home import Home
+from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.outputs import read_info, read_predictions, write_predictions
-from orchestrator.state.trial.records import Attempt, TrialFolder, TrialSpec, make_key
+from orchestrator.state.trial.records import Attempt, TrialSpec, make_key
 from orchestrator.tracking.location import Place
 from orchestrator.tracking.mirror.recorder import Recorder
 from orchestrator.tracking.reader.lookup import find_model

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from orchestrator.ensemble.best import read_groups
-from orchestrator.ensemble.selection.blocks import make_layout
+from orchestrator.ensemble.selection.blocks import make_layout, read_blocks
 from orchestrator.ensemble.selection.pool import mark_unscored
 from orchestrator.errors import EnsembleError
-from orchestrator.state.trial.outputs import read_blocks, read_info, read_labels, read_predictions, read_u16, write_predictions
+from orchestrator.state.trial.outputs import read_info, read_labels, read_predictions, read_u16, write_predictions
 
 
 def make_arrays(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

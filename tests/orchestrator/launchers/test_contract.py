@@ -12,8 +12,9 @@ from orchestrator.errors import LaunchError
 from orchestrator.launchers.base import Job, JobExit, Launcher
 from orchestrator.launchers.inline import InlineLauncher
 from orchestrator.launchers.local import LocalLauncher
-from orchestrator.launchers.worker.main import ExitCode
-from orchestrator.state.trial.records import TrialFolder, TrialState
+from orchestrator.launchers.worker.exit_codes import ExitCode
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import TrialState
 from tests.orchestrator.ray_cluster import RayCluster, start_cluster
 
 FOR_EVER = 10_000

@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.launchers.base import ANY, UNKNOWN, Claimant, Need, Slot
+from orchestrator.launchers.base import ANY, UNKNOWN, Claimant, Need
 from orchestrator.launchers.slots.locks import HeldSlot, LockFolder
 from orchestrator.launchers.slots.priority_queue import FRESH_S, REPEAT_S, Line
 from orchestrator.launchers.slots.table import SlotTable, find_slots
+from orchestrator.launchers.worker.slot import Slot
 from tests.orchestrator.clock import Clock
 from tests.orchestrator.launchers.users import run_as
 

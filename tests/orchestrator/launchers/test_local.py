@@ -13,10 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator.launchers.base import JobExit, Slot
+from orchestrator.launchers.base import JobExit
 from orchestrator.launchers.local import LocalLauncher
-from orchestrator.launchers.worker.main import ExitCode
-from orchestrator.state.trial.records import Event, TrialFolder
+from orchestrator.launchers.worker.exit_codes import ExitCode
+from orchestrator.launchers.worker.slot import Slot
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import Event
 
 DISPATCHER = """
 import sys, time

@@ -17,7 +17,8 @@ import pytest
 from orchestrator.errors import LaunchError
 from orchestrator.launchers import LAUNCHERS
 from orchestrator.launchers.base import JobExit
-from orchestrator.state.trial.records import Attempt, TrialFolder
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import Attempt
 from tests.orchestrator.ray_cluster import RayCluster, start_cluster
 
 SWEEP = """

@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.launchers.base import ANY, UNKNOWN, Need, Slot
+from orchestrator.launchers.base import ANY, UNKNOWN, Need
 from orchestrator.launchers.slots.gpu_sharing import adjust
 from orchestrator.launchers.slots.gpus import GpuWatch
 from orchestrator.launchers.slots.locks import HeldSlot
 from orchestrator.launchers.slots.table import SlotTable, find_slots
+from orchestrator.launchers.worker.slot import Slot
 
 LISTING = "0, GPU-small, 24000\n1, GPU-large, 80000\n"
 MEMORY_MB = {"GPU-small": 24000, "GPU-large": 80000}

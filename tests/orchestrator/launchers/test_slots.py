@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import LaunchError
-from orchestrator.launchers.base import Slot
 from orchestrator.launchers.slots.gpus import Gpu, ask_nvidia_smi, find_gpus
 from orchestrator.launchers.slots.locks import slots_folder
-from orchestrator.launchers.slots.table import SlotTable, count_cores, find_choice, find_slots
+from orchestrator.launchers.slots.table import SlotTable, find_choice, find_slots
+from orchestrator.launchers.worker.slot import Slot
+from orchestrator.state.machine import count_cores
 from tests.orchestrator.launchers.users import run_as
 
 LISTING = "0, GPU-aaaa, 81559\n1, GPU-bbbb, 24564\n2, GPU-cccc, [N/A]\n"

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from orchestrator.ensemble.best import best_ensemble
 from orchestrator.ensemble.evaluation.report import EnsembleReport
-from orchestrator.launchers.base import Slot
 from orchestrator.launchers.worker.main import work
+from orchestrator.launchers.worker.slot import Slot
 from orchestrator.state.home import Home
-from orchestrator.state.trial.records import TrialFolder
+from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.tracking.location import Place
 from orchestrator.tracking.mirror.recorder import Recorder
 from orchestrator.tracking.reader.runs import RunReader

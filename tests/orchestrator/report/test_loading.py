@@ -14,8 +14,10 @@ from orchestrator.analysis.report.report import load_picture, load_table, make_r
 from orchestrator.ensemble import select_ensemble
 from orchestrator.errors import SpecError, TrackingError
 from orchestrator.state.home import Home
-from orchestrator.state.trial.records import Attempt, TrialFolder, TrialResult, TrialSpec, TrialState
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import Attempt, TrialResult, TrialSpec, TrialState
 from orchestrator.tracking.location import Place
+from orchestrator.tracking.mirror.ensembles import log_ensemble
 from orchestrator.tracking.mirror.recorder import Recorder
 from orchestrator.tracking.reader.runs import RunReader
 from orchestrator.tracking.tags import EnsembleRecord, RunLabel
@@ -120,9 +122,9 @@ def test_the_page_shows_what_was_chosen_last(home: Home, reader: RunReader, tmp_
     predictions = [(truth * 80 + random.uniform(0, 175, truth.shape)).astype(np.uint8) for _ in range(3)]
     found = replace(select_ensemble(predictions, labels, k=2), names=("first <b>", "second"))
     document = {name: value for name, value in found.to_json().items() if name != "run_id"}
-    reader.log_ensemble("s", EnsembleRecord("old", {"k1": 1.0}, {}, {"members": ["k1"]}))
+    log_ensemble(reader.place, "s", EnsembleRecord("old", {"k1": 1.0}, {}, {"members": ["k1"]}))
     assert load_chosen(reader, "s", cache=home.cache) is None
-    reader.log_ensemble("s", EnsembleRecord("chosen", {"k1": 1.0}, {}, document))
+    log_ensemble(reader.place, "s", EnsembleRecord("chosen", {"k1": 1.0}, {}, document))
     make_report(reader, "s", out=tmp_path / "page.html", cache=home.cache)
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "first &lt;b&gt;" in page

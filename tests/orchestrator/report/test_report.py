@@ -14,8 +14,7 @@ from rich.console import Console
 
 from orchestrator.analysis.confusions import Matrices
 from orchestrator.analysis.report.describe import describe_training
-from orchestrator.analysis.report.page import write_page
-from orchestrator.analysis.report.report import Picture
+from orchestrator.analysis.report.page import Picture, write_page
 from orchestrator.analysis.report.table import EnsembleEntry, ReportTable, make_table
 from orchestrator.analysis.report.terminal import draw_table
 from orchestrator.analysis.stats import compute_miou

@@ -12,7 +12,8 @@ from orchestrator.operations.schedule.record import Occurrence, ScheduleRecord, 
 from orchestrator.operations.schedule.scheduler import Due, Ended, ScheduledSweep, Scheduler, Stop
 from orchestrator.spec.sections import ScheduleSpec
 from orchestrator.state.home import Home
-from orchestrator.state.trial.records import TrialFolder, TrialResult, TrialState
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import TrialResult, TrialState
 
 TEN = datetime(2026, 11, 22, 22, tzinfo=UTC)
 

@@ -16,7 +16,8 @@ from orchestrator.search import FolderHistory, StudySearch
 from orchestrator.search.history import ImageScores
 from orchestrator.spec import SweepSpec, load_spec
 from orchestrator.state.home import Home
-from orchestrator.state.trial.records import Event, TrialFolder, TrialResult, TrialSpec, TrialState
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import Event, TrialResult, TrialSpec, TrialState
 from tests.orchestrator.search.conftest import COMPLETE, FACTS, build, read, run, trials_in
 
 GRID = "search: {method: grid, space: {batch_size: [2, 3, 4, 5]}}\nbase: {epochs: 9}\n"

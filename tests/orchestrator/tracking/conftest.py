@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator.state.trial.records import Attempt, Event, TrialFolder, TrialResult, TrialSpec, TrialState
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import Attempt, Event, TrialResult, TrialSpec, TrialState
 from orchestrator.tracking.client import connect
 from orchestrator.tracking.location import Place
 from tests.orchestrator.postgresql import PASSWORD

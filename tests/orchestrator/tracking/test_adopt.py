@@ -11,7 +11,8 @@ from mlflow import MlflowClient
 
 from orchestrator.search.history import FolderHistory
 from orchestrator.state.home import Home
-from orchestrator.state.trial.records import TrialFolder, TrialState
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import TrialState
 from orchestrator.tracking.location import Place
 from orchestrator.tracking.mirror.recorder import Recorder
 from orchestrator.tracking.reader.adopt import adopt_finished

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from orchestrator.state.home import Home
 from orchestrator.state.trial.checkpoint import copied
-from orchestrator.state.trial.records import TrialFolder
+from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.tracking.checkpoints.store import CheckpointStore
 from orchestrator.tracking.checkpoints.uploads import open_checkpoints
 from orchestrator.tracking.location import Place

@@ -8,7 +8,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from orchestrator.state.trial.records import TrialFolder
+from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.tracking.location import Place
 from orchestrator.tracking.mirror.queue import MlflowTracker
 from orchestrator.tracking.reader.runs import RunReader

@@ -8,7 +8,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from orchestrator.state.trial.records import Event, TrialFolder, TrialState
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import Event, TrialState
 from orchestrator.tracking.location import Place
 from orchestrator.tracking.mirror.queue import MlflowTracker
 

@@ -9,7 +9,8 @@ from mlflow import MlflowClient
 
 from orchestrator.operations.sync import SyncedSweep, sync
 from orchestrator.state.ledger import Ledger
-from orchestrator.state.trial.records import TrialFolder, TrialState
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import TrialState
 from orchestrator.tracking.location import Place
 from orchestrator.tracking.mirror.queue import MlflowTracker
 from orchestrator.tracking.mirror.recorder import Recorder

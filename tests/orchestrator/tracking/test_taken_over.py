@@ -14,7 +14,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from safetensors.torch import load_file
 
-from orchestrator.state.trial.records import Event, TrialFolder
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import Event
 from tests.orchestrator.test_joined_line import Machine, _wait_until
 from tests.orchestrator.tracking.conftest import Server
 

@@ -9,7 +9,8 @@ import pytest
 from mlflow.entities import Run
 
 from orchestrator.state.trial.failures import FailureKind
-from orchestrator.state.trial.records import Attempt, Event, TrialFolder, TrialState
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import Attempt, Event, TrialState
 from orchestrator.tracking.client import all_experiments, connect, search_runs
 from orchestrator.tracking.location import Place
 from orchestrator.tracking.mirror.recorder import Recorder

@@ -11,7 +11,7 @@ The plain side is `plain_script.py` beside this file: one process, float32, Optu
 Figures:
 2026-11-22, AMD EPYC with AVX2 and without bf16, 2 cores, mars_train.npz, one run: ours 242.1 s (33.8 images/s), plain 422.0 s
 (19.4 images/s), ratio 1.74. Later that day, upsample.py in its second form: ours 223.5 s; plain about 410 s (ended in its fourth
-training, after 103, 97 and 100 s for the others), ratio 1.84. In the evening, with trainers/models/depthwise.py and the machine quicker
+training, after 103, 97 and 100 s for the others), ratio 1.84. In the evening, with depthwise.py and the machine quicker
 for both: ours 179.0 s (45.8 images/s), plain 323.5 s (25.3 images/s), ratio 1.81. All of these in an environment without compiled
 bytecode, which costs ours the more processes the more.
 2026-11-23, the same machine, one run each, in a fresh clone: before upsample.py's third form 197.1 s and 413.0 s, ratio 2.10,

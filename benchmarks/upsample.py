@@ -1,4 +1,4 @@
-"""Images per second of a training step of smp's U-Net on the CPU, as smp computes it and with trainers.models.upsample, in one process.
+"""Images per second of a training step of smp's U-Net on the CPU, as smp computes it and with ours, in one process.
 
     python benchmarks/upsample.py [--threads 1]
 

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
 
 from orchestrator.analysis.confusions import Matrices
-from orchestrator.analysis.results import Scored, join_trials, score_trial
+from orchestrator.analysis.results import (
+    Scored,
+    compare_class_results,
+    compare_results,
+    estimate,
+    find_spread,
+    join_trials,
+    score_trial,
+)
+from orchestrator.analysis.stats import NUM_REPLICATES, Difference, Spread
 from orchestrator.analysis.trials import EntryLoader, name_classes, strip_seed
 from orchestrator.errors import TrackingError
 from orchestrator.state.trial.records import TrialState
@@ -18,21 +33,6 @@ from trainers.config import check_known
 
 if TYPE_CHECKING:
     from orchestrator.tracking.reader.row import RunRow
-
-
-import math
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from rich.console import Group
-from rich.markup import escape
-from rich.table import Table
-
-from orchestrator.analysis.results import compare_class_results, compare_results, estimate, find_spread
-from orchestrator.analysis.stats import NUM_REPLICATES, Difference, Spread
-
-if TYPE_CHECKING:
     from orchestrator.tracking.reader.runs import RunReader
 
 

@@ -9,30 +9,23 @@ from __future__ import annotations
 import logging
 import os
 import re
+import socket
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from orchestrator.errors import SpecError
+from orchestrator.errors import OrchestrateError, SpecError, redact
 from orchestrator.spec.schema import nearest
+from orchestrator.state.trial.records import TrialState
 
 if TYPE_CHECKING:
     from apprise import Apprise
 
-    from orchestrator.spec import SweepSpec
-
-
-import socket
-from typing import TYPE_CHECKING, Any
-
-from orchestrator.errors import OrchestrateError, redact
-from orchestrator.state.trial.records import TrialState
-
-if TYPE_CHECKING:
     from orchestrator.dispatch.summary import SweepReport
+    from orchestrator.spec import SweepSpec
     from orchestrator.state.home import Home
 
 

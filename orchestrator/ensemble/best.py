@@ -30,14 +30,15 @@ from orchestrator.state.trial.records import TrialState
 from orchestrator.tracking.tags import CHOSEN, MEAN, WIDENING, EnsembleRecord
 from trainers.prediction.means import Mean
 
+if TYPE_CHECKING:
+    from orchestrator.tracking.reader.row import RunRow
+    from orchestrator.tracking.reader.runs import RunReader
+
+
 SCORED = "scored_fingerprint"
 """Tag of a run: what its predictions were scored on."""
 
 _SAME_SCORE = 1e-6  # both are sums of the same whole numbers; a server may round what it stores
-
-if TYPE_CHECKING:
-    from orchestrator.tracking.reader.row import RunRow
-    from orchestrator.tracking.reader.runs import RunReader
 
 
 def best_ensemble(

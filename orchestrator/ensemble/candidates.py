@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,21 +18,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.analysis.results import name_joined
 from orchestrator.analysis.trials import strip_seed
+from orchestrator.ensemble.selection.pool import Limit
 from orchestrator.errors import EnsembleError
 from orchestrator.state.trial.outputs import PredictionsInfo, read_info, read_labels, read_predictions, write_predictions
 from orchestrator.state.trial.records import FLIPS, FLIPS_MIOU
 from trainers.config import Flips
-
-if TYPE_CHECKING:
-    from orchestrator.tracking.reader.row import RunRow
-
-
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
-
-from orchestrator.analysis.results import name_joined
-from orchestrator.ensemble.selection.pool import Limit
 from trainers.config.base import VIEWS
 
 if TYPE_CHECKING:

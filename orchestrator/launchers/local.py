@@ -136,7 +136,8 @@ class LocalLauncher:
                 if is_last:
                     raise LaunchError(
                         f"no worker can be started: {type(error).__name__}: {error}. "
-                        f"See what this prints: {sys.executable} -c 'import torch, orchestrator.launchers.worker.main, trainers.training.train'"
+                        f"See what this prints: {sys.executable} "
+                        "-c 'import torch, orchestrator.launchers.worker.main, trainers.training.train'"
                     ) from error
             else:
                 return process

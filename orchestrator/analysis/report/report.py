@@ -5,31 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from orchestrator.analysis.confusions import Matrices
-from orchestrator.analysis.report.table import EnsembleEntry, ReportTable, make_table
-from orchestrator.analysis.trials import IOU, Entry, EntryLoader, name_classes
-from orchestrator.state.trial.records import TrialState
-from orchestrator.tracking.tags import REPORTED, ROW
-
-if TYPE_CHECKING:
-    from orchestrator.tracking.reader.row import RunRow
-    from orchestrator.tracking.reader.runs import RunReader
-
-
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
 from rich.text import Text
 
+from orchestrator.analysis.confusions import Matrices
 from orchestrator.analysis.report.ensemble_section import load_chosen
 from orchestrator.analysis.report.page import Picture, write_page
+from orchestrator.analysis.report.table import EnsembleEntry, ReportTable, make_table
 from orchestrator.analysis.report.terminal import draw_table
+from orchestrator.analysis.trials import IOU, Entry, EntryLoader, name_classes
 from orchestrator.errors import SpecError, TrackingError
 from orchestrator.state.files import write_atomically
+from orchestrator.state.trial.records import TrialState
+from orchestrator.tracking.tags import REPORTED, ROW
 
 if TYPE_CHECKING:
+    from orchestrator.tracking.reader.row import RunRow
     from orchestrator.tracking.reader.runs import RunReader
 
 

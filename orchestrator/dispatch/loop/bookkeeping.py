@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-from orchestrator.state.trial.records import TrialState
-
-if TYPE_CHECKING:
-    from orchestrator.planning.configuration import Configuration
-
-
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from orchestrator.dispatch.loop.endings import Ending
 from orchestrator.dispatch.loop.ports import Outcomes, Search, Shared, TrialOutcome
 from orchestrator.state.ledger import LedgerRow
 from orchestrator.state.trial.folder import TrialFolder
-from orchestrator.state.trial.records import OBJECTIVE, Event, TrialResult, TrialSpec
+from orchestrator.state.trial.records import OBJECTIVE, Event, TrialResult, TrialSpec, TrialState
 
 if TYPE_CHECKING:
     from orchestrator.planning.configuration import Configuration

@@ -31,8 +31,8 @@ _IDENTITY = "orchestrate.identity"
 class ModelParts:
     """What a logged model is made of.
 
-    members: folder that ``trainers.prediction.ensemble.save_members`` wrote; code: packages and modules that it needs besides installed
-    ones; in_channels: 1 or 3; size: (height, width) of the example; identity: the same for the same model.
+    members: folder that ``trainers.prediction.ensemble.save_members`` wrote; code: packages and modules that it needs besides
+    installed ones; in_channels: 1 or 3; size: (height, width) of the example; identity: the same for the same model.
     """
 
     members: Path

@@ -71,7 +71,8 @@ def test_a_worker_finds_everything_loaded_and_cuda_untouched() -> None:
         main = multiprocessing.forkserver.main  # as in the forkserver, whose code begins so
         import orchestrator.launchers.worker.preload
         import torch
-        heavy = {"torch", "torchvision", "segmentation_models_pytorch", "albumentations", "trainers.training.train", "orchestrator.launchers.worker.main"}
+        ours = {"trainers.training.train", "orchestrator.launchers.worker.main"}
+        heavy = ours | {"torch", "torchvision", "segmentation_models_pytorch", "albumentations"}
         print(heavy - set(sys.modules), {"mlflow", "optuna"} & set(sys.modules), torch.cuda.is_initialized())
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -14,7 +14,7 @@ from orchestrator.state.trial.records import TrialState
 from orchestrator.tracking.location import Place
 from orchestrator.tracking.mirror.queue import MlflowTracker
 from orchestrator.tracking.mirror.recorder import Recorder
-from tests.orchestrator.tracking.test_mirror import mirror, runs_of
+from tests.orchestrator.tracking.mirror.test_mirror import mirror, runs_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1
 

@@ -1,0 +1,85 @@
+"""A PostgreSQL that is killed under a sweep, comes back, or stays away."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from orchestrator.errors import TrackingError
+from orchestrator.state.ledger import Ledger
+from orchestrator.state.trial.records import TrialState
+from tests.orchestrator.dispatch.loop.conftest import Bench, ScriptedJob, ScriptedLauncher, complete, points, states_of
+from tests.orchestrator.postgresql import PASSWORD, PostgreSQL
+
+
+@pytest.fixture
+def far(bench: Bench, postgres: PostgreSQL) -> Iterator[Bench]:
+    """A home whose ledger is in a PostgreSQL."""
+    url = postgres.create()
+    bench = replace(bench, home=replace(bench.home, storage=url), ledger=Ledger(url))
+    yield bench
+    bench.ledger.close()
+
+
+def test_a_database_that_is_killed_is_waited_for(far: Bench, postgres: PostgreSQL, caplog: pytest.LogCaptureFixture) -> None:
+    """Attempts go on meanwhile; their ends are entered when it is back, each once."""
+    back: list[threading.Thread] = []
+
+    def script(job: ScriptedJob) -> int | None:
+        if job.num_polls == 3 and not back:
+            postgres.stop()
+            back.append(threading.Timer(1.0, postgres.start))
+            back[0].start()
+        return complete(job) if job.num_polls > 5 else None
+
+    with caplog.at_level(logging.WARNING):
+        outcome = far.run(points("a", "b", "c"), ScriptedLauncher(script))
+    back[0].join()
+    assert states_of(outcome) == dict.fromkeys("abc", TrialState.COMPLETE)
+    assert {row.state for row in far.ledger.states("abc").values()} == {TrialState.COMPLETE}
+    assert {trial.attempts for trial in outcome.trials} == {1}
+    assert "the database is away" in caplog.text
+
+
+def test_who_stops_twice_waits_for_no_database(far: Bench, postgres: PostgreSQL) -> None:
+    """The sweep ends, says why, and keeps the password to itself; what it had is to be taken up later."""
+    dispatcher = None
+
+    def script(job: ScriptedJob) -> int | None:
+        assert dispatcher is not None
+        postgres.stop()
+        for _ in range(2):
+            dispatcher.request_stop()
+        return -9
+
+    dispatcher = far.dispatcher(points("a"), ScriptedLauncher(script))
+    began_s = time.monotonic()
+    try:
+        with pytest.raises(TrackingError, match="the ledger cannot be used now") as caught:
+            dispatcher.run()
+    finally:
+        postgres.start()
+    assert time.monotonic() - began_s < 60  # and not the ten minutes of its patience
+    assert PASSWORD not in str(caught.value)
+    assert far.ledger.states("a")["a"].state is TrialState.RUNNING
+
+
+def test_a_refused_login_tells_no_password(postgres: PostgreSQL) -> None:
+    """Neither the right one nor the one that was tried."""
+    with pytest.raises(TrackingError, match="password authentication failed") as caught:
+        Ledger(postgres.url("postgres", "another-secret"))
+    assert "another-secret" not in str(caught.value)
+
+
+def test_leases_are_measured_by_the_databases_clock(far: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a machine whose clock is an hour ahead nobody believes that it has expired, nor does it believe so of others."""
+    right_s = time.time
+    monkeypatch.setattr(time, "time", lambda: right_s() + 3600)
+    ledger = Ledger(far.home.ledger_url)
+    assert abs(ledger.now_s() - right_s()) < 10
+    ledger.close()

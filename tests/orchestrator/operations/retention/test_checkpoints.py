@@ -1,0 +1,140 @@
+"""Checkpoints that go by a sweep's rule, and those that MLflow has as well."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from rich.console import Console
+
+from orchestrator.ensemble.predict.files import find_files
+from orchestrator.errors import PredictError, TrackingError
+from orchestrator.operations.retention.clean import CleanReport, apply_keep, clean
+from orchestrator.operations.retention.reclaimable import Kind
+from orchestrator.operations.retry import train_again
+from orchestrator.state.trial.records import TrialState
+from orchestrator.tracking.location import Place
+from orchestrator.tracking.mirror.ensembles import log_ensemble
+from orchestrator.tracking.reader.runs import RunReader
+from orchestrator.tracking.tags import EnsembleRecord
+from tests.orchestrator.operations.retention.conftest import CHECKPOINT, Bench
+
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1
+
+RESULTS = {"predictions.json", "predictions.zst", "predictions.labels.zst", "confusions.npz", "result.json", "log.txt"}
+
+
+def run_clean(bench: Bench, *sweeps: str, dry_run: bool = False) -> CleanReport:
+    """As the command does."""
+    return clean(bench.home, sweeps, dry_run=dry_run, console=Console(stderr=True))
+
+
+def test_the_rule_frees_all_but_the_best(bench: Bench) -> None:
+    """In folders and in the artifact store; everything else of the trials stays."""
+    for key, best in [("a", 0.5), ("b", 0.7), ("c", 0.6)]:
+        bench.end(key, best=best)
+    bench.recorder.note_rule("s", "1")
+    removed, left = apply_keep(bench.home, "s")
+    assert {key: bench.has_checkpoint(key) for key in "abc"} == {"a": False, "b": True, "c": False}
+    assert (len(removed), left) == (4, [])
+    for key in "abc":
+        assert {path.name for path in bench.home.trial_folder(key).iterdir()} >= RESULTS
+    assert apply_keep(bench.home, "s") == ([], [])
+
+
+def test_a_removed_checkpoint_says_so(bench: Bench) -> None:
+    """To whoever predicts or exports with it, by key or by path, also where only MLflow knows; and how to get it back."""
+    folder = bench.end("abcd")
+    bench.recorder.note_rule("s", "none")
+    apply_keep(bench.home, "s")
+    told = r"removed by `keep: \{checkpoints: none\}` of sweep s.* `orchestrate retry SWEEP --trial abcd`"
+    for name in ("abcd", str(folder.path), str(folder.path / CHECKPOINT)):
+        with pytest.raises(PredictError, match=told):
+            find_files(name, bench.home)
+    (folder.path / "removed.json").unlink()
+    with pytest.raises(PredictError, match=told):
+        find_files("abcd", bench.home)
+
+
+def test_a_members_checkpoint_stays(bench: Bench) -> None:
+    """An ensemble that was logged can be predicted with afterwards."""
+    bench.end("a", best=0.5)
+    bench.end("b", best=0.7)
+    run_id = log_ensemble(Place.of(bench.home), "s", EnsembleRecord("two", {"a": 1.0}, {}, {"a": 1}))
+    bench.recorder.note_rule("s", "none")
+    apply_keep(bench.home, "s")
+    assert (bench.has_checkpoint("a"), bench.has_checkpoint("b")) == (True, False)
+    assert [member.name for member in find_files(run_id, bench.home).members] == ["a"]
+
+
+def test_what_somebody_works_on_stays(bench: Bench) -> None:
+    """A worker in the folder, a dispatcher's lease, a trial that waits to be tried again."""
+    for key in ("locked", "leased", "again"):
+        bench.end(key, state=TrialState.PRUNED if key == "leased" else TrialState.COMPLETE)
+    bench.recorder.note_rule("s", "none")
+    assert bench.ledger.claim("leased", "other", "somebody") is not None
+    assert bench.ledger.forget("again")
+    with FileLock(bench.home.trial_folder("locked") / "lock"):
+        report = run_clean(bench)
+    assert [bench.has_checkpoint(key) for key in ("locked", "leased", "again")] == [True, True, True]
+    assert [left.what for left in report.left] == ["locked"]
+    assert {path.name for path in bench.home.trials.glob("*/last.pt")} == {"last.pt"}
+    assert len(list(bench.home.trials.glob("*/last.pt"))) == 3
+
+
+def test_what_is_not_in_mlflow_yet_stays(bench: Bench) -> None:
+    """Nothing is known of what it is worth, nor could it say that it is gone."""
+    bench.end("a", is_sent=False)
+    bench.recorder.note_rule("s", "none")
+    assert apply_keep(bench.home, "s") == ([], [])
+
+
+def test_a_failed_trial_can_be_gone_on_with(bench: Bench) -> None:
+    """A rule at the end of a sweep takes neither of its checkpoints."""
+    folder = bench.end("a", state=TrialState.FAILED)
+    bench.recorder.note_rule("s", "none")
+    assert apply_keep(bench.home, "s") == ([], [])
+    assert folder.checkpoint.exists()
+
+
+def test_without_mlflow_no_checkpoint_goes(bench: Bench, tmp_path: Path) -> None:
+    """Nobody knows who needs it; the rest is freed, and the report says what was left."""
+    folder = bench.end("a")
+    bench.recorder.note_rule("s", "none")
+    bench.home.mlflow_db.write_bytes(b"no database")
+    with pytest.raises(TrackingError):
+        apply_keep(bench.home, "s")
+    report = run_clean(bench)
+    assert {find.kind for find in report.removed} == {Kind.resume}
+    assert "mlflow.db" in report.left[0].why
+    assert (folder.path / CHECKPOINT).exists()
+
+
+def test_a_copy_of_what_mlflow_has_is_freed_and_fetched_again(bench: Bench) -> None:
+    """By whoever predicts; what was fetched for that is a copy too."""
+    folder = bench.end("abcd")
+    assert {find.path for find in run_clean(bench, "s").removed} == {folder.path / CHECKPOINT, folder.checkpoint}
+    [fetched] = [member.checkpoint for member in find_files("abcd", bench.home).members]
+    assert fetched.is_relative_to(bench.home.cache)
+    assert fetched.read_bytes() == b"weights"
+    assert {find.path for find in run_clean(bench).removed} == {fetched}
+
+
+def test_only_a_true_copy_is_freed(bench: Bench) -> None:
+    """Not what was never sent, was changed since, or is no longer there to be fetched."""
+    changed, lost, unsent = bench.end("changed"), bench.end("lost"), bench.end("unsent", is_sent=False)
+    os.utime(changed.path / CHECKPOINT, (1, 1))
+    bench.artifacts("lost")[0].unlink()
+    run_clean(bench)
+    assert [(folder.path / CHECKPOINT).exists() for folder in (changed, lost, unsent)] == [True, True, True]
+
+
+def test_a_trial_is_trained_again_when_somebody_asks(bench: Bench) -> None:
+    """Nobody takes its result for granted any more: not the ledger, not the folder, not MLflow."""
+    folder = bench.end("abcd")
+    assert train_again(bench.home, ["s"], ["abc"]) == ["abcd: will be trained again"]
+    assert bench.ledger.states(["abcd"])["abcd"].state is TrialState.WAITING
+    assert folder.result() is None
+    assert RunReader(Place.of(bench.home)).find_finished(["abcd"]) == {}

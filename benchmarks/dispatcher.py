@@ -41,7 +41,7 @@ from orchestrator.launchers.base import UNKNOWN, Claimant, JobExit, Need
 from orchestrator.state.home import Home
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import TrialResult, TrialState
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.reader.runs import RunReader
 
 SWEEP = """
@@ -135,7 +135,7 @@ def main() -> None:
         mirror_s = time.monotonic() - started_s
         assert len(report.trials) == options.trials
         assert report.exit_code == 0
-        runs = RunReader(Place.of(Home.from_environment())).list_runs(["nothing"])
+        runs = RunReader(TrackingLocation.of(Home.from_environment())).list_runs(["nothing"])
         num_mirrored = sum(run.state == TrialState.COMPLETE for run in runs)
     launcher = NoWorkLauncher.last
     took_ms = [1000 * (after - before) for before, after in itertools.pairwise(launcher.cpu_s)]

@@ -134,7 +134,7 @@ def load_leaderboard(reader: RunReader, sweeps: Sequence[str], *, cache: Path) -
     Raises:
         TrackingError: the runs cannot be read, or a file is damaged.
     """
-    figures = Figures(cache / "figures", sweeps, place=reader.place.uri)
+    figures = Figures(cache / "figures", sweeps, place=reader.location.uri)
     ranking = rank_trials(EntryLoader(reader, cache, figures).load_all(reader.list_runs(sweeps)))
     figures.save()
     return ranking

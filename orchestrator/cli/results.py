@@ -60,11 +60,11 @@ def leaderboard(
     """Rank trials, with intervals, and show which differences are real."""
     from orchestrator.analysis.leaderboard import DRAWN_ROWS, load_leaderboard
     from orchestrator.state.home import Home
-    from orchestrator.tracking.location import Place
+    from orchestrator.tracking.location import TrackingLocation
     from orchestrator.tracking.reader.runs import RunReader
 
     home = Home.from_environment()
-    reader = RunReader(Place.of(home))
+    reader = RunReader(TrackingLocation.of(home))
     ranking = load_leaderboard(reader, or_latest(sweeps, reader), cache=home.cache)
     num_rows = DRAWN_ROWS if top is None and not as_json else top
     print_report(ranking if num_rows is None else ranking.top(num_rows), as_json=as_json)
@@ -89,11 +89,11 @@ def best_ensemble(
     from orchestrator.ensemble.best import best_ensemble as choose
     from orchestrator.ensemble.candidates import Wanted, parse_tag
     from orchestrator.state.home import Home
-    from orchestrator.tracking.location import Place
+    from orchestrator.tracking.location import TrackingLocation
     from orchestrator.tracking.reader.runs import RunReader
 
     home = Home.from_environment()
-    reader = RunReader(Place.of(home))
+    reader = RunReader(TrackingLocation.of(home))
     wanted = Wanted(tuple(arch or ()), tuple(parse_tag(text) for text in tag or ()), max_params, max_latency)
     report = choose(
         reader,
@@ -120,11 +120,11 @@ def compare(
     """Say whether A is better than B on the same validation images, and how sure that is."""
     from orchestrator.analysis.compare import compare_runs
     from orchestrator.state.home import Home
-    from orchestrator.tracking.location import Place
+    from orchestrator.tracking.location import TrackingLocation
     from orchestrator.tracking.reader.runs import RunReader
 
     home = Home.from_environment()
-    reader = RunReader(Place.of(home))
+    reader = RunReader(TrackingLocation.of(home))
     print_report(compare_runs(reader, (first, second), sweeps or (), cache=home.cache), as_json=as_json)
 
 
@@ -169,11 +169,11 @@ def report(
     """Print a sweep's table: a line a row or configuration over its seeds, ensembles in their place, published figures beside."""
     from orchestrator.analysis.report.report import make_report
     from orchestrator.state.home import Home
-    from orchestrator.tracking.location import Place
+    from orchestrator.tracking.location import TrackingLocation
     from orchestrator.tracking.reader.runs import RunReader
 
     home = Home.from_environment()
-    print_report(make_report(RunReader(Place.of(home)), name, out=out, cache=home.cache), as_json=as_json)
+    print_report(make_report(RunReader(TrackingLocation.of(home)), name, out=out, cache=home.cache), as_json=as_json)
 
 
 @app.command()
@@ -183,11 +183,11 @@ def ui(
 ) -> None:
     """Show MLflow's page, sorted by val/miou, until Ctrl-C."""
     from orchestrator.state.home import Home
-    from orchestrator.tracking.location import Place
+    from orchestrator.tracking.location import TrackingLocation
     from orchestrator.tracking.ui import open_page
 
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))  # so that the server ends with us
-    page = open_page(Place.of(Home.from_environment()), name, port=port)
+    page = open_page(TrackingLocation.of(Home.from_environment()), name, port=port)
     try:
         print(f"{page.url}\nCtrl-C ends it." if page.process else page.url, flush=True)
         page.wait()

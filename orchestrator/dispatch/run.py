@@ -35,7 +35,7 @@ from orchestrator.state.ledger import Ledger, Role
 from orchestrator.state.trial.outputs import INFO_FILE
 from orchestrator.state.trial.records import TrialSpec
 from orchestrator.tracking.checkpoints.uploads import open_checkpoints
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.mirror.queue import MlflowTracker
 
 MIRROR_TIMEOUT_S = 120.0
@@ -156,7 +156,7 @@ def run_plan(
     """
     from orchestrator.search import FolderHistory, build_search  # optuna takes a second: after the first sign of life
 
-    tracker = MlflowTracker(Place.of(home), takeover_s=spec.limits.takeover_s)
+    tracker = MlflowTracker(TrackingLocation.of(home), takeover_s=spec.limits.takeover_s)
     reported = {str(row.id): row.reported for row in spec.rows}
     tracker.label(spec.name, {t.spec.key: make_label(t.configuration, t.spec, reported) for t in plan.trials})
     tracker.note_rule(spec.name, write_rule(spec.keep.checkpoints))
@@ -186,7 +186,7 @@ def run_plan(
             data_folder_of=lambda trial: plan.facts.of(trial.data).folder,
             round_of=lambda trial: round_of(trial, spec, plan),
             find_result=(lambda trial: find_elsewhere(home, trial)) if home.tracking else None,
-            open_checkpoints=open_checkpoints(Place.of(home)),
+            open_checkpoints=open_checkpoints(TrackingLocation.of(home)),
             monitor=progress,
             retry=spec.retry,
             limits=spec.limits,
@@ -242,10 +242,10 @@ def _find_predictions(home: Home, spec: TrialSpec) -> Path:
     from orchestrator.ensemble.best import fetch_predictions
     from orchestrator.tracking.reader.runs import RunReader
 
-    reader = RunReader(Place.of(home))
+    reader = RunReader(TrackingLocation.of(home))
     run = reader.find_finished([spec.key]).get(spec.key)
     if run is None:
-        raise TrackingError(f"{folder}: has no predictions of {spec.name}, nor has {Place.of(home)}. Train it again.")
+        raise TrackingError(f"{folder}: has no predictions of {spec.name}, nor has {TrackingLocation.of(home)}. Train it again.")
     return fetch_predictions(reader, run, home.cache)
 
 

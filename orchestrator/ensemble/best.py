@@ -171,7 +171,7 @@ def _log(
         write_confusions(matrices, report.confusions, ignore_classes=ignore_classes)
         name = f"ensemble of {len(report.members)}"
         record = EnsembleRecord(name, weights, metrics, document, tags, files=(matrices,), flips=flips)
-        return log_ensemble(reader.place, sweep, record)
+        return log_ensemble(reader.location, sweep, record)
 
 
 def load_pool(

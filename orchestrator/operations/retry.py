@@ -11,7 +11,7 @@ from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import TrialState
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.location import TrackingLocation
 from trainers.config import check_known
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def train_again(home: Home, sweeps: Sequence[str], names: Sequence[str]) -> list
     keys = [_find_key(name, sorted(known), sweeps) for name in names]
     from orchestrator.tracking.checkpoints.retention import CheckpointRecords  # imports mlflow, which takes seconds
 
-    records = CheckpointRecords(Place.of(home))
+    records = CheckpointRecords(TrackingLocation.of(home))
     for key in keys:
         _set_back(key, home, ledger, records)
     return [f"{key}: will be trained again" for key in keys]

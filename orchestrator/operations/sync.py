@@ -16,7 +16,7 @@ from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger, LedgerRow
 from orchestrator.state.trial.folder import TrialFolder, is_worked_on
 from orchestrator.state.trial.records import TrialState
-from orchestrator.tracking.location import Place, RefusedError
+from orchestrator.tracking.location import RefusedError, TrackingLocation
 
 LONGEST_PAUSE_S = 8.0
 
@@ -66,7 +66,7 @@ class SyncedSweep:
 class SyncReport:
     """What ``orchestrate sync`` prints."""
 
-    place: str
+    location: str
     sweeps: tuple[SyncedSweep, ...]
 
     @property
@@ -75,7 +75,7 @@ class SyncReport:
         return int(any(sweep.trouble or sweep.refused for sweep in self.sweeps))
 
     def to_json(self) -> dict[str, Any]:
-        return {"tracking": self.place, "sweeps": [sweep.to_json() for sweep in self.sweeps]}
+        return {"tracking": self.location, "sweeps": [sweep.to_json() for sweep in self.sweeps]}
 
     def render(self) -> str:
         return "\n".join(sweep.describe() for sweep in self.sweeps) or "The ledger knows no sweep."
@@ -98,13 +98,13 @@ def sync(sweeps: Sequence[str] = (), patience_s: float = 60.0) -> SyncReport:
         done.append(_sync_sweep(sweep, home=home, ledger=ledger, patience_s=patience_s))
         if done[-1].trouble:  # the other sweeps would meet the same
             break
-    return SyncReport(str(Place.of(home)), tuple(done))
+    return SyncReport(str(TrackingLocation.of(home)), tuple(done))
 
 
 def _sync_sweep(sweep: str, *, home: Home, ledger: Ledger, patience_s: float) -> SyncedSweep:
     from orchestrator.tracking.mirror.repair import Repairer
 
-    place, patiently = Place.of(home), Patience(patience_s)
+    location, patiently = TrackingLocation.of(home), Patience(patience_s)
     shared = read_shared_plan(ledger, sweep)
     labels = shared.labels if shared else {}
     folders = [folder for folder in list_resting(sweep, home=home, ledger=ledger) if not is_worked_on(folder)]
@@ -115,7 +115,7 @@ def _sync_sweep(sweep: str, *, home: Home, ledger: Ledger, patience_s: float) ->
         return {key for key, row in ledger.states(ledger.members(sweep)).items() if is_held(row, ledger, home)}
 
     try:
-        repairer = patiently(lambda: Repairer(place))
+        repairer = patiently(lambda: Repairer(location))
         lacking = patiently(lambda: repairer.look(sweep, folders, live_keys))
         for folder in lacking.folders:
             key = folder.path.name

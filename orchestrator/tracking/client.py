@@ -16,8 +16,8 @@ from mlflow.exceptions import MlflowException
 
 from orchestrator.state.files import check_local
 from orchestrator.tracking.change_marks import WRITTEN, write_mark
-from orchestrator.tracking.errors import explain
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.errors import make_tracking_error
+from orchestrator.tracking.location import TrackingLocation
 
 
 class MarkingClient(MlflowClient):
@@ -62,26 +62,26 @@ _PAGE = 1000
 _SQLITE = "sqlite:///"
 
 
-def connect(place: Place) -> MlflowClient:
+def connect(location: TrackingLocation) -> MlflowClient:
     """A client of ``place`` that never touches MLflow's global state; a database gets its tables if it has none.
 
     Raises:
         TrackingError: it cannot be reached or used.
     """
     logging.getLogger("mlflow.store.db").setLevel(logging.WARNING)  # two lines about new tables, in the middle of a display
-    if place.uri.startswith(_SQLITE):
-        check_local(Path(place.uri.removeprefix(_SQLITE)), "MLflow's database")
+    if location.uri.startswith(_SQLITE):
+        check_local(Path(location.uri.removeprefix(_SQLITE)), "MLflow's database")
     try:
-        if not place.is_database:
-            return _open(place.uri)
-        with alone_at(place):  # a client that finds no tables makes them
-            if place.uri.startswith(_SQLITE):
-                _make_file(Path(place.uri.removeprefix(_SQLITE)))
-            client = _open(place.uri)
+        if not location.is_database:
+            return _open(location.uri)
+        with alone_at(location):  # a client that finds no tables makes them
+            if location.uri.startswith(_SQLITE):
+                _make_file(Path(location.uri.removeprefix(_SQLITE)))
+            client = _open(location.uri)
             client.search_experiments(max_results=1)
             return client
     except Exception as error:  # until it is connected, each database's driver raises errors of its own
-        raise explain(place, error) from error
+        raise make_tracking_error(location, error) from error
 
 
 def find_experiment(client: MlflowClient, sweep: str) -> str | None:
@@ -90,13 +90,13 @@ def find_experiment(client: MlflowClient, sweep: str) -> str | None:
     return None if experiment is None else str(experiment.experiment_id)
 
 
-def ensure_experiment(client: MlflowClient, place: Place, sweep: str) -> str:
+def ensure_experiment(client: MlflowClient, location: TrackingLocation, sweep: str) -> str:
     """The id of the sweep's experiment, made if need be; one that somebody deleted is brought back."""
     experiment = client.get_experiment_by_name(sweep)
     if experiment is None:
-        location = (place.artifacts / sweep).absolute().as_uri() if place.is_database else None
+        artifact_location = (location.artifacts / sweep).absolute().as_uri() if location.is_database else None
         try:
-            return str(client.create_experiment(sweep, artifact_location=location, tags={"orchestrate": "sweep"}))
+            return str(client.create_experiment(sweep, artifact_location=artifact_location, tags={"orchestrate": "sweep"}))
         except MlflowException:
             experiment = client.get_experiment_by_name(sweep)  # another dispatcher was faster
             if experiment is None:
@@ -132,11 +132,11 @@ def _open(uri: str) -> MlflowClient:
     return MarkingClient(tracking_uri=uri, registry_uri=uri)
 
 
-def alone_at(place: Place) -> FileLock:
+def alone_at(location: TrackingLocation) -> FileLock:
     """One process at a time: two that create the same tables both fail, and leave what no other can complete."""
-    place.locks.mkdir(parents=True, exist_ok=True)
-    name = hashlib.sha256(place.uri.encode()).hexdigest()[:12]
-    return FileLock(place.locks / f"mlflow-{name}.lock")
+    location.locks.mkdir(parents=True, exist_ok=True)
+    name = hashlib.sha256(location.uri.encode()).hexdigest()[:12]
+    return FileLock(location.locks / f"mlflow-{name}.lock")
 
 
 def _make_file(database: Path) -> None:

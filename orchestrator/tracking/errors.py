@@ -9,13 +9,13 @@ from contextlib import contextmanager
 import requests
 
 from orchestrator.errors import TrackingError, redact
-from orchestrator.tracking.location import Place, RefusedError
+from orchestrator.tracking.location import RefusedError, TrackingLocation
 
 _EVERY_REQUEST = {401, 403, 408, 429}  # of all 4xx those that the next request would meet as well
 
 
 @contextmanager
-def told(place: Place) -> Iterator[None]:
+def translate_errors(location: TrackingLocation) -> Iterator[None]:
     """Turn what MLflow (its database's errors included) or the network raises into a TrackingError without passwords.
 
     Raises:
@@ -26,21 +26,21 @@ def told(place: Place) -> Iterator[None]:
         yield
     except Exception as error:
         if isinstance(error, (requests.RequestException, OSError)) or _is_mlflow(error):
-            raise explain(place, error) from error
+            raise make_tracking_error(location, error) from error
         raise
 
 
-def explain(place: Place, error: Exception) -> TrackingError:
+def make_tracking_error(location: TrackingLocation, error: Exception) -> TrackingError:
     """The error to raise instead of ``error``."""
     found = redact(" ".join(str(error).split()))[:600]
     if _is_refusal(error):
-        return RefusedError(f"{place}: {type(error).__name__}: {found}")
+        return RefusedError(f"{location}: {type(error).__name__}: {found}")
     hint = (
         "Is the file writable, the disk full, or was it written by another MLflow?"
-        if place.is_database
+        if location.is_database
         else "Is the server up, is MLFLOW_TRACKING_URI right, are MLFLOW_TRACKING_USERNAME and _PASSWORD set?"
     )
-    return TrackingError(f"{place}: {type(error).__name__}: {found} {hint}")
+    return TrackingError(f"{location}: {type(error).__name__}: {found} {hint}")
 
 
 def _is_mlflow(error: Exception) -> bool:

@@ -15,7 +15,7 @@ from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
 from orchestrator.errors import TrackingError, redact
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.location import TrackingLocation
 
 _TIMEOUT_S = 10
 
@@ -34,25 +34,25 @@ def client_version() -> str:
     return importlib.metadata.version("mlflow")
 
 
-def ask_version(place: Place) -> Answer:
+def ask_version(location: TrackingLocation) -> Answer:
     """The server's version; told to everybody, under whatever name they know it.
 
     Raises:
         TrackingError: there is no answer.
     """
-    return _ask(place, "GET", "/version")
+    return _ask(location, "GET", "/version")
 
 
-def ask_experiments(place: Place) -> Answer:
+def ask_experiments(location: TrackingLocation) -> Answer:
     """Whether records are shown to whoever we are.
 
     Raises:
         TrackingError: there is no answer.
     """
-    return _ask(place, "GET", "/api/2.0/mlflow/experiments/search?max_results=1")
+    return _ask(location, "GET", "/api/2.0/mlflow/experiments/search?max_results=1")
 
 
-def try_files(place: Place) -> Answer:
+def try_files(location: TrackingLocation) -> Answer:
     """Write a small file and read it; the answer that is not as it should be, or the last.
 
     It is one for each machine, and stays: who may add to the team's experiments need not be allowed to remove anything.
@@ -61,19 +61,19 @@ def try_files(place: Place) -> Answer:
         TrackingError: there is no answer.
     """
     name, content = f"/api/2.0/mlflow-artifacts/artifacts/doctor/{socket.gethostname()}.txt", uuid.uuid4().hex
-    written = _ask(place, "PUT", name, content)
+    written = _ask(location, "PUT", name, content)
     if written.status != 200:
         return written
-    read = _ask(place, "GET", name)
+    read = _ask(location, "GET", name)
     return read if read.status != 200 or read.text == content else Answer(500, "what was read is not what was written", None)
 
 
-def _ask(place: Place, method: str, path: str, content: str | None = None) -> Answer:
+def _ask(location: TrackingLocation, method: str, path: str, content: str | None = None) -> Answer:
     options = {} if content is None else {"data": content.encode()}
     began_s = time.time()
     try:
         response = http_request(  # type: ignore[no-untyped-call]  # neither has types
-            get_default_host_creds(place.uri),  # type: ignore[no-untyped-call]
+            get_default_host_creds(location.uri),  # type: ignore[no-untyped-call]
             path,
             method,
             max_retries=0,
@@ -82,7 +82,7 @@ def _ask(place: Place, method: str, path: str, content: str | None = None) -> An
             **options,
         )
     except MlflowException as error:
-        raise TrackingError(f"{place}: {redact(' '.join(str(error).split()))[:300]}") from error
+        raise TrackingError(f"{location}: {redact(' '.join(str(error).split()))[:300]}") from error
     middle_s = (began_s + time.time()) / 2
     return Answer(response.status_code, response.text[:300].strip(), _find_lead(response.headers.get("Date"), middle_s))
 

@@ -10,7 +10,7 @@ from orchestrator.state.home import Home
 
 
 @dataclass(frozen=True)
-class Place:
+class TrackingLocation:
     """The tracking server of this machine, and the folders that belong to it."""
 
     uri: str
@@ -24,7 +24,7 @@ class Place:
     """Whether other machines know which trials there are, and may go on with those of this one."""
 
     @classmethod
-    def of(cls, home: Home) -> Place:
+    def of(cls, home: Home) -> TrackingLocation:
         """What ``home`` says."""
         return cls(
             uri=home.mlflow_uri,

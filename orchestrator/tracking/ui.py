@@ -15,7 +15,7 @@ from urllib.parse import quote, urlencode
 
 from orchestrator.errors import TrackingError
 from orchestrator.state.trial.records import OBJECTIVE
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.location import TrackingLocation
 
 _START_TIMEOUT_S = 120
 
@@ -39,7 +39,7 @@ class Page:
             self.process.wait()
 
 
-def open_page(place: Place, sweep: str | None = None, *, port: int = 0, browse: bool = True) -> Page:
+def open_page(location: TrackingLocation, sweep: str | None = None, *, port: int = 0, browse: bool = True) -> Page:
     """Show a sweep (default: the latest) in MLflow, sorted by val/miou, best first.
 
     port: of the server on 127.0.0.1 for a local database; 0 takes a free one. browse: open a browser where there is a screen.
@@ -49,13 +49,13 @@ def open_page(place: Place, sweep: str | None = None, *, port: int = 0, browse: 
     """
     from orchestrator.tracking.reader.runs import RunReader  # imports mlflow, which takes seconds
 
-    reader = RunReader(place)
+    reader = RunReader(location)
     wanted = sweep or reader.latest_sweep()
     experiment = reader.experiment_id(wanted) if wanted else None
     process = None
-    base = place.uri
-    if place.is_database:
-        process, base = _start_server(place, port or _free_port())
+    base = location.uri
+    if location.is_database:
+        process, base = _start_server(location, port or _free_port())
     page = Page(make_url(base, experiment), process)
     if browse and _has_screen():
         webbrowser.open(page.url)
@@ -83,12 +83,12 @@ def make_url(base: str, experiment: str | None) -> str:
     return f"{base.rstrip('/')}/#/experiments/{experiment}/runs?{urlencode(query, quote_via=quote)}"
 
 
-def _start_server(place: Place, port: int) -> tuple[subprocess.Popen[bytes], str]:
+def _start_server(location: TrackingLocation, port: int) -> tuple[subprocess.Popen[bytes], str]:
     """The database's address goes through the environment: it may hold a password."""
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     environment = os.environ | {
-        "MLFLOW_BACKEND_STORE_URI": place.uri,
-        "MLFLOW_ARTIFACTS_DESTINATION": str(place.artifacts),
+        "MLFLOW_BACKEND_STORE_URI": location.uri,
+        "MLFLOW_ARTIFACTS_DESTINATION": str(location.artifacts),
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # for LLM evaluations: processes and seconds that a table does not need
     }
@@ -105,7 +105,7 @@ def _start_server(place: Place, port: int) -> tuple[subprocess.Popen[bytes], str
     process.kill()
     raise TrackingError(
         f"mlflow server on {base}: did not come up ({'ended' if process.returncode else 'no answer'}). Is port {port} taken? "
-        f"Try another, or run `mlflow server --backend-store-uri {place}` to see what it says."
+        f"Try another, or run `mlflow server --backend-store-uri {location}` to see what it says."
     )
 
 

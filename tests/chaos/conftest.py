@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.tracking.client import connect
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.location import TrackingLocation
 from tests.chaos.scene import Scene
 
 
@@ -49,5 +49,5 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's tables, for servers to start from."""
     folder = tmp_path_factory.mktemp("mlflow")
-    connect(Place(f"sqlite:///{folder}/mlflow.db", folder / "artifacts", folder / "trials", folder / "locks"))
+    connect(TrackingLocation(f"sqlite:///{folder}/mlflow.db", folder / "artifacts", folder / "trials", folder / "locks"))
     return folder / "mlflow.db"

@@ -17,7 +17,7 @@ from orchestrator.ensemble.predict.files import find_files
 from orchestrator.ensemble.predict.predict import to_members
 from orchestrator.errors import PredictError, redact
 from orchestrator.planning.preflight import allow_local_imports
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.location import TrackingLocation
 from trainers.config import is_import_path
 from trainers.errors import TrainerError
 
@@ -68,7 +68,7 @@ def export(model: str, *, home: Home, out: Path | None = None) -> ExportReport:
         raise PredictError(f"{files.name}: a checkpoint has no run to log a model to. Name a folder with --out, or a run.")
     from orchestrator.tracking.models.log import log_model, save_model  # imports mlflow, which takes seconds
 
-    place = Place.of(home)
+    place = TrackingLocation.of(home)
     with tempfile.TemporaryDirectory() as scratch:
         try:
             parts = _gather(to_members(files), files.mean, folder=Path(scratch) / "members")

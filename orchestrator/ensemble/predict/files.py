@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from orchestrator.errors import PredictError
 from orchestrator.state.trial.folder import TrialFolder, read_removal, say_removed
 from orchestrator.state.trial.records import TrialSpec
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.tags import REMOVED
 from trainers.config import Flips
 from trainers.prediction.means import Mean
@@ -73,13 +73,13 @@ def find_files(name: str, home: Home) -> ModelFiles:
         raise PredictError(f"{checkpoint}: not found; {beside} holds {found or 'nothing'}. A trial's folder holds {CHECKPOINT}.")
     from orchestrator.tracking.reader.lookup import find_model  # imports mlflow, which takes seconds
 
-    return _fetch(find_model(Place.of(home), name), home)
+    return _fetch(find_model(TrackingLocation.of(home), name), home)
 
 
 def _fetch(model: FoundModel, home: Home) -> ModelFiles:
     from orchestrator.tracking.reader.runs import RunReader
 
-    reader = RunReader(Place.of(home))
+    reader = RunReader(TrackingLocation.of(home))
     rows = reader.find_finished(model.weights)
     missing = [key for key in model.weights if key not in rows]
     if missing:

@@ -12,7 +12,7 @@ from orchestrator.errors import TrackingError
 from orchestrator.operations.doctor.findings import Finding, doubtful, well, wrong
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.location import TrackingLocation
 
 if TYPE_CHECKING:
     from orchestrator.tracking import health as probe
@@ -68,18 +68,18 @@ def check_tracking(home: Home) -> Iterator[Finding]:
     """MLflow: the first thing that is wrong hides the rest."""
     from orchestrator.tracking import health as probe  # imports mlflow, which takes seconds
 
-    place = Place.of(home)
-    if place.is_database:
-        yield _open_database(home, place)
+    location = TrackingLocation.of(home)
+    if location.is_database:
+        yield _open_database(home, location)
         return
     try:
-        version = probe.ask_version(place)
-        entered = probe.ask_experiments(place)
-        if (refusal := _judge_entry(place, entered)) is not None:
+        version = probe.ask_version(location)
+        entered = probe.ask_experiments(location)
+        if (refusal := _judge_entry(location, entered)) is not None:
             yield refusal
             return
-        yield from _judge_welcome(place, version, probe.client_version())
-        yield _judge_files(place, probe.try_files(place))
+        yield from _judge_welcome(location, version, probe.client_version())
+        yield _judge_files(location, probe.try_files(location))
     except TrackingError as error:
         yield wrong("tracking", str(error), "Is the server up, MLFLOW_TRACKING_URI right, and its port open to this machine?")
         return
@@ -87,49 +87,49 @@ def check_tracking(home: Home) -> Iterator[Finding]:
         yield _judge_clock("the tracking server's", entered.ahead_s)
 
 
-def _open_database(home: Home, place: Place) -> Finding:
+def _open_database(home: Home, location: TrackingLocation) -> Finding:
     if home.tracking is None and not home.mlflow_db.exists():
         return well("tracking", f"no records yet; they will be kept in {home.root}, for this machine alone")
     from orchestrator.tracking.client import connect
 
     try:
-        connect(place)
+        connect(location)
     except TrackingError as error:
         return wrong("tracking", str(error), "Move the file away to begin a new one: `orchestrate sync` fills it again.")
-    return well("tracking", f"{place}: open")
+    return well("tracking", f"{location}: open")
 
 
-def _judge_entry(place: Place, entered: probe.Answer) -> Finding | None:
+def _judge_entry(location: TrackingLocation, entered: probe.Answer) -> Finding | None:
     """Why we are not let in; None where we are."""
     name = os.environ.get("MLFLOW_TRACKING_USERNAME")
     if entered.status == 401 and name is None:
         return wrong(
-            "login", f"{place} wants one", "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (the server's .env)."
+            "login", f"{location} wants one", "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (the server's .env)."
         )
     if entered.status == 401:
-        return wrong("login", f"{place} refuses that of {name!r}", "Is MLFLOW_TRACKING_PASSWORD what the server's .env says?")
+        return wrong("login", f"{location} refuses that of {name!r}", "Is MLFLOW_TRACKING_PASSWORD what the server's .env says?")
     if entered.status == 403 and "Host" in entered.text:
-        host = urlsplit(place.uri).hostname
+        host = urlsplit(location.uri).hostname
         return wrong(
             "login",
-            f"{place} does not answer to the name {host}",
+            f"{location} does not answer to the name {host}",
             f"Add {host} to PUBLIC_HOST in the server's .env; then `up -d`.",
         )
     if entered.status == 403:
-        return wrong("login", f"{place} forbids {name!r} to read: {entered.text}", "Have MLflow's admin allow it.")
+        return wrong("login", f"{location} forbids {name!r} to read: {entered.text}", "Have MLflow's admin allow it.")
     if entered.status == 404:
         return wrong(
-            "tracking", f"{place} answers, but not as MLflow does", "Does MLFLOW_TRACKING_URI name MLflow's port and path?"
+            "tracking", f"{location} answers, but not as MLflow does", "Does MLFLOW_TRACKING_URI name MLflow's port and path?"
         )
     if entered.status != 200:
-        told = f"{place} answers with {entered.status}: {entered.text}"
+        told = f"{location} answers with {entered.status}: {entered.text}"
         return wrong("tracking", told, "Look at its log: `docker compose logs mlflow database`.")
     return None
 
 
-def _judge_welcome(place: Place, version: probe.Answer, ours: str) -> Iterator[Finding]:
+def _judge_welcome(location: TrackingLocation, version: probe.Answer, ours: str) -> Iterator[Finding]:
     theirs = version.text if version.status == 200 else "untold"
-    told = f"{place}: MLflow {theirs}, here {ours}"
+    told = f"{location}: MLflow {theirs}, here {ours}"
     if theirs.split(".")[:1] != ours.split(".")[:1]:
         yield wrong("tracking", told, "Install the same MLflow on both.")
     elif theirs.split(".")[:2] != ours.split(".")[:2]:
@@ -139,16 +139,18 @@ def _judge_welcome(place: Place, version: probe.Answer, ours: str) -> Iterator[F
     name = os.environ.get("MLFLOW_TRACKING_USERNAME")
     if name is not None:
         yield well("login", f"as {name}")
-    elif urlsplit(place.uri).hostname not in ITSELF and not urlsplit(place.uri).username:
+    elif urlsplit(location.uri).hostname not in ITSELF and not urlsplit(location.uri).username:
         yield doubtful(
             "login", "none is asked for: whoever reaches the server reads and removes", "docker-compose.yml has one with a login."
         )
 
 
-def _judge_files(place: Place, tried: probe.Answer) -> Finding:
+def _judge_files(location: TrackingLocation, tried: probe.Answer) -> Finding:
     if tried.status == 200:
         return well("files", "written and read through the server")
     if tried.status == 503:
-        return doubtful("files", f"{place} does not hand them through", "Each machine has to reach the artifact store by itself.")
+        return doubtful(
+            "files", f"{location} does not hand them through", "Each machine has to reach the artifact store by itself."
+        )
     advice = "Is the disk of the server full, or its volume not writable? `docker compose logs mlflow` says more."
-    return wrong("files", f"{place} answers with {tried.status}: {tried.text}", advice)
+    return wrong("files", f"{location} answers with {tried.status}: {tried.text}", advice)

@@ -16,7 +16,7 @@ from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger, LedgerRow
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import TrialState
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.mirrored import read_sent
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class Checkpoints:
 
     def _was_sent(self, folder: TrialFolder, run: CheckpointRun) -> bool:
         """Whether the file in the folder is the one that the mirror sent to this run."""
-        sent = read_sent(folder, str(Place.of(self._home)))
+        sent = read_sent(folder, str(TrackingLocation.of(self._home)))
         if sent is None or sent.run_id != run.run_id:
             return False
         return sent.artifacts.get(CHECKPOINT) == mark_file(folder.path / CHECKPOINT)

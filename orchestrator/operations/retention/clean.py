@@ -31,7 +31,7 @@ from orchestrator.spec.sections import Rule
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
 from orchestrator.state.trial.folder import is_worked_on
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.location import TrackingLocation
 from trainers.config import check_known
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def _has_records(home: Home) -> bool:
 def _open_records(home: Home) -> CheckpointRecords:
     from orchestrator.tracking.checkpoints.retention import CheckpointRecords  # imports mlflow, which takes seconds
 
-    return CheckpointRecords(Place.of(home))
+    return CheckpointRecords(TrackingLocation.of(home))
 
 
 def _noting(records: CheckpointRecords | None) -> Callable[[str, str], None]:

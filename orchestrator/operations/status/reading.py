@@ -15,7 +15,7 @@ from orchestrator.state.home import Home
 from orchestrator.state.ledger import DispatcherRow, Ledger, LedgerRow
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import OBJECTIVE, Event, TrialResult, TrialState
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.mirrored import read_sent
 
 
@@ -232,7 +232,7 @@ def _list_durations(own: Iterable[TrialResult]) -> list[float]:
 
 def _list_unmirrored(sweep: str, home: Home, ledger: Ledger) -> Iterator[TrialFolder]:
     """Of what was trained on this machine: what was taken over came from the server."""
-    server = str(Place.of(home))
+    server = str(TrackingLocation.of(home))
     for folder in list_resting(sweep, home=home, ledger=ledger):
         progress = folder.path / "progress.jsonl"
         if progress.exists():

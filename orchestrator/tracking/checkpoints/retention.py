@@ -13,8 +13,8 @@ from mlflow.entities import Run
 
 from orchestrator.state.trial.records import OBJECTIVE, TrialState
 from orchestrator.tracking.client import all_experiments, connect, search_runs
-from orchestrator.tracking.errors import told
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.errors import translate_errors
+from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.tags import KEEP, REMOVED, read_weights
 
 
@@ -49,13 +49,13 @@ class CheckpointRecords:
         TrackingError: the server cannot be used; so does every method.
     """
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
-        self._client = connect(place)
+    def __init__(self, location: TrackingLocation) -> None:
+        self._location = location
+        self._client = connect(location)
 
     def read(self) -> Records:
         """The current runs of all trials, in whatever sweep, and the members of every ensemble that can be predicted with."""
-        with told(self._place):
+        with translate_errors(self._location):
             experiments = all_experiments(self._client)
             ids = [str(found.experiment_id) for found in experiments]
             trials = search_runs(self._client, ids, "tags.kind = 'trial' and tags.current = 'true'")
@@ -68,17 +68,17 @@ class CheckpointRecords:
 
     def list_files(self, run_id: str) -> dict[str, int]:
         """Name -> bytes of the files that a run holds now."""
-        with told(self._place):
+        with translate_errors(self._location):
             return {str(file.path): int(file.file_size or 0) for file in self._client.list_artifacts(run_id) if not file.is_dir}
 
     def note_removal(self, run_id: str, reason: str) -> None:
         """Say on the run's page that its checkpoint was removed."""
-        with told(self._place):
+        with translate_errors(self._location):
             self._client.set_tag(run_id, REMOVED, reason)
 
     def set_waiting(self, key: str, reason: str) -> None:
         """Let no run of a trial count as finished, in whatever sweep, so that nobody takes its result for granted."""
-        with told(self._place):
+        with translate_errors(self._location):
             ids = [str(found.experiment_id) for found in all_experiments(self._client)]
             for run in search_runs(self._client, ids, f"tags.kind = 'trial' and tags.key = '{key}'"):
                 if run.data.tags.get("state") in (TrialState.COMPLETE, TrialState.FAILED):
@@ -95,14 +95,14 @@ class CheckpointRecords:
             miou=run.data.metrics.get(OBJECTIVE),
             scored=tags.get("scored_fingerprint"),
             holds_files="cached_from" not in tags,
-            files=_find_own(self._place, run),
+            files=_find_own(self._location, run),
         )
 
 
-def _find_own(place: Place, run: Run) -> Path | None:
+def _find_own(location: TrackingLocation, run: Run) -> Path | None:
     """The folder of a run's files below this home's artifacts."""
     address = urlsplit(str(run.info.artifact_uri))
-    if address.scheme not in ("", "file") or not place.is_database:
+    if address.scheme not in ("", "file") or not location.is_database:
         return None
     folder = Path(url2pathname(address.path))
-    return folder if folder.is_relative_to(place.artifacts.absolute()) else None
+    return folder if folder.is_relative_to(location.artifacts.absolute()) else None

@@ -25,8 +25,8 @@ from orchestrator.state.trial.checkpoint import COURSE, LAST, WEIGHTS, Fetched, 
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import TrialState
 from orchestrator.tracking.client import all_experiments, connect, search_runs
-from orchestrator.tracking.errors import told
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.errors import translate_errors
+from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.tags import CHECKPOINT
 
 FOLDER = "checkpoint"
@@ -83,13 +83,13 @@ class CheckpointStore:
         TrackingError: the server cannot be used; so does every method.
     """
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
-        self._client = connect(place)
+    def __init__(self, location: TrackingLocation) -> None:
+        self._location = location
+        self._client = connect(location)
 
     def send(self, folder: TrialFolder, run_id: str) -> None:
         """Let the run hold the folder's checkpoint, unless it holds one as late already, or the trial has ended elsewhere."""
-        with told(self._place), copied(folder) as copy:
+        with translate_errors(self._location), copied(folder) as copy:
             if copy is None:
                 return
             path, epoch = copy
@@ -113,7 +113,7 @@ class CheckpointStore:
 
     def find(self, key: str) -> Found | None:
         """The latest checkpoint of a trial, whichever of its runs holds it."""
-        with told(self._place):
+        with translate_errors(self._location):
             held = [Found(run, mirrored) for run in self._runs_of(key) if (mirrored := _read(run)) is not None]
             return max(held, key=lambda found: found.mirrored.epoch, default=None)
 
@@ -134,15 +134,15 @@ class CheckpointStore:
                 newer = self.find(key)
                 if newer is not None and newer.mirrored != found.mirrored:  # just now replaced
                     continue
-                with told(self._place):
+                with translate_errors(self._location):
                     self._withdraw_from(found.run)
                 return Fetched(None, f"the mirrored checkpoint is damaged: {error}", is_damaged=True)
             return Fetched(found.mirrored.epoch, found.describe())
-        raise TrackingError(f"{self._place}: the checkpoint of {key} is replaced faster than it can be fetched")
+        raise TrackingError(f"{self._location}: the checkpoint of {key} is replaced faster than it can be fetched")
 
     def withdraw(self, key: str) -> None:
         """Let no run of a trial hold a checkpoint any more."""
-        with told(self._place):
+        with translate_errors(self._location):
             for run in self._runs_of(key):
                 self._withdraw_from(run)
 
@@ -159,26 +159,26 @@ class CheckpointStore:
     def _download(self, found: Found, target: Path) -> None:
         """Size by size first, as a file that is not there at all looks like trouble of the server's when it is asked for."""
         run_id, said = str(found.run.info.run_id), found.mirrored
-        with told(self._place):
+        with translate_errors(self._location):
             sizes = {str(file.path): file.file_size for file in self._client.list_artifacts(run_id, said.path)}
             for name, expected in said.files.items():
                 path = f"{said.path}/{name}"
                 size = sizes.get(path)
                 if size != expected.size:
                     raise _DamagedError(
-                        f"{self._place}: {path} of run {run_id} {'is gone' if size is None else f'has {size} bytes'}, "
+                        f"{self._location}: {path} of run {run_id} {'is gone' if size is None else f'has {size} bytes'}, "
                         f"and had {expected.size}"
                     )
                 fetched = Path(self._client.download_artifacts(run_id, path, str(target)))
                 if _measure(fetched) != expected:
-                    raise _DamagedError(f"{self._place}: {path} of run {run_id} is not what was sent: its SHA-256 differs")
+                    raise _DamagedError(f"{self._location}: {path} of run {run_id} is not what was sent: its SHA-256 differs")
                 fetched.replace(target / name)
 
     def _remove(self, run: Run, path: str) -> None:
         """Remove files of a run; who may add to an experiment need not be allowed to, and then empties them."""
-        repository = get_artifact_repository(str(run.info.artifact_uri), tracking_uri=self._place.uri)
+        repository = get_artifact_repository(str(run.info.artifact_uri), tracking_uri=self._location.uri)
         try:
-            with told(self._place):
+            with translate_errors(self._location):
                 repository.delete_artifacts(path)  # type: ignore[no-untyped-call]  # it has no types
         except TrackingError:
             for name in list(self._list_files(str(run.info.run_id), path)):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from orchestrator.errors import TrackingError
 from orchestrator.state.trial.checkpoint import ELSEWHERE
 from orchestrator.state.trial.folder import TrialFolder
-from orchestrator.tracking.location import Place, RefusedError
+from orchestrator.tracking.location import RefusedError, TrackingLocation
 from orchestrator.tracking.mirrored import read_sent
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class _Task:
     ended: bool = False
 
 
-def open_checkpoints(place: Place) -> Callable[[], CheckpointStore] | None:
+def open_checkpoints(location: TrackingLocation) -> Callable[[], CheckpointStore] | None:
     """What opens the checkpoints of a server; None where they stay in their trial folders: records are in a database, or the
     ledger is this machine's alone, so that no other could ever go on with its trials.
     """
@@ -43,9 +43,9 @@ def open_checkpoints(place: Place) -> Callable[[], CheckpointStore] | None:
     def open_store() -> CheckpointStore:
         from orchestrator.tracking.checkpoints.store import CheckpointStore  # imports mlflow
 
-        return CheckpointStore(place)
+        return CheckpointStore(location)
 
-    return None if place.is_database or not place.is_shared else open_store
+    return None if location.is_database or not location.is_shared else open_store
 
 
 class CheckpointUploads:

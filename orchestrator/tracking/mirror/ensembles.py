@@ -13,28 +13,28 @@ from mlflow.entities import Metric, Param, Run, RunTag
 
 from orchestrator.state.trial.records import FLIPS
 from orchestrator.tracking.client import connect, ensure_experiment, search_runs
-from orchestrator.tracking.errors import told
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.errors import translate_errors
+from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.tags import ROW, EnsembleRecord, legalize
 
 _A_BATCH = 100
 
 
-def log_ensemble(place: Place, sweep: str, record: EnsembleRecord) -> str:
+def log_ensemble(location: TrackingLocation, sweep: str, record: EnsembleRecord) -> str:
     """Record an ensemble in the sweep's experiment; returns the id of its run, which there may have been already.
 
     Raises:
         TrackingError: the server cannot be used.
     """
-    client = connect(place)
-    with told(place):
-        experiment = ensure_experiment(client, place, sweep)
+    client = connect(location)
+    with translate_errors(location):
+        experiment = ensure_experiment(client, location, sweep)
         return _log(client, experiment, sweep, record, known=_search(client, experiment))
 
 
-def log_table(client: MlflowClient, place: Place, sweep: str, records: Sequence[EnsembleRecord]) -> list[str]:
+def log_table(client: MlflowClient, location: TrackingLocation, sweep: str, records: Sequence[EnsembleRecord]) -> list[str]:
     """Record the ensembles of a sweep's table, and let no other row of an earlier table stay current; the runs' ids."""
-    experiment = ensure_experiment(client, place, sweep)
+    experiment = ensure_experiment(client, location, sweep)
     known = _search(client, experiment)
     run_ids = [_log(client, experiment, sweep, record, known=known) for record in records]
     for run in known:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from orchestrator.errors import TrackingError
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.tracking.checkpoints.uploads import CheckpointUploads, open_checkpoints
-from orchestrator.tracking.location import Place, RefusedError
+from orchestrator.tracking.location import RefusedError, TrackingLocation
 from orchestrator.tracking.tags import EnsembleRecord, RunLabel
 
 if TYPE_CHECKING:
@@ -53,11 +53,11 @@ class MlflowTracker:
     none. They have a thread of their own.
     """
 
-    def __init__(self, place: Place, *, takeover_s: float | None = None) -> None:
-        self._place = place
+    def __init__(self, location: TrackingLocation, *, takeover_s: float | None = None) -> None:
+        self._location = location
         self._checkpoints: CheckpointUploads | None = None
-        if takeover_s is not None and (open_store := open_checkpoints(place)) is not None:
-            self._checkpoints = CheckpointUploads(open_store, str(place), takeover_s)
+        if takeover_s is not None and (open_store := open_checkpoints(location)) is not None:
+            self._checkpoints = CheckpointUploads(open_store, str(location), takeover_s)
         self._pending: OrderedDict[tuple[str, str], _Job] = OrderedDict()
         self._current: tuple[tuple[str, str], _Job] | None = None
         self._run_ids: dict[tuple[str, str], str] = {}
@@ -99,7 +99,7 @@ class MlflowTracker:
                 with self._changed:
                     has_newer = (sweep, key) in self._pending
                 if not has_newer:
-                    self.mirror(sweep, TrialFolder(self._place.trials / key), True)
+                    self.mirror(sweep, TrialFolder(self._location.trials / key), True)
 
         self._put((sweep, ""), _Job(run, None))
 
@@ -182,7 +182,7 @@ class MlflowTracker:
     def _connect(self) -> Recorder:
         from orchestrator.tracking.mirror.recorder import Recorder  # imports mlflow: two seconds that only this thread waits
 
-        return Recorder(self._place)
+        return Recorder(self._location)
 
     def _take(self) -> tuple[tuple[str, str], _Job] | None:
         """The next job that is due; None when there will be none."""

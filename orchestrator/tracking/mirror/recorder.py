@@ -18,8 +18,8 @@ from orchestrator.state.files import mark_file
 from orchestrator.state.trial.folder import FLIPS_FILES, TrialFolder
 from orchestrator.state.trial.records import OBJECTIVE, TrialResult, TrialSpec, TrialState
 from orchestrator.tracking.client import all_experiments, connect, ensure_experiment, find_experiment, search_runs
-from orchestrator.tracking.errors import told
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.errors import translate_errors
+from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.mirror.current_runs import make_current, read_deviation, relabel_runs
 from orchestrator.tracking.mirror.ensembles import log_table
 from orchestrator.tracking.mirror.run_data import (
@@ -50,9 +50,9 @@ _GONE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}  # no such run he
 class Recorder:
     """Writes trial folders into one tracking place. Used by one thread; every method may be repeated without harm."""
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
-        self._client = connect(place)
+    def __init__(self, location: TrackingLocation) -> None:
+        self._location = location
+        self._client = connect(location)
         self._identity = _describe_origin()
 
     def send(self, sweep: str, folder: TrialFolder, *, ended: bool, label: RunLabel | None = None) -> str:
@@ -68,8 +68,8 @@ class Recorder:
             TrackingError: the server cannot be used; what was sent so far is remembered.
             TrialError: the folder is not a trial's.
         """
-        with _alone_with(folder), told(self._place):
-            result, sent = folder.result(), read_sent(folder, str(self._place))
+        with _alone_with(folder), translate_errors(self._location):
+            result, sent = folder.result(), read_sent(folder, str(self._location))
             if sent is None and result is not None:
                 first = self._find_anywhere(folder.spec().key, result)
                 if first is not None and not _is_ahead(first, result):
@@ -88,7 +88,7 @@ class Recorder:
         Raises:
             TrackingError: the server cannot be used.
         """
-        with told(self._place):
+        with translate_errors(self._location):
             relabel_runs(self._client, sweep, labels)
 
     def note_rule(self, sweep: str, rule: str) -> None:
@@ -97,8 +97,8 @@ class Recorder:
         Raises:
             TrackingError: the server cannot be used.
         """
-        with told(self._place):
-            self._client.set_experiment_tag(ensure_experiment(self._client, self._place, sweep), KEEP, rule)
+        with translate_errors(self._location):
+            self._client.set_experiment_tag(ensure_experiment(self._client, self._location, sweep), KEEP, rule)
 
     def log_table(self, sweep: str, records: Sequence[EnsembleRecord]) -> list[str]:
         """Record the fixed ensembles of the sweep's table; returns their runs' ids.
@@ -106,8 +106,8 @@ class Recorder:
         Raises:
             TrackingError: the server cannot be used.
         """
-        with told(self._place):
-            return log_table(self._client, self._place, sweep, records)
+        with translate_errors(self._location):
+            return log_table(self._client, self._location, sweep, records)
 
     def refer(self, sweep: str, spec: TrialSpec, result: TrialResult, *, label: RunLabel | None = None) -> str:
         """Show a trial that was done before in the sweep's experiment; its files stay with its first run. Returns the run's id.
@@ -115,9 +115,9 @@ class Recorder:
         Raises:
             TrackingError: the server cannot be used.
         """
-        folder = TrialFolder(self._place.trials / spec.key)
-        with told(self._place):
-            experiment = ensure_experiment(self._client, self._place, sweep)
+        folder = TrialFolder(self._location.trials / spec.key)
+        with translate_errors(self._location):
+            experiment = ensure_experiment(self._client, self._location, sweep)
             own, first = self._find_current(experiment, result), self._find_anywhere(spec.key, result)
             if folder.result() is not None and not tells(first, result):
                 # The sweep that trained it ended before its mirror did.
@@ -141,7 +141,7 @@ class Recorder:
         self._log(run_id, points=[], params={}, tags=origin)
         params = {name: value for name, value in make_params(spec).items() if name not in known}
         tags = describe_result(result)
-        points, progress = continue_series(TrialFolder(self._place.trials / spec.key).events()[0], Progress())
+        points, progress = continue_series(TrialFolder(self._location.trials / spec.key).events()[0], Progress())
         self._log(run_id, points=points + headline(result, progress), params=params, tags=tags)
         self._client.set_terminated(run_id, STATUS[result.state], round(result.ended_s * 1000))
         return run_id
@@ -151,7 +151,7 @@ class Recorder:
 
         So are ensembles whose process was killed while it logged them.
         """
-        with told(self._place):
+        with translate_errors(self._location):
             experiment = find_experiment(self._client, sweep)
             running = [] if experiment is None else search_runs(self._client, [experiment], "attributes.status = 'RUNNING'")
             live = live_keys() if running else ()
@@ -162,7 +162,7 @@ class Recorder:
                     self._end_ensemble(run)
                 if run.data.tags.get("kind") != "trial" or key in live:
                     continue
-                if (self._place.trials / key / "trial.json").exists():
+                if (self._location.trials / key / "trial.json").exists():
                     here.append(key)
                 elif (
                     self._client.get_run(run.info.run_id).info.status == "RUNNING"
@@ -172,7 +172,7 @@ class Recorder:
 
     def _send_own(self, sweep: str, folder: TrialFolder, *, ended: bool, label: RunLabel | None) -> tuple[str, str]:
         """Bring the folder's own run up to date: its id, and the sweep that it belongs to, which is ``sweep`` if it is new."""
-        sent = read_sent(folder, str(self._place)) or Sent(server=str(self._place), sweep=sweep)
+        sent = read_sent(folder, str(self._location)) or Sent(server=str(self._location), sweep=sweep)
         if sent.deviation != (deviation := read_deviation(folder)):  # on other terms: a new run, told from the first epoch on
             sent = Sent(server=sent.server, sweep=sent.sweep, deviation=deviation)
         try:
@@ -214,7 +214,7 @@ class Recorder:
 
     def _open(self, sent: Sent, spec: TrialSpec, folder: TrialFolder, *, label: RunLabel | None) -> tuple[str, Sent]:
         """The trial's run, made if the server has none yet, and what was sent to it."""
-        experiment = ensure_experiment(self._client, self._place, sent.sweep)
+        experiment = ensure_experiment(self._client, self._location, sent.sweep)
         run = make_current(self._client, experiment, spec.key, deviation=sent.deviation)
         events, _ = folder.events()
         if run is None:

@@ -12,8 +12,8 @@ from orchestrator.errors import TrialError
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import TrialResult, TrialState
 from orchestrator.tracking.client import connect, find_experiment, search_runs
-from orchestrator.tracking.errors import told
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.errors import translate_errors
+from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.mirror.recorder import STATUS, Recorder, tells
 from orchestrator.tracking.mirrored import read_sent
 from orchestrator.tracking.tags import RunLabel
@@ -30,10 +30,10 @@ class Lacking:
 class Repairer:
     """Compares trial folders with one tracking place. Used by one thread; every method may be repeated without harm."""
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
-        self._client = connect(place)
-        self._recorder = Recorder(place)
+    def __init__(self, location: TrackingLocation) -> None:
+        self._location = location
+        self._client = connect(location)
+        self._recorder = Recorder(location)
 
     def look(self, sweep: str, folders: Iterable[TrialFolder], live_keys: Callable[[], Collection[str]]) -> Lacking:
         """Find out which of ``folders``, in which nobody works, are not in the sweep's experiment, or not as they ended.
@@ -43,7 +43,7 @@ class Repairer:
         Raises:
             TrackingError: the server cannot be used.
         """
-        with told(self._place):
+        with translate_errors(self._location):
             experiment = find_experiment(self._client, sweep)
             runs = [] if experiment is None else search_runs(self._client, [experiment], "tags.kind = 'trial'")
         abandoned = set(self._recorder.find_abandoned(sweep, live_keys))
@@ -66,7 +66,7 @@ class Repairer:
             return False
         if result is not None:
             return _is_done(run, result) or (tells(run, result) and run.info.status == STATUS[result.state])
-        sent = read_sent(folder, str(self._place))
+        sent = read_sent(folder, str(self._location))
         is_same = sent is not None and sent.run_id == run.info.run_id and sent.offset == folder.events()[1]
         return is_same and run.info.status == "KILLED"
 

@@ -17,8 +17,8 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 from orchestrator.tracking.client import connect
-from orchestrator.tracking.errors import told
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.errors import translate_errors
+from orchestrator.tracking.location import TrackingLocation
 
 MODEL_NAME = "segmentation"
 LIBRARIES = ("torch", "segmentation-models-pytorch", "timm", "safetensors", "numpy", "pydantic", "opencv-python-headless")
@@ -47,14 +47,14 @@ def save_model(parts: ModelParts, folder: Path) -> None:
     _save(parts, folder, Model())
 
 
-def log_model(place: Place, run_id: str, parts: ModelParts) -> str:
+def log_model(location: TrackingLocation, run_id: str, parts: ModelParts) -> str:
     """Log the model as an output of the run, once for the same identity; returns its URI, ``models:/m-...``.
 
     Raises:
         TrackingError: the server cannot be used.
     """
-    client = connect(place)
-    with told(place):
+    client = connect(location)
+    with translate_errors(location):
         run = client.get_run(run_id)
         experiment = run.info.experiment_id
         known = _find(client, experiment, parts.identity)

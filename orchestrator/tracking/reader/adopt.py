@@ -12,7 +12,7 @@ from orchestrator.state.trial import checkpoint
 from orchestrator.state.trial import folder as removals
 from orchestrator.state.trial.folder import FLIPS_FILES, TrialFolder, is_worked_on
 from orchestrator.state.trial.records import TrialSpec
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.reader.runs import RunReader
 
 _log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def adopt_finished(home: Home, specs: Iterable[TrialSpec]) -> list[str]:
         TrialError: a folder holds another trial.
     """
     by_key = {spec.key: spec for spec in specs}
-    reader = RunReader(Place.of(home))
+    reader = RunReader(TrackingLocation.of(home))
     adopted: list[str] = []
     for key, run in reader.find_finished(by_key).items():
         folder = TrialFolder(home.trial_folder(key))

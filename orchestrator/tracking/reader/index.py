@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock
 
 from orchestrator.tracking.change_marks import WRITTEN, list_beginnings
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.reader.row import RunRow
 from orchestrator.tracking.reader.source import RunSource
 
@@ -47,9 +47,9 @@ class _Known:
 class RunIndex:
     """The runs of experiments, from a file for each and what the server has more. Any number of processes may use one folder."""
 
-    def __init__(self, place: Place, source: RunSource, folder: Path) -> None:
+    def __init__(self, location: TrackingLocation, source: RunSource, folder: Path) -> None:
         self._source = source
-        self._folder = folder / hashlib.sha256(place.uri.encode()).hexdigest()[:12]
+        self._folder = folder / hashlib.sha256(location.uri.encode()).hexdigest()[:12]
 
     def read(self, experiments: Sequence[str]) -> list[RunRow]:
         """Every run of these experiments that is not deleted.

@@ -13,8 +13,8 @@ from mlflow.exceptions import MlflowException
 from orchestrator.errors import TrackingError
 from orchestrator.state.trial.records import FLIPS, TrialState
 from orchestrator.tracking.client import all_experiments, connect, find_experiment, search_runs
-from orchestrator.tracking.errors import told
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.errors import translate_errors
+from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.tags import CHOSEN, MEAN, read_params, read_weights
 from trainers.config import check_known
 
@@ -38,7 +38,7 @@ class FoundModel:
     flips: Mapping[str, str] = field(default_factory=dict)
 
 
-def find_model(place: Place, name: str) -> FoundModel:
+def find_model(location: TrackingLocation, name: str) -> FoundModel:
     """Find a model by the id of a run, the key of a trial or the beginning of one, or a sweep's name.
 
     A sweep stands for the ensemble that ``best-ensemble`` chose of it last.
@@ -46,25 +46,25 @@ def find_model(place: Place, name: str) -> FoundModel:
     Raises:
         TrackingError: there is none, or several; the message says what is known.
     """
-    client = connect(place)
-    with told(place):
+    client = connect(location)
+    with translate_errors(location):
         if _RUN_ID.fullmatch(name) and (run := _get_run(client, name)) is not None:
-            return _take(place, run)
+            return _take(location, run)
         experiment = find_experiment(client, name)
         if experiment is not None:
-            return _take(place, _latest_ensemble(place, client, name, experiment))
+            return _take(location, _latest_ensemble(location, client, name, experiment))
         runs = _find_trials(client, name) if _KEY.fullmatch(name) else []
         keys = sorted({run.data.tags["key"] for run in runs})
         if len(keys) > 1:
             raise TrackingError(
-                f"{place}: {name!r} is the beginning of {len(keys)} trials' keys: {_some(keys)}. Give more of it."
+                f"{location}: {name!r} is the beginning of {len(keys)} trials' keys: {_some(keys)}. Give more of it."
             )
         if not keys:
-            raise _unknown(place, client, name)
-        return _take(place, next((run for run in runs if run.data.tags.get("state") == TrialState.COMPLETE), runs[0]))
+            raise _unknown(location, client, name)
+        return _take(location, next((run for run in runs if run.data.tags.get("state") == TrialState.COMPLETE), runs[0]))
 
 
-def _take(place: Place, run: Run) -> FoundModel:
+def _take(location: TrackingLocation, run: Run) -> FoundModel:
     tags, name = run.data.tags, run.info.run_name or run.info.run_id
     flips: dict[str, str] = {}
     if tags.get("kind") == "ensemble":
@@ -72,10 +72,10 @@ def _take(place: Place, run: Run) -> FoundModel:
     elif tags.get("kind") == "trial":
         weights = {tags["key"]: 1.0}
     else:
-        raise TrackingError(f"{place}: run {run.info.run_id} ({name}) is neither a trial nor an ensemble of `orchestrate`'s.")
+        raise TrackingError(f"{location}: run {run.info.run_id} ({name}) is neither a trial nor an ensemble of `orchestrate`'s.")
     if tags.get("state") != TrialState.COMPLETE:
         raise TrackingError(
-            f"{place}: {name} ({run.info.run_id}) is {tags.get('state', 'unfinished')}; only what is COMPLETE predicts. "
+            f"{location}: {name} ({run.info.run_id}) is {tags.get('state', 'unfinished')}; only what is COMPLETE predicts. "
             "Let its sweep finish, or give the path of its checkpoint."
         )
     return FoundModel(name, weights, run_id=run.info.run_id, mean=tags.get(MEAN, "arithmetic"), flips=flips)
@@ -90,14 +90,14 @@ def _get_run(client: MlflowClient, run_id: str) -> Run | None:
         raise
 
 
-def _latest_ensemble(place: Place, client: MlflowClient, sweep: str, experiment: str) -> Run:
+def _latest_ensemble(location: TrackingLocation, client: MlflowClient, sweep: str, experiment: str) -> Run:
     runs = search_runs(client, [experiment], "tags.kind = 'ensemble' and tags.state = 'COMPLETE'")
     chosen = [run for run in runs if "row" not in run.data.tags]  # fixed ones are several, and none is the latest
     if not chosen:
         fixed = "".join(f" Row {run.data.tags['row']} is run {run.info.run_id}." for run in runs)
         raise TrackingError(
-            f"{place}: nothing has been chosen of sweep {sweep} yet. Run `orchestrate best-ensemble {sweep}` first, or name one "
-            f"of its runs.{fixed}"
+            f"{location}: no ensemble was chosen from sweep {sweep} yet. Run `orchestrate best-ensemble {sweep}` "
+            f"first, or name one of its runs.{fixed}"
         )
     return max(chosen, key=lambda run: float(run.data.tags.get(CHOSEN, (run.info.start_time or 0) / 1000)))
 
@@ -107,13 +107,13 @@ def _find_trials(client: MlflowClient, key: str) -> list[Run]:
     return search_runs(client, experiments, f"tags.key LIKE '{key}%' and tags.kind = 'trial'")
 
 
-def _unknown(place: Place, client: MlflowClient, name: str) -> TrackingError:
+def _unknown(location: TrackingLocation, client: MlflowClient, name: str) -> TrackingError:
     sweeps = sorted(found.name for found in all_experiments(client) if found.tags.get("orchestrate") == "sweep")
     try:
         check_known(name, sweeps, "sweep")
     except ValueError as error:
         return TrackingError(
-            f"{place}: {error} Nor is it a run's id, a trial's key (`orchestrate leaderboard --json` shows them), or a "
+            f"{location}: {error} Nor is it a run's id, a trial's key (`orchestrate leaderboard --json` shows them), or a "
             "checkpoint's path."
         )
     raise AssertionError(f"{name} is a sweep")  # and would have been found

@@ -9,7 +9,7 @@ from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from orchestrator.tracking.client import all_experiments, connect, find_experiment, search_runs
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.reader.row import ExperimentRow, RunRow
 
 
@@ -20,8 +20,8 @@ class ClientSource:
         TrackingError: the place cannot be used.
     """
 
-    def __init__(self, place: Place) -> None:
-        self._client = connect(place)
+    def __init__(self, location: TrackingLocation) -> None:
+        self._client = connect(location)
 
     def list_experiments(self) -> list[ExperimentRow]:
         found = all_experiments(self._client)

@@ -14,7 +14,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.reader.row import ExperimentRow, RunRow
 
 _API = "/api/2.0/mlflow/"
@@ -27,8 +27,8 @@ _RETRIES = Retry(
 class RestSource:
     """A RunSource. The login is MLFLOW_TRACKING_USERNAME and _PASSWORD, or _TOKEN."""
 
-    def __init__(self, place: Place) -> None:
-        self._api = place.uri.rstrip("/") + _API
+    def __init__(self, location: TrackingLocation) -> None:
+        self._api = location.uri.rstrip("/") + _API
         self._timeout_s = float(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"])  # the package has set it
         self._session = requests.Session()
         self._session.headers.update(_make_login(os.environ))

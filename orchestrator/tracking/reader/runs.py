@@ -15,8 +15,8 @@ from orchestrator.errors import TrackingError, TrialError
 from orchestrator.state.files import mark_file, write_atomically
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import FLIPS, TrialState
-from orchestrator.tracking.errors import told
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.errors import translate_errors
+from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.reader.index import RunIndex
 from orchestrator.tracking.reader.row import RunRow
 from orchestrator.tracking.reader.source import open_source
@@ -33,21 +33,21 @@ _ENDED = "ended"
 class RunReader:
     """Reads runs of one tracking place. Used by one thread."""
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
-        self._source = open_source(place)
-        self._index = None if place.index is None or place.is_database else RunIndex(place, self._source, place.index)
+    def __init__(self, location: TrackingLocation) -> None:
+        self._location = location
+        self._source = open_source(location)
+        self._index = None if location.index is None or location.is_database else RunIndex(location, self._source, location.index)
 
     @cached_property
     def _client(self) -> MlflowClient:
         """For files and what is written; made when it is needed first, for importing mlflow takes seconds."""
         from orchestrator.tracking.client import connect
 
-        return connect(self._place)
+        return connect(self._location)
 
     @property
-    def place(self) -> Place:
-        return self._place
+    def location(self) -> TrackingLocation:
+        return self._location
 
     def list_runs(self, sweeps: Sequence[str] = ()) -> list[RunRow]:
         """Current runs of trials, of the sweeps named or of all, in the order of their start.
@@ -55,7 +55,7 @@ class RunReader:
         Raises:
             TrackingError: the server cannot be used, or has no such sweep.
         """
-        with told(self._place):
+        with translate_errors(self._location):
             return self._list_current("trial", sweeps)
 
     def list_ensembles(self, sweeps: Sequence[str] = ()) -> list[RunRow]:
@@ -64,7 +64,7 @@ class RunReader:
         Raises:
             TrackingError: the server cannot be used, or has no such sweep.
         """
-        with told(self._place):
+        with translate_errors(self._location):
             return self._list_current("ensemble", sweeps)
 
     def list_table_ensembles(self, sweep: str) -> list[RunRow]:
@@ -77,13 +77,13 @@ class RunReader:
 
     def latest_sweep(self) -> str | None:
         """The sweep whose trial started last."""
-        with told(self._place):
+        with translate_errors(self._location):
             latest = self._source.find_latest(self._experiments(()), "tags.kind = 'trial'")
             return latest.sweep if latest is not None else None
 
     def find_finished(self, keys: Iterable[str]) -> dict[str, RunRow]:
         """The runs under which trials are COMPLETE, on whatever machine and in whatever sweep; keys without one are left out."""
-        with told(self._place):
+        with translate_errors(self._location):
             wanted = frozenset(keys)
             rows = self._list_complete() if wanted else []
             found: dict[str, RunRow] = {}
@@ -102,7 +102,7 @@ class RunReader:
         path = self.find_file(run, name, cache, from_folder=from_folder)
         if path is None:
             raise TrackingError(
-                f"{self._place}: run {run.files_run_id} ({run.name}) has no file {name}. Was its artifact folder removed, or "
+                f"{self._location}: run {run.files_run_id} ({run.name}) has no file {name}. Was its artifact folder removed, or "
                 "does it lie on another machine? Run the sweep again to train the trial anew."
             )
         return path
@@ -115,7 +115,7 @@ class RunReader:
         Raises:
             TrackingError: the server cannot be used.
         """
-        local = TrialFolder(self._place.trials / run.key)
+        local = TrialFolder(self._location.trials / run.key)
         if from_folder and (local.path / name).exists() and _is_of(local, run):
             return local.path / name
         fetched = cache / run.files_run_id
@@ -123,7 +123,7 @@ class RunReader:
         if _is_current(fetched, run) and target.exists():
             return target
         _make_current(fetched, run)
-        with told(self._place):
+        with translate_errors(self._location):
             if name not in self._source.list_files(run.files_run_id, os.path.dirname(name)):
                 return None
             target.parent.mkdir(exist_ok=True)
@@ -134,12 +134,12 @@ class RunReader:
     def has_file_here(self, run: RunRow, name: str, cache: Path) -> bool:
         """Whether ``find_file`` would ask no server."""
         fetched = cache / run.files_run_id
-        return (self._place.trials / run.key / name).exists() or (_is_current(fetched, run) and (fetched / name).exists())
+        return (self._location.trials / run.key / name).exists() or (_is_current(fetched, run) and (fetched / name).exists())
 
     def mark_own_file(self, run: RunRow, name: str) -> str | None:
         """What tells a file of the trial's folder on this machine from others under its name; None where it has none."""
         try:
-            return mark_file(f"{self._place.trials}/{run.key}/{name}")  # of thousands; a Path takes longer than to look
+            return mark_file(f"{self._location.trials}/{run.key}/{name}")  # of thousands; a Path takes longer than to look
         except OSError:
             return None
 
@@ -149,7 +149,7 @@ class RunReader:
         Raises:
             TrackingError: there is none.
         """
-        with told(self._place):
+        with translate_errors(self._location):
             return self._experiments([sweep])[0]
 
     def _list_complete(self) -> list[RunRow]:
@@ -177,7 +177,7 @@ class RunReader:
         if missing:
             known = sorted(e.name for e in self._source.list_experiments() if e.tags.get("orchestrate") == "sweep")
             raise TrackingError(
-                f"{self._place}: has no sweep {', '.join(missing)}. Known: {', '.join(known) or 'none yet'}. "
+                f"{self._location}: has no sweep {', '.join(missing)}. Known: {', '.join(known) or 'none yet'}. "
                 "Run `orchestrate sweep FILE` first, or point MLFLOW_TRACKING_URI at the server that has it."
             )
         return [experiment for experiment in found.values() if experiment is not None]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.reader.row import ExperimentRow, RunRow
 
 _NEEDS_CLIENT = (
@@ -44,19 +44,19 @@ class RunSource(Protocol):
         """The files that a run holds at its top, or in one of its folders, those in folders below left out: ``folder/name``."""
 
 
-def open_source(place: Place) -> RunSource:
+def open_source(location: TrackingLocation) -> RunSource:
     """The quickest that can be used: importing mlflow takes longer than to ask a server for what is new.
 
     Raises:
         TrackingError: the place cannot be used.
     """
-    if place.is_server and not _needs_client(os.environ):
+    if location.is_server and not _needs_client(os.environ):
         from orchestrator.tracking.reader.rest import RestSource
 
-        return RestSource(place)
+        return RestSource(location)
     from orchestrator.tracking.reader.mlflow_client import ClientSource
 
-    return ClientSource(place)
+    return ClientSource(location)
 
 
 def _needs_client(environment: Mapping[str, str]) -> bool:

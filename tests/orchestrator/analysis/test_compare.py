@@ -14,7 +14,7 @@ from orchestrator.errors import TrackingError
 from orchestrator.state.home import Home
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import Attempt, TrialResult, TrialSpec, TrialState
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.mirror.recorder import Recorder
 from orchestrator.tracking.reader.runs import RunReader
 from orchestrator.tracking.tags import EnsembleRecord
@@ -46,7 +46,7 @@ def record(home: Home, sweep: str, spec: TrialSpec, matrices: np.ndarray, *, sco
             reason=None if state is TrialState.COMPLETE else "RuntimeError: no",
         )
     )  # fmt: skip
-    return Recorder(Place.of(home)).send(sweep, folder, ended=True)
+    return Recorder(TrackingLocation.of(home)).send(sweep, folder, ended=True)
 
 
 def make_spec(key: str, configuration: str, name: str, *, seed: int = 0, fold: Fold | None = None) -> TrialSpec:
@@ -74,14 +74,16 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, dict[str, str]
     matrices = home.root / "confusions.npz"
     np.savez(matrices, confusions=make_matrices(0, 0.95), ignore_classes=np.array([0]))
     tags = {"scored_fingerprint": "one"}
-    (ids["both"],) = Recorder(Place.of(home)).log_table("s", [EnsembleRecord("both", {"10" * 8: 1.0}, {}, {}, tags, (matrices,))])
+    (ids["both"],) = Recorder(TrackingLocation.of(home)).log_table(
+        "s", [EnsembleRecord("both", {"10" * 8: 1.0}, {}, {}, tags, (matrices,))]
+    )
     return home, ids
 
 
 def compare(runs: tuple[Home, dict[str, str]], first: str, second: str, *sweeps: str) -> Comparison:
     """As the command does."""
     home, _ = runs
-    return compare_runs(RunReader(Place.of(home)), (first, second), sweeps, cache=home.cache)
+    return compare_runs(RunReader(TrackingLocation.of(home)), (first, second), sweeps, cache=home.cache)
 
 
 def test_the_better_configuration_is_named(runs) -> None:

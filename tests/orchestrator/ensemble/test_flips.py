@@ -23,7 +23,7 @@ from orchestrator.state.home import Home
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.outputs import read_confusions, read_info, read_predictions
 from orchestrator.state.trial.records import FLIPS_MIOU
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.mirror.recorder import Recorder
 from orchestrator.tracking.reader.lookup import find_model
 from orchestrator.tracking.reader.runs import RunReader
@@ -74,7 +74,7 @@ def home(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Home:
     home = Home(tmp_path_factory.mktemp("home") / "mlruns")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The ``noload`` loader strategy", category=DeprecationWarning)
-        recorder = Recorder(Place.of(home))
+        recorder = Recorder(TrackingLocation.of(home))
         for seed in range(3):
             recorder.send("s", train(home, keep_flips="horizontal", seed=seed, batch_size=3 + seed), ended=True)
     return home
@@ -85,7 +85,7 @@ def report(home: Home) -> EnsembleReport:
     """The three of them together."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The ``noload`` loader strategy", category=DeprecationWarning)
-        return best_ensemble(RunReader(Place.of(home)), ["s"], cache=home.cache, k=3, exactly=True)
+        return best_ensemble(RunReader(TrackingLocation.of(home)), ["s"], cache=home.cache, k=3, exactly=True)
 
 
 def test_the_second_set_changes_nothing_of_the_first(train: Train, tmp_path: Path) -> None:
@@ -116,23 +116,23 @@ def test_flips_of_its_own_or_of_an_earlier_attempt_are_no_second_set(train: Trai
     assert not own.flips.exists()
     other = train(home, keep_flips="both", test_time_flips="horizontal", seed=1)
     assert other.flips.exists()
-    recorder = Recorder(Place.of(home))
+    recorder = Recorder(TrackingLocation.of(home))
     recorder.send("s", other, ended=True)
     recorder.send("s", train(home, keep_flips="none", test_time_flips="horizontal", seed=1, number=2), ended=True)
     assert not other.flips.exists()
-    (row,) = RunReader(Place.of(home)).list_runs(["s"])
+    (row,) = RunReader(TrackingLocation.of(home)).list_runs(["s"])
     assert row.tags["flips"] == ""
 
 
 def test_the_run_has_the_second_set_and_says_what_it_is_worth(home: Home, tmp_path: Path) -> None:
     """A tag, a metric, and files in a folder, from which another machine chooses the same."""
-    rows = RunReader(Place.of(home)).list_runs(["s"])
+    rows = RunReader(TrackingLocation.of(home)).list_runs(["s"])
     assert {row.tags["flips"] for row in rows} == {"horizontal"}
     results = {row.key: TrialFolder(home.trial_folder(row.key)).result() for row in rows}
     assert all(row.metrics[FLIPS_MIOU] == results[row.key].metrics[FLIPS_MIOU] for row in rows)
 
-    here = best_ensemble(RunReader(Place.of(home)), ["s"], cache=tmp_path / "here", k=2)
-    reader = RunReader(replace(Place.of(home), trials=tmp_path / "nothing"))
+    here = best_ensemble(RunReader(TrackingLocation.of(home)), ["s"], cache=tmp_path / "here", k=2)
+    reader = RunReader(replace(TrackingLocation.of(home), trials=tmp_path / "nothing"))
     there = best_ensemble(reader, ["s"], cache=tmp_path / "there", k=2)
     assert there == here
     fetched = {path.parent.parent.name for path in (tmp_path / "there" / "files").glob("*/flips/predictions.zst")}
@@ -149,7 +149,7 @@ def test_a_model_is_a_member_with_flips_or_without(home: Home, report: EnsembleR
     named = dict(zip(report.members, report.names, strict=True))
     assert all(("with horizontal flips" in name) == (key in report.flips) for key, name in named.items())
     assert "3 of 6 candidates are others with test-time flips" in report.notes[-1]
-    found = find_model(Place.of(home), str(report.run_id))
+    found = find_model(TrackingLocation.of(home), str(report.run_id))
     assert found.flips == {report.trials[key][0]: flips for key, flips in report.flips.items()}
     assert set(found.weights) == {keys[0] for keys in report.trials.values()}
 

@@ -21,7 +21,7 @@ from orchestrator.state.home import Home
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.outputs import read_info, read_predictions, write_predictions
 from orchestrator.state.trial.records import Attempt, TrialSpec, make_key
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.mirror.recorder import Recorder
 from orchestrator.tracking.reader.lookup import find_model
 from orchestrator.tracking.reader.row import RunRow
@@ -48,7 +48,7 @@ def home(make_spec: Callable[..., TrialSpec], tiny_data: Path, tmp_path_factory:
     planned = [(name, lr, index) for name, lr in (("slow", 0.001), ("fast", 0.01)) for index in (0, 1)] + [("half", 0.1, 0)]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The ``noload`` loader strategy", category=DeprecationWarning)
-        recorder = Recorder(Place.of(home))
+        recorder = Recorder(TrackingLocation.of(home))
         for name, lr, index in planned:
             spec = with_fold(make_spec(**SMALL, optimizer={"name": "adamw", "lr": lr}), name, index)
             folder = TrialFolder(home.trial_folder(spec.key))
@@ -62,12 +62,12 @@ def home(make_spec: Callable[..., TrialSpec], tiny_data: Path, tmp_path_factory:
 @pytest.mark.long
 def test_a_member_is_a_configuration_on_the_images_of_all_folds(home: Home) -> None:
     """Sixteen images, half a configuration left out; its run names the folds' trials in equal parts, and these predict."""
-    reader = RunReader(Place.of(home))
+    reader = RunReader(TrackingLocation.of(home))
     report = best_ensemble(reader, ["folded"], cache=home.cache, k=2, exactly=True)
     assert (report.num_candidates, report.num_images) == (2, 16)
     assert sorted(report.names) == ["fast seed 0", "slow seed 0"]
     trials = [key for keys in report.trials.values() for key in keys]
-    assert find_model(Place.of(home), report.run_id).weights == dict.fromkeys(trials, 0.25)
+    assert find_model(TrackingLocation.of(home), report.run_id).weights == dict.fromkeys(trials, 0.25)
 
     board = load_leaderboard(reader, ["folded"], cache=home.cache)
     of_members = {row.result.name: row.result.miou for row in board.configurations}

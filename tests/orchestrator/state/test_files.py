@@ -11,7 +11,7 @@ from orchestrator.errors import TrackingError
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
 from orchestrator.tracking.client import connect
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.location import TrackingLocation
 
 
 def mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *mounts: tuple[Path, str]) -> None:
@@ -32,7 +32,7 @@ def test_sqlite_on_a_network_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(TrackingError, match=rf"network file system \({kind}\).*ORCHESTRATE_HOME.*ORCHESTRATE_STORAGE"):
         Ledger(home.ledger_url)
     with pytest.raises(TrackingError, match=rf"network file system \({kind}\)"):
-        connect(Place.of(home))
+        connect(TrackingLocation.of(home))
     assert not share.exists()
 
 

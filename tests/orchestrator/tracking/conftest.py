@@ -21,7 +21,7 @@ import pytest
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import Attempt, Event, TrialResult, TrialSpec, TrialState
 from orchestrator.tracking.client import connect
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.location import TrackingLocation
 from tests.orchestrator.postgresql import PASSWORD
 from trainers.config import DataConfig, TrainConfig
 
@@ -30,17 +30,17 @@ from trainers.config import DataConfig, TrainConfig
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's tables take seconds to make: once."""
     folder = tmp_path_factory.mktemp("mlflow")
-    connect(Place(f"sqlite:///{folder}/mlflow.db", folder / "artifacts", folder / "trials", folder / "locks"))
+    connect(TrackingLocation(f"sqlite:///{folder}/mlflow.db", folder / "artifacts", folder / "trials", folder / "locks"))
     return folder / "mlflow.db"
 
 
 @pytest.fixture
-def place(empty_database: Path, tmp_path: Path) -> Place:
+def location(empty_database: Path, tmp_path: Path) -> TrackingLocation:
     """This test's own home, in a folder with a space in its name."""
     home = tmp_path / "a home"
     home.mkdir()
     shutil.copy(empty_database, home / "mlflow.db")
-    return Place(f"sqlite:///{home}/mlflow.db", home / "artifacts", home / "trials", home / "locks")
+    return TrackingLocation(f"sqlite:///{home}/mlflow.db", home / "artifacts", home / "trials", home / "locks")
 
 
 class Worker:
@@ -86,9 +86,9 @@ class Worker:
 
 
 @pytest.fixture
-def worker(place: Place) -> Worker:
+def worker(location: TrackingLocation) -> Worker:
     """Works in this test's home."""
-    return Worker(place.trials)
+    return Worker(location.trials)
 
 
 class Server:

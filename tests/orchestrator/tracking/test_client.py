@@ -8,22 +8,22 @@ from pathlib import Path
 import pytest
 
 from orchestrator.tracking.client import alone_at, connect
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.location import TrackingLocation
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
+def location(tmp_path: Path) -> TrackingLocation:
     """Where nothing is yet."""
-    return Place(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "artifacts", tmp_path / "trials", tmp_path / "locks")
+    return TrackingLocation(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "artifacts", tmp_path / "trials", tmp_path / "locks")
 
 
-def test_nobody_touches_a_database_that_another_makes(empty_database: Path, place: Place, tmp_path: Path) -> None:
+def test_nobody_touches_a_database_that_another_makes(empty_database: Path, location: TrackingLocation, tmp_path: Path) -> None:
     """Two that make its tables leave one that nobody can use: the second waits."""
     assert empty_database.exists()  # MLflow is imported: what would come too early comes at once
-    second = threading.Thread(target=connect, args=(place,))
-    with alone_at(place):
+    second = threading.Thread(target=connect, args=(location,))
+    with alone_at(location):
         second.start()
         second.join(timeout=1)
         assert second.is_alive()
@@ -32,9 +32,9 @@ def test_nobody_touches_a_database_that_another_makes(empty_database: Path, plac
     assert [path.name for path in tmp_path.glob("mlflow.db*")] == ["mlflow.db"]
 
 
-def test_a_database_that_was_killed_over_its_tables_is_made_anew(place: Place, tmp_path: Path) -> None:
+def test_a_database_that_was_killed_over_its_tables_is_made_anew(location: TrackingLocation, tmp_path: Path) -> None:
     """What its maker left stands in nobody's way."""
     for name in ("mlflow.db.new", "mlflow.db.new-journal"):
         (tmp_path / name).write_bytes(b"half of it")
-    assert connect(place).search_experiments()
+    assert connect(location).search_experiments()
     assert [path.name for path in tmp_path.glob("mlflow.db*")] == ["mlflow.db"]

@@ -11,7 +11,7 @@ from orchestrator.operations.sync import SyncedSweep, sync
 from orchestrator.state.ledger import Ledger
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import TrialState
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.mirror.queue import MlflowTracker
 from orchestrator.tracking.mirror.recorder import Recorder
 from tests.orchestrator.tracking.mirror.test_mirror import mirror, runs_of
@@ -20,12 +20,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:D
 
 
 @pytest.fixture
-def ledger(place: Place, monkeypatch: pytest.MonkeyPatch) -> Ledger:
+def ledger(location: TrackingLocation, monkeypatch: pytest.MonkeyPatch) -> Ledger:
     """Of the home that the command sees."""
     for name in ("ORCHESTRATE_STORAGE", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("ORCHESTRATE_HOME", str(place.trials.parent))
-    return Ledger(f"sqlite:///{place.trials.parent}/ledger.db")
+    monkeypatch.setenv("ORCHESTRATE_HOME", str(location.trials.parent))
+    return Ledger(f"sqlite:///{location.trials.parent}/ledger.db")
 
 
 def enter(ledger: Ledger, key: str, state: TrialState | None = TrialState.COMPLETE, *, owner: str = "far:1:1") -> None:
@@ -42,15 +42,15 @@ def synced() -> SyncedSweep:
     return one
 
 
-def test_what_is_lacking_is_sent_and_nothing_else(place, worker, ledger) -> None:
+def test_what_is_lacking_is_sent_and_nothing_else(location, worker, ledger) -> None:
     """A trial that was never sent, one whose end was not, one whose run somebody deleted; the second time nothing is lacking."""
     for key in ("whole", "deleted"):
-        mirror(place, worker.train(key)[0])
-    (whole,) = (run for run in runs_of(place) if run.data.tags["key"] == "whole")
-    (deleted,) = (run for run in runs_of(place) if run.data.tags["key"] == "deleted")
-    MlflowClient(tracking_uri=place.uri).delete_run(deleted.info.run_id)
+        mirror(location, worker.train(key)[0])
+    (whole,) = (run for run in runs_of(location) if run.data.tags["key"] == "whole")
+    (deleted,) = (run for run in runs_of(location) if run.data.tags["key"] == "deleted")
+    MlflowClient(tracking_uri=location.uri).delete_run(deleted.info.run_id)
     half = worker.start("half")
-    mirror(place, half, ended=False)
+    mirror(location, half, ended=False)
     worker.finish(half, state=TrialState.FAILED)
     worker.train("unsent")
     for key in ("whole", "deleted", "unsent"):
@@ -62,7 +62,7 @@ def test_what_is_lacking_is_sent_and_nothing_else(place, worker, ledger) -> None
     assert report.exit_code == 0
     [done] = report.sweeps
     assert (done.num_checked, set(done.sent), done.refused) == (4, {"deleted", "half", "unsent"}, {})
-    runs = {run.data.tags["key"]: run for run in runs_of(place)}
+    runs = {run.data.tags["key"]: run for run in runs_of(location)}
     assert {key: run.info.status for key, run in runs.items()} == {
         "whole": "FINISHED",
         "deleted": "FINISHED",
@@ -71,38 +71,38 @@ def test_what_is_lacking_is_sent_and_nothing_else(place, worker, ledger) -> None
     }
     assert runs["whole"].info.run_id == whole.info.run_id
     assert synced().sent == {}
-    assert len(runs_of(place)) == 4
+    assert len(runs_of(location)) == 4
 
 
-def test_a_trial_that_somebody_works_on_is_left_alone(place, worker, ledger) -> None:
+def test_a_trial_that_somebody_works_on_is_left_alone(location, worker, ledger) -> None:
     """Its dispatcher mirrors it; what nobody holds any more is closed, with its folder here or not."""
     folders = {key: worker.start(key) for key in ("held", "left", "gone")}
     for folder in folders.values():
-        mirror(place, folder, ended=False)
+        mirror(location, folder, ended=False)
     for key in folders:
         enter(ledger, key, None)
     ledger.release("left", "far:1:1")
     ledger.release("gone", "far:1:1")
-    folders["gone"].path.rename(place.trials / "elsewhere")
+    folders["gone"].path.rename(location.trials / "elsewhere")
     done = synced()
     assert (set(done.sent), done.closed) == ({"left"}, ("gone",))
-    found = {run.data.tags["key"]: run.info.status for run in runs_of(place)}
+    found = {run.data.tags["key"]: run.info.status for run in runs_of(location)}
     assert found == {"held": "RUNNING", "left": "KILLED", "gone": "KILLED"}
     assert (synced().sent, synced().closed) == ({}, ())
 
 
-def test_an_attempt_that_another_machine_overtook_says_nothing(place, worker, ledger) -> None:
+def test_an_attempt_that_another_machine_overtook_says_nothing(location, worker, ledger) -> None:
     """Its trial is COMPLETE by the ledger and in MLflow; the folder here has no end, and must not take it back."""
     folder, _ = worker.train()
-    mirror(place, folder)
+    mirror(location, folder)
     enter(ledger, "k1")
     (folder.path / "result.json").unlink()
     assert (synced().num_checked, synced().sent) == (0, {})
-    (run,) = runs_of(place)
+    (run,) = runs_of(location)
     assert (run.info.status, run.data.tags["state"]) == ("FINISHED", "COMPLETE")
 
 
-def test_a_refused_trial_does_not_hold_up_the_others(place, worker, ledger) -> None:
+def test_a_refused_trial_does_not_hold_up_the_others(location, worker, ledger) -> None:
     """The exit code says that something is lacking still."""
     broken, _ = worker.train("broken")
     (broken.path / "result.json").write_text("{")
@@ -115,7 +115,7 @@ def test_a_refused_trial_does_not_hold_up_the_others(place, worker, ledger) -> N
     assert (set(done.sent), set(done.refused)) == ({"k1"}, {"broken"})
 
 
-def test_a_server_that_stays_away_is_told(place, worker, ledger, monkeypatch) -> None:
+def test_a_server_that_stays_away_is_told(location, worker, ledger, monkeypatch) -> None:
     """After some patience; nothing is lost, and the exit code is 1."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     worker.train("k1")
@@ -128,7 +128,7 @@ def test_a_server_that_stays_away_is_told(place, worker, ledger, monkeypatch) ->
     assert set(synced().sent) == {"k1"}
 
 
-def test_two_mirrors_of_one_machine_make_one_run(place, worker) -> None:
+def test_two_mirrors_of_one_machine_make_one_run(location, worker) -> None:
     """As of two dispatchers on a sweep, of which one ran a trial and the other sees that it has ended."""
     folders = [worker.train(f"k{number}")[0] for number in range(3)]
     barrier = threading.Barrier(2)
@@ -138,22 +138,22 @@ def test_two_mirrors_of_one_machine_make_one_run(place, worker) -> None:
             barrier.wait(60)
             recorder.send("s", folder, ended=True)
 
-    mirror(place, worker.train("first")[0])  # makes the experiment
-    threads = [threading.Thread(target=send, args=(Recorder(place), folders)) for _ in range(2)]
+    mirror(location, worker.train("first")[0])  # makes the experiment
+    threads = [threading.Thread(target=send, args=(Recorder(location), folders)) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(run.data.tags["key"] for run in runs_of(place)) == ["first", "k0", "k1", "k2"]
+    assert sorted(run.data.tags["key"] for run in runs_of(location)) == ["first", "k0", "k1", "k2"]
 
 
-def test_reconcile_asks_who_works_when_it_knows_what_runs(place, worker) -> None:
+def test_reconcile_asks_who_works_when_it_knows_what_runs(location, worker) -> None:
     """A trial that another dispatcher has begun after the sweep did is not taken for abandoned."""
     live: set[str] = set()
-    tracker = MlflowTracker(place)
+    tracker = MlflowTracker(location)
     tracker.mirror("s", worker.start("begun since"), False)
     tracker.reconcile("s", lambda: live)
     live.add("begun since")
     assert tracker.close(60) == []
-    (run,) = runs_of(place)
+    (run,) = runs_of(location)
     assert run.info.status == "RUNNING"

@@ -16,7 +16,7 @@ from orchestrator.errors import SpecError, TrackingError
 from orchestrator.state.home import Home
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import Attempt, TrialResult, TrialSpec, TrialState
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.mirror.ensembles import log_ensemble
 from orchestrator.tracking.mirror.recorder import Recorder
 from orchestrator.tracking.reader.runs import RunReader
@@ -54,7 +54,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
             key="k1", state=TrialState.COMPLETE, metrics=METRICS, scored_fingerprint="s", attempt=1, started_s=1.0, ended_s=2.0
         )
     )
-    recorder = Recorder(Place.of(home))
+    recorder = Recorder(TrackingLocation.of(home))
     recorder.send("s", folder, ended=True, label=RunLabel("1: small", "1", 0.25))
     tags = {"row": "2", "rows": "1", "best_member": "k1", "scored_fingerprint": "s"}
     matrices = write_confusions(home.root / "confusions.npz")
@@ -66,7 +66,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 @pytest.fixture(scope="module")
 def reader(home: Home) -> RunReader:
     """Of that home."""
-    return RunReader(Place.of(home))
+    return RunReader(TrackingLocation.of(home))
 
 
 def test_the_table_is_read_from_the_server(home: Home, reader: RunReader) -> None:
@@ -122,9 +122,9 @@ def test_the_page_shows_what_was_chosen_last(home: Home, reader: RunReader, tmp_
     predictions = [(truth * 80 + random.uniform(0, 175, truth.shape)).astype(np.uint8) for _ in range(3)]
     found = replace(select_ensemble(predictions, labels, k=2), names=("first <b>", "second"))
     document = {name: value for name, value in found.to_json().items() if name != "run_id"}
-    log_ensemble(reader.place, "s", EnsembleRecord("old", {"k1": 1.0}, {}, {"members": ["k1"]}))
+    log_ensemble(reader.location, "s", EnsembleRecord("old", {"k1": 1.0}, {}, {"members": ["k1"]}))
     assert load_chosen(reader, "s", cache=home.cache) is None
-    log_ensemble(reader.place, "s", EnsembleRecord("chosen", {"k1": 1.0}, {}, document))
+    log_ensemble(reader.location, "s", EnsembleRecord("chosen", {"k1": 1.0}, {}, document))
     make_report(reader, "s", out=tmp_path / "page.html", cache=home.cache)
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "first &lt;b&gt;" in page

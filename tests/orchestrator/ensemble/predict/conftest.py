@@ -17,7 +17,7 @@ from orchestrator.launchers.worker.main import work
 from orchestrator.launchers.worker.slot import Slot
 from orchestrator.state.home import Home
 from orchestrator.state.trial.folder import TrialFolder
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.mirror.recorder import Recorder
 from orchestrator.tracking.reader.runs import RunReader
 from trainers.data import open_dataset, split_dataset
@@ -54,14 +54,14 @@ def trained(make_trial: Callable[..., TrialFolder], tiny_data: Path, tmp_path_fa
     variants = ({}, {"batch_size": 3}, {"test_time_flips": "horizontal"})
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The ``noload`` loader strategy", category=DeprecationWarning)
-        recorder, trials = Recorder(Place.of(home)), []
+        recorder, trials = Recorder(TrackingLocation.of(home)), []
         for seed, variant in enumerate(variants):
             scratch = make_trial(home.trials / str(seed), seed=seed, **small, **variant)
             trial = TrialFolder(scratch.path.rename(home.trial_folder(scratch.spec().key)))
             work(trial.path, Slot("cpu-0", "", 1), lambda: False)
             recorder.send(sweep, trial, ended=True)
             trials.append(trial.spec())
-        report = best_ensemble(RunReader(Place.of(home)), [sweep], cache=home.cache, k=3, exactly=True)
+        report = best_ensemble(RunReader(TrackingLocation.of(home)), [sweep], cache=home.cache, k=3, exactly=True)
     data = open_dataset(tiny_data)
     val = split_dataset(data, trials[0].data, None).split.val
     images, masks = np.asarray(data.images[val])[..., 0], np.asarray(data.masks[val])

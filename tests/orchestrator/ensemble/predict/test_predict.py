@@ -21,7 +21,7 @@ from orchestrator.ensemble.selection.strategies import SearchName
 from orchestrator.errors import PredictError, TrackingError
 from orchestrator.state.home import Home
 from orchestrator.state.trial.outputs import read_predictions
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.reader.runs import RunReader
 from trainers.metrics import confusion_per_image
 from trainers.prediction.means import Mean
@@ -67,7 +67,7 @@ def test_weights_and_other_means_reproduce_theirs(trained, search: SearchName, m
     """The run says how its members are weighed and combined, and predictions do the same."""
     home = Home(tmp_path / "home" / "mlruns")
     shutil.copytree(trained.home.root, home.root)
-    report = best_ensemble(RunReader(Place.of(home)), [trained.sweep], cache=home.cache, k=3, search=search, mean=mean)
+    report = best_ensemble(RunReader(TrackingLocation.of(home)), [trained.sweep], cache=home.cache, k=3, search=search, mean=mean)
     out = tmp_path / "masks.npz"
     predict(str(report.run_id), trained.source, out=out, home=home)
     confusions = confusion_per_image(load_masks(out), trained.masks, num_classes=5, ignore_classes=(0,))

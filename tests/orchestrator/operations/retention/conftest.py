@@ -12,12 +12,12 @@ from orchestrator.state.ledger import Ledger
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import TrialState
 from orchestrator.tracking.checkpoints.retention import CheckpointRecords
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.mirror.recorder import Recorder
 from orchestrator.tracking.reader.runs import RunReader
-from tests.orchestrator.tracking.conftest import Worker, empty_database, place
+from tests.orchestrator.tracking.conftest import Worker, empty_database, location
 
-__all__ = ["empty_database", "place"]
+__all__ = ["empty_database", "location"]
 
 CHECKPOINT = "best.safetensors"
 
@@ -53,7 +53,7 @@ class Bench:
 
     def artifacts(self, key: str) -> list[Path]:
         """The checkpoints of a trial in the artifact store."""
-        runs = [run for run in RunReader(Place.of(self.home)).list_runs() if run.key == key]
+        runs = [run for run in RunReader(TrackingLocation.of(self.home)).list_runs() if run.key == key]
         return [path for run in runs for path in self.home.artifacts.glob(f"*/{run.files_run_id}/artifacts/{CHECKPOINT}")]
 
     def has_checkpoint(self, key: str) -> bool:
@@ -63,11 +63,11 @@ class Bench:
         return there.pop()
 
     def records(self) -> CheckpointRecords:
-        return CheckpointRecords(Place.of(self.home))
+        return CheckpointRecords(TrackingLocation.of(self.home))
 
 
 @pytest.fixture
-def bench(place: Place) -> Bench:
+def bench(location: TrackingLocation) -> Bench:
     """Nothing has ended yet."""
-    home = Home(place.trials.parent)
-    return Bench(home, Ledger(home.ledger_url), Recorder(place), Worker(place.trials))
+    home = Home(location.trials.parent)
+    return Bench(home, Ledger(home.ledger_url), Recorder(location), Worker(location.trials))

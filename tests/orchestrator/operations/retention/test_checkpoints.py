@@ -15,7 +15,7 @@ from orchestrator.operations.retention.clean import CleanReport, apply_keep, cle
 from orchestrator.operations.retention.reclaimable import Kind
 from orchestrator.operations.retry import train_again
 from orchestrator.state.trial.records import TrialState
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.mirror.ensembles import log_ensemble
 from orchestrator.tracking.reader.runs import RunReader
 from orchestrator.tracking.tags import EnsembleRecord
@@ -62,7 +62,7 @@ def test_a_members_checkpoint_stays(bench: Bench) -> None:
     """An ensemble that was logged can be predicted with afterwards."""
     bench.end("a", best=0.5)
     bench.end("b", best=0.7)
-    run_id = log_ensemble(Place.of(bench.home), "s", EnsembleRecord("two", {"a": 1.0}, {}, {"a": 1}))
+    run_id = log_ensemble(TrackingLocation.of(bench.home), "s", EnsembleRecord("two", {"a": 1.0}, {}, {"a": 1}))
     bench.recorder.note_rule("s", "none")
     apply_keep(bench.home, "s")
     assert (bench.has_checkpoint("a"), bench.has_checkpoint("b")) == (True, False)
@@ -137,4 +137,4 @@ def test_a_trial_is_trained_again_when_somebody_asks(bench: Bench) -> None:
     assert train_again(bench.home, ["s"], ["abc"]) == ["abcd: will be trained again"]
     assert bench.ledger.states(["abcd"])["abcd"].state is TrialState.WAITING
     assert folder.result() is None
-    assert RunReader(Place.of(bench.home)).find_finished(["abcd"]) == {}
+    assert RunReader(TrackingLocation.of(bench.home)).find_finished(["abcd"]) == {}

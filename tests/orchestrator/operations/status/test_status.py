@@ -26,7 +26,7 @@ from orchestrator.state.trial.endings import fail
 from orchestrator.state.trial.failures import FailureKind
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import Attempt, Event, TrialResult, TrialSpec, TrialState
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.mirrored import Sent, write_sent
 from tests.orchestrator.documented import fields_of, fields_told
 from trainers.config import DataConfig, TrainConfig
@@ -207,8 +207,8 @@ def test_what_mlflow_lacks_is_told(scene: Scene) -> None:
     sent = scene.complete("b", miou=0.5, took_s=1)
     scene.begin("c")
     size = (sent.path / "progress.jsonl").stat().st_size
-    place = str(Place.of(scene.home))
-    write_sent(sent, Sent(server=place, sweep=SWEEP, run_id="r", offset=size, ended=True))
+    location = str(TrackingLocation.of(scene.home))
+    write_sent(sent, Sent(server=location, sweep=SWEEP, run_id="r", offset=size, ended=True))
     assert scene.look().unmirrored == ("trial a",)
 
 

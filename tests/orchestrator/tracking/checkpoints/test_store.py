@@ -17,7 +17,7 @@ from orchestrator.state.trial.checkpoint import copied
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.tracking.checkpoints.store import CheckpointStore
 from orchestrator.tracking.checkpoints.uploads import open_checkpoints
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.mirror.queue import MlflowTracker
 from tests.orchestrator.postgresql import PASSWORD
 from tests.orchestrator.state.trial.test_checkpoint import train
@@ -41,12 +41,12 @@ class Machine:
     """A home, and a trial of it with a run of its own on the server."""
 
     def __init__(self, folder: Path, server: Server, key: str) -> None:
-        self.place = Place(server.uri, folder / "artifacts", folder / "trials", folder / "locks")
-        self.worker = Worker(self.place.trials)
+        self.location = TrackingLocation(server.uri, folder / "artifacts", folder / "trials", folder / "locks")
+        self.worker = Worker(self.location.trials)
         self.trial = self.worker.start(key)
-        self.store = CheckpointStore(self.place)
+        self.store = CheckpointStore(self.location)
         self.client = MlflowClient(tracking_uri=server.uri)
-        tracker = MlflowTracker(self.place)
+        tracker = MlflowTracker(self.location)
         tracker.mirror("s", self.trial, False)
         assert tracker.close(60) == []
         self.run_id = str(tracker.run_id("s", key))
@@ -141,12 +141,12 @@ def test_an_upload_that_was_killed_costs_only_itself(machine: Machine, running: 
 def test_the_mirror_sends_what_a_stopped_trial_left_and_removes_it_at_the_end(machine: Machine, running: Server) -> None:
     """Whoever stops gracefully leaves the latest checkpoint; when the trial has ended, no tag and no file of it stay."""
     train(machine.trial, 1, 2)
-    tracker = MlflowTracker(machine.place, takeover_s=300)
+    tracker = MlflowTracker(machine.location, takeover_s=300)
     tracker.mirror("s", machine.trial, True)
     assert tracker.close(60) == []
     assert machine.mirrored()["epoch"] == 2
     machine.worker.finish(machine.trial)
-    tracker = MlflowTracker(machine.place, takeover_s=300)
+    tracker = MlflowTracker(machine.location, takeover_s=300)
     tracker.mirror("s", machine.trial, True)
     assert tracker.close(60) == []
     assert machine.mirrored() == {}
@@ -156,19 +156,19 @@ def test_the_mirror_sends_what_a_stopped_trial_left_and_removes_it_at_the_end(ma
 @pytest.mark.parametrize(("storage", "tracking"), [(None, "http://h:1"), ("postgresql://h/d", None), (None, None)])
 def test_a_machine_by_itself_keeps_its_checkpoints(tmp_path: Path, storage: str | None, tracking: str | None) -> None:
     """Nobody else has its ledger, and could go on; nor does it ask a server, which may be away, for what it has itself."""
-    assert open_checkpoints(Place.of(Home(tmp_path, storage=storage, tracking=tracking))) is None
-    assert open_checkpoints(Place.of(Home(tmp_path, storage="postgresql://h/d", tracking="http://h:1"))) is not None
+    assert open_checkpoints(TrackingLocation.of(Home(tmp_path, storage=storage, tracking=tracking))) is None
+    assert open_checkpoints(TrackingLocation.of(Home(tmp_path, storage="postgresql://h/d", tracking="http://h:1"))) is not None
 
 
 def test_a_running_trials_are_sent_as_often_as_was_asked_for(machine: Machine, wait: Wait) -> None:
     """At once with 0; with minutes, not yet; never without."""
     train(machine.trial, 1)
     for takeover_s in (None, 300):
-        tracker = MlflowTracker(machine.place, takeover_s=takeover_s)
+        tracker = MlflowTracker(machine.location, takeover_s=takeover_s)
         tracker.mirror("s", machine.trial, False)
         tracker.close(60)
         assert machine.mirrored() == {}
-    tracker = MlflowTracker(machine.place, takeover_s=0)
+    tracker = MlflowTracker(machine.location, takeover_s=0)
     tracker.mirror("s", machine.trial, False)
     wait(lambda: machine.mirrored().get("epoch") == 1)
     tracker.close(60)
@@ -179,10 +179,10 @@ def test_epochs_that_another_machine_told_are_told_once(machine: Machine, runnin
     key = machine.trial.path.name
     for epoch in (1, 2, 3):
         machine.worker.epoch(machine.trial, epoch, epoch / 10)
-    send(machine.place, machine.trial)
+    send(machine.location, machine.trial)
     worker = Worker(tmp_path / "other/trials")
     again = worker.start(key, attempt=2, time_s=5000.0)
-    other = Place(running.uri, tmp_path / "other/artifacts", tmp_path / "other/trials", tmp_path / "other/locks")
+    other = TrackingLocation(running.uri, tmp_path / "other/artifacts", tmp_path / "other/trials", tmp_path / "other/locks")
     for epoch in (1, 2, 3, 4):
         worker.epoch(again, epoch, epoch / 10, attempt=2, start_s=5000.0)
     send(other, again)
@@ -192,9 +192,9 @@ def test_epochs_that_another_machine_told_are_told_once(machine: Machine, runnin
     ]  # fmt: skip
 
 
-def send(place: Place, folder: TrialFolder) -> None:
+def send(location: TrackingLocation, folder: TrialFolder) -> None:
     """What a mirror does from time to time."""
-    tracker = MlflowTracker(place)
+    tracker = MlflowTracker(location)
     tracker.mirror("s", folder, False)
     assert tracker.close(60) == []
 

@@ -12,7 +12,7 @@ from orchestrator.state.trial.failures import FailureKind
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import Attempt, Event, TrialState
 from orchestrator.tracking.client import all_experiments, connect, search_runs
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.mirror.recorder import Recorder
 from tests.orchestrator.tracking.conftest import Worker
 
@@ -21,9 +21,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:D
 CUT = "batch of 32 in 2 parts after CUDA out of memory"
 
 
-def runs_of(place: Place, key: str = "k1") -> dict[str, Run]:
+def runs_of(location: TrackingLocation, key: str = "k1") -> dict[str, Run]:
     """Its runs by their deviation."""
-    client = connect(place)
+    client = connect(location)
     experiments = [str(experiment.experiment_id) for experiment in all_experiments(client)]
     runs = search_runs(client, experiments, f"tags.key = '{key}'")
     found = {run.data.tags["deviation"]: run for run in runs}
@@ -37,12 +37,12 @@ def tags_of(run: Run, *names: str) -> Mapping[str, Any]:
 
 
 @pytest.fixture
-def retried(place: Place) -> TrialFolder:
+def retried(location: TrackingLocation) -> TrialFolder:
     """A trial that trained an epoch, found no memory, and is being trained with its batch cut."""
-    worker = Worker(place.trials)
+    worker = Worker(location.trials)
     folder = worker.start()
     worker.epoch(folder, 1, 0.3)
-    recorder = Recorder(place)
+    recorder = Recorder(location)
     recorder.send("a", folder, ended=False)
     folder.append(
         Event(
@@ -61,9 +61,9 @@ def retried(place: Place) -> TrialFolder:
     return folder
 
 
-def test_other_terms_are_another_run(place: Place, retried: TrialFolder) -> None:
+def test_other_terms_are_another_run(location: TrackingLocation, retried: TrialFolder) -> None:
     """It has every epoch, is current and goes on; the first is closed, and says what became of it."""
-    runs = runs_of(place)
+    runs = runs_of(location)
     assert tags_of(runs[""], "current", "state", "reason") == {
         "current": "false",
         "state": "FAILED",
@@ -73,41 +73,43 @@ def test_other_terms_are_another_run(place: Place, retried: TrialFolder) -> None
     assert runs[CUT].info.status == "RUNNING"
     assert runs[CUT].data.tags["current"] == "true"
     assert "OutOfMemoryError" in runs[CUT].data.tags["last_failure"]
-    history = connect(place).get_metric_history(runs[CUT].info.run_id, "epoch/val/miou")
+    history = connect(location).get_metric_history(runs[CUT].info.run_id, "epoch/val/miou")
     assert [(point.step, point.value) for point in history] == [(1, 0.3), (2, 0.4)]
 
 
-def test_the_result_goes_to_the_current_run(place: Place, retried: TrialFolder) -> None:
+def test_the_result_goes_to_the_current_run(location: TrackingLocation, retried: TrialFolder) -> None:
     """Whoever has lost mirror.json finds that run again; nothing is sent twice, and no third run is made."""
-    result = Worker(place.trials).finish(retried)
+    result = Worker(location.trials).finish(retried)
     retried.write_result(result.model_copy(update={"attempt": 2, "deviation": CUT}))
     for _ in range(2):
-        Recorder(place).send("a", retried, ended=True)
+        Recorder(location).send("a", retried, ended=True)
         (retried.path / "mirror.json").unlink(missing_ok=True)
-    runs = runs_of(place)
+    runs = runs_of(location)
     assert set(runs) == {"", CUT}
     assert (runs[CUT].info.status, runs[CUT].data.tags["state"]) == ("FINISHED", "COMPLETE")
     assert runs[""].info.status == "FAILED"
 
 
-def test_a_trial_that_returns_to_its_first_terms_returns_to_its_first_run(place: Place, retried: TrialFolder) -> None:
+def test_a_trial_that_returns_to_its_first_terms_returns_to_its_first_run(
+    location: TrackingLocation, retried: TrialFolder
+) -> None:
     """As after `orchestrate retry`: it is current again, and the other one is closed."""
     retried.write_attempt(Attempt(number=3, data_folder="/nowhere"))
-    Recorder(place).send("a", retried, ended=False)
-    runs = runs_of(place)
+    Recorder(location).send("a", retried, ended=False)
+    runs = runs_of(location)
     assert tags_of(runs[""], "current", "state") == {"current": "true", "state": "RUNNING"}
     assert runs[""].info.status == "RUNNING"
     assert tags_of(runs[CUT], "current", "state") == {"current": "false", "state": "FAILED"}
 
 
-def test_another_sweep_refers_to_the_run_that_was_completed(place: Place, retried: TrialFolder) -> None:
+def test_another_sweep_refers_to_the_run_that_was_completed(location: TrackingLocation, retried: TrialFolder) -> None:
     """With the deviation, and one current run in its own experiment."""
-    result = Worker(place.trials).finish(retried).model_copy(update={"attempt": 2, "deviation": CUT})
+    result = Worker(location.trials).finish(retried).model_copy(update={"attempt": 2, "deviation": CUT})
     retried.write_result(result)
-    recorder = Recorder(place)
+    recorder = Recorder(location)
     run_id = recorder.send("a", retried, ended=True)
     recorder.send("b", retried, ended=True)
-    client = connect(place)
+    client = connect(location)
     experiments = [str(e.experiment_id) for e in all_experiments(client)]
     [referring] = search_runs(client, experiments, "tags.key = 'k1' and tags.sweep = 'b'")
     assert tags_of(referring, "deviation", "current", "cached_from") == {

@@ -10,37 +10,37 @@ from mlflow.entities import Run
 
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import Event, TrialState
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.mirror.queue import MlflowTracker
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1
 
 
-def runs_of(place: Place, sweep: str = "s") -> list[Run]:
+def runs_of(location: TrackingLocation, sweep: str = "s") -> list[Run]:
     """What a sweep has on the server."""
-    client = MlflowClient(tracking_uri=place.uri)
+    client = MlflowClient(tracking_uri=location.uri)
     experiment = client.get_experiment_by_name(sweep)
     return [] if experiment is None else list(client.search_runs([experiment.experiment_id]))
 
 
-def history_of(place: Place, run: Run, metric: str) -> list[tuple[int, float]]:
+def history_of(location: TrackingLocation, run: Run, metric: str) -> list[tuple[int, float]]:
     """All points of a metric as (step, value)."""
-    client = MlflowClient(tracking_uri=place.uri)
+    client = MlflowClient(tracking_uri=location.uri)
     return sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, metric))
 
 
-def mirror(place: Place, folder: TrialFolder, *, ended: bool = True, sweep: str = "s") -> None:
+def mirror(location: TrackingLocation, folder: TrialFolder, *, ended: bool = True, sweep: str = "s") -> None:
     """What one dispatcher does before it exits."""
-    tracker = MlflowTracker(place)
+    tracker = MlflowTracker(location)
     tracker.mirror(sweep, folder, ended)
     assert tracker.close(60) == []
 
 
-def test_a_finished_trial_is_a_finished_run(place, worker) -> None:
+def test_a_finished_trial_is_a_finished_run(location, worker) -> None:
     """Params, tags, times, files and the final figures of a folder are on the server."""
     folder, result = worker.train()
-    mirror(place, folder)
-    (run,) = runs_of(place)
+    mirror(location, folder)
+    (run,) = runs_of(location)
     assert (run.info.status, run.info.run_name) == ("FINISHED", "trial k1")
     assert (run.info.start_time, run.info.end_time) == (1_000_000, 1_010_000)
     assert run.data.params["optimizer.lr"] == str(folder.spec().train.optimizer.lr)
@@ -50,94 +50,94 @@ def test_a_finished_trial_is_a_finished_run(place, worker) -> None:
                 "system.num_parameters": "7"}  # fmt: skip
     assert run.data.tags.items() >= expected.items()
     assert run.data.metrics["val/miou"] == result.metrics["val/miou"]
-    files = {file.path for file in MlflowClient(tracking_uri=place.uri).list_artifacts(run.info.run_id)}
+    files = {file.path for file in MlflowClient(tracking_uri=location.uri).list_artifacts(run.info.run_id)}
     assert files == {"trial.json", "best.safetensors", "confusions.npz", "log.txt", "progress.jsonl", "result.json"}
 
 
-def test_the_table_shows_the_best_epoch(place, worker) -> None:
+def test_the_table_shows_the_best_epoch(location, worker) -> None:
     """The last value of val/miou is the best epoch's, while epoch/val/miou keeps every epoch."""
     folder, _ = worker.train(best=0.5)
-    mirror(place, folder)
-    (run,) = runs_of(place)
-    assert history_of(place, run, "epoch/val/miou") == [(1, 0.2), (2, 0.5), (3, 0.4)]
-    assert history_of(place, run, "val/miou") == [(1, 0.2), (2, 0.5), (3, 0.5)]
+    mirror(location, folder)
+    (run,) = runs_of(location)
+    assert history_of(location, run, "epoch/val/miou") == [(1, 0.2), (2, 0.5), (3, 0.4)]
+    assert history_of(location, run, "val/miou") == [(1, 0.2), (2, 0.5), (3, 0.5)]
 
 
-def test_mirroring_again_changes_nothing(place, worker) -> None:
+def test_mirroring_again_changes_nothing(location, worker) -> None:
     """A second mirror finds nothing to send, and one that lost mirror.json sends it all without counting twice."""
     folder, _ = worker.train()
-    mirror(place, folder)
-    before = history_of(place, runs_of(place)[0], "epoch/val/miou")
-    mirror(place, folder)
+    mirror(location, folder)
+    before = history_of(location, runs_of(location)[0], "epoch/val/miou")
+    mirror(location, folder)
     (folder.path / "mirror.json").unlink()
-    mirror(place, folder)
-    (run,) = runs_of(place)
-    assert history_of(place, run, "epoch/val/miou") == before
+    mirror(location, folder)
+    (run,) = runs_of(location)
+    assert history_of(location, run, "epoch/val/miou") == before
 
 
-def test_a_living_trial_is_running_and_shows_its_best_so_far(place, worker) -> None:
+def test_a_living_trial_is_running_and_shows_its_best_so_far(location, worker) -> None:
     """Before it ends, a run is RUNNING and the page can already be sorted."""
     folder = worker.start()
     worker.epoch(folder, 1, 0.3)
     worker.epoch(folder, 2, 0.2)
-    mirror(place, folder, ended=False)
-    (run,) = runs_of(place)
+    mirror(location, folder, ended=False)
+    (run,) = runs_of(location)
     assert (run.info.status, run.data.metrics["val/miou"]) == ("RUNNING", 0.3)
 
 
-def test_a_stopped_trial_is_killed_and_resumes_the_same_run(place, worker) -> None:
+def test_a_stopped_trial_is_killed_and_resumes_the_same_run(location, worker) -> None:
     """Stopped: KILLED and WAITING; resumed: the same run RUNNING, an epoch trained again counts once, then FINISHED."""
     folder = worker.start()
     worker.epoch(folder, 1, 0.3)
     worker.epoch(folder, 2, 0.4)
-    mirror(place, folder)
-    (stopped,) = runs_of(place)
+    mirror(location, folder)
+    (stopped,) = runs_of(location)
     assert (stopped.info.status, stopped.data.tags["state"]) == ("KILLED", "WAITING")
     worker.start(attempt=2, time_s=2000.0)
     worker.epoch(folder, 2, 0.4, attempt=2)
-    mirror(place, folder, ended=False)
-    assert [(run.info.run_id, run.info.status) for run in runs_of(place)] == [(stopped.info.run_id, "RUNNING")]
+    mirror(location, folder, ended=False)
+    assert [(run.info.run_id, run.info.status) for run in runs_of(location)] == [(stopped.info.run_id, "RUNNING")]
     worker.epoch(folder, 3, 0.5, attempt=2)
     worker.finish(folder, epoch=3)
-    mirror(place, folder)
-    (run,) = runs_of(place)
+    mirror(location, folder)
+    (run,) = runs_of(location)
     assert (run.info.run_id, run.info.status, run.data.tags["attempt"]) == (stopped.info.run_id, "FINISHED", "1")
-    assert history_of(place, run, "epoch/val/miou") == [(1, 0.3), (2, 0.4), (3, 0.5)]
+    assert history_of(location, run, "epoch/val/miou") == [(1, 0.3), (2, 0.4), (3, 0.5)]
 
 
-def test_a_failed_trial_tells_why(place, worker) -> None:
+def test_a_failed_trial_tells_why(location, worker) -> None:
     """FAILED, with the reason as a tag and the log as a file."""
     folder = worker.start()
     worker.finish(folder, state=TrialState.FAILED)
-    mirror(place, folder)
-    (run,) = runs_of(place)
+    mirror(location, folder)
+    (run,) = runs_of(location)
     assert (run.info.status, run.data.tags["state"], run.data.tags["reason"]) == ("FAILED", "FAILED", "RuntimeError: no")
 
 
-def test_many_epochs_fit_into_batches(place, worker) -> None:
+def test_many_epochs_fit_into_batches(location, worker) -> None:
     """2,000 epochs at once exceed what MLflow takes in one call."""
     folder = worker.start()
     for epoch in range(1, 2001):
         worker.epoch(folder, epoch, 0.5)
-    mirror(place, folder, ended=False)
-    (run,) = runs_of(place)
-    client = MlflowClient(tracking_uri=place.uri)
+    mirror(location, folder, ended=False)
+    (run,) = runs_of(location)
+    client = MlflowClient(tracking_uri=location.uri)
     assert len(client.get_metric_history(run.info.run_id, "epoch/train/loss")) == 2000
 
 
-def test_reconcile_leaves_no_run_running(place, worker) -> None:
+def test_reconcile_leaves_no_run_running(location, worker) -> None:
     """Of runs left RUNNING the live stay, the ended end and the interrupted wait, be their folder here or not."""
     folders = {key: worker.start(key) for key in ("live", "ended", "interrupted", "elsewhere")}
-    tracker = MlflowTracker(place)
+    tracker = MlflowTracker(location)
     for folder in folders.values():
         tracker.mirror("s", folder, False)
     assert tracker.close(60) == []
     worker.finish(folders["ended"])
-    folders["elsewhere"].path.rename(place.trials / "gone")
-    tracker = MlflowTracker(place)
+    folders["elsewhere"].path.rename(location.trials / "gone")
+    tracker = MlflowTracker(location)
     tracker.reconcile("s", lambda: {"live"})
     assert tracker.close(60) == []
-    found = {run.data.tags["key"]: (run.info.status, run.data.tags["state"]) for run in runs_of(place)}
+    found = {run.data.tags["key"]: (run.info.status, run.data.tags["state"]) for run in runs_of(location)}
     assert found == {
         "live": ("RUNNING", "RUNNING"),
         "ended": ("FINISHED", "COMPLETE"),
@@ -146,92 +146,92 @@ def test_reconcile_leaves_no_run_running(place, worker) -> None:
     }
 
 
-def test_another_sweep_refers_to_a_trial_done_before(place, worker) -> None:
+def test_another_sweep_refers_to_a_trial_done_before(location, worker) -> None:
     """A cached trial is a run in the second sweep's experiment, once, that names the run with the files."""
     folder, _ = worker.train()
-    mirror(place, folder)
+    mirror(location, folder)
     for _ in range(2):
-        mirror(place, folder, sweep="second")
-        mirror(place, folder)
-    (first,), (second,) = runs_of(place), runs_of(place, "second")
+        mirror(location, folder, sweep="second")
+        mirror(location, folder)
+    (first,), (second,) = runs_of(location), runs_of(location, "second")
     assert second.data.tags["cached_from"] == first.info.run_id
     assert (second.info.status, second.data.metrics["val/miou"]) == ("FINISHED", 0.5)
     assert "cached_from" not in first.data.tags
 
 
-def test_a_folder_that_sent_nothing_refers_to_the_run_there_is(place, worker) -> None:
+def test_a_folder_that_sent_nothing_refers_to_the_run_there_is(location, worker) -> None:
     """A finished trial without mirror.json, as it is adopted from another machine, is no first-hand run of another sweep."""
     folder, _ = worker.train()
-    mirror(place, folder)
+    mirror(location, folder)
     (folder.path / "mirror.json").unlink()
-    mirror(place, folder, sweep="second")
-    (first,), (second,) = runs_of(place), runs_of(place, "second")
+    mirror(location, folder, sweep="second")
+    (first,), (second,) = runs_of(location), runs_of(location, "second")
     assert (second.data.tags["cached_from"], second.data.tags["state"]) == (first.info.run_id, "COMPLETE")
 
 
-def test_a_lost_mirror_file_loses_no_news(place, worker) -> None:
+def test_a_lost_mirror_file_loses_no_news(location, worker) -> None:
     """A trial that ended while nobody mirrored, and whose mirror.json is gone, goes on with its run."""
     folder = worker.start()
-    mirror(place, folder, ended=False)
+    mirror(location, folder, ended=False)
     worker.epoch(folder, 1, 0.5)
     worker.finish(folder)
     (folder.path / "mirror.json").unlink()
-    mirror(place, folder)
-    (run,) = runs_of(place)
+    mirror(location, folder)
+    (run,) = runs_of(location)
     assert (run.info.status, run.data.tags["state"], run.data.metrics["epoch/val/miou"]) == ("FINISHED", "COMPLETE", 0.5)
 
 
-def test_a_sweep_that_finds_a_trial_done_repairs_its_mirror(place, worker) -> None:
+def test_a_sweep_that_finds_a_trial_done_repairs_its_mirror(location, worker) -> None:
     """A trial that ended while nobody mirrored is sent in full by the next sweep that finds it done."""
     folder = worker.start()
-    mirror(place, folder, ended=False)
+    mirror(location, folder, ended=False)
     worker.epoch(folder, 1, 0.5)
     worker.finish(folder)
-    tracker = MlflowTracker(place)
+    tracker = MlflowTracker(location)
     tracker.mirror("s", folder, True)
     assert tracker.close(60) == []
-    (run,) = runs_of(place)
+    (run,) = runs_of(location)
     assert (run.info.status, run.data.tags["state"]) == ("FINISHED", "COMPLETE")
     assert tracker.run_id("s", "k1") == run.info.run_id
 
 
-def test_a_reference_left_half_written_is_finished(place, worker) -> None:
+def test_a_reference_left_half_written_is_finished(location, worker) -> None:
     """A kill between creating and filling the referring run leaves nothing RUNNING once the sweep is run again."""
     folder, _ = worker.train()
-    mirror(place, folder)
-    client = MlflowClient(tracking_uri=place.uri)
-    tags = {"kind": "trial", "sweep": "second", "key": "k1", "cached_from": runs_of(place)[0].info.run_id}
+    mirror(location, folder)
+    client = MlflowClient(tracking_uri=location.uri)
+    tags = {"kind": "trial", "sweep": "second", "key": "k1", "cached_from": runs_of(location)[0].info.run_id}
     client.create_run(client.create_experiment("second"), tags=tags)
-    tracker = MlflowTracker(place)
+    tracker = MlflowTracker(location)
     tracker.reconcile("second", set)
     assert tracker.close(60) == []
-    (run,) = runs_of(place, "second")
+    (run,) = runs_of(location, "second")
     assert (run.info.status, run.data.tags["state"], run.data.metrics["val/miou"]) == ("FINISHED", "COMPLETE", 0.5)
 
 
-def test_a_success_takes_the_reason_of_a_failure_away(place, worker) -> None:
+def test_a_success_takes_the_reason_of_a_failure_away(location, worker) -> None:
     """Failed, then tried again: the run says nothing of the failure any more, neither while it runs nor when it is done."""
     folder = worker.start()
     worker.finish(folder, state=TrialState.FAILED)
-    mirror(place, folder)
+    mirror(location, folder)
     folder.discard_result()
     worker.start(attempt=2, time_s=2000.0)
-    mirror(place, folder, ended=False)
-    assert [run.data.tags["reason"] for run in runs_of(place)] == [""]
+    mirror(location, folder, ended=False)
+    assert [run.data.tags["reason"] for run in runs_of(location)] == [""]
     worker.finish(folder)
-    mirror(place, folder)
-    (run,) = runs_of(place)
+    mirror(location, folder)
+    (run,) = runs_of(location)
     assert (run.info.status, run.data.tags["state"], run.data.tags["reason"]) == ("FINISHED", "COMPLETE", "")
 
 
-def test_what_a_trial_is_can_be_read_while_it_runs(place, worker) -> None:
+def test_what_a_trial_is_can_be_read_while_it_runs(location, worker) -> None:
     """trial.json is on the server from the start."""
-    mirror(place, worker.start(), ended=False)
-    (run,) = runs_of(place)
-    assert [file.path for file in MlflowClient(tracking_uri=place.uri).list_artifacts(run.info.run_id)] == ["trial.json"]
+    mirror(location, worker.start(), ended=False)
+    (run,) = runs_of(location)
+    assert [file.path for file in MlflowClient(tracking_uri=location.uri).list_artifacts(run.info.run_id)] == ["trial.json"]
 
 
-def test_names_that_mlflow_refuses_are_spelled_otherwise(place, worker) -> None:
+def test_names_that_mlflow_refuses_are_spelled_otherwise(location, worker) -> None:
     """Classes may have any name; each keeps its own series, and legal names stay."""
     folder = worker.start()
     metrics = {
@@ -243,20 +243,20 @@ def test_names_that_mlflow_refuses_are_spelled_otherwise(place, worker) -> None:
         "val/iou/..": 0.6,
     }
     folder.append(Event(kind="epoch", time_s=1001.0, attempt=1, epoch=1, metrics=metrics | {"val/miou": 0.7}))
-    mirror(place, folder, ended=False)
-    (run,) = runs_of(place)
+    mirror(location, folder, ended=False)
+    (run,) = runs_of(location)
     assert {name: value for name, value in run.data.metrics.items() if not name.startswith("epoch/")} == {
         "val/iou/rock _big_": 0.1, "val/iou/a_b 2": 0.2, "val/iou/a_b 3": 0.3, "val/iou/a_b": 0.4, "val/iou/_": 0.5,
         "val/iou/_ 2": 0.6, "val/miou": 0.7,
     }  # fmt: skip
 
 
-def test_a_trial_that_the_server_refuses_does_not_hold_up_the_others(place, worker) -> None:
+def test_a_trial_that_the_server_refuses_does_not_hold_up_the_others(location, worker) -> None:
     """What MLflow will not take (a time before 1970) is given back by close, at once; the rest is mirrored."""
     refused = worker.start("refused")
     refused.append(Event(kind="epoch", time_s=-5.0, attempt=1, epoch=1, metrics={"val/miou": 0.5}))
     folders = [worker.train(f"k{i}")[0] for i in range(3)]
-    tracker = MlflowTracker(place)
+    tracker = MlflowTracker(location)
     tracker.mirror("s", refused, True)
     for folder in folders:
         tracker.mirror("s", folder, True)
@@ -264,48 +264,52 @@ def test_a_trial_that_the_server_refuses_does_not_hold_up_the_others(place, work
     assert [left.path for left in tracker.close(60)] == [refused.path]
     assert time.monotonic() - started < 30
     assert "timestamp" in str(tracker.trouble)
-    assert {run.info.run_name for run in runs_of(place) if run.info.status == "FINISHED"} == {"trial k0", "trial k1", "trial k2"}
+    assert {run.info.run_name for run in runs_of(location) if run.info.status == "FINISHED"} == {
+        "trial k0",
+        "trial k1",
+        "trial k2",
+    }
 
 
-def test_reconcile_ends_ensembles_left_half_logged(place) -> None:
+def test_reconcile_ends_ensembles_left_half_logged(location) -> None:
     """One whose process was killed long ago is ended; one that is being logged is left alone."""
-    client = MlflowClient(tracking_uri=place.uri)
+    client = MlflowClient(tracking_uri=location.uri)
     experiment = client.create_experiment("s")
     for name, age_s in (("old", 3600), ("new", 0)):
         start_ms = round((time.time() - age_s) * 1000)
         client.create_run(experiment, start_time=start_ms, run_name=name, tags={"kind": "ensemble", "state": "COMPLETE"})
-    tracker = MlflowTracker(place)
+    tracker = MlflowTracker(location)
     tracker.reconcile("s", set)
     assert tracker.close(60) == []
-    found = {run.info.run_name: (run.info.status, run.data.tags["state"]) for run in runs_of(place)}
+    found = {run.info.run_name: (run.info.status, run.data.tags["state"]) for run in runs_of(location)}
     assert found == {"old": ("KILLED", "FAILED"), "new": ("RUNNING", "COMPLETE")}
 
 
-def test_a_run_deleted_by_somebody_is_told_anew(place, worker) -> None:
+def test_a_run_deleted_by_somebody_is_told_anew(location, worker) -> None:
     """mirror.json remembers a run that is gone: the trial gets another one, complete."""
     folder, _ = worker.train()
-    mirror(place, folder)
-    MlflowClient(tracking_uri=place.uri).delete_run(runs_of(place)[0].info.run_id)
-    mirror(place, folder)
-    (run,) = runs_of(place)
-    assert history_of(place, run, "epoch/val/miou") == [(1, 0.2), (2, 0.5), (3, 0.4)]
+    mirror(location, folder)
+    MlflowClient(tracking_uri=location.uri).delete_run(runs_of(location)[0].info.run_id)
+    mirror(location, folder)
+    (run,) = runs_of(location)
+    assert history_of(location, run, "epoch/val/miou") == [(1, 0.2), (2, 0.5), (3, 0.4)]
 
 
-def test_one_broken_folder_does_not_hold_up_the_others(place, worker) -> None:
+def test_one_broken_folder_does_not_hold_up_the_others(location, worker) -> None:
     """A folder that cannot be read is given back by close; the rest is mirrored."""
     broken, _ = worker.train("broken")
     (broken.path / "trial.json").write_text("{")
     folder, _ = worker.train()
-    tracker = MlflowTracker(place)
+    tracker = MlflowTracker(location)
     tracker.mirror("s", broken, True)
     tracker.mirror("s", folder, True)
     assert [left.path for left in tracker.close(3)] == [broken.path]
-    assert [run.info.run_name for run in runs_of(place)] == ["trial k1"]
+    assert [run.info.run_name for run in runs_of(location)] == ["trial k1"]
 
 
-def test_a_dead_server_blocks_nobody(place, worker, server) -> None:
+def test_a_dead_server_blocks_nobody(location, worker, server) -> None:
     """With no server, mirror returns at once and close gives back what is not mirrored."""
-    dead = Place(server.uri, place.artifacts, place.trials, place.locks)
+    dead = TrackingLocation(server.uri, location.artifacts, location.trials, location.locks)
     folder, _ = worker.train()
     started = time.monotonic()
     tracker = MlflowTracker(dead)
@@ -316,9 +320,9 @@ def test_a_dead_server_blocks_nobody(place, worker, server) -> None:
 
 
 @pytest.mark.slow
-def test_an_outage_is_told_once(place, worker, server, wait, caplog) -> None:
+def test_an_outage_is_told_once(location, worker, server, wait, caplog) -> None:
     """Though a trial that has ended asks the dead server for something else than one that runs."""
-    remote = Place(server.uri, place.artifacts, place.trials, place.locks)
+    remote = TrackingLocation(server.uri, location.artifacts, location.trials, location.locks)
     server.start()
     tracker = MlflowTracker(remote)
     tracker.note_rule("s", "all")
@@ -334,14 +338,14 @@ def test_an_outage_is_told_once(place, worker, server, wait, caplog) -> None:
     tracker.close(0)
 
 
-def test_a_store_that_is_full_is_told_once(place, worker, wait, caplog) -> None:
+def test_a_store_that_is_full_is_told_once(location, worker, wait, caplog) -> None:
     """Though the server takes what is no file meanwhile, again and again."""
-    place.artifacts.parent.mkdir(parents=True, exist_ok=True)
-    place.artifacts.write_text("in the way of every file of a run")
+    location.artifacts.parent.mkdir(parents=True, exist_ok=True)
+    location.artifacts.write_text("in the way of every file of a run")
     folder, _ = worker.train()
-    tracker = MlflowTracker(place)
+    tracker = MlflowTracker(location)
     tracker.mirror("s", folder, True)
-    client = MlflowClient(tracking_uri=place.uri)
+    client = MlflowClient(tracking_uri=location.uri)
     for rule in ("all", "none", "5"):
         wait(lambda: tracker.trouble is not None)
         tracker.note_rule("s", rule)
@@ -353,9 +357,9 @@ def test_a_store_that_is_full_is_told_once(place, worker, wait, caplog) -> None:
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_a_server_killed_and_restarted_in_between_loses_nothing(place, worker, server, wait) -> None:
+def test_a_server_killed_and_restarted_in_between_loses_nothing(location, worker, server, wait) -> None:
     """Epochs written while the server is down are there once it is up again, each once."""
-    remote = Place(server.uri, place.artifacts, place.trials, place.locks)
+    remote = TrackingLocation(server.uri, location.artifacts, location.trials, location.locks)
     server.start()
     folder = worker.start()
     worker.epoch(folder, 1, 0.2)

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
 from orchestrator.state.trial.records import TrialState
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.mirror.queue import MlflowTracker
 from tests.orchestrator.dispatch.loop.conftest import Bench, ScriptedJob, ScriptedLauncher, complete, points, states_of
 from tests.orchestrator.tracking.conftest import Server, Wait
@@ -30,9 +30,9 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
         yield Bench(home, Ledger(home.ledger_url), owner.name)
 
 
-def place_of(bench: Bench, uri: str) -> Place:
+def place_of(bench: Bench, uri: str) -> TrackingLocation:
     """A server for this home."""
-    return Place(uri, bench.home.artifacts, bench.home.trials, bench.home.locks)
+    return TrackingLocation(uri, bench.home.artifacts, bench.home.trials, bench.home.locks)
 
 
 @pytest.fixture
@@ -88,8 +88,8 @@ def test_a_server_that_goes_in_mid_sweep_has_everything_afterwards(
     bench: Bench, server: Server, wait: Wait, is_up_at_first: bool
 ) -> None:
     """Killed -9 while trials are sent and started again two trials later, or down when the sweep begins."""
-    place = place_of(bench, server.uri)
-    tracker = MlflowTracker(place)
+    location = place_of(bench, server.uri)
+    tracker = MlflowTracker(location)
     if is_up_at_first:
         server.start()
 
@@ -106,12 +106,12 @@ def test_a_server_that_goes_in_mid_sweep_has_everything_afterwards(
     outcome = bench.run(points(*KEYS), ScriptedLauncher(script, num_slots=1), tracker=tracker)
     assert states_of(outcome) == dict.fromkeys(KEYS, TrialState.COMPLETE)
     assert tracker.close(120) == []
-    runs = {run.data.tags["key"]: run for run in runs_of(place, "sweep")}
-    assert len(runs_of(place, "sweep")) == len(KEYS)
+    runs = {run.data.tags["key"]: run for run in runs_of(location, "sweep")}
+    assert len(runs_of(location, "sweep")) == len(KEYS)
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
     for number, key in enumerate(KEYS):
-        assert history_of(place, runs[key], "epoch/val/miou") == [(1, number / 10)]
-        files = {file.path for file in MlflowClient(tracking_uri=place.uri).list_artifacts(runs[key].info.run_id)}
+        assert history_of(location, runs[key], "epoch/val/miou") == [(1, number / 10)]
+        files = {file.path for file in MlflowClient(tracking_uri=location.uri).list_artifacts(runs[key].info.run_id)}
         assert files >= {"trial.json", "result.json"}
 
 

@@ -13,7 +13,7 @@ from orchestrator.search.history import FolderHistory
 from orchestrator.state.home import Home
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import TrialState
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.mirror.recorder import Recorder
 from orchestrator.tracking.reader.adopt import adopt_finished
 from orchestrator.tracking.reader.runs import RunReader
@@ -22,91 +22,91 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:D
 
 
 @pytest.fixture
-def away(place: Place, worker) -> TrialFolder:
+def away(location: TrackingLocation, worker) -> TrialFolder:
     """A trial that another machine has finished and mirrored."""
     folder, _ = worker.train()
-    Recorder(place).send("s", folder, ended=True)
+    Recorder(location).send("s", folder, ended=True)
     moved = folder.path.with_name("away")
     folder.path.rename(moved)
     return TrialFolder(moved)
 
 
 @pytest.fixture
-def home(place: Place) -> Home:
+def home(location: TrackingLocation) -> Home:
     """This machine, with the same server."""
-    return Home(place.trials.parent)
+    return Home(location.trials.parent)
 
 
-def states(place: Place, sweep: str) -> list[tuple[str, bool]]:
+def states(location: TrackingLocation, sweep: str) -> list[tuple[str, bool]]:
     """State of each of the sweep's runs, and whether it refers to another."""
-    client = MlflowClient(tracking_uri=place.uri)
+    client = MlflowClient(tracking_uri=location.uri)
     experiment = client.get_experiment_by_name(sweep)
     runs = client.search_runs([experiment.experiment_id])
     return [(run.data.tags["state"], "cached_from" in run.data.tags) for run in runs]
 
 
-def test_a_finished_trial_is_adopted_and_referred_to(home: Home, place: Place, away: TrialFolder) -> None:
+def test_a_finished_trial_is_adopted_and_referred_to(home: Home, location: TrackingLocation, away: TrialFolder) -> None:
     """Its result is here, and the sweep that needed it shows a run that names the first one."""
     assert adopt_finished(home, [away.spec()]) == ["k1"]
-    here = TrialFolder(place.trials / "k1")
+    here = TrialFolder(location.trials / "k1")
     assert here.result() == away.result()
-    Recorder(place).send("second", here, ended=True)
-    assert states(place, "second") == [("COMPLETE", True)]
+    Recorder(location).send("second", here, ended=True)
+    assert states(location, "second") == [("COMPLETE", True)]
 
 
-def test_its_course_comes_with_it(home: Home, place: Place, away: TrialFolder, worker) -> None:
+def test_its_course_comes_with_it(home: Home, location: TrackingLocation, away: TrialFolder, worker) -> None:
     """Pruners are told every epoch, and the run that refers to it draws the same curve; an own attempt's epochs are gone."""
     failed = worker.start()
     worker.epoch(failed, 1, 0.9)
     worker.finish(failed, state=TrialState.FAILED)
     adopt_finished(home, [away.spec()])
     assert FolderHistory(home).epochs(away.spec()) == {1: 0.2, 2: 0.5, 3: 0.4}
-    referring = Recorder(place).send("second", failed, ended=True)
-    curve = MlflowClient(tracking_uri=place.uri).get_metric_history(referring, "epoch/val/miou")
+    referring = Recorder(location).send("second", failed, ended=True)
+    curve = MlflowClient(tracking_uri=location.uri).get_metric_history(referring, "epoch/val/miou")
     assert [(point.step, point.value) for point in curve] == [(1, 0.2), (2, 0.5), (3, 0.4)]
 
 
-def test_an_own_failure_gives_way(home: Home, place: Place, away: TrialFolder, worker) -> None:
+def test_an_own_failure_gives_way(home: Home, location: TrackingLocation, away: TrialFolder, worker) -> None:
     """The result comes from the server, and nothing of the failed attempt is taken for the adopted trial's."""
     failed = worker.start()
     worker.finish(failed, state=TrialState.FAILED)
-    Recorder(place).send("second", failed, ended=True)
+    Recorder(location).send("second", failed, ended=True)
     assert adopt_finished(home, [away.spec()]) == ["k1"]
     assert failed.result() == away.result()
     assert failed.confusions.read_bytes() == away.confusions.read_bytes()
     assert not (failed.path / "best.safetensors").exists()
-    Recorder(place).send("second", failed, ended=True)
-    Recorder(place).send("s", failed, ended=True)
-    assert (states(place, "s"), states(place, "second")) == ([("COMPLETE", False)], [("COMPLETE", True)])
+    Recorder(location).send("second", failed, ended=True)
+    Recorder(location).send("s", failed, ended=True)
+    assert (states(location, "s"), states(location, "second")) == ([("COMPLETE", False)], [("COMPLETE", True)])
 
 
-def test_what_was_adopted_gives_way_to_a_later_result(home: Home, place: Place, away: TrialFolder) -> None:
+def test_what_was_adopted_gives_way_to_a_later_result(home: Home, location: TrackingLocation, away: TrialFolder) -> None:
     """Where the trial was trained again elsewhere, its files are the server's, not those that were adopted before."""
     adopt_finished(home, [away.spec()])
     result = away.result()
     assert result is not None
-    adopted = (place.trials / "k1").rename(place.trials / "adopted")
-    away.path.rename(place.trials / "k1")
-    again = TrialFolder(place.trials / "k1")
+    adopted = (location.trials / "k1").rename(location.trials / "adopted")
+    away.path.rename(location.trials / "k1")
+    again = TrialFolder(location.trials / "k1")
     again.write_result(result.model_copy(update={"ended_s": result.ended_s + 60}))
     again.confusions.write_bytes(b"later")
-    Recorder(place).send("s", again, ended=True)
+    Recorder(location).send("s", again, ended=True)
     shutil.rmtree(again.path)
     adopted.rename(again.path)
-    reader = RunReader(place)
+    reader = RunReader(location)
     (row,) = reader.list_runs(["s"])
     assert reader.fetch(row, "confusions.npz", home.cache / "files").read_bytes() == b"later"
 
 
 def test_a_trial_without_its_files_is_left_to_be_trained(
-    home: Home, place: Place, away: TrialFolder, caplog: pytest.LogCaptureFixture
+    home: Home, location: TrackingLocation, away: TrialFolder, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The others are adopted, and a warning names it."""
-    shutil.rmtree(place.artifacts)
+    shutil.rmtree(location.artifacts)
     with caplog.at_level(logging.WARNING):
         assert adopt_finished(home, [away.spec()]) == []
     assert "trial k1 is COMPLETE" in caplog.text
-    assert not (place.trials / "k1").exists()
+    assert not (location.trials / "k1").exists()
 
 
 def test_a_folder_that_somebody_works_in_is_left_alone(home: Home, away: TrialFolder, worker) -> None:
@@ -117,9 +117,9 @@ def test_a_folder_that_somebody_works_in_is_left_alone(home: Home, away: TrialFo
     assert folder.result() is None
 
 
-def test_a_failure_here_never_undoes_a_success_elsewhere(place: Place, away: TrialFolder, worker) -> None:
+def test_a_failure_here_never_undoes_a_success_elsewhere(location: TrackingLocation, away: TrialFolder, worker) -> None:
     """In the same sweep the finished run stays as it is."""
     failed = worker.start()
     worker.finish(failed, state=TrialState.FAILED)
-    Recorder(place).send("s", failed, ended=True)
-    assert states(place, "s") == [("COMPLETE", False)]
+    Recorder(location).send("s", failed, ended=True)
+    assert states(location, "s") == [("COMPLETE", False)]

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from orchestrator.tracking.change_marks import WRITTEN, list_beginnings, write_mark
 from orchestrator.tracking.client import connect
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.reader.index import WHOLE_S, RunIndex
 from orchestrator.tracking.reader.mlflow_client import ClientSource, make_row
 from orchestrator.tracking.reader.runs import RunReader
@@ -39,24 +39,24 @@ def test_a_long_time_is_not_asked_for() -> None:
 class Indexed:
     """An experiment of three runs, its index, and somebody else who asks for everything."""
 
-    def __init__(self, place: Place, folder: Path) -> None:
-        self.place, self.folder = place, folder
-        self.client = connect(place)
+    def __init__(self, location: TrackingLocation, folder: Path) -> None:
+        self.location, self.folder = location, folder
+        self.client = connect(location)
         self.experiment = str(self.client.create_experiment("s"))
         self.runs = [str(self.client.create_run(self.experiment, tags={"n": str(n)}).info.run_id) for n in range(3)]
 
     def read(self) -> dict[str, object]:
-        rows = RunIndex(self.place, ClientSource(self.place), self.folder).read([self.experiment])
+        rows = RunIndex(self.location, ClientSource(self.location), self.folder).read([self.experiment])
         return {row.run_id: row for row in rows}
 
     def truth(self) -> dict[str, object]:
-        return {run.info.run_id: make_row(run) for run in MlflowClient(self.place.uri).search_runs([self.experiment])}
+        return {run.info.run_id: make_row(run) for run in MlflowClient(self.location.uri).search_runs([self.experiment])}
 
 
 @pytest.fixture
-def indexed(place: Place, tmp_path: Path) -> Indexed:
+def indexed(location: TrackingLocation, tmp_path: Path) -> Indexed:
     """Read once already."""
-    indexed = Indexed(place, tmp_path / "index")
+    indexed = Indexed(location, tmp_path / "index")
     assert indexed.read() == indexed.truth()
     return indexed
 
@@ -76,7 +76,7 @@ def test_whatever_is_written_is_found(indexed: Indexed) -> None:
 
 def test_what_is_removed_and_brought_back_is_noticed(indexed: Indexed) -> None:
     """By hand on MLflow's page, which leaves no mark."""
-    by_hand = MlflowClient(indexed.place.uri)
+    by_hand = MlflowClient(indexed.location.uri)
     by_hand.delete_run(indexed.runs[0])
     assert indexed.read() == indexed.truth()
     by_hand.restore_run(indexed.runs[0])
@@ -88,9 +88,11 @@ def test_a_server_restored_from_a_backup_is_read_anew(indexed: Indexed) -> None:
     """Runs that it has lost are not shown."""
     lost = indexed.client.create_run(indexed.experiment, tags={"n": "3"}).info.run_id
     indexed.read()
-    MlflowClient(indexed.place.uri).set_tag(lost, WRITTEN, write_mark(time.time() + 60))  # later than the others, and still found
+    MlflowClient(indexed.location.uri).set_tag(
+        lost, WRITTEN, write_mark(time.time() + 60)
+    )  # later than the others, and still found
     assert lost in indexed.read()
-    database = indexed.place.uri.removeprefix("sqlite:///")
+    database = indexed.location.uri.removeprefix("sqlite:///")
     with sqlite3.connect(database) as connection:
         for table in ("tags", "runs"):
             connection.execute(f"DELETE FROM {table} WHERE run_uuid = ?", [lost])
@@ -100,7 +102,7 @@ def test_a_server_restored_from_a_backup_is_read_anew(indexed: Indexed) -> None:
 
 def test_only_what_is_new_is_asked_for(indexed: Indexed, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was changed without a mark shows that nobody asked; after some hours all of it is read anew."""
-    by_hand = MlflowClient(indexed.place.uri)
+    by_hand = MlflowClient(indexed.location.uri)
     for run_id in indexed.runs:
         by_hand.set_tag(run_id, WRITTEN, "2001-01-01T00:00")
     by_hand.set_tag(indexed.runs[0], "n", "by hand")
@@ -119,8 +121,8 @@ def test_a_damaged_index_is_made_again(indexed: Indexed) -> None:
         assert indexed.read() == indexed.truth()
 
 
-def test_an_embedded_database_needs_none(place: Place, tmp_path: Path) -> None:
+def test_an_embedded_database_needs_none(location: TrackingLocation, tmp_path: Path) -> None:
     """It is asked for everything: that is quick, and what other programs write leaves no mark."""
-    Indexed(place, tmp_path)
-    assert RunReader(replace(place, index=tmp_path / "index")).list_runs(["s"]) == []
+    Indexed(location, tmp_path)
+    assert RunReader(replace(location, index=tmp_path / "index")).list_runs(["s"]) == []
     assert not (tmp_path / "index").exists()

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from orchestrator.errors import TrackingError
 from orchestrator.state.trial.records import TrialState
 from orchestrator.tracking.client import connect, ensure_experiment
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.mirror.recorder import Recorder
 from orchestrator.tracking.reader.lookup import find_model
 
@@ -20,14 +20,14 @@ KEY, NEAR = "abcd000011112222", "abcd000033334444"
 
 
 @pytest.fixture
-def client(place: Place) -> MlflowClient:
+def client(location: TrackingLocation) -> MlflowClient:
     """To look at the records and to add what other tools leave there."""
-    return connect(place)
+    return connect(location)
 
 
-def log_ensemble(client: MlflowClient, place: Place, weights: dict[str, float], **tags: str) -> str:
+def log_ensemble(client: MlflowClient, location: TrackingLocation, weights: dict[str, float], **tags: str) -> str:
     """A finished ensemble of sweep ``s``, as best-ensemble leaves it."""
-    experiment = ensure_experiment(client, place, "s")
+    experiment = ensure_experiment(client, location, "s")
     run = client.create_run(
         experiment, run_name="both", tags={"kind": "ensemble", "state": "COMPLETE", "current": "true", **tags}
     )
@@ -36,65 +36,65 @@ def log_ensemble(client: MlflowClient, place: Place, weights: dict[str, float], 
     return str(run.info.run_id)
 
 
-def test_a_trial_is_found_by_run_and_key(place: Place, worker) -> None:
+def test_a_trial_is_found_by_run_and_key(location: TrackingLocation, worker) -> None:
     """In full, or by a beginning that no other key has."""
-    run_id = Recorder(place).send("s", worker.train(KEY)[0], ended=True)
+    run_id = Recorder(location).send("s", worker.train(KEY)[0], ended=True)
     for name in (run_id, KEY, KEY[:4]):
-        found = find_model(place, name)
+        found = find_model(location, name)
         assert (found.name, found.weights, found.run_id) == (f"trial {KEY}", {KEY: 1.0}, run_id)
 
 
-def test_a_beginning_of_several_keys_is_refused(place: Place, worker) -> None:
+def test_a_beginning_of_several_keys_is_refused(location: TrackingLocation, worker) -> None:
     """With all of them."""
     for key in (KEY, NEAR):
-        Recorder(place).send("s", worker.train(key)[0], ended=True)
-    assert find_model(place, KEY[:9]).weights == {KEY: 1.0}
+        Recorder(location).send("s", worker.train(key)[0], ended=True)
+    assert find_model(location, KEY[:9]).weights == {KEY: 1.0}
     with pytest.raises(TrackingError, match=f"'abcd00' is the beginning of 2 trials' keys: {KEY}, {NEAR}. Give more"):
-        find_model(place, "abcd00")
+        find_model(location, "abcd00")
 
 
-def test_a_key_that_several_sweeps_share_is_one_trial(place: Place, worker) -> None:
+def test_a_key_that_several_sweeps_share_is_one_trial(location: TrackingLocation, worker) -> None:
     """A run that refers to the first is the same model."""
     folder, result = worker.train(KEY)
-    Recorder(place).send("s", folder, ended=True)
-    Recorder(place).refer("other", folder.spec(), result)
-    assert find_model(place, KEY[:6]).weights == {KEY: 1.0}
+    Recorder(location).send("s", folder, ended=True)
+    Recorder(location).refer("other", folder.spec(), result)
+    assert find_model(location, KEY[:6]).weights == {KEY: 1.0}
 
 
-def test_a_trial_that_failed_predicts_nothing(place: Place, worker) -> None:
+def test_a_trial_that_failed_predicts_nothing(location: TrackingLocation, worker) -> None:
     """The message says what it is."""
     folder = worker.start(KEY)
     worker.finish(folder, state=TrialState.FAILED)
-    Recorder(place).send("s", folder, ended=True)
+    Recorder(location).send("s", folder, ended=True)
     with pytest.raises(TrackingError, match="is FAILED; only what is COMPLETE predicts"):
-        find_model(place, KEY)
+        find_model(location, KEY)
 
 
-def test_a_sweep_stands_for_what_was_chosen_of_it_last(place: Place, client: MlflowClient) -> None:
+def test_a_sweep_stands_for_what_was_chosen_of_it_last(location: TrackingLocation, client: MlflowClient) -> None:
     """Not for the fixed ensembles of its table, which can be named by their runs."""
-    fixed = log_ensemble(client, place, {KEY: 0.5, NEAR: 0.5}, row="37")
+    fixed = log_ensemble(client, location, {KEY: 0.5, NEAR: 0.5}, row="37")
     with pytest.raises(TrackingError, match=f"Run `orchestrate best-ensemble s` first.*Row 37 is run {fixed}"):
-        find_model(place, "s")
-    log_ensemble(client, place, {KEY: 1.0})
-    last = log_ensemble(client, place, {KEY: 2 / 3, NEAR: 1 / 3})
-    found = find_model(place, "s")
+        find_model(location, "s")
+    log_ensemble(client, location, {KEY: 1.0})
+    last = log_ensemble(client, location, {KEY: 2 / 3, NEAR: 1 / 3})
+    found = find_model(location, "s")
     assert (found.run_id, found.weights) == (last, {KEY: 0.666667, NEAR: 0.333333})
-    assert find_model(place, fixed).weights == {KEY: 0.5, NEAR: 0.5}
+    assert find_model(location, fixed).weights == {KEY: 0.5, NEAR: 0.5}
 
 
-def test_somebody_elses_run_is_refused(place: Place, client: MlflowClient) -> None:
+def test_somebody_elses_run_is_refused(location: TrackingLocation, client: MlflowClient) -> None:
     """A run that orchestrate did not make."""
     run = client.create_run(client.create_experiment("foreign", artifact_location=Path("/nowhere").as_uri()))
     with pytest.raises(TrackingError, match="neither a trial nor an ensemble"):
-        find_model(place, run.info.run_id)
+        find_model(location, run.info.run_id)
 
 
-def test_an_unknown_name_is_answered_with_the_sweeps(place: Place, client: MlflowClient) -> None:
+def test_an_unknown_name_is_answered_with_the_sweeps(location: TrackingLocation, client: MlflowClient) -> None:
     """And with the nearest of them; quotes in it do no harm."""
     for name in ("losses", "table1"):
-        ensure_experiment(client, place, name)
+        ensure_experiment(client, location, name)
     with pytest.raises(TrackingError, match=r"Known: losses, table1\. Did you mean 'losses'"):
-        find_model(place, "looses")
+        find_model(location, "looses")
     for name in ("f" * 32, "ffff", 'it\'s "quoted"'):
         with pytest.raises(TrackingError, match="is not a known sweep"):
-            find_model(place, name)
+            find_model(location, name)

@@ -17,8 +17,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
 from orchestrator.errors import TrackingError
-from orchestrator.tracking.errors import told
-from orchestrator.tracking.location import Place, RefusedError
+from orchestrator.tracking.errors import translate_errors
+from orchestrator.tracking.location import RefusedError, TrackingLocation
 from orchestrator.tracking.reader import rest
 from orchestrator.tracking.reader.mlflow_client import ClientSource
 from orchestrator.tracking.reader.rest import RestSource
@@ -36,16 +36,16 @@ assert "mlflow" not in sys.modules
 """
 
 
-def at(uri: str, folder: Path) -> Place:
+def at(uri: str, folder: Path) -> TrackingLocation:
     """A server, and this test's home."""
-    return Place(uri, folder / "artifacts", folder / "trials", folder / "locks", folder / "index")
+    return TrackingLocation(uri, folder / "artifacts", folder / "trials", folder / "locks", folder / "index")
 
 
 def test_a_server_tells_both_the_same(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs of every kind, page by page, deleted ones, ids that are not there, experiments by name."""
     server.start()
-    place = at(server.uri, tmp_path)
-    client = MlflowClient(place.uri)
+    location = at(server.uri, tmp_path)
+    client = MlflowClient(location.uri)
     experiment = client.create_experiment("a sweep, größer", tags={"orchestrate": "sweep"})
     other = client.create_experiment("other")
     runs = [
@@ -56,7 +56,7 @@ def test_a_server_tells_both_the_same(server: Server, tmp_path: Path, monkeypatc
     client.delete_run(runs[4])
     client.log_text(runs[1], "text", "file ä.txt")
     client.log_text(runs[1], "text", "folder/file.txt")
-    ours, theirs = open_source(place), ClientSource(place)
+    ours, theirs = open_source(location), ClientSource(location)
     assert isinstance(ours, RestSource)
     monkeypatch.setattr(rest, "_PAGE", 2)
     for query in ("", "tags.key = '0'", "tags.kind LIKE 'tr%' and tags.key = '3'"):
@@ -75,9 +75,9 @@ def test_a_server_tells_both_the_same(server: Server, tmp_path: Path, monkeypatc
     assert ours.list_experiments() == theirs.list_experiments()
     assert ours.find_experiment("a sweep, größer") == experiment == theirs.find_experiment("a sweep, größer")
     assert ours.find_experiment("no") is theirs.find_experiment("no") is None
-    with pytest.raises(RefusedError, match="INVALID_PARAMETER_VALUE"), told(place):
+    with pytest.raises(RefusedError, match="INVALID_PARAMETER_VALUE"), translate_errors(location):
         ours.search([experiment], "no query")
-    there = os.environ | {"MLFLOW_TRACKING_URI": place.uri, "ORCHESTRATE_HOME": str(tmp_path / "home")}
+    there = os.environ | {"MLFLOW_TRACKING_URI": location.uri, "ORCHESTRATE_HOME": str(tmp_path / "home")}
     done = subprocess.run([sys.executable, "-c", LEADERBOARD], env=there, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -100,7 +100,7 @@ class Gate(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Place]:
+def gate(tmp_path: Path) -> Iterator[TrackingLocation]:
     """A place that nobody is let into."""
     Gate.heard, Gate.status = [], 401
     with ThreadingHTTPServer(("127.0.0.1", 0), Gate) as listening:
@@ -109,7 +109,7 @@ def gate(tmp_path: Path) -> Iterator[Place]:
         listening.shutdown()
 
 
-def test_the_login_is_sent_as_mlflow_sends_it(gate: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_login_is_sent_as_mlflow_sends_it(gate: TrackingLocation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Password, token, neither; and ~/.netrc, which both leave to requests."""
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("USERNAME", "PASSWORD", "TOKEN"):
@@ -120,14 +120,14 @@ def test_the_login_is_sent_as_mlflow_sends_it(gate: Place, tmp_path: Path, monke
         for source in (RestSource(gate), ClientSource(gate)):
             with (
                 pytest.raises(TrackingError, match=r"Who are you\?.*MLFLOW_TRACKING_USERNAME and _PASSWORD") as raised,
-                told(gate),
+                translate_errors(gate),
             ):
                 source.search(["1"])
             assert not isinstance(raised.value, RefusedError)
     (tmp_path / ".netrc").write_text("machine 127.0.0.1 login another password secret\n")
     (tmp_path / ".netrc").chmod(0o600)
     for source in (RestSource(gate), ClientSource(gate)):
-        with pytest.raises(TrackingError), told(gate):
+        with pytest.raises(TrackingError), translate_errors(gate):
             source.search(["1"])
     assert Gate.heard[::2] == Gate.heard[1::2]
     assert [heard and heard.split()[0] for heard in Gate.heard[::2]] == [None, "Bearer", "Basic", "Basic"]
@@ -136,18 +136,18 @@ def test_the_login_is_sent_as_mlflow_sends_it(gate: Place, tmp_path: Path, monke
 def test_what_only_mlflows_client_can_do_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Certificates, other logins, passwords in a file; and databases."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    place = at("http://127.0.0.1:9", tmp_path)
-    assert isinstance(open_source(place), RestSource)
+    location = at("http://127.0.0.1:9", tmp_path)
+    assert isinstance(open_source(location), RestSource)
     monkeypatch.setenv("MLFLOW_TRACKING_INSECURE_TLS", "true")
-    assert isinstance(open_source(place), ClientSource)
+    assert isinstance(open_source(location), ClientSource)
     monkeypatch.delenv("MLFLOW_TRACKING_INSECURE_TLS")
     (tmp_path / ".mlflow").mkdir()
     (tmp_path / ".mlflow" / "credentials").write_text("[mlflow]\nmlflow_tracking_username = a\nmlflow_tracking_password = b\n")
-    assert isinstance(open_source(place), ClientSource)
+    assert isinstance(open_source(location), ClientSource)
 
 
 def test_nobody_there(tmp_path: Path) -> None:
     """One message, that says what to look at."""
-    place = at("http://127.0.0.1:9", tmp_path)
-    with pytest.raises(TrackingError, match=r"127\.0\.0\.1.*Is the server up"), told(place):
-        open_source(place).list_experiments()
+    location = at("http://127.0.0.1:9", tmp_path)
+    with pytest.raises(TrackingError, match=r"127\.0\.0\.1.*Is the server up"), translate_errors(location):
+        open_source(location).list_experiments()

@@ -21,7 +21,7 @@ from orchestrator.ensemble.candidates import Wanted
 from orchestrator.errors import EnsembleError, TrackingError
 from orchestrator.state.trial.outputs import FILES, write_predictions
 from orchestrator.tracking.client import connect
-from orchestrator.tracking.location import Place
+from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.mirror.recorder import Recorder
 from orchestrator.tracking.reader.lookup import find_model
 from orchestrator.tracking.reader.runs import RunReader
@@ -35,7 +35,7 @@ LABELS = np.random.default_rng(0).integers(0, 3, (12, 8, 8)).astype(np.uint8)
 
 
 def record(
-    place: Place,
+    location: TrackingLocation,
     worker,
     key: str,
     *,
@@ -61,15 +61,15 @@ def record(
         groups=groups,
         predictions_u16=predictions * np.uint16(257) + np.uint16(100) if in_16_bits else None,
     )
-    Recorder(place).send(sweep, folder, ended=True)
+    Recorder(location).send(sweep, folder, ended=True)
 
 
 @pytest.fixture
-def reader(place: Place, worker) -> RunReader:
+def reader(location: TrackingLocation, worker) -> RunReader:
     """Of a place with three finished trials in one sweep."""
     for number in range(3):
-        record(place, worker, f"k{number}", seed=number)
-    return RunReader(place)
+        record(location, worker, f"k{number}", seed=number)
+    return RunReader(location)
 
 
 def test_rows_tell_what_was_recorded(reader: RunReader) -> None:
@@ -86,19 +86,21 @@ def test_an_unknown_sweep_is_answered_with_the_known(reader: RunReader) -> None:
         reader.list_runs(["nope"])
 
 
-def test_finished_trials_are_found_by_their_keys(reader: RunReader, place: Place, worker) -> None:
+def test_finished_trials_are_found_by_their_keys(reader: RunReader, location: TrackingLocation, worker) -> None:
     """COMPLETE ones only; from any sweep."""
-    Recorder(place).send("other", worker.start("alive"), ended=False)
+    Recorder(location).send("other", worker.start("alive"), ended=False)
     assert set(reader.find_finished(["k0", "k2", "alive", "never"])) == {"k0", "k2"}
 
 
-def test_files_come_from_the_folder_or_else_from_the_server(reader: RunReader, place: Place, tmp_path: Path) -> None:
+def test_files_come_from_the_folder_or_else_from_the_server(
+    reader: RunReader, location: TrackingLocation, tmp_path: Path
+) -> None:
     """On the machine that trained it the trial's own file; elsewhere a copy, the same bytes."""
     row = next(row for row in reader.list_runs(["s"]) if row.key == "k0")
     local = reader.fetch(row, "predictions.zst", tmp_path / "cache")
-    assert local == place.trials / "k0" / "predictions.zst"
+    assert local == location.trials / "k0" / "predictions.zst"
     content = local.read_bytes()
-    shutil.rmtree(place.trials / "k0")
+    shutil.rmtree(location.trials / "k0")
     fetched = reader.fetch(row, "predictions.zst", tmp_path / "cache")
     assert fetched.is_relative_to(tmp_path / "cache")
     assert fetched.read_bytes() == content
@@ -106,27 +108,29 @@ def test_files_come_from_the_folder_or_else_from_the_server(reader: RunReader, p
         reader.fetch(row, "nothing.bin", tmp_path / "cache")
 
 
-def test_predictions_of_which_a_file_is_lost_come_from_the_server(reader: RunReader, place: Place, tmp_path: Path) -> None:
+def test_predictions_of_which_a_file_is_lost_come_from_the_server(
+    reader: RunReader, location: TrackingLocation, tmp_path: Path
+) -> None:
     """All of them, into one folder, whatever the trial's folder still has."""
     row = next(row for row in reader.list_runs(["s"]) if row.key == "k0")
-    kept = {name: (place.trials / "k0" / name).read_bytes() for name in FILES}
-    assert fetch_predictions(reader, row, tmp_path / "cache") == place.trials / "k0"
-    (place.trials / "k0" / "predictions.zst").unlink()
+    kept = {name: (location.trials / "k0" / name).read_bytes() for name in FILES}
+    assert fetch_predictions(reader, row, tmp_path / "cache") == location.trials / "k0"
+    (location.trials / "k0" / "predictions.zst").unlink()
     fetched = fetch_predictions(reader, row, tmp_path / "cache")
     assert {name: (fetched / name).read_bytes() for name in FILES} == kept
 
 
-def test_files_of_a_trial_that_was_trained_again_are_fetched_again(place: Place, worker, tmp_path: Path) -> None:
+def test_files_of_a_trial_that_was_trained_again_are_fetched_again(location: TrackingLocation, worker, tmp_path: Path) -> None:
     """Its run is the same one; what was fetched of the earlier result is gone, other names included."""
     folder, result = worker.train()
-    Recorder(place).send("s", folder, ended=True)
-    away, cache = RunReader(replace(place, trials=tmp_path / "away")), tmp_path / "cache"
+    Recorder(location).send("s", folder, ended=True)
+    away, cache = RunReader(replace(location, trials=tmp_path / "away")), tmp_path / "cache"
     (row,) = away.list_runs(["s"])
     assert away.fetch(row, "best.safetensors", cache).read_bytes() == b"weights"
     assert away.fetch(row, "log.txt", cache).exists()
     (folder.path / "best.safetensors").write_bytes(b"others!")
     folder.write_result(result.model_copy(update={"ended_s": result.ended_s + 60}))
-    Recorder(place).send("s", folder, ended=True)
+    Recorder(location).send("s", folder, ended=True)
     (again,) = away.list_runs(["s"])
     assert again.run_id == row.run_id
     assert away.fetch(again, "best.safetensors", cache).read_bytes() == b"others!"
@@ -134,17 +138,19 @@ def test_files_of_a_trial_that_was_trained_again_are_fetched_again(place: Place,
     assert away.has_file_here(again, "best.safetensors", cache)
 
 
-def test_the_leaderboard_ranks_the_runs(reader: RunReader, place: Place, worker, tmp_path: Path) -> None:
+def test_the_leaderboard_ranks_the_runs(reader: RunReader, location: TrackingLocation, worker, tmp_path: Path) -> None:
     """From the matrices, be the folders here or not."""
-    Recorder(place).send("s", worker.start("alive"), ended=False)
+    Recorder(location).send("s", worker.start("alive"), ended=False)
     board = load_leaderboard(reader, ["s"], cache=tmp_path)
     assert [row.rank for row in board.rows] == [1, 2, 3]
     assert fields_of(board.to_json()) == fields_told("leaderboard"), "the README's"
-    shutil.rmtree(place.trials)
+    shutil.rmtree(location.trials)
     assert load_leaderboard(reader, ["s"], cache=tmp_path).to_json() == board.to_json()
 
 
-def test_a_second_leaderboard_reads_no_matrices_and_is_the_first(reader: RunReader, place: Place, worker, tmp_path: Path) -> None:
+def test_a_second_leaderboard_reads_no_matrices_and_is_the_first(
+    reader: RunReader, location: TrackingLocation, worker, tmp_path: Path
+) -> None:
     """Kept figures change nothing, be trials, seeds or folders added, trained again or removed since."""
 
     def rank(cache: str = "kept") -> list:
@@ -152,91 +158,93 @@ def test_a_second_leaderboard_reads_no_matrices_and_is_the_first(reader: RunRead
 
     first = rank()
     assert first[0]["configuration_result"]["seeds"] == [0, 1, 2]
-    matrices = {path: (path.read_bytes(), path.stat()) for path in place.trials.glob("*/confusions.npz")}
+    matrices = {path: (path.read_bytes(), path.stat()) for path in location.trials.glob("*/confusions.npz")}
     for path, (content, found) in matrices.items():
         path.write_bytes(bytes(len(content)))
         os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
     assert rank() == first
     for path, (content, _) in matrices.items():
         path.write_bytes(content)
-    record(place, worker, "k9", seed=9)
+    record(location, worker, "k9", seed=9)
     assert rank() == rank("anew 1")
-    shutil.copy(place.trials / "k9" / "confusions.npz", place.trials / "k0" / "confusions.npz")
+    shutil.copy(location.trials / "k9" / "confusions.npz", location.trials / "k0" / "confusions.npz")
     again = rank()
     assert again == rank("anew 2")
     assert len({row["miou"] for row in again}) == 3
-    shutil.rmtree(place.trials / "k1")
+    shutil.rmtree(location.trials / "k1")
     assert rank() == rank("anew 3")
 
 
-def test_the_leaderboard_shows_what_runs_elsewhere(reader: RunReader, place: Place, worker, tmp_path: Path) -> None:
+def test_the_leaderboard_shows_what_runs_elsewhere(reader: RunReader, location: TrackingLocation, worker, tmp_path: Path) -> None:
     """An unfinished trial without a folder here, even one whose run has no files, is listed as it stands."""
-    Recorder(place).send("s", worker.start("away"), ended=False)
-    client = MlflowClient(tracking_uri=place.uri)
+    Recorder(location).send("s", worker.start("away"), ended=False)
+    client = MlflowClient(tracking_uri=location.uri)
     bare = {"kind": "trial", "current": "true", "key": "bare", "state": "RUNNING", "sweep": "s"}
     client.log_param(client.create_run(reader.experiment_id("s"), tags=bare).info.run_id, "seed", "7")
-    shutil.rmtree(place.trials / "away")
+    shutil.rmtree(location.trials / "away")
     others = {entry.key: entry.config for entry in load_leaderboard(reader, ["s"], cache=tmp_path).others}
     assert others["away"]["train"]["epochs"] == 3
     assert others["bare"] == {"seed": "7"}
 
 
-def test_a_finished_trial_without_its_files_is_told(reader: RunReader, place: Place, tmp_path: Path) -> None:
+def test_a_finished_trial_without_its_files_is_told(reader: RunReader, location: TrackingLocation, tmp_path: Path) -> None:
     """The message names run and file."""
-    shutil.rmtree(place.trials)
-    shutil.rmtree(place.artifacts)
+    shutil.rmtree(location.trials)
+    shutil.rmtree(location.artifacts)
     with pytest.raises(TrackingError, match=r"trial k\d.*has no file trial\.json"):
         load_leaderboard(reader, ["s"], cache=tmp_path)
 
 
-def test_an_ensemble_belongs_to_the_first_sweep_named(reader: RunReader, place: Place, worker, tmp_path: Path) -> None:
+def test_an_ensemble_belongs_to_the_first_sweep_named(
+    reader: RunReader, location: TrackingLocation, worker, tmp_path: Path
+) -> None:
     """Whatever the members' keys are; without a name, to the sweep of the trial that started last."""
-    record(place, worker, "a-first-key", seed=5, sweep="other")
+    record(location, worker, "a-first-key", seed=5, sweep="other")
 
     def experiment_of(sweeps: list[str]) -> str:
         report = best_ensemble(reader, sweeps, cache=tmp_path, k=2)
-        return str(MlflowClient(tracking_uri=place.uri).get_run(report.run_id).info.experiment_id)
+        return str(MlflowClient(tracking_uri=location.uri).get_run(report.run_id).info.experiment_id)
 
     assert experiment_of(["s", "other"]) == reader.experiment_id("s")
     later = worker.start("later", time_s=5000.0)
     worker.finish(later, best=next(row.metrics["val/miou"] for row in reader.list_runs(["s"]) if row.key == "k0"))
     for name in ("predictions.json", "predictions.zst", "predictions.labels.zst", "confusions.npz"):
-        shutil.copy(place.trials / "k0" / name, later.path / name)
-    Recorder(place).send("s", later, ended=True)
+        shutil.copy(location.trials / "k0" / name, later.path / name)
+    Recorder(location).send("s", later, ended=True)
     assert experiment_of([]) == reader.experiment_id("s")
 
 
-def test_the_best_ensemble_never_splits_groups(place: Place, worker, tmp_path: Path) -> None:
+def test_the_best_ensemble_never_splits_groups(location: TrackingLocation, worker, tmp_path: Path) -> None:
     """Groups stored with the predictions reach cross-fitting: with a single one there is nothing to leave out."""
-    record(place, worker, "k0", seed=0, groups=np.zeros(12, np.int64))
+    record(location, worker, "k0", seed=0, groups=np.zeros(12, np.int64))
     with pytest.raises(EnsembleError, match="1 group of validation images"):
-        best_ensemble(RunReader(place), ["s"], cache=tmp_path)
+        best_ensemble(RunReader(location), ["s"], cache=tmp_path)
 
 
-def test_the_best_ensemble_is_a_run_of_the_sweep(reader: RunReader, place: Place, tmp_path: Path) -> None:
+def test_the_best_ensemble_is_a_run_of_the_sweep(reader: RunReader, location: TrackingLocation, tmp_path: Path) -> None:
     """Its members, figures and document are on the page, and asking again adds nothing."""
     report = best_ensemble(reader, ["s"], cache=tmp_path, k=2)
     assert set(report.members) <= {"k0", "k1", "k2"}
-    run = MlflowClient(tracking_uri=place.uri).get_run(report.run_id)
+    run = MlflowClient(tracking_uri=location.uri).get_run(report.run_id)
     assert (run.data.tags["kind"], run.info.status, run.data.metrics["val/miou"]) == ("ensemble", "FINISHED", report.miou)
-    document = MlflowClient(tracking_uri=place.uri).download_artifacts(report.run_id, "ensemble.json", str(tmp_path))
+    document = MlflowClient(tracking_uri=location.uri).download_artifacts(report.run_id, "ensemble.json", str(tmp_path))
     assert json.loads(Path(document).read_text())["members"] == list(report.members)
     assert best_ensemble(reader, ["s"], cache=tmp_path, k=2) == report
     assert len(reader.list_runs(["s"])) == 3
 
 
-def test_what_was_chosen_again_was_chosen_last(reader: RunReader, place: Place, tmp_path: Path) -> None:
+def test_what_was_chosen_again_was_chosen_last(reader: RunReader, location: TrackingLocation, tmp_path: Path) -> None:
     """A sweep's name stands for it although its run began before another's; the report shows it."""
     first = best_ensemble(reader, ["s"], cache=tmp_path, k=2, exactly=True)
-    assert best_ensemble(reader, ["s"], cache=tmp_path, k=1).run_id == find_model(place, "s").run_id
+    assert best_ensemble(reader, ["s"], cache=tmp_path, k=1).run_id == find_model(location, "s").run_id
     assert best_ensemble(reader, ["s"], cache=tmp_path, k=2, exactly=True).run_id == first.run_id
-    assert find_model(place, "s").run_id == first.run_id
+    assert find_model(location, "s").run_id == first.run_id
     chosen = load_chosen(reader, "s", cache=tmp_path)
     assert chosen is not None
     assert chosen.members == first.members
 
 
-def test_predictions_that_score_otherwise_are_named(reader: RunReader, place: Place, tmp_path: Path) -> None:
+def test_predictions_that_score_otherwise_are_named(reader: RunReader, location: TrackingLocation, tmp_path: Path) -> None:
     """A copy in the cache whose bytes were altered is found out by what the trial's run says of it."""
     best_ensemble(reader, ["s"], cache=tmp_path, k=2)
     for path in (tmp_path / "predictions").glob("*.blocks"):
@@ -245,18 +253,20 @@ def test_predictions_that_score_otherwise_are_named(reader: RunReader, place: Pl
         best_ensemble(reader, ["s"], cache=tmp_path, k=2)
 
 
-def test_an_audit_names_who_lacks_16_bits_and_fetches_them_where_all_have(place: Place, worker, tmp_path: Path) -> None:
+def test_an_audit_names_who_lacks_16_bits_and_fetches_them_where_all_have(
+    location: TrackingLocation, worker, tmp_path: Path
+) -> None:
     """It is part of the ensemble's document; the files come from the server where this machine has none."""
     for key, in_16_bits in (("k0", True), ("k1", False)):
-        record(place, worker, key, seed=int(key[1]), in_16_bits=in_16_bits)
-    reader = RunReader(place)
+        record(location, worker, key, seed=int(key[1]), in_16_bits=in_16_bits)
+    reader = RunReader(location)
     assert best_ensemble(reader, ["s"], cache=tmp_path, k=2, exactly=True).audit is None
     lacking = best_ensemble(reader, ["s"], cache=tmp_path, k=2, exactly=True, audit=True, stack=True)
     assert fields_of(lacking.to_json()) == fields_told("best-ensemble"), "the README's"
     assert lacking.audit is not None
     assert lacking.audit.lacking == ("trial k1",)
     assert "retry SWEEP --trial" in lacking.audit.describe()
-    shutil.rmtree(place.trials)
+    shutil.rmtree(location.trials)
     report = best_ensemble(reader, ["s"], cache=tmp_path, audit=True, wanted=Wanted(tags=(("key", "k0"),)))
     assert report.audit is not None
     assert (report.audit.miou_u16, report.audit.num_changed) == (report.miou_in_sample, 0)
@@ -264,7 +274,7 @@ def test_an_audit_names_who_lacks_16_bits_and_fetches_them_where_all_have(place:
     assert report.to_json()["audit"]["miou_u8"] == report.miou_in_sample
 
 
-def test_candidates_are_narrowed_and_limited(reader: RunReader, place: Place, worker, tmp_path: Path) -> None:
+def test_candidates_are_narrowed_and_limited(reader: RunReader, location: TrackingLocation, worker, tmp_path: Path) -> None:
     """By what their runs say: only the seed asked for; no more parameters together than allowed; else what there is is said."""
     everything = best_ensemble(reader, ["s"], cache=tmp_path, k=3, exactly=True)
     assert len(everything.members) == 3
@@ -278,25 +288,27 @@ def test_candidates_are_narrowed_and_limited(reader: RunReader, place: Place, wo
         best_ensemble(reader, ["s"], cache=tmp_path, wanted=Wanted(max_latency_ms=5))
 
 
-def test_what_was_scored_differently_is_never_combined(reader: RunReader, place: Place, worker, tmp_path: Path) -> None:
+def test_what_was_scored_differently_is_never_combined(
+    reader: RunReader, location: TrackingLocation, worker, tmp_path: Path
+) -> None:
     """The message names both fingerprints and who belongs to which."""
-    record(place, worker, "foreign", seed=9, fingerprint="t" * 16)
+    record(location, worker, "foreign", seed=9, fingerprint="t" * 16)
     with pytest.raises(EnsembleError, match=r"ssss.*trial k0, trial k1, trial k2; tttt.*trial foreign"):
         best_ensemble(reader, ["s"], cache=tmp_path)
 
 
-def test_a_sweep_without_finished_trials_is_refused(place: Place, worker, tmp_path: Path) -> None:
+def test_a_sweep_without_finished_trials_is_refused(location: TrackingLocation, worker, tmp_path: Path) -> None:
     """Nothing to combine, said so."""
-    Recorder(place).send("s", worker.start(), ended=False)
+    Recorder(location).send("s", worker.start(), ended=False)
     with pytest.raises(EnsembleError, match="none of 1 trials is COMPLETE"):
-        best_ensemble(RunReader(place), ["s"], cache=tmp_path)
+        best_ensemble(RunReader(location), ["s"], cache=tmp_path)
 
 
 def test_passwords_are_never_shown(tmp_path: Path) -> None:
     """Neither in a place's name nor in an error about it."""
-    place = Place("http://me:secret@127.0.0.1:9/", tmp_path, tmp_path, tmp_path)
+    location = TrackingLocation("http://me:secret@127.0.0.1:9/", tmp_path, tmp_path, tmp_path)
     with pytest.raises(TrackingError) as caught:
-        RunReader(place).list_runs(["s"])
+        RunReader(location).list_runs(["s"])
     assert "secret" not in str(caught.value)
     assert "MLFLOW_TRACKING_URI" in str(caught.value)
 
@@ -305,7 +317,7 @@ def test_a_file_that_is_no_database_is_told_with_its_name(tmp_path: Path) -> Non
     """A damaged mlflow.db names itself."""
     (tmp_path / "mlflow.db").write_text("this is not a database, however long it is" * 100)
     with pytest.raises(TrackingError, match=r"mlflow\.db.*not a database"):
-        connect(Place(f"sqlite:///{tmp_path}/mlflow.db", tmp_path, tmp_path, tmp_path / "locks"))
+        connect(TrackingLocation(f"sqlite:///{tmp_path}/mlflow.db", tmp_path, tmp_path, tmp_path / "locks"))
 
 
 def test_the_page_is_sorted_by_the_figure_of_merit() -> None:
@@ -319,9 +331,9 @@ def test_the_page_is_sorted_by_the_figure_of_merit() -> None:
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_the_page_is_served_from_the_local_database(reader: RunReader, place: Place) -> None:
+def test_the_page_is_served_from_the_local_database(reader: RunReader, location: TrackingLocation) -> None:
     """A real server on the loopback shows the latest sweep's runs in the order that the address asks for."""
-    page = open_page(place, browse=False)
+    page = open_page(location, browse=False)
     try:
         base, _, _ = page.url.partition("/#/")
         query = json.dumps({"experiment_ids": [reader.experiment_id("s")], "order_by": ["metrics.`val/miou` DESC"]}).encode()

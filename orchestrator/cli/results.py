@@ -82,7 +82,6 @@ def best_ensemble(
     max_params: Annotated[float | None, typer.Option(min=1, help="Parameters of all members, such as 20e6.")] = None,
     max_latency: Annotated[float | None, typer.Option(min=0, help="Milliseconds of all members for one picture.")] = None,
     stack: Annotated[bool, typer.Option("--stack", help="Beside it, what learned combinations would be worth.")] = False,
-    audit: Annotated[bool, typer.Option("--audit", help="Score the members in 16 bits too, where they were kept.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Choose the trials whose mean prediction is best, and say how much of the gain is real."""
@@ -105,7 +104,6 @@ def best_ensemble(
         mean=combine.value,
         wanted=wanted,
         stack=stack,
-        audit=audit,
     )
     print_report(report, as_json=as_json)
 

@@ -8,7 +8,6 @@ search.py       greedy, weighted, swaps, beam, exhaustive
 selection.py    a pool of candidates -> chosen members
 evaluation.py   what the choice is worth: crossfit.py, diversity.py
 stacking.py     combinations that are learned, with the same figures
-audit.py        what the stored bytes cost the chosen members
 report.py       the chosen ensemble and its figures, for people and machines
 folds.py        folds of a configuration -> one candidate
 wanted.py       which trials may become members, and what they may cost

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from orchestrator.analysis.trials import EntryLoader, name_classes
 from orchestrator.ensemble.candidates import EVERYTHING, Candidate, Wanted, join_predictions, list_candidates
-from orchestrator.ensemble.evaluation.audit import Audit, audit_members
 from orchestrator.ensemble.evaluation.evaluate import evaluate
 from orchestrator.ensemble.evaluation.report import EnsembleReport
 from orchestrator.ensemble.selection.blocks import Grouped, make_layout, read_blocks
@@ -25,7 +24,7 @@ from orchestrator.ensemble.selection.pool import Pool, Search, check_size, mark_
 from orchestrator.ensemble.selection.strategies import SearchName
 from orchestrator.errors import EnsembleError
 from orchestrator.state.machine import count_cores
-from orchestrator.state.trial.outputs import FILES, U16_FILE, PredictionsInfo, read_info, read_labels, write_confusions
+from orchestrator.state.trial.outputs import FILES, PredictionsInfo, read_info, read_labels, write_confusions
 from orchestrator.state.trial.records import TrialState
 from orchestrator.tracking.tags import CHOSEN, MEAN, WIDENING, EnsembleRecord
 from trainers.prediction.means import Mean
@@ -52,14 +51,13 @@ def best_ensemble(
     mean: Mean = "arithmetic",
     wanted: Wanted = EVERYTHING,
     stack: bool = False,
-    audit: bool = False,
 ) -> EnsembleReport:
     """Choose up to ``k`` of the finished trials of ``sweeps`` and log the ensemble in the first one's experiment.
 
     Without ``sweeps`` all are searched, and it is logged in that of the trial that started last.
 
     cache: folder for files from the server and unpacked predictions. search, mean: how members are searched for, and combined.
-    stack: whether learned combinations are tried beside it. audit: whether the members are combined in 16 bits too.
+    stack: whether learned combinations are tried beside it.
 
     Raises:
         EnsembleError: no trial is wanted, or their predictions cannot be combined.
@@ -85,8 +83,6 @@ def best_ensemble(
         trials={key: tuple(row.key for row in candidates[key].rows) for key in report.members},
         flips={key: flips for key in report.members if (flips := candidates[key].flips)},
     )
-    if audit:
-        report = replace(report, audit=_audit(reader, report, [candidates[key] for key in report.members], cache=cache))
     sweep = sweeps[0] if sweeps else max(rows, key=lambda row: row.start_s).sweep
     tags = {SCORED: read_info(folders[0]).scored_fingerprint, WIDENING: f"{report.widening:g}", CHOSEN: f"{time.time():.3f}"}
     tags |= {} if mean == "arithmetic" else {MEAN: mean}
@@ -98,19 +94,6 @@ def _tell_flips(candidates: Sequence[Candidate]) -> list[str]:
     num_flipped = sum(candidate.flips is not None for candidate in candidates)
     said = "candidates are others with test-time flips; of a model with them and without, at most one is a member."
     return [f"{num_flipped} of {len(candidates)} {said}"] if num_flipped else []
-
-
-def _audit(reader: RunReader, report: EnsembleReport, members: Sequence[Candidate], *, cache: Path) -> Audit:
-    lacking = tuple(
-        row.name
-        for candidate in members
-        for row, folder in zip(candidate.rows, _fetch(reader, candidate, cache), strict=True)
-        if read_info(folder).u16_sha256 is None
-    )
-    if lacking:
-        return Audit(lacking)
-    parts = [_fetch(reader, candidate, cache, names=(*FILES, U16_FILE)) for candidate in members]
-    return audit_members(parts, cache / "predictions", weights=report.weights, mean=report.mean, miou_u8=report.miou_in_sample)
 
 
 def choose_candidates(runs: Sequence[RunRow], sweeps: Sequence[str]) -> list[RunRow]:

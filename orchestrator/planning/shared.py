@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from orchestrator.errors import SpecError
 from orchestrator.planning.configuration import Configuration
@@ -14,7 +14,7 @@ from orchestrator.planning.plan import Plan, row_of
 from orchestrator.spec.model import SweepSpec
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
-from orchestrator.state.trial.records import TrialSpec
+from orchestrator.state.trial.records import TrialSpec, ignore_field
 from orchestrator.tracking.tags import RunLabel
 from trainers.config import TRAINER_VERSION
 
@@ -64,6 +64,14 @@ class SharedPlan(_Part):
     left_out: tuple[str, ...]
     num_allowed: int | None = None
     again: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ignore_retired(cls, raw: Any) -> Any:
+        """Earlier versions wrote ``keep.predictions``."""
+        if not isinstance(raw, dict) or not isinstance(spec := raw.get("spec"), dict):
+            return raw
+        return raw | {"spec": spec | {"keep": ignore_field(spec.get("keep", {}), "predictions")}}
 
     @property
     def labels(self) -> dict[str, RunLabel]:

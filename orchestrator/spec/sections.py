@@ -55,13 +55,11 @@ class KeepSpec(Part):
     The best are those of the highest val/miou; trials that were scored on other images or classes, such as those of another fold,
     are ranked apart. A trial that several sweeps share keeps its checkpoint while one of them wants it.
 
-    predictions: ``u16`` stores those of the trials that the sweep trains in 16 bits too, for ``best-ensemble --audit``.
     flips: of each trial that the sweep trains a second set of predictions is stored, averaged over these mirror images, which
     ``best-ensemble`` may choose instead.
     """
 
     checkpoints: Annotated[Rule, BeforeValidator(_check_rule)] = "all"
-    predictions: Literal["u8", "u16"] = "u8"
     flips: Flips = "none"
 
 

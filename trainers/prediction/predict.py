@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,8 +21,6 @@ from trainers.models.build import build_model, place_model
 
 BEST = "best.safetensors"
 _NUM_TIMED = 7
-
-Stored = TypeVar("Stored", np.uint8, np.uint16)
 
 FLIPPED_AXES: dict[Flips, tuple[tuple[int, ...], ...]] = {
     "none": ((),),
@@ -80,30 +78,19 @@ def _predict_flipped(model: nn.Module, pictures: Tensor, device: Device, axes: t
 
 
 def quantize(probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Round (N, C, H, W) probabilities in [0, 1] to 0..255, keeping the argmax (the first of equals) of every pixel."""
-    return _round(probabilities, np.uint8)
-
-
-def quantize_u16(probabilities: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """The same to 0..65535, so with the same argmax."""
-    return _round(probabilities, np.uint16)
-
-
-def _round(probabilities: NDArray[np.float32], dtype: type[Stored]) -> NDArray[Stored]:
-    """To 0..largest of ``dtype``.
+    """Round (N, C, H, W) probabilities in [0, 1] to 0..255, keeping the argmax (the first of equals) of every pixel.
 
     Where rounding makes the winner equal to an earlier class, the winner is raised by one; as both are at most half, it fits.
     Of probabilities that do not add up to 1, as of sigmoids, both may be the largest: then the earlier ones are lowered.
     """
-    largest = np.iinfo(dtype).max
-    values: NDArray[Stored] = np.rint(probabilities * np.float32(largest)).astype(dtype)
+    values: NDArray[np.uint8] = np.rint(probabilities * np.float32(255)).astype(np.uint8)
     winner = probabilities.argmax(axis=1)[:, np.newaxis]
     lost = values.argmax(axis=1)[:, np.newaxis] != winner
-    if (is_full := lost & (np.take_along_axis(values, winner, axis=1) == largest)).any():
+    if (is_full := lost & (np.take_along_axis(values, winner, axis=1) == 255)).any():
         earlier = np.arange(values.shape[1])[:, np.newaxis, np.newaxis] < winner
-        values -= (is_full & earlier & (values == largest)).astype(dtype)
+        values -= (is_full & earlier & (values == 255)).astype(np.uint8)
         lost &= ~is_full
-    np.put_along_axis(values, winner, np.take_along_axis(values, winner, axis=1) + lost.astype(dtype), axis=1)
+    np.put_along_axis(values, winner, np.take_along_axis(values, winner, axis=1) + lost.astype(np.uint8), axis=1)
     return values
 
 

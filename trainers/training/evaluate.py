@@ -15,7 +15,7 @@ from trainers.data import SplitData
 from trainers.device import Device, choose_device, limited_threads
 from trainers.errors import DataError
 from trainers.metrics import class_iou, confusion_per_image, mean_iou
-from trainers.prediction.predict import load_checkpoint, predict_batch, quantize, quantize_u16
+from trainers.prediction.predict import load_checkpoint, predict_batch, quantize
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,11 @@ class Evaluated:
     """What is known of the validation images, in their order.
 
     confusions: (V, C, C); predictions: (V, C, H, W), quantized probabilities, of which the confusions are the argmax's, or None
-    where they were not kept; predictions_u16: the same, finer.
+    where they were not kept.
     """
 
     confusions: NDArray[np.int64]
     predictions: NDArray[np.uint8] | None = None
-    predictions_u16: NDArray[np.uint16] | None = None
 
 
 def evaluate(
@@ -38,7 +37,6 @@ def evaluate(
     device: Device,
     batch_size: int,
     keep_predictions: bool,
-    keep_u16: bool = False,
     flips: Flips = "none",
     on_batch: Callable[[], None] = lambda: None,
 ) -> Evaluated:
@@ -52,12 +50,9 @@ def evaluate(
     confusions = np.empty((len(indices), num_classes, num_classes), dtype=np.int64)
     shape = (len(indices), num_classes, *masks.shape[1:])
     predictions = np.empty(shape, np.uint8) if keep_predictions else None
-    predictions_u16 = np.empty(shape, np.uint16) if keep_u16 else None
     for start in range(0, len(indices), batch_size):
         part = slice(start, start + batch_size)
         probabilities = predict_batch(model, images[indices[part]], device, flips=flips)
-        if predictions_u16 is not None:
-            predictions_u16[part] = quantize_u16(probabilities.cpu().numpy())
         if predictions is None:
             labels = probabilities.argmax(dim=1).cpu().numpy()
         else:
@@ -67,7 +62,7 @@ def evaluate(
             labels, masks[indices[part]], num_classes=num_classes, ignore_classes=data.ignore_classes
         )
         on_batch()
-    return Evaluated(confusions, predictions, predictions_u16)
+    return Evaluated(confusions, predictions)
 
 
 def evaluate_checkpoint(
@@ -79,7 +74,6 @@ def evaluate_checkpoint(
     num_threads: int | None = None,
     device: str | None = None,
     accumulate: int = 1,
-    keep_u16: bool = False,
     on_batch: Callable[[], None] = lambda: None,
 ) -> Evaluated:
     """Evaluate what ``train`` with these arguments has left in ``folder`` once more, with other flips than the configuration's.
@@ -95,7 +89,6 @@ def evaluate_checkpoint(
             device=chosen,
             batch_size=max(1, config.batch_size // accumulate),
             keep_predictions=True,
-            keep_u16=keep_u16,
             flips=flips,
             on_batch=on_batch,
         )

@@ -63,8 +63,7 @@ class TrainResult:
     """How a training ended; ``metrics`` are the best epoch's.
 
     confusions: (V, C, C) int64, one for each validation image; predictions: (V, C, H, W) uint8, probabilities of which
-    confusions are the argmax's; predictions_u16: the same times 65535, where they were asked for. All in the order of the
-    validation part, and None where the training was stopped.
+    confusions are the argmax's. All in the order of the validation part, and None where the training was stopped.
     """
 
     stopped: bool
@@ -73,7 +72,6 @@ class TrainResult:
     metrics: dict[str, float]
     confusions: NDArray[np.int64] | None
     predictions: NDArray[np.uint8] | None
-    predictions_u16: NDArray[np.uint16] | None
     facts: dict[str, Any]
 
 
@@ -95,7 +93,6 @@ def train(
     device: str | None = None,
     checkpoint_interval_s: float = CHECKPOINT_INTERVAL_S,
     accumulate: int = 1,
-    keep_u16: bool = False,
     on_epoch: Callable[[EpochReport], Continue] = _go_on,
     on_checkpoint: Callable[[], None] = _do_nothing,
     on_step: Callable[[], None] = _do_nothing,
@@ -106,8 +103,8 @@ def train(
     interrupted or not; on a GPU they give nearly equal results, as some of its sums have no fixed order. Writes last.pt (at most
     every ``checkpoint_interval_s``, when stopped and after the last epoch) and best.safetensors. Who has put the result in safety
     may remove last.pt; until then another call does no more than to evaluate again. accumulate: parts into which a batch is cut
-    where the device's memory does not hold it; keep_u16: whether predictions_u16 are wanted, for which the best epoch is
-    evaluated again; on_checkpoint, on_step: called when last.pt has been written, and after each batch, evaluation's too.
+    where the device's memory does not hold it; on_checkpoint, on_step: called when last.pt has been written, and after each
+    batch, evaluation's too.
 
     Raises:
         ConfigError: the configuration cannot be built here.
@@ -126,7 +123,6 @@ def train(
             device=chosen,
             num_threads=threads,
             accumulate=accumulate,
-            keep_u16=keep_u16,
             on_step=on_step,
         )
         return training.run(checkpoint_interval_s, on_epoch, on_checkpoint)
@@ -145,12 +141,11 @@ class _Training:
         device: Device,
         num_threads: int,
         accumulate: int,
-        keep_u16: bool,
         on_step: Callable[[], None],
     ) -> None:
         torch.manual_seed(seed)
         self.config, self.data, self.seed, self.folder, self.device = config, data, seed, folder, device
-        self.num_threads, self.accumulate, self.keep_u16, self.on_step = num_threads, accumulate, keep_u16, on_step
+        self.num_threads, self.accumulate, self.on_step = num_threads, accumulate, on_step
         check_scored(data)
         channels, classes = data.data.images.shape[-1], data.data.num_classes
         self.facts_of_model = {"config": config.model_dump(mode="json"), "in_channels": channels, "num_classes": classes}
@@ -227,19 +222,16 @@ class _Training:
     @property
     def keeps_predictions(self) -> bool:
         """Whether each epoch's predictions are kept until a better one's are there; else they are made again at the end."""
-        if self.keep_u16:
-            return False
         masks = self.data.data.masks
         return len(self.data.split.val) * self.data.data.num_classes * math.prod(masks.shape[1:]) <= KEPT_BYTES
 
-    def _evaluate(self, *, keep_predictions: bool, keep_u16: bool = False) -> Evaluated:
+    def _evaluate(self, *, keep_predictions: bool) -> Evaluated:
         return evaluate(
             self.trained.evaluated,
             self.data,
             device=self.device,
             batch_size=max(1, self.config.batch_size // self.accumulate),
             keep_predictions=keep_predictions,
-            keep_u16=keep_u16,
             flips=self.config.test_time_flips,
             on_batch=self.on_step,
         )
@@ -248,7 +240,7 @@ class _Training:
         """Evaluate best.safetensors, which says itself which epoch it holds."""
         stored = read_metadata(self.folder)
         load_weights(self.trained.evaluated, self.folder)
-        evaluated = self._evaluate(keep_predictions=True, keep_u16=self.keep_u16)
+        evaluated = self._evaluate(keep_predictions=True)
         if stored["epoch"] != self.progress.best_epoch:
             # Killed after a better epoch than the checkpoint knew, and then, on a GPU, not reached again: its weights are kept.
             self.progress.best_epoch, self.progress.best_metrics = stored["epoch"], stored["metrics"]
@@ -295,7 +287,6 @@ class _Training:
             metrics=dict(self.progress.best_metrics),
             confusions=None if best is None else best.confusions,
             predictions=None if best is None else best.predictions,
-            predictions_u16=None if best is None else best.predictions_u16,
             facts=facts,
         )
 

@@ -213,7 +213,6 @@ class Layout:
                 deviation=terms.deviation,
                 silence_s=self.limits.silence_s,
                 checkpoint_s=self.limits.checkpoint_s,
-                keep_u16=self.keep.predictions == "u16",
                 keep_flips=self.keep.flips,
                 origin=origin,
             )

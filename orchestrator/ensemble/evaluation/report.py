@@ -13,7 +13,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.analysis.stats import Difference, Estimate
-from orchestrator.ensemble.evaluation.audit import Audit
 from orchestrator.ensemble.evaluation.diversity import Diversity
 from orchestrator.ensemble.selection.strategies import SearchName
 from trainers.config import Flips
@@ -111,7 +110,6 @@ class EnsembleReport:
     """The members' names for people; empty where there are none but the keys."""
     stacks: tuple[Stack, ...] = ()
     """Learned combinations, where they were asked for."""
-    audit: Audit | None = None
     """What the stored bytes cost, where it was asked for."""
     class_names: Mapping[int, str] = field(default_factory=dict)
     trials: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -166,7 +164,6 @@ class EnsembleReport:
             "best_single": self.best_single,
             "best_single_in_sample": self.best_single_in_sample,
             "stacking": [stack.to_json() for stack in self.stacks],
-            "audit": None if self.audit is None else self.audit.to_json(),
             "widening": self.widening,
             "num_candidates": self.num_candidates,
             "num_images": self.num_images,
@@ -219,7 +216,6 @@ class EnsembleReport:
             f"Gain over the best single trial: {_write(self.gain)}: {self._verdict()}.",
             f"In sample: {self.miou_in_sample:.4f}, optimistic by {self.optimism:.4f}: the members were chosen on these images; "
             f"best single trial {self.best_single_in_sample:.4f} ({escape(self.best_single)}).",
-            *([] if self.audit is None else [escape(self.audit.describe())]),
         ]
 
     def _draw_steps(self) -> Table:

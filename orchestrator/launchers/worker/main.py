@@ -140,7 +140,6 @@ def _train(
         device=slot.device,
         checkpoint_interval_s=attempt.checkpoint_s,
         accumulate=attempt.accumulate,
-        keep_u16=attempt.keep_u16,
         on_epoch=on_epoch,
         on_checkpoint=lambda: note_checkpoint(trial, reached),
         on_step=heartbeat.beat,

@@ -32,7 +32,7 @@ def write_validation(trial: TrialFolder, trained: TrainResult, data: SplitData) 
     if trained.confusions is not None:
         write_confusions(trial.confusions, trained.confusions, ignore_classes=data.ignore_classes)
     if trained.predictions is not None:
-        _write_predictions(trial.path, trained.predictions, data, predictions_u16=trained.predictions_u16)
+        _write_predictions(trial.path, trained.predictions, data)
         _draw_samples(trial.samples, trained.predictions, data)
 
 
@@ -57,20 +57,17 @@ def add_flips(
         num_threads=slot.num_threads,
         device=slot.device,
         accumulate=attempt.accumulate,
-        keep_u16=attempt.keep_u16,
         on_batch=on_batch,
     )
     assert flipped.predictions is not None
     trial.flips.mkdir()
     write_confusions(trial.flips / trial.confusions.name, flipped.confusions, ignore_classes=data.ignore_classes)
-    _write_predictions(trial.flips, flipped.predictions, data, predictions_u16=flipped.predictions_u16)
+    _write_predictions(trial.flips, flipped.predictions, data)
     miou = score(flipped.confusions, data)["val/miou"]
     return replace(trained, metrics=trained.metrics | {FLIPS_MIOU: miou}, facts=trained.facts | {FLIPS: attempt.keep_flips})
 
 
-def _write_predictions(
-    folder: Path, predictions: NDArray[np.uint8], data: SplitData, *, predictions_u16: NDArray[np.uint16] | None
-) -> None:
+def _write_predictions(folder: Path, predictions: NDArray[np.uint8], data: SplitData) -> None:
     indices = data.split.val
     write_predictions(
         folder,
@@ -79,7 +76,6 @@ def _write_predictions(
         ignore_classes=data.ignore_classes,
         scored_fingerprint=data.scored_fingerprint,
         groups=None if data.data.groups is None else data.data.groups[indices],
-        predictions_u16=predictions_u16,
     )
 
 

@@ -71,6 +71,7 @@ def read_record(folder: Path, sweep: str) -> Content | None:
         return None
     except ValidationError as error:
         raise TrialError(f"{path}: cannot be read by this version, so that what was changed cannot be told: {error}") from error
+    record.settings.get("keep", {}).pop("predictions", None)  # earlier versions wrote it
     entries = tuple(
         Entry(id=one.id, label=one.label, row=one.row, point=one.point, fields=record.common | one.fields)
         for one in record.configurations

@@ -71,8 +71,7 @@ def say_removed(name: str, key: str, reason: str) -> str:
 
 
 FLIPS_FILES = tuple(
-    f"{FLIPS}/{name}"
-    for name in ("predictions.json", "predictions.zst", "predictions.labels.zst", "predictions.u16.zst", "confusions.npz")
+    f"{FLIPS}/{name}" for name in ("predictions.json", "predictions.zst", "predictions.labels.zst", "confusions.npz")
 )
 
 

@@ -12,11 +12,11 @@ from typing import Any, Literal
 import numpy as np
 import zstandard
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from orchestrator.errors import EnsembleError
 from orchestrator.state.files import write_atomically
-from orchestrator.state.trial.records import Record
+from orchestrator.state.trial.records import Record, ignore_field
 
 
 def write_confusions(path: Path, confusions: NDArray[np.integer], *, ignore_classes: tuple[int, ...]) -> None:
@@ -45,15 +45,17 @@ PREDICTIONS_FILE = "predictions.zst"
 LABELS_FILE = "predictions.labels.zst"
 FILES = (INFO_FILE, PREDICTIONS_FILE, LABELS_FILE)
 """What another machine needs to fetch."""
-U16_FILE = "predictions.u16.zst"
-"""Beside them on request."""
 
-_U8, _U16 = np.dtype(np.uint8), np.dtype("<u2")
 _LEVEL = 3  # of 261 real tiles, float32 42.8 MB: level 3 makes 3.49 MB in 0.20 s, 9 3.25 MB in 0.69 s, 19 2.99 MB in 11.7 s
 
 
 class PredictionsInfo(Record):
-    """What the stored arrays are and what they belong to; all are C-contiguous, and uint8 but for U16_FILE."""
+    """What the stored arrays are and what they belong to; all are C-contiguous uint8."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ignore_retired(cls, raw: Any) -> Any:
+        return ignore_field(raw, "u16_sha256")
 
     shape: tuple[int, int, int, int]
     """(V, C, H, W) of the probabilities, 0 where nothing is scored; the labels are (V, H, W)."""
@@ -65,8 +67,6 @@ class PredictionsInfo(Record):
     labels_sha256: str
     groups: tuple[int, ...] | None = None
     """(V,) number of each image's group; None where nobody said."""
-    u16_sha256: str | None = None
-    """Of the unpacked bytes of U16_FILE; None where it was not asked for."""
 
 
 def write_predictions(
@@ -77,14 +77,12 @@ def write_predictions(
     ignore_classes: tuple[int, ...],
     scored_fingerprint: str,
     groups: NDArray[np.int64] | None = None,
-    predictions_u16: NDArray[np.uint16] | None = None,
 ) -> None:
     """Store probabilities and labels in ``folder``; ``predictions.json`` appears last, so that its presence means all is there.
 
     predictions: (V, C, H, W) uint8, probability times 255; labels: (V, H, W) uint8, classes or 255 for void. Where nothing is
     scored (void, an ignored class) zeros are stored: on real tiles that is what takes them from 1/7 of float32 to 1/12.
     groups: (V,) int64, equal for images that belong together (a scene, near duplicates), which cross-fitting must not split.
-    predictions_u16: the same probabilities times 65535, stored little-endian.
 
     Raises:
         EnsembleError: the shapes or types do not fit each other.
@@ -97,10 +95,6 @@ def write_predictions(
         )
     if groups is not None and groups.shape != predictions.shape[:1]:
         raise EnsembleError(f"{folder}: groups are {groups.shape}, expected one of each image: {predictions.shape[:1]}.")
-    if predictions_u16 is not None and (predictions_u16.shape != predictions.shape or predictions_u16.dtype != np.uint16):
-        found = f"{predictions_u16.dtype} {predictions_u16.shape}"
-        raise EnsembleError(f"{folder}: predictions in 16 bits are {found}, expected uint16 {predictions.shape}.")
-    (folder / U16_FILE).unlink(missing_ok=True)  # of an attempt from which they were asked
     num_images, num_classes, height, width = predictions.shape
     is_scored = (labels < num_classes) & ~np.isin(labels, ignore_classes)
     info = PredictionsInfo(
@@ -110,7 +104,6 @@ def write_predictions(
         predictions_sha256=_pack(np.where(is_scored[:, None], predictions, np.uint8(0)), folder / PREDICTIONS_FILE),
         labels_sha256=_pack(labels, folder / LABELS_FILE),
         groups=None if groups is None else tuple(int(group) for group in groups),
-        u16_sha256=None if predictions_u16 is None else _pack_u16(predictions_u16, is_scored, folder),
     )
     write_atomically(folder / INFO_FILE, info.model_dump_json(indent=1, exclude_none=True))  # as earlier versions know it
 
@@ -150,31 +143,20 @@ def read_labels(folder: Path, cache: Path) -> NDArray[np.uint8]:
     return _map(folder / LABELS_FILE, cache, sha256=info.labels_sha256, shape=(num_images, height, width))
 
 
-def read_u16(folder: Path, cache: Path) -> NDArray[np.uint16]:
-    """Map the probabilities in 16 bits into memory, (V, C, H, W); as read_predictions. They must have been stored."""
-    info = read_info(folder)
-    assert info.u16_sha256 is not None
-    return _map(folder / U16_FILE, cache, sha256=info.u16_sha256, shape=info.shape, dtype=_U16)
-
-
-def _pack_u16(predictions: NDArray[np.uint16], is_scored: NDArray[np.bool_], folder: Path) -> str:
-    return _pack(np.where(is_scored[:, None], predictions, np.uint16(0)).astype(_U16, copy=False), folder / U16_FILE)
-
-
-def _pack(array: NDArray[Any], path: Path) -> str:
-    raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+def _pack(array: NDArray[np.uint8], path: Path) -> str:
+    raw = np.ascontiguousarray(array).reshape(-1).data
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     scratch.write_bytes(zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).compress(raw))
     os.replace(scratch, path)
     return hashlib.sha256(raw).hexdigest()
 
 
-def _map(path: Path, cache: Path, *, sha256: str, shape: tuple[int, ...], dtype: np.dtype[Any] = _U8) -> NDArray[Any]:
-    num_bytes = math.prod(shape) * dtype.itemsize
-    unpacked = cache / f"{sha256}.u{8 * dtype.itemsize}"
+def _map(path: Path, cache: Path, *, sha256: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    num_bytes = math.prod(shape)
+    unpacked = cache / f"{sha256}.u8"
     if not unpacked.exists() or unpacked.stat().st_size != num_bytes:
         keep_in_cache(unpacked, unpack(path, sha256=sha256, num_bytes=num_bytes))
-    return np.memmap(unpacked, dtype=dtype, mode="r", shape=shape)
+    return np.memmap(unpacked, dtype=np.uint8, mode="r", shape=shape)
 
 
 def unpack(path: Path, *, sha256: str, num_bytes: int) -> bytes:

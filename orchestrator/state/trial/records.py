@@ -28,7 +28,7 @@ import json
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from orchestrator.state.trial.failures import FailureKind
 from trainers.config import CHECKPOINT_INTERVAL_S, TRAINER_VERSION, DataConfig, Flips, Fold, TrainConfig
@@ -66,6 +66,11 @@ class Record(BaseModel):
     schema_version: Literal[1] = SCHEMA_VERSION
 
 
+def ignore_field(raw: Any, name: str) -> Any:
+    """A document that an earlier version wrote, without a field that has gone."""
+    return {known: value for known, value in raw.items() if known != name} if isinstance(raw, dict) else raw
+
+
 class TrialSpec(Record):
     """One training: configuration + seed + fold, on data known by its fingerprint."""
 
@@ -86,6 +91,11 @@ class TrialSpec(Record):
 class Attempt(Record):
     """One try at a trial, on one machine."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _ignore_retired(cls, raw: Any) -> Any:
+        return ignore_field(raw, "keep_u16")
+
     number: int
     data_folder: str
     """The prepared data set on this machine, as trainers.data.open_dataset reads it."""
@@ -97,8 +107,6 @@ class Attempt(Record):
     """Without a sign of life for so long, it is killed."""
     checkpoint_s: float = CHECKPOINT_INTERVAL_S
     """Between two checkpoints, at least."""
-    keep_u16: bool = False
-    """Whether predictions are stored in 16 bits too."""
     keep_flips: Flips = "none"
     """Mirror images that a second set of predictions is averaged over."""
     origin: str | None = None

@@ -38,7 +38,7 @@ from orchestrator.tracking.tags import KEEP, EnsembleRecord, RunLabel
 
 ARTIFACTS = (
     "trial.json", "best.safetensors", "predictions.json", "predictions.zst", "predictions.labels.zst",
-    "predictions.u16.zst", "confusions.npz", *FLIPS_FILES, "samples.png", "log.txt", "progress.jsonl", "result.json",
+    "confusions.npz", *FLIPS_FILES, "samples.png", "log.txt", "progress.jsonl", "result.json",
 )  # fmt: skip
 
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAILED: "FAILED"}

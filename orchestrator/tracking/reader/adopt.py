@@ -26,7 +26,7 @@ _COURSE = "progress.jsonl"
 _OF_ATTEMPT = (
     "mirror.json", "progress.jsonl", "result.json", "last.pt", checkpoint.FILE, checkpoint.ELSEWHERE, "best.safetensors",
     "confusions.npz",
-    "predictions.json", "predictions.zst", "predictions.labels.zst", "predictions.u16.zst", "samples.png",
+    "predictions.json", "predictions.zst", "predictions.labels.zst", "samples.png",
     *FLIPS_FILES, removals.FILE,
 )  # fmt: skip
 """What an attempt of this machine may have left, which is not the adopted trial's."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -70,6 +71,17 @@ def test_a_plan_survives_the_ledger(begun: Ledger) -> None:
     assert len(shared.trials) == 6
     assert shared.spec.search is not None
     assert [len(parameter.values or ()) for parameter in shared.spec.search.space] == [2, 3]
+
+
+@pytest.mark.parametrize("kept", ["u8", "u16"])
+def test_a_plan_is_read_whose_sweep_kept_predictions_in_16_bits(begun: Ledger, kept: str) -> None:
+    """Earlier versions stored `keep.predictions` with every plan; it is ignored."""
+    shared = read_shared_plan(begun, "shared")
+    assert shared is not None
+    document = json.loads(shared.model_dump_json())
+    document["spec"]["keep"]["predictions"] = kept
+    begun.roster.write_plan("shared", json.dumps(document))
+    assert read_shared_plan(begun, "shared") == shared
 
 
 def test_a_sweep_that_nobody_began_is_refused(begun: Ledger) -> None:

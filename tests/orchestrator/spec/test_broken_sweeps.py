@@ -142,7 +142,9 @@ BROKEN = [
     Broken("half_a_pair", "data: {size: [64]}\n", 1, ("data.size[1] is missing",)),
     Broken("keep_a_word", "keep: {checkpoints: nnoe}\n", 1, ("keep.checkpoints is 'nnoe'", "from 1", "Did you mean 'none'?")),
     Broken("keep_too_few", "keep:\n  checkpoints: 0\n", 2, ("keep.checkpoints is 0", "Allowed: all, none, or a whole number")),
-    Broken("keep_in_bits", "keep: {predictions: u61}\n", 1, ("keep.predictions is 'u61'", "u8, u16", "Did you mean 'u16'?")),
+    Broken(
+        "keep_in_16_bits", "keep:\n  predictions: u16\n", 2, ("keep.predictions: not a known field. Known: checkpoints, flips",)
+    ),
     Broken("keep_flipped", "keep: {flips: horizontl}\n", 1, ("keep.flips is 'horizontl'", "both", "Did you mean 'horizontal'?")),
     Broken("notify_no_list", "notify: {chat: slack}\n", 1, ("notify is neither an address nor a list", "${NAME}")),
     Broken("seed_twice", "seeds: [0, 1, 0]\n", 1, ("seeds", "holds a seed twice")),

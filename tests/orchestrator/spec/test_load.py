@@ -40,7 +40,7 @@ budget: {trials: 12, hours: 0.5}
 resources: {slots: 2, trials_per_gpu: auto, threads_per_slot: 1}
 schedule: {cron: "0 22 * * 1-5", timezone: Europe/Rome}
 priority: 2
-keep: {checkpoints: 3, predictions: u16, flips: both}
+keep: {checkpoints: 3, flips: both}
 notify: ["${CHAT}", "mailto://me@example.org"]
 """
 
@@ -62,7 +62,7 @@ def test_a_full_file_is_read(tmp_path: Path) -> None:
     assert spec.budget is not None
     assert (spec.budget.trials, spec.budget.hours) == (12, 0.5)
     assert (spec.resources.slots, spec.resources.trials_per_gpu, spec.resources.threads_per_slot) == (2, "auto", 1)
-    assert (spec.keep.checkpoints, spec.keep.predictions, spec.keep.flips) == (3, "u16", "both")
+    assert (spec.keep.checkpoints, spec.keep.flips) == (3, "both")
     assert spec.priority == 2
     assert spec.notify == ("${CHAT}", "mailto://me@example.org")
     assert spec.search is not None

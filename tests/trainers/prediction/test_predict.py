@@ -14,7 +14,7 @@ from trainers.config import TrainConfig
 from trainers.data import SplitData
 from trainers.errors import ConfigError
 from trainers.models.build import build_model
-from trainers.prediction.predict import load_checkpoint, predict_probabilities, quantize, quantize_u16, read_metadata, to_input
+from trainers.prediction.predict import load_checkpoint, predict_probabilities, quantize, read_metadata, to_input
 from trainers.training.train import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -30,9 +30,6 @@ def test_quantized_argmax_is_the_input_s(scores: np.ndarray) -> None:
     assert kept.dtype == np.uint8
     assert np.array_equal(kept.argmax(axis=1), probabilities.argmax(axis=1))
     assert np.abs(kept / 255 - probabilities).max() <= 1.5 / 255 + 1e-6
-    finer = quantize_u16(probabilities)
-    assert np.array_equal(finer.argmax(axis=1), kept.argmax(axis=1))
-    assert np.abs(finer / 65535 - probabilities).max() <= 1.5 / 65535 + 1e-6
 
 
 def test_tie_made_by_rounding_goes_to_the_winner() -> None:
@@ -46,8 +43,6 @@ def test_a_winner_that_rounds_to_the_largest_number_keeps_it() -> None:
     """Of sigmoids several may be all but certain; one more than 255 would be 0."""
     scores = np.array([0.9995, 0.4, 0.9990, 1.0], dtype=np.float32).reshape(1, 4, 1, 1)
     assert quantize(scores).ravel().tolist() == [254, 102, 254, 255]
-    finer = np.array([0.999999, 1.0], dtype=np.float32).reshape(1, 2, 1, 1)
-    assert quantize_u16(finer).ravel().tolist() == [65534, 65535]
 
 
 def test_one_hot_is_kept_exactly() -> None:

@@ -113,17 +113,3 @@ def test_kept_predictions_are_those_of_the_best_epoch(tmp_path: Path, make_confi
     assert result.best_epoch < result.epochs_run, "choose another rate: the last epoch is always the best"
     assert result.predictions is not None
     np.testing.assert_array_equal(quantize(predict(folder, data.data.images[data.split.val])), result.predictions)
-
-
-def test_predictions_in_16_bits_change_nothing_else(tmp_path: Path, make_config: Config, make_data: Make) -> None:
-    """Asked for, they come beside the same bytes and the same figures; not asked for, they do not."""
-    data = make_data()
-    plain, finer = (run(make_config(epochs=2), data, tmp_path / str(asked), keep_u16=asked) for asked in (False, True))
-    assert plain.predictions_u16 is None
-    assert finer.predictions_u16 is not None
-    assert finer.predictions is not None
-    np.testing.assert_array_equal(finer.predictions, plain.predictions)
-    np.testing.assert_array_equal(finer.confusions, plain.confusions)
-    assert finer.metrics["val/miou"] == plain.metrics["val/miou"]
-    np.testing.assert_array_equal(finer.predictions_u16.argmax(axis=1), finer.predictions.argmax(axis=1))
-    assert np.abs(finer.predictions_u16 / 65535 - finer.predictions / 255).max() <= 1.6 / 255

@@ -134,6 +134,17 @@ def test_an_open_ended_search_is_known_by_its_space(tmp_path: Path) -> None:
     ]
 
 
+def test_a_record_of_a_sweep_that_kept_predictions_in_16_bits_is_no_change(tmp_path: Path) -> None:
+    """Earlier versions wrote `keep.predictions`; it is ignored."""
+    spec = read(tmp_path, ROWS)
+    content = content_of(spec, make_plan(spec, FACTS, {}))
+    content.settings["keep"]["predictions"] = "u16"
+    write_record(tmp_path / "plans", spec.name, content)
+    kept = read_record(tmp_path / "plans", spec.name)
+    assert kept is not None
+    assert compare(kept, content_of(spec, make_plan(spec, FACTS, {}))).is_empty
+
+
 def test_a_damaged_record_says_where_it_is(tmp_path: Path) -> None:
     """It is an error of its own kind, which a plan passes over."""
     (tmp_path / "sweep.json").write_text('{"schema_version": 2}')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from orchestrator.ensemble.best import read_groups
 from orchestrator.ensemble.selection.blocks import make_layout, read_blocks
 from orchestrator.ensemble.selection.pool import mark_unscored
 from orchestrator.errors import EnsembleError
-from orchestrator.state.trial.outputs import read_info, read_labels, read_predictions, read_u16, write_predictions
+from orchestrator.state.trial.outputs import read_info, read_labels, read_predictions, write_predictions
 
 
 def make_arrays(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -143,18 +144,12 @@ def test_groups_of_other_images_are_refused(tmp_path: Path) -> None:
         write_predictions(tmp_path, *make_arrays(), ignore_classes=(), scored_fingerprint="fp", groups=np.zeros(4, np.int64))
 
 
-def test_16_bits_come_back_too_and_go_with_what_they_belong_to(tmp_path: Path) -> None:
-    """Exactly where something is scored; damage is named; who writes without them leaves none, and no word of them."""
+def test_predictions_are_read_that_an_earlier_version_stored_in_16_bits_too(folder: Path, tmp_path: Path) -> None:
+    """What it wrote of them is ignored; the bytes are the same."""
+    expected = read_info(folder)
+    document = json.loads((folder / "predictions.json").read_text()) | {"u16_sha256": "0" * 64}
+    (folder / "predictions.json").write_text(json.dumps(document))
+    assert read_info(folder) == expected
     predictions, labels = make_arrays()
-    finer = predictions * np.uint16(257) + np.uint16(1)
     is_scored = np.isin(labels, (1, 2, 3))[:, None]
-    write_predictions(tmp_path, predictions, labels, ignore_classes=(0,), scored_fingerprint="fp", predictions_u16=finer)
-    found = read_u16(tmp_path, tmp_path / "cache")
-    assert np.array_equal(found, np.where(is_scored, finer, 0))
-    assert np.array_equal(read_predictions(tmp_path, tmp_path / "cache"), np.where(is_scored, predictions, 0))
-    (tmp_path / "predictions.u16.zst").write_bytes((tmp_path / "predictions.zst").read_bytes())
-    with pytest.raises(EnsembleError, match=r"predictions\.u16\.zst"):
-        read_u16(tmp_path, tmp_path / "elsewhere")
-    write_predictions(tmp_path, predictions, labels, ignore_classes=(0,), scored_fingerprint="fp")
-    assert not (tmp_path / "predictions.u16.zst").exists()
-    assert "u16" not in (tmp_path / "predictions.json").read_text()
+    assert np.array_equal(read_predictions(folder, tmp_path / "cache"), np.where(is_scored, predictions, 0))

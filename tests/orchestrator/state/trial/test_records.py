@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from orchestrator.errors import TrialError
 from orchestrator.state.trial.folder import TrialFolder
-from orchestrator.state.trial.records import Event, TrialResult, TrialSpec, TrialState, make_key
+from orchestrator.state.trial.records import Attempt, Event, TrialResult, TrialSpec, TrialState, make_key
 from trainers.config import DataConfig, FocalLoss, Fold, TrainConfig
 
 
@@ -125,6 +126,14 @@ def test_a_torn_line_costs_itself_only(tmp_path: Path, cut: int) -> None:
     assert [event.epoch for event in seen] == [1]
     assert [event.epoch for event in folder.events(offset)[0]][-1] == 3
     assert folder.events()[0][0].epoch == 1
+
+
+def test_an_attempt_is_read_that_kept_predictions_in_16_bits(tmp_path: Path) -> None:
+    """An earlier version wrote `keep_u16`; it is ignored, so that the attempt counts."""
+    folder, attempt = TrialFolder(tmp_path), Attempt(number=3, data_folder="/data", keep_flips="both")
+    document = json.loads(attempt.model_dump_json()) | {"keep_u16": True}
+    (tmp_path / "attempt.json").write_text(json.dumps(document))
+    assert (folder.attempt(), folder.last_attempt()) == (attempt, 3)
 
 
 def test_the_log_tail_is_the_end_whatever_the_bytes(tmp_path: Path) -> None:

@@ -43,7 +43,6 @@ def record(
     fingerprint: str = "s" * 16,
     sweep: str = "s",
     groups: np.ndarray | None = None,
-    in_16_bits: bool = False,
 ) -> None:
     """A finished trial with predictions, mirrored."""
     random = np.random.default_rng(seed)
@@ -59,7 +58,6 @@ def record(
         ignore_classes=(0,),
         scored_fingerprint=fingerprint,
         groups=groups,
-        predictions_u16=predictions * np.uint16(257) + np.uint16(100) if in_16_bits else None,
     )
     Recorder(location).send(sweep, folder, ended=True)
 
@@ -253,25 +251,10 @@ def test_predictions_that_score_otherwise_are_named(reader: RunReader, location:
         best_ensemble(reader, ["s"], cache=tmp_path, k=2)
 
 
-def test_an_audit_names_who_lacks_16_bits_and_fetches_them_where_all_have(
-    location: TrackingLocation, worker, tmp_path: Path
-) -> None:
-    """It is part of the ensemble's document; the files come from the server where this machine has none."""
-    for key, in_16_bits in (("k0", True), ("k1", False)):
-        record(location, worker, key, seed=int(key[1]), in_16_bits=in_16_bits)
-    reader = RunReader(location)
-    assert best_ensemble(reader, ["s"], cache=tmp_path, k=2, exactly=True).audit is None
-    lacking = best_ensemble(reader, ["s"], cache=tmp_path, k=2, exactly=True, audit=True, stack=True)
-    assert fields_of(lacking.to_json()) == fields_told("best-ensemble"), "the README's"
-    assert lacking.audit is not None
-    assert lacking.audit.lacking == ("trial k1",)
-    assert "retry SWEEP --trial" in lacking.audit.describe()
-    shutil.rmtree(location.trials)
-    report = best_ensemble(reader, ["s"], cache=tmp_path, audit=True, wanted=Wanted(tags=(("key", "k0"),)))
-    assert report.audit is not None
-    assert (report.audit.miou_u16, report.audit.num_changed) == (report.miou_in_sample, 0)
-    assert 0 < report.audit.largest_difference < 1 / 255
-    assert report.to_json()["audit"]["miou_u8"] == report.miou_in_sample
+def test_an_ensemble_s_document_has_the_fields_that_the_readme_names(reader: RunReader, tmp_path: Path) -> None:
+    """With everything that options add."""
+    report = best_ensemble(reader, ["s"], cache=tmp_path, k=2, exactly=True, stack=True)
+    assert fields_of(report.to_json()) == fields_told("best-ensemble"), "the README's"
 
 
 def test_candidates_are_narrowed_and_limited(reader: RunReader, location: TrackingLocation, worker, tmp_path: Path) -> None:

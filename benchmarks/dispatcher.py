@@ -29,7 +29,6 @@ import itertools
 import os
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +36,7 @@ import psutil
 
 from orchestrator.dispatch.run import run_sweep
 from orchestrator.launchers import LAUNCHERS
-from orchestrator.launchers.base import UNKNOWN, Claimant, JobExit, Need
+from orchestrator.launchers.base import UNKNOWN, JobExit, Need
 from orchestrator.state.home import Home
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import TrialResult, TrialState
@@ -100,12 +99,6 @@ class NoWorkLauncher:
     def free_slots(self, need: Need = UNKNOWN) -> int:
         self._jobs = [job for job in self._jobs if not job.has_ended]
         return self._num_slots - len(self._jobs)
-
-    def fits(self, need: Need) -> bool:
-        return False
-
-    def line_up(self, needs: Sequence[Need]) -> Claimant | None:
-        return None
 
     def launch(self, folder: Path, need: Need = UNKNOWN) -> NoWork:
         began_s = time.thread_time()

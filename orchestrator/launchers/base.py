@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from orchestrator.errors import LaunchError
 
@@ -94,16 +94,6 @@ class Launcher(Protocol):
             LaunchError: all slots are gone for good, such as those of a broken GPU.
         """
 
-    def fits(self, need: Need) -> bool:
-        """Whether there is a slot, free or taken, of which it is known that it is large enough."""
-
-    def line_up(self, needs: Sequence[Need]) -> Claimant | None:
-        """Say what waits for a slot, each time after looking for one; no needs: nothing does.
-
-        Dispatchers of this machine with a lower priority leave it what it could have. Returns to whom this one leaves slots, if
-        to anybody.
-        """
-
     def launch(self, folder: Path, need: Need = UNKNOWN) -> Job:
         """Start an attempt at the trial in ``folder`` on a free slot.
 
@@ -115,17 +105,25 @@ class Launcher(Protocol):
         """Kill what still runs and give every slot back."""
 
 
+@runtime_checkable
+class SlotOwner(Protocol):
+    """A launcher that knows how large its slots are and shares them with the other sweeps on this machine by priority."""
+
+    def fits(self, need: Need) -> bool:
+        """Whether a slot, free or taken, is known to be large enough."""
+
+    def line_up(self, needs: Sequence[Need]) -> Claimant | None:
+        """Publish what waits for a slot, after each search for a free one; an empty list: nothing waits.
+
+        Dispatchers with a lower priority leave those slots free. Returns the claimant for whom this dispatcher leaves slots free.
+        """
+
+
 class NothingToLaunch:
     """Stands in where everything is done already: takes no slot from others and starts no process."""
 
     def free_slots(self, need: Need = UNKNOWN) -> int:
         return 1
-
-    def fits(self, need: Need) -> bool:
-        return False
-
-    def line_up(self, needs: Sequence[Need]) -> Claimant | None:
-        return None
 
     def launch(self, folder: Path, need: Need = UNKNOWN) -> Job:
         raise LaunchError(f"{folder}: everything was done when the plan was made, and now it is not. Run the sweep again.")

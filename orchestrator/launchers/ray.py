@@ -10,7 +10,6 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -23,7 +22,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, placement_
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from orchestrator.errors import LaunchError
-from orchestrator.launchers.base import UNKNOWN, Claimant, JobExit, Need
+from orchestrator.launchers.base import UNKNOWN, JobExit, Need
 from orchestrator.launchers.ray_resources import choose_share, own_slot
 from orchestrator.launchers.worker import main as worker
 from orchestrator.launchers.worker.exit_codes import ExitCode
@@ -160,14 +159,6 @@ class RayLauncher:
         if self._places and all(place.is_broken for place in self._places):
             raise LaunchError("no GPU is left: attempts have lost theirs on every slot of the Ray cluster. See its nodes.")
         return len(self._find_free())
-
-    def fits(self, need: Need) -> bool:
-        """Never: Ray deals GPUs out by number and knows nothing of their memory."""
-        return False
-
-    def line_up(self, needs: Sequence[Need]) -> Claimant | None:
-        """Nobody: Ray has a queue of its own."""
-        return None
 
     def launch(self, folder: Path, need: Need = UNKNOWN) -> RayJob:
         self._look()

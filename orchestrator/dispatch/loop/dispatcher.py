@@ -26,7 +26,7 @@ from orchestrator.dispatch.loop.queue import Idleness, Leaving, Queue, Step
 from orchestrator.dispatch.loop.retries import Retries
 from orchestrator.dispatch.loop.takeover import Layout, Takeovers
 from orchestrator.errors import DataError, LaunchError, TrialError
-from orchestrator.launchers.base import Launcher
+from orchestrator.launchers.base import Launcher, SlotOwner
 from orchestrator.spec.sections import KeepSpec, LimitsSpec, RetrySpec
 from orchestrator.state.disk import DiskSpace, say_full
 from orchestrator.state.home import Home
@@ -88,7 +88,7 @@ class Dispatcher:
     ) -> None:
         self._sweep = sweep
         self._search = search
-        self._launcher = launcher
+        self._slot_owner = launcher if isinstance(launcher, SlotOwner) else None
         self._tracker = tracker
         self._ledger = ledger
         self._home = home
@@ -164,7 +164,7 @@ class Dispatcher:
         """Say what is left waiting for a slot."""
         may_begin = self._may_start and self._may_begin
         needs = self._queue.list_needs(may_propose=self._may_propose) if may_begin else []
-        goes_first = self._launcher.line_up(needs)
+        goes_first = self._slot_owner.line_up(needs) if self._slot_owner else None
         self._idleness.look(is_idle=len(self._attempts) == 0 and bool(needs), goes_first=goes_first)
 
     def _prune(self) -> None:

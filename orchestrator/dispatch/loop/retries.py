@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from orchestrator.dispatch.loop.endings import Ending
 from orchestrator.errors import LaunchError
-from orchestrator.launchers.base import ANY, Launcher, Need
+from orchestrator.launchers.base import ANY, Launcher, Need, SlotOwner
 from orchestrator.spec.sections import RetrySpec
 from orchestrator.state.ledger import Ledger
 from orchestrator.state.trial.failures import FailureKind
@@ -59,7 +59,7 @@ class Retries:
         self._policy = policy
         self._ledger = ledger
         self._launcher = launcher
-        self._fits = launcher.fits
+        self._fits = launcher.fits if isinstance(launcher, SlotOwner) else _fits_nowhere
 
     def reconsider(self, spec: TrialSpec, folder: TrialFolder, ending: Ending) -> Ending:
         """The ending as it is; or, of a failure that is or may be tried again, WAITING, with no result left in the folder."""

@@ -208,7 +208,7 @@ class SlotTable:
         return None
 
     def line_up(self, needs: Sequence[Need]) -> Claimant | None:
-        """As Launcher.line_up."""
+        """As SlotOwner.line_up."""
         self._wanted = tuple(dict.fromkeys(needs))
         self._stand()
         return self._line.goes_first if self._wanted else None

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from orchestrator.dispatch.loop.dispatcher import Dispatcher, Outcome
-from orchestrator.launchers.base import UNKNOWN, Claimant, JobExit, Launcher, Need
+from orchestrator.launchers.base import UNKNOWN, JobExit, Launcher, Need
 from orchestrator.launchers.worker.exit_codes import ExitCode
 from orchestrator.spec.sections import LimitsSpec
 from orchestrator.state.home import Home
@@ -175,12 +175,6 @@ class ScriptedLauncher:
 
     def free_slots(self, need: Need = UNKNOWN) -> int:
         return self._num_slots - sum(job.exit is None for job in self.jobs)
-
-    def fits(self, need: Need) -> bool:
-        return False
-
-    def line_up(self, needs: Sequence[Need]) -> Claimant | None:
-        return None
 
     def launch(self, folder: Path, need: Need = UNKNOWN) -> ScriptedJob:
         assert self.free_slots() > 0, "more attempts than slots"

@@ -26,7 +26,8 @@ import sys, time
 from pathlib import Path
 from orchestrator.errors import LaunchError
 from orchestrator.state.home import Home
-from orchestrator.launchers.base import UNKNOWN, Slot, Claimant
+from orchestrator.launchers.base import UNKNOWN, Claimant
+from orchestrator.launchers.worker.slot import Slot
 from orchestrator.launchers.slots.table import SlotTable
 from orchestrator.state.ledger import Ledger, Role
 from orchestrator.dispatch.shutdown import present
@@ -169,6 +170,9 @@ class Elsewhere(ScriptedLauncher):
         super().__init__(complete, num_slots=0)
         self.said: list[int] = []
         self._end = end
+
+    def fits(self, need: Need) -> bool:
+        return False
 
     def line_up(self, needs: Sequence[Need]) -> Claimant | None:
         self.said.append(len(needs))

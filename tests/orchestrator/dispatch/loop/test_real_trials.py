@@ -38,7 +38,7 @@ from types import SimpleNamespace
 from orchestrator.dispatch.loop.dispatcher import Dispatcher
 from orchestrator.state.home import Home
 from orchestrator.launchers.local import LocalLauncher
-from orchestrator.launchers.base import Slot
+from orchestrator.launchers.worker.slot import Slot
 from orchestrator.state.ledger import Ledger
 from orchestrator.state.trial.records import TrialSpec
 

@@ -6,7 +6,16 @@ loss.py    the losses
 train.py   TrainConfig: everything else
 """
 
-from trainers.config.base import CHECKPOINT_INTERVAL_S, TRAINER_VERSION, VOID, Config, check_known, check_size, is_import_path
+from trainers.config.base import (
+    CHECKPOINT_INTERVAL_S,
+    TRAINER_VERSION,
+    VOID,
+    Config,
+    check_known,
+    check_size,
+    is_import_path,
+    suggest,
+)
 from trainers.config.data import DataConfig, Fold, SplitLists, SyntheticConfig
 from trainers.config.loss import (
     LOSSES,
@@ -77,4 +86,5 @@ __all__ = [
     "check_known",
     "check_size",
     "is_import_path",
+    "suggest",
 ]

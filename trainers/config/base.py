@@ -32,10 +32,14 @@ def check_known(name: str, known: Iterable[str], what: str) -> str:
     names = list(known)
     if name in names:
         return name
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     listed = (", ".join(names) or "none") if len(names) <= 24 else f"{', '.join(names[:20])}, ... ({len(names)} in all)"
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"{name!r} is not a known {what}. Known: {listed}.{hint}")
+    raise ValueError(f"{name!r} is not a known {what}. Known: {listed}.{suggest(name, names)}")
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" for the nearest known name, or "" if none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def check_size(size: tuple[int, int] | None) -> tuple[int, int] | None:

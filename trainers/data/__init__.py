@@ -1,6 +1,19 @@
-"""Data sets: from a source named in the configuration to checked uint8 tiles, split without leaks; knows no torch."""
+"""Data sets: a configured source -> checked uint8 images and masks, split without leaks; imports no torch.
 
-from trainers.data.dataset import DataSet, Split, load_dataset, open_dataset, prepare_dataset
+sources/        one reader per format of data
+images.py       resizing and colour of arrays
+checks.py       options against what a source holds; the classes
+standardise.py  each image and mask in one form
+dataset.py      DataSet and Split, the result
+quality/        duplicates, outliers, cleaning
+loading.py      a source into memory
+cache.py        a source into a prepared folder, once per machine
+split.py        training and validation images
+"""
+
+from trainers.data.cache import open_dataset, prepare_dataset
+from trainers.data.dataset import DataSet, Split
+from trainers.data.loading import load_dataset
 from trainers.data.split import SplitData, fingerprint_scored, make_split, split_dataset
 
 __all__ = [

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from trainers.config import DataConfig, Fold
 from trainers.data import checks
 from trainers.data.dataset import DataSet, Split
-from trainers.data.duplicates import group_pictures
+from trainers.data.quality.duplicates import group_images
 from trainers.errors import DataError
 
 Indices = NDArray[np.int64]
@@ -105,7 +105,7 @@ def _order_groups(data: DataSet, counts: Indices, seed: int) -> _Groups:
     A stratum is the groups whose rarest scored class is the same. Its groups are shuffled and spread evenly over the order; a
     stratum's only group comes last, so that it is trained on.
     """
-    ids = data.groups if data.groups is not None else group_pictures(data.images)
+    ids = data.groups if data.groups is not None else group_images(data.images)
     by_group = np.argsort(ids, kind="stable")
     starts = np.flatnonzero(np.diff(ids[by_group], prepend=-1))
     members = np.split(by_group, starts[1:])
@@ -172,7 +172,7 @@ def _complement(num_images: int, val: Indices) -> Split:
 
 def _check_leak(data: DataSet, split: Split) -> None:
     """Check that lists of a user's own keep identical and nearly identical pictures on one side."""
-    ids = data.groups if data.groups is not None else group_pictures(data.images)
+    ids = data.groups if data.groups is not None else group_images(data.images)
     shared = np.intersect1d(ids[split.train], ids[split.val])
     if len(shared):
         pairs = [

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from trainers.config import TrainConfig
 from trainers.data import SplitData
-from trainers.data.checks import resize_image, resize_mask
+from trainers.data.images import resize_image, resize_mask
 from trainers.loader.augment import Augmentation, build_augmentation
 from trainers.loader.sampling import Samples, count_occurrences, list_samples
 

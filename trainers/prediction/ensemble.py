@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from trainers.config import Config, Flips, TrainConfig
-from trainers.data.checks import resize_image
+from trainers.data.images import resize_image
 from trainers.device import Device, choose_device
 from trainers.errors import ConfigError
 from trainers.prediction.means import Mean, to_addends

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-import trainers
 from orchestrator.ensemble.predict.files import find_files
 from orchestrator.ensemble.predict.predict import to_members
 from orchestrator.errors import PredictError, redact
@@ -101,7 +100,7 @@ def _gather(members: Sequence[Member], mean: Mean, *, folder: Path) -> ModelPart
     folder.mkdir()
     save_members(folder, members, mean=mean)
     archs = {str(read_metadata(member.checkpoint)["config"]["arch"]) for member in members}
-    code = [Path(trainers.__path__[0]), *_find_code(arch for arch in sorted(archs) if is_import_path(arch))]
+    code = _find_code(["trainers", *(arch for arch in archs if is_import_path(arch))])
     return ModelParts(
         members=folder,
         code=code,
@@ -124,7 +123,7 @@ def _hash_files(paths: Sequence[Path]) -> str:
 
 
 def _find_code(paths: Iterable[str]) -> list[Path]:
-    """The files and packages that a user's own architectures are imported from."""
+    """The files and packages that ``paths`` are imported from, sorted."""
     found = set()
     for path in paths:
         top = path.partition(":")[0].partition(".")[0]

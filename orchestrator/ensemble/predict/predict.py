@@ -19,7 +19,7 @@ from trainers.errors import TrainerError
 
 if TYPE_CHECKING:
     from orchestrator.state.home import Home
-    from trainers.data.unlabelled import Unlabelled
+    from trainers.data.sources.unlabelled import Unlabelled
     from trainers.prediction.ensemble import Ensemble, Member
 
 
@@ -70,7 +70,7 @@ def predict(
         TrackingError: the records know no such model, or have lost its files.
     """
     check_free(out)
-    from trainers.data.unlabelled import open_unlabelled
+    from trainers.data.sources.unlabelled import open_unlabelled
 
     try:
         pictures = open_unlabelled(source.expanduser())
@@ -97,7 +97,7 @@ def to_members(files: ModelFiles) -> tuple[Member, ...]:
 
 def _predict_all(ensemble: Ensemble, pictures: Unlabelled, out: Path) -> float:
     """Seconds that it took."""
-    from trainers.data.unlabelled import split_by_size
+    from trainers.data.sources.unlabelled import split_by_size
 
     described = Described(pictures.names, pictures.ids, pictures.sizes, ensemble.num_classes)
     started_s = time.perf_counter()

@@ -15,7 +15,7 @@ from rich.text import Text
 from orchestrator.operations.data.sheet import Cell, Section, title_class, write_sheet
 from orchestrator.operations.data.source import read_source
 from trainers.data import DataSet
-from trainers.data.inspection import DuplicateGroup, Findings, inspect_dataset
+from trainers.data.quality.inspection import DuplicateGroup, Findings, inspect_dataset
 
 SCHEMA_VERSION: Literal[1] = 1
 NUM_LISTED = 12

@@ -14,7 +14,7 @@ from orchestrator.operations.data.sheet import write_file
 from orchestrator.spec.diagnostics import fail, validate
 from orchestrator.spec.document import Document
 from trainers.config import SyntheticConfig
-from trainers.data.synthetic import make_synthetic
+from trainers.data.sources.synthetic import make_synthetic
 
 
 def make_data(out: Path, options: Mapping[str, Any]) -> str:

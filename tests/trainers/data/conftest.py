@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from trainers.config import DataConfig, SyntheticConfig
-from trainers.data.synthetic import SyntheticSet, make_synthetic
+from trainers.data.sources.synthetic import SyntheticSet, make_synthetic
 
 TILES = SyntheticConfig(num_images=20, height=16, width=32)
 

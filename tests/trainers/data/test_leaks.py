@@ -14,7 +14,7 @@ from PIL import Image
 
 from trainers.config import DataConfig, Fold, SamplingConfig, SplitLists, SyntheticConfig
 from trainers.data import DataSet, SplitData, load_dataset, make_split, split_dataset
-from trainers.data.synthetic import make_synthetic
+from trainers.data.sources.synthetic import make_synthetic
 from trainers.errors import DataError
 from trainers.loader.sampling import list_samples
 

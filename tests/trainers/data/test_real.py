@@ -10,7 +10,7 @@ import pytest
 
 from trainers.config import DataConfig
 from trainers.data import DataSet, open_dataset, prepare_dataset, split_dataset
-from trainers.data.outliers import find_outliers
+from trainers.data.quality.outliers import find_outliers
 from trainers.errors import DataError
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"

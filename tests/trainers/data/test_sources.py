@@ -11,7 +11,7 @@ import pytest
 
 from trainers.config import VOID, DataConfig
 from trainers.data import DataSet, load_dataset, open_dataset, prepare_dataset
-from trainers.data.synthetic import SyntheticSet
+from trainers.data.sources.synthetic import SyntheticSet
 from trainers.errors import DataError
 
 

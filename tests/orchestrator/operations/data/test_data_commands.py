@@ -19,7 +19,7 @@ from orchestrator.operations.data.make import make_data
 from orchestrator.operations.data.show import show_data
 from trainers.config import DataConfig, SyntheticConfig
 from trainers.data import load_dataset
-from trainers.data.synthetic import make_synthetic
+from trainers.data.sources.synthetic import make_synthetic
 
 TAMPERED = SyntheticConfig(num_images=48, height=48, width=64, seed=2, outlier_fraction=0.1)
 OUTLIERS = make_synthetic(TAMPERED).outliers.tolist()

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trainers.data.checks import recolor
-from trainers.data.folder import BROKEN, IMAGE_SUFFIXES, find_files, read_image, say_broken
-from trainers.data.npz import KEY, to_uint8
+from trainers.data.images import set_channels
+from trainers.data.sources.folder import BROKEN, IMAGE_SUFFIXES, find_files, read_image, say_broken
+from trainers.data.sources.npz import KEY, to_uint8
 from trainers.errors import DataError
 
 TEST_KEY = "test_set"
@@ -60,7 +60,7 @@ class NpzPictures:
         images: NDArray[np.uint8] = self._images[np.asarray(positions)]
         if images.shape[3] == num_channels:
             return images
-        return np.stack([recolor(image[..., 0] if image.shape[2] == 1 else image, num_channels) for image in images])
+        return np.stack([set_channels(image[..., 0] if image.shape[2] == 1 else image, num_channels) for image in images])
 
 
 class FolderPictures:
@@ -75,7 +75,7 @@ class FolderPictures:
         self.sizes = tuple(_read_size(file) for file in self._files)
 
     def read(self, positions: Sequence[int], num_channels: int) -> NDArray[np.uint8]:
-        return np.stack([recolor(read_image(self._files[i]), num_channels) for i in positions])
+        return np.stack([set_channels(read_image(self._files[i]), num_channels) for i in positions])
 
 
 def open_unlabelled(source: Path) -> Unlabelled:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from trainers.config import VOID
 from trainers.data import checks
 from trainers.data.dataset import DataSet
-from trainers.data.duplicates import group_pictures
-from trainers.data.outliers import Outlier, find_outliers
-from trainers.data.repeated_masks import find_repeated_masks
+from trainers.data.quality.duplicates import group_images
+from trainers.data.quality.outliers import Outlier, find_outliers
+from trainers.data.quality.repeated_masks import find_repeated_masks
 
 _MAX_DISAGREEMENT = 0.1
 """Of the pixels labelled in both masks of two nearly identical pictures, before it is worth telling."""
@@ -71,7 +71,7 @@ class Findings:
 
 def inspect_dataset(data: DataSet, ignore_classes: tuple[int, ...]) -> Findings:
     """Look for everything that is told of a data set; ignore_classes: neither trained on nor scored."""
-    groups = group_pictures(data.images) if data.groups is None else data.groups
+    groups = group_images(data.images) if data.groups is None else data.groups
     counts = checks.count_labels(data.masks, data.num_classes)
     scored = np.delete(counts, ignore_classes, axis=1)
     return Findings(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trainers.config import SplitLists
-from trainers.data.picture import NamedSplit, Picture
+from trainers.data.sources.base import LabelledImage, NamedSplit
 from trainers.errors import DataError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
@@ -69,7 +69,7 @@ class FolderSource:
     def num_channels(self) -> int:
         return 1 if all(_read_mode(image) == "L" for image, _ in self._pairs.values()) else 3
 
-    def pictures(self) -> Iterator[Picture]:
+    def read(self) -> Iterator[LabelledImage]:
         for image_file, mask_file in self._pairs.values():
             image, mask = read_image(image_file), _read_mask(mask_file)
             if image.shape[:2] != mask.shape:
@@ -77,7 +77,7 @@ class FolderSource:
                     f"{mask_file}: {_size(mask)} (height x width), but {image_file} is {_size(image)}. "
                     "An image and its mask must have the same size."
                 )
-            yield Picture(str(mask_file), image, mask)
+            yield LabelledImage(str(mask_file), image, mask)
 
     def split(self) -> NamedSplit | None:
         if not self._lists:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainers.config import SyntheticConfig
-from trainers.data import terrain
-from trainers.data.picture import Picture
+from trainers.data.sources import terrain
+from trainers.data.sources.base import LabelledImage
 
 GENERATOR_VERSION = 1
 """Part of the fingerprint; raised by hand whenever the same configuration gives other pixels."""
@@ -114,11 +114,11 @@ class SyntheticSource:
     def num_channels(self) -> int:
         return 1
 
-    def pictures(self) -> Iterator[Picture]:
+    def read(self) -> Iterator[LabelledImage]:
         """Draw the set and hand it over tile by tile."""
         tiles = make_synthetic(self._config)
         for name, image, mask in zip(self.names(), tiles.images, tiles.masks, strict=True):
-            yield Picture(f"synthetic tile {name}", image, mask)
+            yield LabelledImage(f"synthetic tile {name}", image, mask)
 
     def split(self) -> None:
         """Generated tiles have no lists."""

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from trainers.config import SyntheticConfig
-from trainers.data.duplicates import find_copies, group_pictures
-from trainers.data.synthetic import make_synthetic
+from trainers.data.quality.duplicates import find_copies, group_images
+from trainers.data.sources.synthetic import make_synthetic
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +33,13 @@ def changed(pictures: np.ndarray, change: str) -> np.ndarray:
 
 def test_different_pictures_stay_apart(pictures: np.ndarray) -> None:
     """Hardly any of sixty different pictures are put together."""
-    assert len(np.unique(group_pictures(pictures))) >= 58
+    assert len(np.unique(group_images(pictures))) >= 58
 
 
 @pytest.mark.parametrize("change", ["none", "brightness", "noise", "jpeg"])
 def test_changed_copies_join_their_original(pictures: np.ndarray, change: str) -> None:
     """A copy, plain or slightly changed, has its original's group."""
-    groups = group_pictures(np.concatenate([pictures, changed(pictures, change)]))
+    groups = group_images(np.concatenate([pictures, changed(pictures, change)]))
     assert (groups[:60] == groups[60:]).mean() >= 0.98
 
 
@@ -47,7 +47,7 @@ def test_pasted_object_does_not_join_pictures(pictures: np.ndarray) -> None:
     """The same bright object on differing ground does not make pictures alike."""
     pasted = pictures.copy()
     pasted[:, 8:60, 40:90] = 240
-    assert len(np.unique(group_pictures(pasted))) >= 55
+    assert len(np.unique(group_images(pasted))) >= 55
 
 
 @pytest.mark.parametrize("gray", [0, 128, 255])
@@ -55,7 +55,7 @@ def test_a_copy_that_was_pasted_over_joins_its_original(pictures: np.ndarray, gr
     """Whatever was pasted over a quarter of a copy, it must not be parted from its original."""
     pasted = pictures.copy()
     pasted[:, 16:, 20:65] = gray
-    groups = group_pictures(np.concatenate([pictures, pasted]))
+    groups = group_images(np.concatenate([pictures, pasted]))
     assert (groups[:60] == groups[60:]).all()
 
 
@@ -78,7 +78,7 @@ def test_flat_pictures_are_no_copies() -> None:
 def test_colour_pictures(pictures: np.ndarray) -> None:
     """Pictures of three channels are grouped like their gray ones."""
     twice = np.concatenate([pictures, pictures])
-    np.testing.assert_array_equal(group_pictures(np.repeat(twice, 3, axis=3)), group_pictures(twice))
+    np.testing.assert_array_equal(group_images(np.repeat(twice, 3, axis=3)), group_images(twice))
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 1, 1), (3, 2, 300, 1), (3, 300, 2, 3)])
@@ -86,4 +86,4 @@ def test_featureless_pictures_of_any_shape(shape: tuple[int, ...]) -> None:
     """Constant pictures join where they are equal, of whatever size."""
     pictures = np.zeros(shape, np.uint8)
     pictures[2] = 200
-    assert group_pictures(pictures).tolist() == [0, 0, 2]
+    assert group_images(pictures).tolist() == [0, 0, 2]

@@ -7,7 +7,7 @@ import pytest
 
 from trainers.config import DataConfig, SyntheticConfig
 from trainers.data import load_dataset, make_split
-from trainers.data.synthetic import COLUMNS, ROWS, SyntheticSource, make_synthetic
+from trainers.data.sources.synthetic import COLUMNS, ROWS, SyntheticSource, make_synthetic
 
 
 @pytest.fixture(scope="module")

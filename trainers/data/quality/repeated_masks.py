@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.data.duplicates import find_root, unite
+from trainers.data.quality.duplicates import find_root, unite
 
 _MIN_CORNERS = 10
 """Fewer have masks that repeat by themselves: one class within a frame, a straight horizon. Measured on pictures from a rover:

@@ -9,7 +9,7 @@ import pytest
 
 from trainers.config import VOID, DataConfig, SyntheticConfig
 from trainers.data import DataSet, load_dataset
-from trainers.data.inspection import find_odd_intensities, inspect_dataset
+from trainers.data.quality.inspection import find_odd_intensities, inspect_dataset
 
 
 @pytest.fixture(scope="module")

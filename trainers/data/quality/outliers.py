@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.data.duplicates import find_copies
-from trainers.data.pasted import collect_patches, measure_drawn
-from trainers.data.repeated_masks import RepeatedMask, find_repeated_masks
+from trainers.data.quality.duplicates import find_copies
+from trainers.data.quality.pasted import collect_patches, measure_drawn
+from trainers.data.quality.repeated_masks import RepeatedMask, find_repeated_masks
 
 DETECTOR_VERSION = 1
 """Part of the names of prepared folders; raised by hand whenever other pictures are found."""
@@ -43,7 +43,7 @@ class Outlier:
 def find_outliers(images: NDArray[np.uint8], masks: NDArray[np.uint8], groups: NDArray[np.int64]) -> tuple[Outlier, ...]:
     """Return the tampered pictures, in order; the same set gives the same answer.
 
-    images: (N, H, W, C) uint8; masks: (N, H, W) uint8; groups: (N,) of nearly identical pictures, as group_pictures returns them.
+    images: (N, H, W, C) uint8; masks: (N, H, W) uint8; groups: (N,) of nearly identical pictures, as group_images returns them.
 
     What most pictures have in common makes no outliers of them: at most half of the set is ever returned. A picture whose mask
     was given to others, and the original of a copied picture, stay where the evidence tells them apart.

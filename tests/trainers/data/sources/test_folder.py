@@ -182,7 +182,7 @@ def test_split_lists_are_part_of_the_fingerprint(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("train", "val", "told"),
     [
-        ("tile00\ntile99", "tile01", "1 of 3 stems have no picture: tile99. Did you mean"),
+        ("tile00\ntile99", "tile01", "1 of 3 stems have no image: tile99. Did you mean"),
         ("tile00\ntile01", "tile01", "1 stem(s) listed twice: tile01"),
         ("tile00", "\n", "val.txt: lists no picture"),
     ],

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from trainers.data.unlabelled import open_unlabelled, split_by_size
+from trainers.data.sources.unlabelled import open_unlabelled, split_by_size
 from trainers.errors import DataError
 
 RANDOM = np.random.default_rng(0)

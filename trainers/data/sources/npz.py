@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.data.picture import Picture
+from trainers.data.sources.base import LabelledImage
 from trainers.errors import DataError
 
 KEY = "training_set"
@@ -46,9 +46,9 @@ class NpzSource:
     def num_channels(self) -> int:
         return 1
 
-    def pictures(self) -> Iterator[Picture]:
+    def read(self) -> Iterator[LabelledImage]:
         for index, (image, mask) in enumerate(self._tiles):
-            yield Picture(f"{self._path}: {KEY}[{index}]", image, mask)
+            yield LabelledImage(f"{self._path}: {KEY}[{index}]", image, mask)
 
     def split(self) -> None:
         """A .npz has no lists."""

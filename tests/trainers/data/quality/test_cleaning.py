@@ -13,7 +13,7 @@ from PIL import Image
 
 from trainers.config import DataConfig, SplitLists, SyntheticConfig
 from trainers.data import DataSet, load_dataset, make_split, open_dataset, prepare_dataset
-from trainers.data.synthetic import SyntheticSet, make_synthetic
+from trainers.data.sources.synthetic import SyntheticSet, make_synthetic
 from trainers.errors import DataError
 
 TAMPERED = SyntheticConfig(num_images=64, height=48, width=64, outlier_fraction=0.1)

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from trainers.config import SyntheticConfig
-from trainers.data.duplicates import group_pictures
-from trainers.data.outliers import Outlier, find_outliers
-from trainers.data.synthetic import SyntheticSet, make_synthetic
+from trainers.data.quality.duplicates import group_images
+from trainers.data.quality.outliers import Outlier, find_outliers
+from trainers.data.sources.synthetic import SyntheticSet, make_synthetic
 
 
 def find(images: np.ndarray, masks: np.ndarray) -> tuple[Outlier, ...]:
     """Outliers of gray images (N, H, W) and their masks."""
     pictures = images[..., None] if images.ndim == 3 else images
-    return find_outliers(pictures, masks, group_pictures(pictures))
+    return find_outliers(pictures, masks, group_images(pictures))
 
 
 def indices(images: np.ndarray, masks: np.ndarray) -> list[int]:

@@ -30,7 +30,7 @@ _MAX_DETAIL_SIDE = 128
 _CHUNK = 1024
 
 
-def group_pictures(images: NDArray[np.uint8]) -> NDArray[np.int64]:
+def group_images(images: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Return a group id (N,) for images (N, H, W, C): pictures with equal ids must stay together.
 
     A group is what pairs of nearly identical pictures connect; its id is the smallest index in it. A copy with something pasted

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 IOU = "val/iou/"
 """What the metrics of single classes begin with."""
 
-_ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED)
 _SUFFIX = re.compile(r"( seed \d+)?( fold \d+/\d+)?(?= again |$)")
 
 
@@ -184,7 +183,8 @@ class EntryLoader:
         An attempt that ended is told by its run and, as this machine may be ahead of that, by the files of its own folder.
         """
         is_complete = run.state == TrialState.COMPLETE
-        if not is_complete and (run.state not in _ENDED or not self._reader.has_file_here(run, "trial.json", self._files)):
+        has_ended = any(state.has_ended and state == run.state for state in TrialState)
+        if not is_complete and (not has_ended or not self._reader.has_file_here(run, "trial.json", self._files)):
             return None
         groups = self.load_groups(run) if is_complete else None
         return make_mark(

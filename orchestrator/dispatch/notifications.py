@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.errors import OrchestrateError, SpecError, redact
 from orchestrator.spec.schema import nearest
 from orchestrator.state.trial.records import TrialState
+from orchestrator.state.units import format_duration
 
 if TYPE_CHECKING:
     from apprise import Apprise
@@ -174,7 +175,7 @@ def describe_end(report: SweepReport, home: Home) -> Message:
     """A sweep that came to some end of its own."""
     states = [str(trial["state"]) for trial in report.trials]
     counted = ", ".join(f"{states.count(state)} {state.lower()}" for state in dict.fromkeys(states)) or "no trials"
-    lines = [f"{counted} in {_write_duration(report.wall_s)}"]
+    lines = [f"{counted} in {format_duration(report.wall_s)}"]
     if (best := _find_best(report)) is not None:
         lines.append(f"best: {best['name']}, val/miou {best['metrics']['val/miou']:.4f}")
     lines += [line for line in (report.note, report.halted) if line]
@@ -217,9 +218,3 @@ def _say_where(sweep: str, home: Home) -> list[str]:
 
 def _write(sweep: str, how: str, lines: list[str], kind: Kind) -> Message:
     return Message(f"{sweep}: {how}", redact("\n".join(lines)), kind)
-
-
-def _write_duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -15,12 +15,10 @@ from orchestrator.planning.shared import read_shared_plan
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger, LedgerRow
 from orchestrator.state.trial.folder import TrialFolder, is_worked_on
-from orchestrator.state.trial.records import TrialState
 from orchestrator.tracking.location import RefusedError, TrackingLocation
 
 LONGEST_PAUSE_S = 8.0
 
-ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED)
 
 T = TypeVar("T")
 
@@ -135,9 +133,9 @@ def list_resting(sweep: str, *, home: Home, ledger: Ledger) -> Iterator[TrialFol
         if is_held(row, ledger, home) or not (folder.path / "trial.json").exists():
             continue
         if (folder.path / "result.json").exists():
-            is_news = row.state in ENDED or row.sweep == sweep
+            is_news = row.state.has_ended or row.sweep == sweep
         else:  # what ended on another machine is told by that: here lies an attempt that others have left behind
-            is_news = row.state not in ENDED and row.sweep == sweep and (folder.path / "progress.jsonl").exists()
+            is_news = not row.state.has_ended and row.sweep == sweep and (folder.path / "progress.jsonl").exists()
         if is_news:
             yield folder
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.state.units import format_gb
+
 GB = 1e9
 
 
@@ -35,10 +37,10 @@ class DiskSpace:
         if found_gb >= needed_gb:
             return None
         beside = f", {num_running} of them running" if num_running else ""
-        trials = f" and {write_gb(self._largest_gb)} for each of {num_running + 1} trials{beside}" if self._largest_gb else ""
+        trials = f" and {format_gb(self._largest_gb)} for each of {num_running + 1} trials{beside}" if self._largest_gb else ""
         return (
-            f"{self._folder}: {write_gb(found_gb)} are free on its disk, and the next trial needs {write_gb(needed_gb)}: "
-            f"{write_gb(self._floor_gb)} that stay free (limits.free_disk_gb){trials}. Nothing more is started. {HINT}"
+            f"{self._folder}: {format_gb(found_gb)} are free on its disk, and the next trial needs {format_gb(needed_gb)}: "
+            f"{format_gb(self._floor_gb)} that stay free (limits.free_disk_gb){trials}. Nothing more is started. {HINT}"
         )
 
 
@@ -84,11 +86,11 @@ class DiskNeed:
     def describe(self) -> str:
         """One line for people."""
         guess = " (guess)" if self.is_guess else ""
-        free = f"{write_gb(self.free_gb)} free in {self.folder}"
-        told = f"disk: {write_gb(self.needed_gb)}{guess} of checkpoints and predictions, {free}"
+        free = f"{format_gb(self.free_gb)} free in {self.folder}"
+        told = f"disk: {format_gb(self.needed_gb)}{guess} of checkpoints and predictions, {free}"
         if self.is_enough:
             return told
-        floor = f"{write_gb(self.floor_gb)} of which stay free (limits.free_disk_gb)"
+        floor = f"{format_gb(self.floor_gb)} of which stay free (limits.free_disk_gb)"
         return f"{told}, {floor}: the sweep will stop before it is through"
 
     def find_lack(self) -> str | None:
@@ -96,14 +98,10 @@ class DiskNeed:
         if self.is_guess or self.free_gb >= self.floor_gb + self.first_gb:
             return None
         return (
-            f"{self.folder}: {write_gb(self.free_gb)} are free on its disk, and the first trials need {write_gb(self.first_gb)} "
-            f"beside {write_gb(self.floor_gb)} that stay free (limits.free_disk_gb). Nothing was started. {HINT}"
+            f"{self.folder}: {format_gb(self.free_gb)} are free on its disk, and the first trials need "
+            f"{format_gb(self.first_gb)} beside {format_gb(self.floor_gb)} that stay free (limits.free_disk_gb). "
+            f"Nothing was started. {HINT}"
         )
-
-
-def write_gb(amount: float) -> str:
-    """For people: ``0.0009 GB``, ``12.5 GB``, ``1840 GB``."""
-    return f"{amount:.3g} GB" if amount < 1000 else f"{amount:.0f} GB"
 
 
 def free_gb(folder: Path) -> float:

@@ -46,8 +46,6 @@ POLL_S = 0.02
 RECHECK_S = 2.0
 """Between two looks at trials that somebody else is working on."""
 
-ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED)
-
 
 class Dispatcher:
     """Runs one sweep to its end. Any number may run the same sweep; the ledger keeps them apart.
@@ -218,7 +216,7 @@ class Dispatcher:
         trials = self._trials_of(configuration)
         new = self._books.take_in(configuration, trials)
         for spec, row in new:
-            if row.state in ENDED:
+            if row.state.has_ended:
                 self._settle_others(spec, row, is_found_done=True)
             else:
                 self._queue.put_last(spec)
@@ -333,7 +331,7 @@ class Dispatcher:
         changed = {key: row for key, row in self._ledger.states(self._elsewhere, self._sweep).items() if not row.is_held(now_s)}
         for key, row in changed.items():
             spec = self._elsewhere.pop(key)
-            if row.state in ENDED:
+            if row.state.has_ended:
                 self._settle_others(spec, row, is_found_done=False)
             else:
                 self._queue.put_last(spec)

@@ -10,9 +10,10 @@ from orchestrator.errors import DataError, SpecError, TrackingError
 from orchestrator.operations.doctor.findings import Finding, doubtful, well, wrong
 from orchestrator.planning.preflight import DATA_FOLDER, locate_source
 from orchestrator.planning.shared import SharedPlan, read_shared_plan
-from orchestrator.state.disk import GB, write_gb
+from orchestrator.state.disk import GB
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
+from orchestrator.state.units import format_gb
 from trainers.config import DataConfig
 
 SHOWN = 8
@@ -40,7 +41,7 @@ def _look_into(folder: Path) -> Finding:
         return doubtful(
             "data", f"{folder} holds no .npz and no folder with images/ and masks/", f"Is it what {DATA_FOLDER} is to name?"
         )
-    shown = [f"{path.name} ({write_gb(path.stat().st_size / GB)})" if path.is_file() else path.name for path in found[:SHOWN]]
+    shown = [f"{path.name} ({format_gb(path.stat().st_size / GB)})" if path.is_file() else path.name for path in found[:SHOWN]]
     return well("data", f"{folder}: {', '.join(shown)}{', ...' if len(found) > SHOWN else ''}")
 
 

@@ -18,8 +18,9 @@ from orchestrator.launchers.slots.gpus import Gpu, ask_nvidia_smi, find_gpus
 from orchestrator.launchers.slots.locks import make_shared, slots_folder
 from orchestrator.operations.doctor.findings import Finding, doubtful, well, wrong
 from orchestrator.spec.sections import LimitsSpec
-from orchestrator.state.disk import free_gb, write_gb
+from orchestrator.state.disk import free_gb
 from orchestrator.state.home import Home
+from orchestrator.state.units import format_gb
 
 LITTLE_GB = 20.0
 """Of free disk: what a sweep of a few dozen trials writes."""
@@ -108,11 +109,11 @@ def _make(folder: Path) -> None:
 
 def _judge_room(folder: Path) -> Finding:
     found, floor = free_gb(folder), LimitsSpec().free_disk_gb
-    told = f"{write_gb(found)} free in {folder}"
+    told = f"{format_gb(found)} free in {folder}"
     if found < floor:
         return wrong(
             "disk",
-            f"{told}; no trial starts below {write_gb(floor)}",
+            f"{told}; no trial starts below {format_gb(floor)}",
             "`orchestrate clean` frees some, or move ORCHESTRATE_HOME.",
         )
     if found < LITTLE_GB:

@@ -31,6 +31,7 @@ from orchestrator.spec.sections import Rule
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
 from orchestrator.state.trial.folder import is_worked_on
+from orchestrator.state.units import format_bytes
 from orchestrator.tracking.location import TrackingLocation
 from trainers.config import check_known
 
@@ -82,11 +83,11 @@ class CleanReport:
         parts: list[Any] = [_draw(self.finds)] if self.finds else []
         if self.dry_run:
             parts.append(
-                f"{self.home.root}: would free {write_size(_add_up(self.finds))}; {write_size(self.free_before)} are free now"
+                f"{self.home.root}: would free {format_bytes(_add_up(self.finds))}; {format_bytes(self.free_before)} are free now"
             )
         else:
-            freed = f"freed {write_size(_add_up(self.removed))}" if self.finds else "nothing to free"
-            free = f"{write_size(self.free_before)} were free on its disk, {write_size(self.free_after)} are now"
+            freed = f"freed {format_bytes(_add_up(self.removed))}" if self.finds else "nothing to free"
+            free = f"{format_bytes(self.free_before)} were free on its disk, {format_bytes(self.free_after)} are now"
             parts.append(f"{self.home.root}: {freed}; {free}")
         parts += [f"Left alone: {left.what}: {left.why}" for left in self.left]
         return Group(*(Text(part) if isinstance(part, str) else part for part in parts))
@@ -121,7 +122,7 @@ def clean(home: Home, sweeps: Sequence[str], *, dry_run: bool, console: Console)
             finds.setdefault(found.path, found)  # the first that finds a path says why it goes
     removed: list[Find] = []
     if finds and not dry_run:
-        console.print(f"freeing {write_size(_add_up(finds.values()))} in {len(finds)} files and folders", highlight=False)
+        console.print(f"freeing {format_bytes(_add_up(finds.values()))} in {len(finds)} files and folders", highlight=False)
         removed, more = remove(list(finds.values()), home, ledger, note=_noting(records))
         left += more
     every, gone = (*cleared, *finds.values()), (*cleared, *removed)
@@ -135,7 +136,7 @@ def _open_ledger(home: Home, *, may_clear: bool) -> tuple[Ledger, list[Find]]:
     except TrackingError as error:
         cleared = remove_shared(list(find_unpacked(home)), home)[0] if may_clear else []
         if not cleared:
-            free = write_size(_measure_free(home))
+            free = format_bytes(_measure_free(home))
             raise TrackingError(f"{error} {free} are free on its disk: if it is full, remove one file by hand first.") from error
         return Ledger(home.ledger_url), cleared
 
@@ -162,7 +163,7 @@ def keep_at_end(home: Home, sweep: str, rule: Rule) -> list[str]:
     except TrackingError as error:
         return [f"keep: {{checkpoints: {rule}}} is not applied yet, `orchestrate clean` does that: {error}"]
     return [
-        f"keep: {{checkpoints: {rule}}}: {len(removed)} files removed, {write_size(_add_up(removed))}",
+        f"keep: {{checkpoints: {rule}}}: {len(removed)} files removed, {format_bytes(_add_up(removed))}",
         *(f"left alone: {one.what}: {one.why}" for one in left),
     ]
 
@@ -248,13 +249,5 @@ def _draw(finds: Sequence[Find]) -> Table:
     for kind in Kind:
         some = [find for find in finds if find.kind is kind]
         if some:
-            table.add_row(kind.value, str(len(some)), write_size(_add_up(some)))
+            table.add_row(kind.value, str(len(some)), format_bytes(_add_up(some)))
     return table
-
-
-def write_size(num_bytes: int) -> str:
-    """Bytes for people, in steps of 1000 as disks are sold."""
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if num_bytes >= size:
-            return f"{num_bytes / size:.1f} {unit}"
-    return f"{num_bytes} bytes"

@@ -17,14 +17,11 @@ from orchestrator.state.files import is_locked
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import LedgerRow
 from orchestrator.state.trial.folder import TrialFolder
-from orchestrator.state.trial.records import TrialState
 
 LEFTOVER_AGE_S = 3600.0
 """A write takes seconds: a half-written file of that age is nobody's any more."""
 
-ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED)
-
-_HALF_WRITTEN = re.compile(r"\..+\.(\d+|scratch|adopted)|tmp\w+")
+_HALF_WRITTEN = re.compile(r"\..+\.(\d+|scratch|adopted)|tmp\w+")  # adopted: of earlier versions
 _PARTIAL = ".partial"
 
 
@@ -72,7 +69,7 @@ def has_ended(folder: TrialFolder, row: LedgerRow | None) -> bool:
         result = folder.result()
     except TrialError:
         return False  # another version's, which is to judge it
-    return result is not None and (row is None or row.state in ENDED)
+    return result is not None and (row is None or row.state.has_ended)
 
 
 def find_resume_checkpoint(folder: TrialFolder) -> Iterator[Find]:

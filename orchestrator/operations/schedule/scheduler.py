@@ -15,6 +15,7 @@ from orchestrator.operations.schedule.launch import count_trials, has_news
 from orchestrator.operations.schedule.record import Occurrence, ScheduleRecord, State, name_occurrence
 from orchestrator.spec.sections import ScheduleSpec
 from orchestrator.state.home import Home
+from orchestrator.state.units import format_duration
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ class Scheduler:
         before = next((o for o in self._open() if o.sweep == sweep.name), None)
         together = f"; with it {len(times) - 1} earlier that came while nobody watched" if len(times) > 1 else ""
         if late > timedelta(seconds=grace_s):
-            note = f"found due {_write_s(late)} late, with a misfire_grace_s of {grace_s:g}{together}"
+            note = f"found due {format_duration(late.total_seconds())} late, with a misfire_grace_s of {grace_s:g}{together}"
             self._close(occurrence, State.MISSED, note=note)
         elif before is not None:
             verb = "still runs" if before.id in self._running else "still waits"
@@ -206,7 +207,3 @@ class Scheduler:
             running.stop()
             how = "running epochs end and are kept; once more to stop at once" if self._num_stops == 1 else "at once"
             self._say(f"{occurrence.id}: stopping: {how}")
-
-
-def _write_s(time: timedelta) -> str:
-    return str(timedelta(seconds=round(time.total_seconds())))

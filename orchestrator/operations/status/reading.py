@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.errors import TrialError
 from orchestrator.operations.status.pace import Course, TimeLeft, estimate_left, trials_per_hour
-from orchestrator.operations.sync import ENDED, is_held, list_resting
+from orchestrator.operations.sync import is_held, list_resting
 from orchestrator.planning.shared import SharedPlan, read_shared_plan
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import DispatcherRow, Ledger, LedgerRow
@@ -98,7 +98,7 @@ def read_sweep(sweep: str, *, home: Home, ledger: Ledger) -> SweepStatus:
     dispatchers = tuple(row for row in ledger.roster.list_alive(home.is_alive) if row.sweep == sweep)
     now_s = ledger.now_s()
     running = tuple(_read_running(key, names.of(key), row, home=home, now_s=now_s) for key, row in held.items())
-    results, unreadable = _read_results(home, [key for key, state in states.items() if state in ENDED])
+    results, unreadable = _read_results(home, [key for key, state in states.items() if state.has_ended])
     own = [result for key, result in results.items() if rows[key].sweep == sweep]
     num_later = max(0, shared.num_allowed - len(keys)) if shared and shared.num_allowed is not None else 0
     num_waiting = num_later + sum(state is TrialState.WAITING for state in states.values())

@@ -19,6 +19,7 @@ from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
 from orchestrator.state.trial.folder import find_end
 from orchestrator.state.trial.records import TrialState
+from orchestrator.state.units import format_duration
 
 SHOWN_LOG_LINES = 5
 """Of a failed trial's log; --json has all that was kept."""
@@ -130,20 +131,9 @@ def _write_pace(sweep: SweepStatus) -> str:
         None if sweep.images_per_s is None else f"{sweep.images_per_s:.0f} images/s",
         f"time left unknown: {sweep.left.basis}"
         if sweep.left.seconds is None
-        else f"about {write_duration(sweep.left.seconds)} left ({sweep.left.basis})",
+        else f"about {format_duration(sweep.left.seconds)} left ({sweep.left.basis})",
     ]
     return ", ".join(speed for speed in speeds if speed is not None)
-
-
-def write_duration(seconds: float) -> str:
-    """A duration for people: ``40 s``, ``12 min``, ``3 h 20 min``, ``2 d 4 h``."""
-    minutes = round(seconds / 60)
-    if minutes < 2:
-        return f"{seconds:.0f} s"
-    if minutes < 120:
-        return f"{minutes} min"
-    hours = minutes // 60
-    return f"{hours} h {minutes % 60} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
 def _draw_running(running: Sequence[RunningTrial]) -> Table:

@@ -16,6 +16,7 @@ from typing import Any
 
 from orchestrator.planning.forecast.timings import Size, Timing
 from orchestrator.state.trial.records import TrialSpec
+from orchestrator.state.units import format_duration
 from trainers.config.base import VIEWS
 
 BEST_CHECKPOINTS_OF_LAST = 3
@@ -114,7 +115,7 @@ class Estimate:
         """One line for people."""
         kind, what = ("core", "the CPU") if self.machine.is_cpu else ("GPU", self.machine.device)
         slots = f"{self.machine.num_slots} slot{'s' * (self.machine.num_slots > 1)}"
-        told = f"estimate: {write_time(self.wall_s)} on {slots} of {what}, {write_hours(self.device_hours)} {kind}-hours"
+        told = f"estimate: {format_duration(self.wall_s)} on {slots} of {what}, {write_hours(self.device_hours)} {kind}-hours"
         guesses = [f"{count} of {self.num_trials} trials by {basis}" for basis, count in self.guesses.items()]
         guesses += [f"{self.num_unlisted} not proposed yet, taken for points of the space"] if self.num_unlisted else []
         return f"{told} (guess: {'; '.join(guesses)})" if guesses else told
@@ -212,14 +213,6 @@ def run_on(seconds: Iterable[float], num_slots: int) -> float:
     for duration_s in seconds:
         heapq.heapreplace(ends, ends[0] + duration_s)
     return max(ends)
-
-
-def write_time(seconds: float) -> str:
-    """For people: ``40 s``, ``12 min``, ``3.4 h``, ``2.1 days``."""
-    for unit, unit_s, limit_s in (("s", 1, 90), ("min", 60, 5400), ("h", 3600, 48 * 3600)):
-        if seconds < limit_s:
-            return f"{seconds / unit_s:.{1 if unit == 'h' else 0}f} {unit}"
-    return f"{seconds / 86400:.1f} days"
 
 
 def write_hours(hours: float) -> str:

@@ -57,6 +57,11 @@ class TrialState(StrEnum):
     FAILED = "FAILED"
     CACHED = "CACHED"
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether its last attempt ended with a result."""
+        return self in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED)
+
 
 class Record(BaseModel):
     """A file of the trial folder."""

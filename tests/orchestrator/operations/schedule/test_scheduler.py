@@ -133,7 +133,7 @@ def test_what_is_found_too_late_is_not_run(tmp_path: Path) -> None:
     evening.due("a")
     (missed,) = evening.record.occurrences().values()
     assert (missed.state, missed.started) == (State.MISSED, None)
-    assert missed.note == "found due 0:10:01 late, with a misfire_grace_s of 600"
+    assert missed.note == "found due 10 min late, with a misfire_grace_s of 600"
     assert not evening.started
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.planning.forecast.estimates import Basis, Estimator, Job, Machine, estimate, run_on, write_hours, write_time
+from orchestrator.planning.forecast.estimates import Basis, Estimator, Job, Machine, estimate, run_on, write_hours
 from orchestrator.planning.forecast.timings import Timing
 from orchestrator.state.trial.records import TrialSpec
 from trainers.config import DataConfig, TrainConfig
@@ -110,5 +110,4 @@ def test_the_order_decides_the_end(order: list[float], wall_s: float) -> None:
 
 def test_times_are_written_for_people() -> None:
     """In the unit that suits them."""
-    assert [write_time(s) for s in (40, 720, 12_240, 200_000)] == ["40 s", "12 min", "3.4 h", "2.3 days"]
     assert [write_hours(h) for h in (0.06, 3.42, 1234.5)] == ["under 0.1", "3.4", "1234"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from orchestrator.state.files import replacing
 
 FIGURES_VERSION = 2
 """Raised when they are computed otherwise."""
@@ -57,10 +58,8 @@ class Figures:
         except (OSError, ValueError, EOFError):  # none yet, or torn: drawn again
             drawn = draw()
             path.parent.mkdir(parents=True, exist_ok=True)
-            scratch = path.with_name(f".{mark}.{os.getpid()}")
-            with open(scratch, "wb") as file:
+            with replacing(path) as scratch, open(scratch, "wb") as file:
                 np.save(file, drawn)
-            scratch.replace(path)
         return drawn
 
     def save(self) -> None:
@@ -68,9 +67,8 @@ class Figures:
         if not self._has_new and all(len(self._kept.get(what, {})) == len(known) for what, known in self._found.items()):
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        scratch = self._file.with_name(f".{self._file.name}.{os.getpid()}")
-        scratch.write_text(json.dumps({"version": FIGURES_VERSION, "figures": self._kept}), encoding="utf-8")
-        scratch.replace(self._file)
+        with replacing(self._file) as scratch:
+            scratch.write_text(json.dumps({"version": FIGURES_VERSION, "figures": self._kept}), encoding="utf-8")
         for mark in self._found.get("miou", {}).keys() - self._kept["miou"].keys():
             self._drawn(mark).unlink(missing_ok=True)
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -52,14 +56,28 @@ def find_network_mount(file: Path) -> tuple[str, str] | None:
     return (nearest.mountpoint, nearest.fstype) if nearest.fstype.startswith(NETWORK) else None
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace ``path`` as a whole, so that no reader and no kill ever sees half of it."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(scratch, "w", encoding="utf-8") as file:
-        file.write(text)
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a path beside ``path`` to write a file or folder at; at the end it takes the place of ``path`` at once.
+
+    Neither readers nor a kill ever see half of it. After an exception it is removed. Threads and processes may write at once.
+    """
+    scratch = path.with_name(f".{path.name}.{threading.get_native_id()}.{os.getpid()}")
+    try:
+        yield scratch
+        os.replace(scratch, path)
+    finally:
+        if scratch.is_dir():
+            shutil.rmtree(scratch)
+        scratch.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace ``path`` at once by text (UTF-8) or bytes that a power cut cannot take away any more."""
+    with replacing(path) as scratch, open(scratch, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(scratch, path)
 
 
 def append_line(path: Path, text: str) -> None:

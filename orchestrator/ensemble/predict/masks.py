@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
-import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import PredictError
+from orchestrator.state.files import replacing
 
 NPZ_KEY = "masks"
 _FILE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy", ".zip", ".json", ".parquet", ".gz")
@@ -71,15 +70,8 @@ def open_masks(out: Path, pictures: Described) -> Iterator[Write]:
         some = ", ".join(f"{height}x{width}" for height, width in sorted(set(pictures.sizes))[:4])
         raise PredictError(f"{out}: holds masks of one size, but the pictures have {some}, ... Name a folder instead.")
     out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        with writer(scratch, pictures) as write:
-            yield write
-        os.replace(scratch, out)
-    finally:
-        if scratch.is_dir():
-            shutil.rmtree(scratch)
-        scratch.unlink(missing_ok=True)
+    with replacing(out) as scratch, writer(scratch, pictures) as write:
+        yield write
 
 
 @contextmanager

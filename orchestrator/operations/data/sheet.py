@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import os
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from orchestrator.errors import DataError, SpecError
+from orchestrator.state.files import replacing
 from trainers.config import VOID
 from trainers.data import DataSet
 from trainers.pictures import encode_png, join_pictures, make_palette
@@ -68,10 +68,9 @@ def write_file(out: Path, content: bytes) -> None:
     Raises:
         DataError: it cannot be written.
     """
-    scratch = out.with_name(f".{out.name}.{os.getpid()}")
     try:
-        scratch.write_bytes(content)
-        os.replace(scratch, out)
+        with replacing(out) as scratch:
+            scratch.write_bytes(content)
     except OSError as error:
         raise DataError(f"{out}: cannot be written: {error.strerror or error}. Name a file in a folder that exists.") from error
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from orchestrator.state.files import append_line, mark_file, write_atomically
+from orchestrator.state.files import append_line, mark_file, replacing, write_atomically
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import Record
 
@@ -86,9 +86,8 @@ def enter(folder: TrialFolder, copy: Path, epoch: int) -> None:
     (folder.path / "mirror.json").unlink(missing_ok=True)
     _join_course(folder.path / COURSE, copy / COURSE)
     for name in (WEIGHTS, LAST):  # in this order: a kill in between leaves later weights than the checkpoint's
-        scratch = folder.path / f".{name}.adopted"
-        shutil.move(copy / name, scratch)
-        os.replace(scratch, folder.path / name)
+        with replacing(folder.path / name) as scratch:
+            shutil.move(copy / name, scratch)
     note_checkpoint(folder, epoch)
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
-import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError, model_validator
 
 from orchestrator.errors import EnsembleError
-from orchestrator.state.files import write_atomically
+from orchestrator.state.files import replacing, write_atomically
 from orchestrator.state.trial.records import Record, ignore_field
 
 
@@ -24,10 +22,8 @@ def write_confusions(path: Path, confusions: NDArray[np.integer], *, ignore_clas
 
     confusions: (V, C, C) counts below 2**31, rows true, columns predicted. ignore_classes: those that are not scored.
     """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(scratch, "wb") as file:
+    with replacing(path) as scratch, open(scratch, "wb") as file:
         np.savez_compressed(file, confusions=confusions.astype(np.int32), ignore_classes=np.array(ignore_classes, np.int32))
-    os.replace(scratch, path)
 
 
 def read_confusions(path: Path) -> tuple[NDArray[np.integer], tuple[int, ...]]:
@@ -145,9 +141,8 @@ def read_labels(folder: Path, cache: Path) -> NDArray[np.uint8]:
 
 def _pack(array: NDArray[np.uint8], path: Path) -> str:
     raw = np.ascontiguousarray(array).reshape(-1).data
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_bytes(zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).compress(raw))
-    os.replace(scratch, path)
+    with replacing(path) as scratch:
+        scratch.write_bytes(zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).compress(raw))
     return hashlib.sha256(raw).hexdigest()
 
 
@@ -184,7 +179,5 @@ def unpack(path: Path, *, sha256: str, num_bytes: int) -> bytes:
 def keep_in_cache(target: Path, content: bytes | memoryview) -> None:
     """Write the file atomically; several processes may do so at once."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-    os.replace(scratch, target)
+    with replacing(target) as scratch:
+        scratch.write_bytes(content)

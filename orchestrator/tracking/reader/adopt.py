@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from orchestrator.state.files import replacing
 from orchestrator.state.home import Home
 from orchestrator.state.trial import checkpoint
 from orchestrator.state.trial import folder as removals
@@ -64,6 +65,5 @@ def _enter(folder: TrialFolder, spec: TrialSpec, files: dict[str, Path]) -> None
     for name in _OF_ATTEMPT:
         (folder.path / name).unlink(missing_ok=True)
     for name, fetched in files.items():
-        scratch = folder.path / f".{name}.adopted"
-        shutil.copyfile(fetched, scratch)
-        scratch.replace(folder.path / name)
+        with replacing(folder.path / name) as scratch:
+            shutil.copyfile(fetched, scratch)

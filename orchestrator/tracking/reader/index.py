@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from orchestrator.state.files import replacing
 from orchestrator.tracking.change_marks import WRITTEN, list_beginnings
 from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.reader.row import RunRow
@@ -124,9 +124,8 @@ class RunIndex:
     def _save(self, experiment: str, known: _Known) -> None:
         rows = [vars(row) for row in known.rows.values()]
         document = {"version": INDEX_VERSION, "read_s": known.read_s, "whole_s": known.whole_s, "deleted": sorted(known.deleted)}
-        scratch = self._folder / f".{experiment}.{os.getpid()}"
-        scratch.write_text(json.dumps(document | {"rows": rows}), encoding="utf-8")
-        scratch.replace(self._file(experiment))
+        with replacing(self._file(experiment)) as scratch:
+            scratch.write_text(json.dumps(document | {"rows": rows}), encoding="utf-8")
 
     def _file(self, experiment: str) -> Path:
         return self._folder / f"{experiment}.json"

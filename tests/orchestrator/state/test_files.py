@@ -1,13 +1,15 @@
-"""SQLite on file systems of other machines; the mount table is a file of ours, read by psutil as it reads the kernel's."""
+"""Whole files, and SQLite on network file systems; the mount table is a file of ours, which psutil reads like the kernel's."""
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import psutil
 import pytest
 
 from orchestrator.errors import TrackingError
+from orchestrator.state.files import replacing, write_atomically
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
 from orchestrator.tracking.client import connect
@@ -41,3 +43,42 @@ def test_a_disk_of_this_machine_below_a_network_will_do(tmp_path: Path, monkeypa
     share, disk = tmp_path / "share", tmp_path / "share" / "disk"
     mount(tmp_path, monkeypatch, (share, "nfs4"), (disk, "nfs4"), (disk, "xfs"))
     Ledger(Home(disk / "mlruns").ledger_url).close()
+
+
+def test_a_file_that_could_not_be_written_whole_stays_what_it_was(tmp_path: Path) -> None:
+    """And nothing half written is left beside it."""
+    path = tmp_path / "file.json"
+    write_atomically(path, "old")
+
+    def fail() -> None:
+        with replacing(path) as scratch:
+            scratch.write_text("half")
+            raise OSError("no space")
+
+    with pytest.raises(OSError, match="no space"):
+        fail()
+    assert [file.name for file in tmp_path.iterdir()] == ["file.json"]
+    assert path.read_text() == "old"
+
+
+def test_a_folder_appears_at_once(tmp_path: Path) -> None:
+    """Under its name only when it is complete."""
+    path = tmp_path / "masks"
+    with replacing(path) as scratch:
+        scratch.mkdir()
+        (scratch / "1.png").touch()
+        assert not path.exists()
+    assert [file.name for file in path.iterdir()] == ["1.png"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_threads_that_write_one_file_do_not_meet(tmp_path: Path) -> None:
+    """Each has a scratch file of its own, and the last one wins."""
+    path, contents = tmp_path / "file", [bytes([digit]) * 100_000 for digit in range(8)]
+    threads = [threading.Thread(target=write_atomically, args=(path, content)) for content in contents]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert path.read_bytes() in contents
+    assert list(tmp_path.iterdir()) == [path]

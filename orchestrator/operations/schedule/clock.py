@@ -13,7 +13,7 @@ from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.combining import OrTrigger
 from apscheduler.triggers.cron import CronTrigger
 
-from orchestrator.spec.cron import WEEKDAYS, CronLine, parse_line, parse_weekday, split_line
+from orchestrator.spec.cron import WEEKDAYS, CronLine, parse_line
 
 OnDue = Callable[[str, Sequence[datetime]], None]
 """Told a name, and the times that have come since it was told last, in order; called in the clock's thread."""
@@ -21,8 +21,8 @@ OnDue = Callable[[str, Sequence[datetime]], None]
 
 def next_times(text: str, zone: str | None, *, since: datetime, count: int) -> list[datetime]:
     """The next times after ``since`` at which a line is due. zone: by its name; None: this machine's."""
-    trigger = _make_trigger(text, zone)
-    return list(islice(_follow(trigger, parse_line(text), since), count))
+    line = parse_line(text)
+    return list(islice(_follow(_make_trigger(line, zone), line, since), count))
 
 
 class Clock:
@@ -42,8 +42,8 @@ class Clock:
 
     def watch(self, name: str, text: str, zone: str | None, *, since: datetime) -> None:
         """Tell from now on when a line is due; times after ``since`` that have passed already are told at once."""
-        trigger = _make_trigger(text, zone)
-        self._lines[name] = parse_line(text)
+        self._lines[name] = line = parse_line(text)
+        trigger = _make_trigger(line, zone)
         first = trigger.get_next_fire_time(since, since)
         self._scheduler.add_job(_pass, trigger, id=name, next_run_time=first)
 
@@ -66,19 +66,18 @@ def _pass() -> None:
     """What APScheduler runs."""
 
 
-def _make_trigger(text: str, zone: str | None) -> BaseTrigger:
-    """APScheduler counts weekdays from Monday, and wants day and weekday to fit both."""
-    minute, hour, day, month, weekday = split_line(text)
-    field = parse_weekday(weekday)
-    names = ",".join(WEEKDAYS[number] for number in sorted(field.values))
+def _make_trigger(line: CronLine, zone: str | None) -> BaseTrigger:
+    """APScheduler counts weekdays from Monday, requires day and weekday both to match, and refuses some of cron's steps."""
+    minute, hour, day, month = (",".join(map(str, sorted(f.values))) for f in (line.minute, line.hour, line.day, line.month))
+    weekday = ",".join(WEEKDAYS[number] for number in sorted(line.weekday.values))
     timezone = None if zone is None else ZoneInfo(zone)
 
     def build(day: str, weekday: str) -> CronTrigger:
         return CronTrigger(minute=minute, hour=hour, day=day, month=month, day_of_week=weekday, timezone=timezone)
 
-    if day.startswith("*") or field.is_open:
-        return build(day, names)
-    return OrTrigger([build(day, "*"), build("*", names)])
+    if line.takes_either_day:
+        return OrTrigger([build(day, "*"), build("*", weekday)])
+    return build(day, weekday)
 
 
 def _follow(trigger: BaseTrigger, line: CronLine, since: datetime) -> Iterator[datetime]:

@@ -24,7 +24,7 @@ DISPATCHER = """
 import sys, time
 from pathlib import Path
 from orchestrator.launchers.local import LocalLauncher
-from orchestrator.launchers.base import Slot
+from orchestrator.launchers.worker.slot import Slot
 
 launcher = LocalLauncher([Slot("cpu-0", "", 1), Slot("cpu-1", "", 1)], locks=Path(sys.argv[1]))
 jobs = [launcher.launch(Path(folder)) for folder in sys.argv[2:]]

@@ -20,7 +20,8 @@ def load(name):
     except Exception as error:
         wrong.append(f"{name}: {error!r}")
 
-threads = [threading.Thread(target=load, args=[name]) for name in ("recording", "takeover", "connection", "client")]
+names = ("mirror.recorder", "checkpoints.store", "client", "reader.mlflow_client")
+threads = [threading.Thread(target=load, args=[name]) for name in names]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
 sys.exit("; ".join(wrong) or 0)

@@ -29,7 +29,8 @@ LISTING = "0, GPU-small, 24000\n1, GPU-large, 80000\n"
 WAITER = """
 import sys, time
 from pathlib import Path
-from orchestrator.launchers.base import ANY, Slot, Claimant
+from orchestrator.launchers.base import ANY, Claimant
+from orchestrator.launchers.worker.slot import Slot
 from orchestrator.launchers.slots.table import SlotTable
 
 table = SlotTable([Slot("cpu-0", "", 1)], Path(sys.argv[1]), claimant=Claimant("urgent", 5))

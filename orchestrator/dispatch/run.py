@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -154,14 +155,14 @@ def run_plan(
     leave_after_s: how long to wait for nothing but others' trials; None: until they have ended.
     durations_s: what trials are expected to take, by their keys; the longest of a round goes first.
     """
-    from orchestrator.search import FolderHistory, build_search  # optuna takes a second: after the first sign of life
+    from orchestrator.search import build_search, read_epochs  # optuna takes a second: after the first sign of life
 
     tracker = MlflowTracker(TrackingLocation.of(home), takeover_s=spec.limits.takeover_s)
     reported = {str(row.id): row.reported for row in spec.rows}
     tracker.label(spec.name, {t.spec.key: make_label(t.configuration, t.spec, reported) for t in plan.trials})
     tracker.note_rule(spec.name, write_rule(spec.keep.checkpoints))
     tracker.reconcile(spec.name, lambda: live_keys(ledger, spec.name))
-    storage, history = home.optuna_url or home.optuna_journal, FolderHistory(home)
+    storage, history = home.optuna_url or home.optuna_journal, partial(read_epochs, home)
     in_order = longest_first(plan, spec, durations_s)
     search = build_search(
         spec, in_order, storage, owner=presence.owner, is_dead=home.is_dead, history=history, patience=ledger.patience

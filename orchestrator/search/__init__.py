@@ -1,12 +1,19 @@
-"""Plan -> next configuration: the one room that knows Optuna.
+"""Plan -> next configuration: the one package that imports Optuna.
 
-build.py puts a search together · searches.py is what the dispatcher talks to · proposers.py chooses · study.py and records.py are
-the record in Optuna, which storage.py opens · sampling.py translates the space · samplers.py and pruners.py build what Optuna
-brings · pruning.py gives configurations up, by what they report and history.py reads · limits.py ends the search.
+options.py      checks options of samplers and pruners against Optuna, before anything runs
+build.py        spec + plan -> the sweep's search, and its study's name
+storage.py      opens the studies' storage: a journal file or a database
+study_trial.py  what an Optuna trial holds about a configuration
+study.py        the sweep's record in Optuna: one trial per configuration
+sampling.py     the space as Optuna's distributions, and its samplers
+proposers.py    which configuration comes next: in the plan's order, or by a sampler
+pruning.py      reports of running trials -> whether their configuration is pruned
+search.py       what the dispatcher uses: all of it together, with budgets and the stop rule
 """
 
-from orchestrator.search.build import build_search, check_search, read_known
-from orchestrator.search.history import FolderHistory
+from orchestrator.search.build import build_search, read_known
+from orchestrator.search.options import check_search
+from orchestrator.search.pruning import read_epochs
 from orchestrator.search.search import StudySearch
 
-__all__ = ["FolderHistory", "StudySearch", "build_search", "check_search", "read_known"]
+__all__ = ["StudySearch", "build_search", "check_search", "read_epochs", "read_known"]

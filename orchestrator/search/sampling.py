@@ -1,8 +1,9 @@
-"""Search space -> Optuna's distributions, and back from a sampler's suggestions to a point; for searches.py."""
+"""Search space -> Optuna's sampler and distributions, and back from its suggestions to a point; for build.py and proposers.py."""
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -17,15 +18,14 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.spec.model import Parameter, SearchSpec, SweepSpec
-from orchestrator.spec.optuna_names import SAMPLERS, class_name
+from orchestrator.spec.optuna_names import class_name
 from orchestrator.spec.space import is_active
 
 
 class SeededPerTrial(BaseSampler):
-    """A sampler whose choices for a trial depend on the seed, the trial's number and the results so far, not on what ran before.
+    """A sampler whose choices depend only on the seed, the trial's number and the results so far.
 
-    A search that is interrupted and goes on proposes what it would have proposed anyway, and two dispatchers on one study do not
-    propose the same.
+    An interrupted search proposes the same points when it resumes, and two dispatchers on one study propose different ones.
     """
 
     def __init__(self, build: Callable[[int], BaseSampler], seed: int) -> None:
@@ -48,40 +48,40 @@ class SeededPerTrial(BaseSampler):
         return self._inner.sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        if not isinstance(self._inner, BruteForceSampler):  # all it does is to end Study.optimize, which nobody has called
+        if not isinstance(self._inner, BruteForceSampler):  # it would only end Study.optimize, which we do not call
             self._inner.after_trial(study, trial, state, values)
 
 
 def build_sampler(search: SearchSpec) -> SeededPerTrial:
-    """The sampler of a search.
+    """Build the sampler of a search.
 
     Raises:
-        ValueError: Optuna refuses an option's value.
+        ValueError, TypeError: Optuna refuses the options.
     """
     return SeededPerTrial(lambda seed: _build(search, seed), search.seed)
 
 
 def _build(search: SearchSpec, seed: int) -> BaseSampler:
-    name = class_name(search.method)
-    options = {**_defaults(search, name), **search.options}
+    sampler: type[BaseSampler] = getattr(optuna.samplers, class_name(search.method))
+    options = {"seed": seed, **_defaults(search, sampler), **search.options}
+    if sampler is QMCSampler:  # its sequence depends on the seed, so the seed must stay the same for all trials
+        options |= {"seed": search.seed, "independent_sampler": RandomSampler(seed)}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", category=optuna.exceptions.ExperimentalWarning)  # whoever names one wants it
-        if name == "QMCSampler":  # its sequence hangs on its seed
-            return QMCSampler(seed=search.seed, independent_sampler=RandomSampler(seed), **options)
-        sampler: BaseSampler = getattr(optuna.samplers, name)(seed=seed, **options)
-        return sampler
+        warnings.simplefilter("ignore", category=optuna.exceptions.ExperimentalWarning)  # a sweep file that names one accepts it
+        return sampler(**options)
 
 
-def _defaults(search: SearchSpec, name: str) -> dict[str, Any]:
-    """What suits a sweep; under its own name a sampler is as Optuna has it."""
-    if search.method == "tpe":  # where parameters are conditional, ``group`` samples jointly what exists together
+def _defaults(search: SearchSpec, sampler: type[BaseSampler]) -> dict[str, Any]:
+    """Return defaults that suit a sweep; a sampler named by its class keeps Optuna's own."""
+    if search.method == "tpe":  # with conditional parameters, ``group`` samples jointly those that exist together
         return {"multivariate": True, "group": any(p.when for p in search.space), "constant_liar": True}
-    return {"warn_independent_sampling": False} if "warn_independent_sampling" in SAMPLERS[name] else {}
+    parameter = inspect.signature(sampler).parameters.get("warn_independent_sampling")
+    return {} if parameter is None or parameter.default is not True else {"warn_independent_sampling": False}
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """A parameter as Optuna sees it: categories must be scalars, so objects stand there as canonical JSON."""
+    """A parameter in Optuna's terms. Its categories must be scalars, so objects become canonical JSON."""
 
     distribution: BaseDistribution
     decoded: Mapping[Any, Any] | None = None
@@ -99,7 +99,7 @@ class Dimension:
 
 
 def make_distributions(search: SearchSpec | None, rows: Sequence[str]) -> dict[str, Dimension]:
-    """Dotted path -> dimension; for rows the one dimension ``row``."""
+    """Return dotted path -> dimension; rows have the one dimension ``row``."""
     if search is None:
         return {"row": _categories(rows)} if rows else {}
     return {parameter.path: _dimension(parameter) for parameter in search.space}
@@ -109,15 +109,15 @@ def _dimension(parameter: Parameter) -> Dimension:
     if parameter.choices is not None:
         return _categories(parameter.choices)
     low, high, step = parameter.low, parameter.high, parameter.step
-    assert low is not None, "Parameter checks it"
-    assert high is not None, "Parameter checks it"
+    assert low is not None, "Parameter validates it"
+    assert high is not None, "Parameter validates it"
     if parameter.is_integer:
         return Dimension(IntDistribution(int(low), int(high), log=parameter.log, step=int(step or 1)))
     return Dimension(FloatDistribution(float(low), float(high), log=parameter.log, step=step))
 
 
 def _categories(choices: Sequence[Any]) -> Dimension:
-    """Words and numbers stay as they are, for people who look into the study; mixed, JSON keeps 1, 1.0, true and '1' apart."""
+    """Keep choices of one plain type readable in the study; for mixed ones, JSON distinguishes 1, 1.0, true and '1'."""
     kinds = {type(choice) for choice in choices}
     are_plain = len(kinds) == 1 and kinds <= {str, int, float}
     decoded = {choice if are_plain else _canonical(choice): choice for choice in choices}
@@ -131,7 +131,7 @@ def _canonical(value: Any) -> str:
 def suggest_point(
     trial: optuna.Trial, spec: SweepSpec, search: SearchSpec, dimensions: Mapping[str, Dimension]
 ) -> dict[str, Any]:
-    """Let the sampler choose each parameter that exists, given those chosen above it."""
+    """Let the sampler choose each parameter that exists, given the values of those above it."""
     params: dict[str, Any] = {}
     for parameter in search.space:
         if is_active(parameter, spec.base, spec.data, params):

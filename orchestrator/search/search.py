@@ -1,7 +1,6 @@
-"""The search of a sweep: proposes, records, learns, gives up, and ends; what the dispatcher knows as parts.Search.
+"""The search of a sweep, as the dispatcher uses it: proposes configurations, records and prunes them, and keeps the budget.
 
-Optuna's trials are our configurations. The study is a record that agrees with the rest, never a lock: who may run a trial is the
-ledger's decision.
+Optuna's trials are our configurations. The study is a record and never a lock: the ledger decides who may run a trial.
 """
 
 from __future__ import annotations
@@ -15,20 +14,20 @@ from optuna.trial import TrialState as OptunaState
 from orchestrator.planning.configuration import Configuration
 from orchestrator.search.pruning import Pruning
 from orchestrator.search.sampling import Dimension
-from orchestrator.search.storage import told
+from orchestrator.search.storage import translate_errors
 from orchestrator.search.study import Study
 from orchestrator.search.study_trial import identify
 from orchestrator.spec.model import SweepSpec
 from orchestrator.state.trial.records import TrialSpec, TrialState
 
 SAVE_S = 10.0
-"""GPU time is written down this often; a kill loses no more of it."""
+"""GPU time is saved this often, so a kill loses at most this much of it."""
 
 
-class Limits:
-    """The budget in hours and GPU-hours, and the rule to stop by. Used by one thread.
+class Budget:
+    """The sweep's hours, GPU-hours and stop rule. Used by one thread.
 
-    clock: seconds; ``budget.hours`` counts from now. GPU-hours are those of all runs of the sweep and of all its dispatchers.
+    clock: seconds; ``budget.hours`` counts from now. GPU-hours are summed over all runs and dispatchers of the sweep.
     """
 
     def __init__(self, spec: SweepSpec, study: Study, clock: Callable[[], float]) -> None:
@@ -40,18 +39,18 @@ class Limits:
         self._saved_at_s = clock()
 
     def spend(self, gpu_s: float) -> None:
-        """Count GPU time that attempts of this dispatcher have taken since the last call."""
+        """Add the GPU time of this dispatcher's attempts since the last call."""
         self._unsaved_s += gpu_s
         if self._unsaved_s and self._gpu_s < math.inf and self._clock() >= self._saved_at_s + SAVE_S:
             self._save()
 
     def close(self) -> None:
-        """Write down what has not been."""
+        """Save what is not saved yet."""
         if self._unsaved_s and self._gpu_s < math.inf:
             self._save()
 
     def why_spent(self) -> str | None:
-        """Which budget is used up, so that no trial may be begun any more; those that run are finished."""
+        """Return which budget is used up, or None. No trial may start then; running ones finish."""
         if self._clock() >= self._deadline_s:
             return "budget.hours is spent"
         if self._gpu_s < math.inf and self._study.spent_gpu_s() + self._unsaved_s >= self._gpu_s:
@@ -59,7 +58,7 @@ class Limits:
         return None
 
     def why_stopped(self) -> str | None:
-        """Why nothing new need be looked for, by ``stop``."""
+        """Return why the stop rule ends the search, or None."""
         if self._stop is None:
             return None
         ended = [t for t in self._study.trials() if t.state in (OptunaState.COMPLETE, OptunaState.PRUNED) and t.ended]
@@ -76,7 +75,7 @@ class Limits:
 
 
 def count_since_best(values: Iterable[float | None], min_delta: float) -> int:
-    """How many values follow the last that exceeds the best before it by more than ``min_delta``; None exceeds nothing."""
+    """Count the values since the last one that beat all before it by more than ``min_delta``; None beats nothing."""
     best, num_since = -math.inf, 0
     for value in values:
         is_better = value is not None and value > best + min_delta
@@ -87,21 +86,21 @@ def count_since_best(values: Iterable[float | None], min_delta: float) -> int:
 class Proposer(Protocol):
     """Which configuration comes next.
 
-    stopped_because: why not all was proposed that the file asks for, where it was not.
+    stopped_because: why the search ended early, or None.
     """
 
     stopped_because: str | None
 
     def propose(self) -> Configuration | None:
-        """The next configuration; None where there is none now. With a budget used up, only what needs no training."""
+        """Return the next configuration, or None. With a budget used up, only configurations that need no training."""
 
 
 class StudySearch:
-    """A proposer whose configurations are recorded in a study, pruned and limited. Used by one thread.
+    """Proposes configurations, records them in a study, prunes them and keeps the budget. Used by one thread.
 
     Every method may raise TrackingError.
 
-    dimensions: of the space, by path. ended: configurations, by their identity in the study, that need no more training.
+    dimensions: of the space, by path. ended: configurations without a trial left to train, by their identity in the study.
     """
 
     def __init__(
@@ -112,61 +111,61 @@ class StudySearch:
         dimensions: Mapping[str, Dimension],
         ended: Set[str],
         pruning: Pruning,
-        limits: Limits,
+        budget: Budget,
     ) -> None:
         self._proposer, self._study = proposer, study
         self._dimensions, self._ended = dimensions, ended
-        self._pruning, self._limits = pruning, limits
+        self._pruning, self._budget = pruning, budget
         self._spent: str | None = None
 
     @property
     def stopped_because(self) -> str | None:
-        """Why the search ended before it was through, for people."""
+        """Why the search ended early, for people; None if it did not."""
         return self._spent or self._proposer.stopped_because
 
-    @told()
+    @translate_errors()
     def propose(self) -> Configuration | None:
-        """The next configuration, from now on recorded as running; None where there is none now."""
+        """Return the next configuration, recorded as running; None if there is none now."""
         configuration = self._proposer.propose()
         if configuration is not None:
-            self._pruning.take_in(configuration)
+            self._pruning.add(configuration)
             if identify(configuration) not in self._ended:
                 self._study.start(configuration, self._dimensions)
         return configuration
 
-    @told()
+    @translate_errors()
     def tell(self, configuration: Configuration, value: float | None, state: TrialState, *, reason: str | None = None) -> None:
-        """Enter how a configuration ended: the mean over its trials, or None and why it failed. WAITING gives it back."""
+        """Record a configuration's outcome: the mean over its trials, or None and why it failed. WAITING requeues it."""
         self._study.finish(configuration, self._dimensions, value=value, state=state, reason=reason)
 
-    @told()
+    @translate_errors()
     def report(self, trial: TrialSpec, epoch: int, value: float) -> bool:
-        """Enter an epoch's val/miou; True: nothing of the trial's configuration need be trained on."""
+        """Enter an epoch's val/miou; True: the trial's configuration is pruned."""
         return self._pruning.report(trial, epoch, value)
 
-    @told()
+    @translate_errors()
     def report_end(self, trial: TrialSpec, value: float) -> bool:
-        """Enter a complete trial's val/miou; True: no other trial of its configuration need be trained."""
+        """Enter a complete trial's val/miou; True: its configuration is pruned."""
         return self._pruning.report_end(trial, value)
 
-    @told()
+    @translate_errors()
     def may_begin(self) -> bool:
-        """Whether the budget of time lets a trial that waits be started; once False, always."""
-        self._spent = self._spent or self._limits.why_spent()
+        """Whether the budget allows another trial to start; once False, always False."""
+        self._spent = self._spent or self._budget.why_spent()
         return self._spent is None
 
-    @told()
+    @translate_errors()
     def spend(self, gpu_s: float) -> None:
-        """Count GPU time that attempts of this dispatcher have taken since the last call."""
-        self._limits.spend(gpu_s)
+        """Add the GPU time of this dispatcher's attempts since the last call."""
+        self._budget.spend(gpu_s)
 
-    @told()
+    @translate_errors()
     def reconcile(self) -> None:
-        """Give back what dead dispatchers left running."""
-        self._study.give_back()
+        """Requeue what dead dispatchers left running."""
+        self._study.requeue()
 
-    @told()
+    @translate_errors()
     def close(self) -> None:
-        """Give back what this dispatcher leaves unfinished, so that nothing is shown as running."""
-        self._limits.close()
-        self._study.give_back_own()
+        """Save the budget, and requeue what this dispatcher leaves unfinished."""
+        self._budget.close()
+        self._study.requeue_own()

@@ -1,4 +1,4 @@
-"""Where studies are kept: a journal file of this machine that survives kills, or a database; opened for build.py."""
+"""Opens the storage of studies: a journal file of this machine that survives kills, or a database; for build.py."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from orchestrator.state.ledger.reconnect import CONNECTION, Patience, wait_out
 
 
 class _KernelLock(BaseJournalFileLock):
-    """A lock that vanishes with its holder; Optuna's own would hold everybody up for 30 s after a kill.
+    """A lock that the kernel releases when its holder dies; Optuna's own would block all others for 30 s after a kill.
 
-    It is taken for every entry, by one thread at a time. filelock would cost a tenth of the dispatcher's time, and let those who
-    wait look again only every 50 ms.
+    It is taken for every entry, by one thread at a time. filelock would cost a tenth of the dispatcher's time and poll only every
+    50 ms.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,7 +33,7 @@ class _KernelLock(BaseJournalFileLock):
     def acquire(self) -> bool:
         if self._descriptor < 0:
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)  # at once where an interrupted call of ours has left it locked
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)  # immediate if an interrupted call left it locked
         return True
 
     def release(self) -> None:
@@ -41,9 +41,9 @@ class _KernelLock(BaseJournalFileLock):
 
 
 def open_storage(location: Path | str, patience: Patience | None = None) -> BaseStorage:
-    """The storage of studies: a journal file of this machine, or a database by its URL.
+    """Open the storage of studies: a journal file of this machine, or a database by its URL.
 
-    patience: with which a database is waited for that goes away later; None: it is not.
+    patience: how long to wait for a database that becomes unreachable later; None: do not wait.
 
     Raises:
         TrackingError: the database cannot be opened.
@@ -51,22 +51,24 @@ def open_storage(location: Path | str, patience: Patience | None = None) -> Base
     _log_through_logging()
     if isinstance(location, Path):
         return _open_journal(location)
-    for wait_s in (0.2, 0.5, None):  # two processes that create the tables at once disturb each other: the next try finds them
+    for wait_s in (0.2, 0.5, None):  # two processes may create the tables at once and fail; the next try finds them
         try:
             return _open_database(location, patience)
-        except Exception as error:  # the database driver's or SQLAlchemy's own, whatever they are
+        except Exception as error:  # of the database driver or of SQLAlchemy; they have no common base
             if wait_s is None:
-                raise TrackingError(_say_unusable(location, error)) from error
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                message = f"{location}: the search's storage cannot be opened: {reason}. See ORCHESTRATE_STORAGE."
+                raise TrackingError(redact(message)) from error
             time.sleep(wait_s)
     raise AssertionError("the last try returns or raises")
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """Turn what Optuna raises when its database fails it into an error for people.
+def translate_errors() -> Iterator[None]:
+    """Translate Optuna's error about a failing database into one for people.
 
     Raises:
-        TrackingError: that.
+        TrackingError: the database cannot be used now.
     """
     try:
         yield
@@ -84,13 +86,8 @@ def _open_database(url: str, patience: Patience | None) -> RDBStorage:
     return storage
 
 
-def _say_unusable(location: str, error: Exception) -> str:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return redact(f"{location}: the search's storage cannot be opened: {reason}. See ORCHESTRATE_STORAGE.")
-
-
 def _log_through_logging() -> None:
-    """Optuna prints by itself unless told otherwise."""
+    """Send Optuna's messages to logging instead of standard error."""
     optuna.logging.disable_default_handler()
     optuna.logging.enable_propagation()
     optuna.logging.set_verbosity(logging.WARNING)
@@ -108,7 +105,7 @@ def _open_journal(path: Path) -> BaseStorage:
 
 
 def _drop_torn_line(path: Path) -> None:
-    """A machine that went down while writing leaves half a line, behind which Optuna would refuse to read."""
+    """Remove half a line that a machine left when it went down; Optuna would not read what follows it."""
     if path.exists() and (content := path.read_bytes()) and not content.endswith(b"\n"):
         with open(path, "r+b") as file:
             file.truncate(content.rfind(b"\n") + 1)

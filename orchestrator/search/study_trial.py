@@ -1,4 +1,4 @@
-"""Optuna's trials as records of configurations: what stands in a trial of ours, and how it is read; for study.py."""
+"""Optuna's trials as records of configurations: what we write into a trial, and how it is read; for study.py."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from orchestrator.planning.configuration import Configuration
 class StudyTrial:
     """A configuration's trial in the study.
 
-    params: as in Configuration. value: the mean val/miou, where it is complete. steps: what it reported while it ran.
-    is_failed: trained and failed, as opposed to stopped or left behind.
+    params: as in Configuration. value: the mean val/miou of a complete trial. steps: its reports, step -> val/miou.
+    is_failed: it failed in training, as opposed to being stopped or abandoned.
     """
 
     number: int
@@ -39,23 +39,23 @@ class StudyTrial:
         return self.state is OptunaState.RUNNING
 
     @property
-    def is_given_back(self) -> bool:
-        """Earlier versions ended what was given back as a failure."""
+    def is_requeued(self) -> bool:
+        """Whether it can be proposed again; earlier versions recorded a requeued trial as a failure."""
         return self.state is OptunaState.WAITING or (self.state is OptunaState.FAIL and not self.is_failed)
 
 
 def identify(configuration: Configuration) -> str:
-    """What makes a configuration one trial of the study: two rows may differ in their seeds alone."""
+    """Return what identifies a configuration's trial in the study: two rows may differ in their seeds alone."""
     return configuration.id if configuration.seed is None else f"{configuration.id}-{configuration.seed}"
 
 
 def describe(configuration: Configuration) -> dict[str, Any]:
-    """What is written into a trial, by which ``read_trials`` knows it again."""
+    """Return what is written into a claimed trial, for ``read_trials``."""
     return {"id": identify(configuration), "params": dict(configuration.params)}
 
 
 def read_trials(trials: Iterable[FrozenTrial]) -> Iterator[StudyTrial]:
-    """Trials that were signed; others are repeated proposals, or were never finished being asked."""
+    """Yield the claimed trials; the others are repeated proposals, or their process died before it claimed them."""
     for trial in trials:
         if (described := trial.user_attrs.get("configuration")) is not None:
             yield StudyTrial(

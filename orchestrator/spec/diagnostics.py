@@ -230,14 +230,14 @@ def _hint(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {near!r}?" if near else ""
 
 
-def describe_unknown(place: Place, model: type[BaseModel] | None, known: Sequence[str] = ()) -> str:
+def describe_unknown(place: Place, model: type[BaseModel] | None, what: str = "a known field") -> str:
     """What to say of a field that ``model`` does not have."""
     name = str(place[-1])
-    fields = list(known) or (_known_fields(model) if model else [])
+    fields = _known_fields(model) if model else []
     if model is SweepSpec and name in NOT_YET:
         return f": this version does not have it yet. Known: {', '.join(fields)}."
     hint = _hint(name, fields)
     if model is SweepSpec and not hint:
         homes: list[tuple[str, type[BaseModel]]] = [("base", TrainConfig), ("data", DataConfig)]
         hint = next((f" Did you mean '{home}.{name}'?" for home, part in homes if name in part.model_fields), "")
-    return f": not a known field. Known: {', '.join(fields)}.{hint}"
+    return f": not {what}. Known: {', '.join(fields)}.{hint}"

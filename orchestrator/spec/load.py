@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator.spec.diagnostics import Complaint, describe_unknown, fail, show, validate
 from orchestrator.spec.document import Document, Place, override, read_document
 from orchestrator.spec.model import Row, SearchSpec, SweepSpec
-from orchestrator.spec.optuna_checks import check_strategy
+from orchestrator.spec.optuna_names import compares_trials
 from orchestrator.spec.schema import are_related, is_known_path, known_paths, nearest
 from orchestrator.spec.space import (
     MAX_POINTS,
@@ -42,7 +42,7 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
         document = _set_sources(override(document, option), Path())
     document.data.setdefault("name", path.stem)
     spec = _validate(document).remember(document)
-    checks = (_check_outline, check_strategy, _check_paths, _check_conditions, _check_values, _check_points, _check_rows)
+    checks = (_check_outline, _check_strategy, _check_paths, _check_conditions, _check_values, _check_points, _check_rows)
     for check in checks:  # each relies on what those before it found in order
         if complaints := list(itertools.islice(check(spec), MAX_COMPLAINTS)):
             raise fail(document, complaints)
@@ -132,6 +132,20 @@ def _check_budget(spec: SweepSpec, method: str) -> Iterator[Complaint]:
         )
 
 
+def _check_strategy(spec: SweepSpec) -> Iterator[Complaint]:
+    """Check what the method and the pruner allow; search.check_search checks their options."""
+    search, pruner = spec.search, spec.pruner
+    if search and search.method == "grid" and search.options:
+        yield Complaint(("search", "options"), ": method 'grid' has none. Leave them out.")
+    if pruner and compares_trials(pruner.name) and spec.trials_per_configuration == 1:
+        text = "compares trials of a configuration, and each has just one. Add 'folds: 5' or 'seeds: [0, 1, 2]'."
+        yield Complaint(("pruner", "name"), f" is {pruner.name!r}, which {text}")
+    if spec.stop and not spec.is_open_ended:
+        hint = " 'method: BruteForceSampler' takes a grid's points in random order." if search else ""
+        text = ": this sweep runs everything that the file lists. Allowed with a method that proposes configurations."
+        yield Complaint(("stop",), text + hint)
+
+
 def _check_ids(ids: Sequence[int | str], what: str) -> Iterator[Complaint]:
     for i, written in enumerate(map(str, ids)):
         first = [str(other) for other in ids].index(written)
@@ -177,10 +191,15 @@ def _check_conditions(spec: SweepSpec) -> Iterator[Complaint]:
 
 
 def _check_values(spec: SweepSpec) -> Iterator[Complaint]:
-    for parameter in spec.search.space if spec.search else ():
+    if spec.search is None:
+        return
+    for parameter in spec.search.space:
         at: Place = ("search", "space", parameter.path)
         if parameter.values is None and not spec.is_open_ended:
             yield Complaint(at, " is a range. Allowed in a grid: a list of choices, or a range with 'step'.")
+        elif parameter.values is None and spec.search.method == "BruteForceSampler" and not parameter.is_integer:
+            text = " is a range. Allowed with BruteForceSampler: a list of choices, whole numbers, or a range with 'step'."
+            yield Complaint(at, text)
         elif parameter.values is None and reads_source(parameter.path):
             yield Complaint(at, " is a range. Allowed for what data are read: a list of choices, so that they can be prepared.")
         elif parameter.choices is None and parameter.step is not None and len(parameter.values or ()) > MAX_POINTS:

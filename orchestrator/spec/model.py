@@ -276,9 +276,14 @@ class SweepSpec(Part):
         """The folds to train, or None once where the data are split just once."""
         return tuple(Fold(index=i, count=self.folds) for i in range(self.folds)) if self.folds else (None,)
 
+    @property
+    def document(self) -> Document:
+        """The file that this was read from; without one, an empty document of the sweep's name."""
+        return self._document or Document(self.name, {}, {})
+
     def where(self, place: Place) -> str:
-        """``FILE:LINE`` of a place in the file that this was read from; the sweep's name where it was not read from one."""
-        return self._document.where(place) if self._document else self.name
+        """Return ``FILE:LINE`` of a place in the file that this was read from; without one, the sweep's name."""
+        return self.document.where(place)
 
     def remember(self, document: Document) -> Self:
         """Keep the document that this was read from, for messages; it is no part of what is compared or written."""

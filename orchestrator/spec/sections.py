@@ -110,16 +110,14 @@ class StopSpec(Part):
 
 
 class PrunerSpec(Part):
-    """What gives up configurations that look worse than others: one of Optuna's pruners.
+    """Which of Optuna's pruners ends configurations that look worse than others.
 
-    It compares epochs of a configuration's first trial. Wilcoxon's compares finished trials (folds and seeds) or, with ``over:
-    images``, the validation images of these trials.
+    It compares epochs of a configuration's first trial. Wilcoxon's compares finished trials (folds and seeds).
     """
 
     name: PrunerName
-    over: Literal["trials", "images"] | None = None
     options: dict[str, Any] = Field(default_factory=dict)
-    """Handed to the pruner."""
+    """Passed to the pruner."""
 
 
 class ScheduleSpec(Part):

@@ -68,10 +68,13 @@ class SharedPlan(_Part):
     @model_validator(mode="before")
     @classmethod
     def _ignore_retired(cls, raw: Any) -> Any:
-        """Earlier versions wrote ``keep.predictions``."""
+        """Earlier versions wrote ``keep.predictions``, and ``pruner.over``, which was null for any pruner that is left."""
         if not isinstance(raw, dict) or not isinstance(spec := raw.get("spec"), dict):
             return raw
-        return raw | {"spec": spec | {"keep": ignore_field(spec.get("keep", {}), "predictions")}}
+        spec = spec | {"keep": ignore_field(spec.get("keep", {}), "predictions")}
+        if isinstance(pruner := spec.get("pruner"), dict) and pruner.get("over") is None:
+            spec["pruner"] = ignore_field(pruner, "over")
+        return raw | {"spec": spec}
 
     @property
     def labels(self) -> dict[str, RunLabel]:

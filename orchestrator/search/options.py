@@ -79,7 +79,7 @@ def _check_packages(name: str, place: Place) -> Iterator[Complaint]:
 
 
 def _check_options(owner: type, options: Mapping[str, Any], place: Place) -> Iterator[Complaint]:
-    model = _model_options(owner)
+    model = model_options(owner)
     known = {option: value for option, value in options.items() if option in model.model_fields}
     for option in options.keys() - known.keys():
         if not model.model_fields:
@@ -92,7 +92,7 @@ def _check_options(owner: type, options: Mapping[str, Any], place: Place) -> Ite
     yield from validate(model, known, place)[1]
 
 
-def _model_options(owner: type) -> type[BaseModel]:
+def model_options(owner: type) -> type[BaseModel]:
     """The options that a sweep file may give, with Optuna's types and defaults."""
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(owner).parameters.items():

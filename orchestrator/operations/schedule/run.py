@@ -31,6 +31,10 @@ def load_scheduled(files: Sequence[Path]) -> list[ScheduledSweep]:
     sweeps: dict[str, ScheduledSweep] = {}
     for file in files:
         spec = load_spec(file)
+        if spec.is_open_ended or spec.pruner:
+            from orchestrator.search import check_search  # imports optuna, which takes a second
+
+            check_search(spec)
         if spec.schedule is None:
             raise SpecError(f'{file}: has no schedule. Add a line as in a crontab, such as schedule: "0 22 * * 1-5".')
         if (other := sweeps.get(spec.name)) is not None:

@@ -17,6 +17,7 @@ from orchestrator.planning.plan import make_plan
 from orchestrator.planning.preflight import prepare
 from orchestrator.planning.shared import SharedPlan, read_shared_plan, share_plan
 from orchestrator.spec import load_spec
+from orchestrator.spec.sections import PrunerSpec
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
 
@@ -82,6 +83,22 @@ def test_a_plan_is_read_whose_sweep_kept_predictions_in_16_bits(begun: Ledger, k
     document["spec"]["keep"]["predictions"] = kept
     begun.roster.write_plan("shared", json.dumps(document))
     assert read_shared_plan(begun, "shared") == shared
+
+
+def test_a_plan_is_read_whose_pruner_had_a_field_over(begun: Ledger) -> None:
+    """Earlier versions stored `pruner.over: null` with every pruner; it is ignored. What it compared with a value is refused."""
+    shared = read_shared_plan(begun, "shared")
+    assert shared is not None
+    expected = shared.model_copy(update={"spec": shared.spec.model_copy(update={"pruner": PrunerSpec(name="median")})})
+    document = json.loads(expected.model_dump_json())
+    document["spec"]["pruner"]["over"] = None
+    begun.roster.write_plan("shared", json.dumps(document))
+    assert read_shared_plan(begun, "shared") == expected
+
+    document["spec"]["pruner"]["over"] = "images"
+    begun.roster.write_plan("shared", json.dumps(document))
+    with pytest.raises(SpecError, match=r"cannot be read by this version of orchestrate \(spec\.pruner\.over"):
+        read_shared_plan(begun, "shared")
 
 
 def test_a_sweep_that_nobody_began_is_refused(begun: Ledger) -> None:

@@ -12,7 +12,7 @@ from orchestrator.dispatch.loop.ports import Search
 from orchestrator.planning.configuration import Configuration, DataFacts, Facts, source_part
 from orchestrator.planning.plan import make_plan
 from orchestrator.search import StudySearch, build_search, read_known
-from orchestrator.search.history import History
+from orchestrator.search.pruning import History
 from orchestrator.search.storage import open_storage
 from orchestrator.spec import SweepSpec, load_spec
 from orchestrator.state.trial.records import TrialState
@@ -68,7 +68,7 @@ def build(
     is_dead: Callable[[str], bool] = is_nobody,
     clock: Callable[[], float] = lambda: 0.0,
     states: Mapping[str, TrialState] | None = None,
-    history: History | None = None,
+    history: History = lambda _: {},
     facts: Facts = FACTS,
 ) -> StudySearch:
     """A search over a sweep as a new run of it would have it; states: of trials, by key."""

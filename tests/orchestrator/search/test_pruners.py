@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import optuna
 import pytest
@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from orchestrator.planning.plan import trials_of
 from orchestrator.search.build import study_name
-from orchestrator.search.pruning import build_pruner, is_worse_than
-from orchestrator.spec.optuna_names import PRUNERS, class_name
+from orchestrator.search.pruning import build_pruner
+from orchestrator.spec.optuna_names import PrunerName, class_name
 from orchestrator.state.trial.records import TrialState
 from tests.orchestrator.search.conftest import COMPLETE, FACTS, build, read
 
@@ -145,24 +145,8 @@ def _decide_over_trials(pruner: optuna.pruners.BasePruner, curves: Sequence[Sequ
     return pruned
 
 
-@settings(max_examples=30, deadline=None)
-@given(pairs=st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=40))
-def test_images_are_compared_as_optuna_compares_them(pairs: list[tuple[float, float]]) -> None:
-    """Wilcoxon's over images: a step is an image, and the best trial has reported the same ones."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        pruner = optuna.pruners.WilcoxonPruner(p_threshold=0.1)
-    study = optuna.create_study(direction="maximize", pruner=pruner)
-    best, other = study.ask(), study.ask()
-    for step, (mine, theirs) in enumerate(pairs):
-        best.report(theirs, step)
-        other.report(mine, step)
-    study.tell(best, 1.0)
-
-    mine, theirs = ({step: pair[i] for step, pair in enumerate(pairs)} for i in (0, 1))
-    assert is_worse_than(pruner, mine, theirs) == other.should_prune()
-
-
 def test_every_pruner_is_tried() -> None:
     """None of those that a file can name is left out above."""
-    assert {class_name(pruner["name"]) for pruner in BY_EPOCHS} | {"WilcoxonPruner"} == PRUNERS.keys()
+    assert {class_name(pruner["name"]) for pruner in BY_EPOCHS} | {"WilcoxonPruner"} == {
+        class_name(name) for name in get_args(PrunerName)
+    }

@@ -7,23 +7,21 @@ from collections.abc import Mapping
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from orchestrator.planning.configuration import Configuration
 from orchestrator.planning.plan import make_plan, trials_of
-from orchestrator.search import FolderHistory, StudySearch
-from orchestrator.search.history import ImageScores
+from orchestrator.search import StudySearch, read_epochs
+from orchestrator.search.pruning import History
 from orchestrator.spec import SweepSpec, load_spec
 from orchestrator.state.home import Home
 from orchestrator.state.trial.folder import TrialFolder
-from orchestrator.state.trial.records import Event, TrialResult, TrialSpec, TrialState
+from orchestrator.state.trial.records import Event, TrialSpec, TrialState
 from tests.orchestrator.search.conftest import COMPLETE, FACTS, build, read, run, trials_in
 
 GRID = "search: {method: grid, space: {batch_size: [2, 3, 4, 5]}}\nbase: {epochs: 9}\n"
 MEDIAN = GRID + "pruner: {name: median, options: {n_startup_trials: 1}}\n"
 RANDOM = "search: {method: random, space: {batch_size: {low: 2, high: 900}}}\nbudget: {trials: 9}\nbase: {epochs: 9}\n"
-WILCOXON = GRID + "seeds: [0, 1, 2]\npruner: {name: wilcoxon, over: images}\n"
 
 
 def take(search: StudySearch, spec: SweepSpec) -> tuple[Configuration, list[TrialSpec]]:
@@ -44,17 +42,9 @@ def train(search: StudySearch, spec: SweepSpec, figures: list[float]) -> bool:
     return False
 
 
-class Remembered:
-    """A history that was handed over."""
-
-    def __init__(self, epochs: Mapping[str, Mapping[int, float]], images: Mapping[str, ImageScores] | None = None) -> None:
-        self._epochs, self._images = epochs, images or {}
-
-    def epochs(self, trial: TrialSpec) -> Mapping[int, float]:
-        return self._epochs.get(trial.key, {})
-
-    def images(self, trial: TrialSpec) -> ImageScores | None:
-        return self._images.get(trial.key)
+def history_of(epochs: Mapping[str, Mapping[int, float]]) -> History:
+    """Epochs by the trial's key."""
+    return lambda trial: epochs.get(trial.key, {})
 
 
 def test_without_a_pruner_nothing_is_recorded(tmp_path: Path, journal: Path) -> None:
@@ -121,7 +111,7 @@ def test_what_nobody_reported_is_read_from_the_folder(tmp_path: Path, journal: P
     """Epochs whose dispatcher died before reading them count, each at its own time."""
     spec = read(tmp_path, MEDIAN)
     _, second = (planned.spec for planned in make_plan(spec, FACTS, {}).trials[:2])
-    search = build(spec, journal, history=Remembered({second.key: {1: 0.5, 2: 0.1, 3: 0.1, 9: 0.1}}))
+    search = build(spec, journal, history=history_of({second.key: {1: 0.5, 2: 0.1, 3: 0.1, 9: 0.1}}))
     train(search, spec, [0.4, 0.6, 0.6, 0.6])
     take(search, spec)
     assert search.report(second, 4, 0.9)
@@ -132,7 +122,7 @@ def test_a_trial_found_done_is_compared_with(tmp_path: Path, journal: Path) -> N
     """What another sweep has trained brings its course along, so that the median is one of something."""
     spec = read(tmp_path, MEDIAN)
     done = make_plan(spec, FACTS, {}).trials[0].spec
-    search = build(spec, journal, states={done.key: COMPLETE}, history=Remembered({done.key: {1: 0.5, 2: 0.6}}))
+    search = build(spec, journal, states={done.key: COMPLETE}, history=history_of({done.key: {1: 0.5, 2: 0.6}}))
     configuration, [trial] = take(search, spec)
     search.report_end(trial, 0.6)
     search.tell(configuration, 0.6, TrialState.CACHED)
@@ -201,7 +191,7 @@ def test_a_first_seed_found_done_decides_too(tmp_path: Path, journal: Path) -> N
     """Where only further seeds are to be trained, the course of the first one tells whether they are."""
     spec = read(tmp_path, MEDIAN + "seeds: [0, 1]\n")
     bad = next(p.spec for p in make_plan(spec, FACTS, {}).trials if p.spec.train.batch_size == 3)
-    search = build(spec, journal, states={bad.key: COMPLETE}, history=Remembered({bad.key: {1: 0.1, 2: 0.2}}))
+    search = build(spec, journal, states={bad.key: COMPLETE}, history=history_of({bad.key: {1: 0.1, 2: 0.2}}))
     train(search, spec, [0.5, 0.6])
     take(search, spec)
     assert search.report_end(bad, 0.2)
@@ -220,45 +210,18 @@ def test_dispatchers_share_reports_and_decisions(tmp_path: Path, storage: Path |
     assert other.report(second, 2, 0.9)
 
 
-def test_images_of_finished_trials_are_compared(tmp_path: Path, journal: Path) -> None:
-    """A first seed that is worse on nearly all images ends its configuration; a like one, or one of other images, does not."""
-    spec = read(tmp_path, WILCOXON)
-    rng = np.random.default_rng(0)
-    good = rng.uniform(0.4, 0.6, 60)
-    values = {2: ("a", good), 3: ("a", good - 0.1), 4: ("a", good + rng.normal(0, 0.1, 60)), 5: ("b", good - 0.1)}
-    images = {
-        p.spec.key: ImageScores(values[p.spec.train.batch_size][0], tuple(values[p.spec.train.batch_size][1]))
-        for p in make_plan(spec, FACTS, {}).trials
-    }
-    search = build(spec, journal, history=Remembered({}, images))
-    best, trials = take(search, spec)
-    assert not any(search.report_end(trial, 0.5) for trial in trials)
-    search.tell(best, 0.5, COMPLETE)
-    decisions = [search.report_end(take(search, spec)[1][0], 0.4) for _ in range(3)]
-    assert decisions == [True, False, False]
-
-
-def test_a_folder_tells_epochs_and_images(tmp_path: Path) -> None:
-    """An epoch that was trained twice counts as it was last; a picture with nothing to score has no score."""
+def test_epochs_are_read_from_the_trials_folder(tmp_path: Path) -> None:
+    """Of an epoch that was trained twice, the last counts; a trial without a folder has none."""
     spec = read(tmp_path, GRID)
     trial = make_plan(spec, FACTS, {}).trials[0].spec
     home = Home(root=tmp_path)
-    folder = TrialFolder(home.trial_folder(trial.key))
-    history = FolderHistory(home)
-    assert history.images(trial) is None
-    assert history.epochs(trial) == {}
+    assert read_epochs(home, trial) == {}
 
+    folder = TrialFolder(home.trial_folder(trial.key))
     folder.create(trial)
-    for attempt, epoch, figure in ((1, 1, 0.1), (1, 2, 0.2), (2, 2, 0.25), (2, 3, 0.3)):
-        folder.append(Event(kind="epoch", time_s=0, attempt=attempt, epoch=epoch, metrics={"val/miou": figure}))
-    confusions = np.array([[[0, 0], [0, 4]], [[0, 0], [2, 2]], [[0, 0], [0, 0]]], np.int32)
-    np.savez_compressed(folder.confusions, confusions=confusions, ignore_classes=np.array([0], np.int32))
-    folder.write_result(TrialResult(key=trial.key, state=COMPLETE, attempt=2, started_s=0, ended_s=1, scored_fingerprint="f"))
-    assert history.epochs(trial) == {1: 0.1, 2: 0.25, 3: 0.3}
-    scores = history.images(trial)
-    assert scores is not None
-    assert scores.values[:2] == (1.0, 0.5)
-    assert np.isnan(scores.values[2])
+    for attempt, epoch, value in ((1, 1, 0.1), (1, 2, 0.2), (2, 2, 0.25), (2, 3, 0.3)):
+        folder.append(Event(kind="epoch", time_s=0, attempt=attempt, epoch=epoch, metrics={"val/miou": value}))
+    assert read_epochs(home, trial) == {1: 0.1, 2: 0.25, 3: 0.3}
 
 
 def _report(folder: Path, index: int, both: Barrier) -> None:

@@ -224,5 +224,5 @@ def test_what_waits_is_taken_up_where_optuna_hands_it_out(tmp_path: Path, journa
     study = Study(open_storage(journal), name=study_name(spec, FACTS), owner="other", sweep="s", rounds="", is_dead=is_nobody)
     search.tell(configuration, None, TrialState.WAITING)
 
-    assert study.keep(study.ask(), configuration)
+    assert study.claim(study.ask(), configuration)
     assert [(t.state.name, t.user_attrs["owner"]) for t in trials_in(journal)] == [("RUNNING", "other")]

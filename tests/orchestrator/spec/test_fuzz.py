@@ -9,8 +9,10 @@ from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
 from io import StringIO
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import optuna
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,8 +20,9 @@ from pydantic import BaseModel
 
 from orchestrator.cli import main
 from orchestrator.errors import SpecError
+from orchestrator.search.options import model_options
 from orchestrator.spec import Row, SweepSpec, load_spec
-from orchestrator.spec.optuna_names import PRUNERS, SAMPLERS
+from orchestrator.spec.optuna_names import Method, PrunerName, class_name
 from orchestrator.spec.schema import known_paths
 from trainers.config import DataConfig, TrainConfig
 
@@ -104,9 +107,10 @@ def rows() -> Strategy:
     return st.lists(often(row), min_size=1, max_size=3)
 
 
-def named(known: list[str], options: dict[str, Any]) -> Strategy:
+def named(known: list[str], module: ModuleType) -> Strategy:
     """A sampler or a pruner with options of any of them."""
-    names = {name for each in options.values() for name in each}
+    owners = [getattr(module, class_name(name)) for name in known if name != "grid"]
+    names = {name for owner in owners for name in model_options(owner).model_fields}
     return st.tuples(st.sampled_from(known), st.dictionaries(st.sampled_from([*sorted(names), "x"]), SCALARS, max_size=2))
 
 
@@ -114,11 +118,11 @@ def documents(**fixed: Strategy) -> Strategy:
     """Whole files: every key of the schema may stand beside every other."""
     searches = st.builds(
         lambda method, space: {"method": method[0], "options": method[1], "space": space},
-        named(["grid", "grid", "tpe", "random", *SAMPLERS], dict(SAMPLERS)),
+        named(["grid", *get_args(Method)], optuna.samplers),
         space(),
     )
     pruners = st.builds(
-        lambda pruner: {"name": pruner[0], "options": pruner[1]}, named(["median", "asha", "wilcoxon", *PRUNERS], dict(PRUNERS))
+        lambda pruner: {"name": pruner[0], "options": pruner[1]}, named(list(get_args(PrunerName)), optuna.pruners)
     )
     members = st.lists(often(IDS), min_size=1, max_size=3)
     ensembles = st.lists(often(st.fixed_dictionaries({"id": often(IDS), "members": often(members)})), max_size=2)

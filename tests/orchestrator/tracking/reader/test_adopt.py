@@ -9,7 +9,7 @@ import pytest
 from filelock import FileLock
 from mlflow import MlflowClient
 
-from orchestrator.search.history import FolderHistory
+from orchestrator.search import read_epochs
 from orchestrator.state.home import Home
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import TrialState
@@ -60,7 +60,7 @@ def test_its_course_comes_with_it(home: Home, location: TrackingLocation, away: 
     worker.epoch(failed, 1, 0.9)
     worker.finish(failed, state=TrialState.FAILED)
     adopt_finished(home, [away.spec()])
-    assert FolderHistory(home).epochs(away.spec()) == {1: 0.2, 2: 0.5, 3: 0.4}
+    assert read_epochs(home, away.spec()) == {1: 0.2, 2: 0.5, 3: 0.4}
     referring = Recorder(location).send("second", failed, ended=True)
     curve = MlflowClient(tracking_uri=location.uri).get_metric_history(referring, "epoch/val/miou")
     assert [(point.step, point.value) for point in curve] == [(1, 0.2), (2, 0.5), (3, 0.4)]

@@ -1,4 +1,4 @@
-"""Which device trains, in which precision, with how many threads, and what it is called afterwards."""
+"""Chooses device, precision and threads of a training, and names the device."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Device:
         return torch.autocast(self.torch.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
 
     def peak_memory_mb(self) -> float:
-        """Most memory held so far: by torch's allocator on a GPU, whether in use or kept for later; by the process otherwise."""
+        """Peak memory so far: reserved by torch's allocator on a GPU, resident in the process otherwise."""
         if self.is_cuda:
             return torch.cuda.max_memory_reserved(self.torch) / 2**20
         unit = 1 if sys.platform == "darwin" else 2**10  # bytes there, KiB on Linux
@@ -44,7 +44,7 @@ class Device:
 
 
 def choose_device(name: str | None, precision: Literal["auto", "float32", "bf16"]) -> Device:
-    """Take the device ``name`` (None: the first GPU, else the CPU); ``auto`` takes bf16 where the hardware computes in it.
+    """Return the device ``name`` (None: the first GPU, else the CPU); ``auto`` means bf16 if the hardware has it.
 
     Raises:
         ConfigError: there is no such device.
@@ -62,7 +62,7 @@ def choose_device(name: str | None, precision: Literal["auto", "float32", "bf16"
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bfloat16 itself; emulated, a step takes ten times as long as in float32."""
+    """Whether the hardware multiplies bfloat16; emulated, a step takes ten times as long as in float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
@@ -70,14 +70,14 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def num_loaders(device: Device, num_threads: int | None) -> int:
-    """Number of loader processes: none on the CPU, where they would take the cores that train."""
+    """Number of loader processes: none on the CPU, where they would take cores from the training."""
     cores = num_threads or len(os.sched_getaffinity(0))
     return max(1, min(4, cores - 1)) if device.is_cuda else 0
 
 
 @contextmanager
 def limited_threads(num_threads: int | None) -> Iterator[int]:
-    """Let torch and OpenCV use ``num_threads`` threads inside the block (None: as many as they do); yields torch's number."""
+    """Let torch and OpenCV use ``num_threads`` threads in the block (None: no change); yields torch's number."""
     before = torch.get_num_threads(), cv2.getNumThreads()
     if num_threads is not None:
         torch.set_num_threads(num_threads)

@@ -1,4 +1,4 @@
-"""What can go wrong in a training.
+"""Errors of a training.
 
 TrainerError
 ├── ConfigError      the configuration cannot be built: unknown name, wrong argument, import path that does not import
@@ -8,7 +8,7 @@ TrainerError
 
 
 class TrainerError(Exception):
-    """Something that a person can mend; the message says where, what was found and what is allowed."""
+    """An error that a person can fix; the message says where, what was found and what is allowed."""
 
 
 class ConfigError(TrainerError):

@@ -1,4 +1,4 @@
-"""``package.module:attribute`` -> the user's own loss, architecture or transform, and what its source says it is."""
+"""``package.module:attribute`` -> a custom loss, architecture or transform, and a hash of its source."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def import_object(path: str) -> Any:
     module_name, attribute = _split(path)
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # a user's module may raise anything while it is imported; its author needs to see what
+    except Exception as error:  # a user's module may raise anything; its author needs to see it
         is_missing = isinstance(error, ModuleNotFoundError) and error.name == module_name.partition(".")[0]
         hint = " It must be installed, or its folder be on PYTHONPATH." if is_missing else ""
         raise ConfigError(
@@ -37,10 +37,10 @@ def import_object(path: str) -> Any:
 
 
 def source_hash(path: str) -> str:
-    """Return 16 hexadecimal digits of the file that defines the module of ``path``.
+    """Hash the file that defines the module of ``path``: 16 hexadecimal digits.
 
     Raises:
-        ConfigError: the module has no file that can be found.
+        ConfigError: the module has no source file.
     """
     module_name, _ = _split(path)
     try:

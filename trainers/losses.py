@@ -237,9 +237,9 @@ def signed_distances(target: Tensor, classes: Sequence[int]) -> Tensor:
 
     target: (N, H, W) integer. Returns (N, len(classes), H, W) float32 on the target's device. The boundary runs half-way between
     pixels, so that no distance is below 0.5: the map of the authors' code less 0.5, with which a thin region's pixels, at 0
-    there, also prefer their class to one that is absent. Every other value of the target, VOID too, is outside: a picture that
+    there, also prefer their class to one that is absent. Every other value of the target, VOID too, is outside: an image that
     holds one class and ignored pixels has a boundary to learn from, and weighs little what lies near the ignored. A class that a
-    picture lacks has distance 0 everywhere, as in the authors' code, and so has one that fills it.
+    image lacks has distance 0 everywhere, as in the authors' code, and so has one that fills it.
     """
     masks = target.cpu().numpy()
     distances = np.zeros((len(masks), len(classes), *masks.shape[1:]), np.float32)

@@ -1,4 +1,4 @@
-"""Predicted and true masks -> confusion matrices -> mIoU, the figure of merit. numpy only: what ranks results reuses it."""
+"""Predicted and true masks -> confusion matrices -> mIoU, the objective. numpy only; the statistics reuse it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 def confusion_per_image(
     pred: NDArray[Any], target: NDArray[Any], *, num_classes: int, ignore_classes: Sequence[int]
 ) -> NDArray[np.int64]:
-    """Count, image by image, which class was predicted where which was true.
+    """Compute a confusion matrix per image.
 
     pred: (N, H, W) integers in 0..num_classes-1; target: (N, H, W) uint8. Pixels whose true class is in ``ignore_classes`` or is
     not below ``num_classes`` (void) are not counted. Returns (N, C, C) int64, rows true, columns predicted.
     """
     assert pred.shape == target.shape, f"pred {pred.shape} and target {target.shape} differ"
     num_images = len(pred)
-    row_of = np.full(256, num_classes, dtype=np.int64)  # one row more than there are classes takes what is not scored
+    row_of = np.full(256, num_classes, dtype=np.int64)  # an extra row takes the pixels that are not scored
     scored = [c for c in range(num_classes) if c not in ignore_classes]
     row_of[scored] = scored
     cells = (num_classes + 1) * num_classes
@@ -33,8 +33,8 @@ def confusion_per_image(
 def class_iou(confusion: NDArray[Any], ignore_classes: Sequence[int]) -> NDArray[np.float64]:
     """Intersection over union of each class.
 
-    confusion: (..., C, C), rows true, columns predicted. Returns (..., C) float64 in [0, 1]; NaN for an ignored class and for one
-    with no true and no predicted pixel among the scored ones. A predicted ignored class on a scored pixel is a miss.
+    confusion: (..., C, C), rows true, columns predicted. Returns (..., C) float64 in [0, 1]; NaN for ignored classes and those
+    without true and predicted pixels. A predicted ignored class on a scored pixel is a miss.
     """
     counts = np.array(confusion, dtype=np.float64)
     ignored = list(ignore_classes)
@@ -48,9 +48,9 @@ def class_iou(confusion: NDArray[Any], ignore_classes: Sequence[int]) -> NDArray
 
 
 def mean_iou(confusion: NDArray[Any], ignore_classes: Sequence[int]) -> NDArray[np.float64]:
-    """Mean of ``class_iou`` over the classes that have one.
+    """Mean of ``class_iou`` over the classes where it is defined.
 
-    confusion: (..., C, C), summed over the images that are scored together. Returns (...,) float64; NaN where nothing is scored.
+    confusion: (..., C, C), summed over images. Returns (...,) float64; NaN if nothing is scored.
     """
     iou = class_iou(confusion, ignore_classes)
     present = ~np.isnan(iou)

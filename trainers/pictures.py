@@ -1,4 +1,4 @@
-"""Draws the picture grid of a trial: image, truth, prediction side by side, one validation image a row; and what sheets share."""
+"""Draws pictures for people: a trial's grid of validation images, masks and predictions, and the parts of other sheets."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 GAP = 4
-"""Pixels between two pictures."""
+"""Width of the white border, in pixels."""
 
 MIN_WIDTH = 192
-"""Smaller pictures are enlarged by a whole factor to at least this width."""
+"""Images in the grid are enlarged by a whole factor to at least this width."""
 
 
 def draw_samples(
     images: NDArray[np.uint8], truths: NDArray[np.uint8], predictions: NDArray[np.uint8], *, num_classes: int
 ) -> NDArray[np.uint8]:
-    """Rows of image, truth and prediction.
+    """Draw one row per image: image, truth and prediction side by side.
 
     images: (K, H, W, C) uint8, C in {1, 3}, RGB; truths: (K, H, W) uint8, 255 void, drawn black; predictions: (K, H, W) uint8.
 
@@ -36,12 +36,12 @@ def draw_samples(
 
 
 def join_pictures(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Pictures (h, w, 3) of one height side by side, each with a white rim of GAP pixels."""
+    """Join pictures (h, w, 3) of one height side by side, each with a white border of GAP pixels."""
     return np.concatenate([np.pad(one, ((GAP, GAP), (GAP, GAP), (0, 0)), constant_values=255) for one in pictures], axis=1)
 
 
 def make_palette(num_classes: int) -> NDArray[np.uint8]:
-    """Colours of the masks' values: (256, 3) uint8 RGB; hues spread over the circle, what is no class black."""
+    """Colours of mask values: (256, 3) uint8 RGB; evenly spread hues for classes, black for other values."""
     hsv = np.zeros((1, 256, 3), np.uint8)
     classes = np.arange(num_classes)
     hsv[0, :num_classes, 0] = classes * 180 // num_classes  # OpenCV's hues end at 180
@@ -56,15 +56,15 @@ def pick_evenly(count: int, wanted: int) -> NDArray[np.int64]:
 
 
 def encode_png(picture: NDArray[np.uint8]) -> bytes:
-    """(H, W, 3) uint8 RGB as a PNG file."""
-    options = (cv2.IMWRITE_PNG_COMPRESSION, 3)  # the default makes files three times as large
+    """Encode (H, W, 3) uint8 RGB as PNG."""
+    options = (cv2.IMWRITE_PNG_COMPRESSION, 3)  # OpenCV's default makes files three times as large
     is_encoded, encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
     assert is_encoded
     return encoded.tobytes()
 
 
 def write_png(path: Path, picture: NDArray[np.uint8]) -> None:
-    """Write an RGB picture atomically; any path."""
+    """Write an RGB picture atomically."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     scratch.write_bytes(encode_png(picture))
     os.replace(scratch, path)

@@ -1,6 +1,7 @@
-"""What a training is, as frozen pydantic models; the one place where a default lives. Imports no torch.
+"""Configuration of a training as frozen pydantic models, with all defaults. Imports no torch.
 
-base.py    what every part is made of
+base.py    constants, the base model, checks of names
+names.py   architectures and encoders of segmentation_models_pytorch
 data.py    DataConfig: source, size, split
 loss.py    the losses
 train.py   TrainConfig: everything else

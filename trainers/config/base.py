@@ -1,4 +1,4 @@
-"""What every part of the configuration is made of: frozen models, and checks whose messages name what is known."""
+"""Constants, the frozen base model, and checks of names that all parts of the configuration share."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ from collections.abc import Iterable
 from pydantic import BaseModel, ConfigDict
 
 VIEWS = {"none": 1, "horizontal": 2, "both": 4}
-"""``test_time_flips`` -> how often each picture of validation is evaluated."""
-
+"""``test_time_flips`` -> number of evaluations per validation image."""
 
 TRAINER_VERSION = 2
 """Part of every trial's key; raised by hand whenever the same configuration would give another result."""
 
 CHECKPOINT_INTERVAL_S = 15.0
-"""Between two checkpoints, at least, where nothing else is asked for."""
+"""Default minimum time between two checkpoints."""
 
 VOID = 255
-"""The mask value of pixels that are never trained on and never scored (padding, unlabelled)."""
+"""Mask value of pixels that are neither trained on nor scored (padding, unlabelled)."""
 
 
 class Config(BaseModel):
-    """Immutable; refuses fields that it does not know."""
+    """Immutable; rejects unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -50,5 +49,5 @@ def check_size(size: tuple[int, int] | None) -> tuple[int, int] | None:
 
 
 def is_import_path(name: str) -> bool:
-    """Whether ``name`` names something of the user's own, as ``package.module:attribute``."""
+    """Whether ``name`` is the import path of custom code, ``package.module:attribute``."""
     return ":" in name

@@ -1,4 +1,4 @@
-"""Where pictures come from, how they become tiles of one size, and how they are split."""
+"""DataConfig: where images come from, their size, their classes and how they are split."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from trainers.config.base import Config, check_size
 
 
 class SyntheticConfig(Config):
-    """The embedded data: tiles cut out of generated scenes of terrain."""
+    """The built-in data: tiles cut out of generated scenes of terrain."""
 
     num_images: int = Field(default=768, ge=8)
     height: int = Field(default=64, ge=16)
     width: int = Field(default=128, ge=16)
     seed: int = 0
     outlier_fraction: float = Field(default=0.0, ge=0, lt=0.5)
-    """Share of the tiles that get a pasted object and a copied mask, as the report's outliers."""
+    """Share of the tiles that get a pasted object and a copied mask, like the outliers in the report."""
 
 
 class SplitLists(Config):
-    """Text files with one stem a line, relative to the data set's folder, that fix the split."""
+    """Text files that fix the split: one stem per line, paths relative to the data set's folder."""
 
     train: str
     val: str
 
 
 class DataConfig(Config):
-    """Where the pictures come from, how they become tiles of one size, and how they are split."""
+    """Where the images come from, how they get one size and their classes, and how they are split."""
 
     source: str = "synthetic"
     """``synthetic``, a .npz with ``training_set`` (N, 2, H, W), or a folder with images/ and masks/."""
     synthetic: SyntheticConfig = SyntheticConfig()
     num_classes: int | None = Field(default=None, ge=2, le=255)
-    """Default: one more than the largest label found, or the largest target of ``id_map``."""
+    """Default: one more than the largest label found, or than the largest target of ``id_map``."""
     class_names: tuple[str, ...] = ()
     id_map: dict[int, int] | None = None
-    """Value in the mask file -> class; 255 means void. A value that the map lacks is an error."""
+    """Value in the mask file -> class; 255 means void. A value missing from the map is an error."""
     size: tuple[int, int] | None = None
-    """(height, width) that every picture is brought to; needed only where sizes differ."""
+    """(height, width) of all images; required only if sizes differ."""
     fit: Literal["resize", "pad"] = "resize"
-    """How ``size`` is reached. ``pad`` keeps the scale, pads with void and refuses larger pictures."""
+    """How ``size`` is reached. ``pad`` keeps the scale, pads with void and rejects larger images."""
     color: Literal["auto", "gray", "rgb"] = "auto"
     split_lists: SplitLists | None = None
     val_fraction: float = Field(default=0.1, gt=0, lt=1)
@@ -49,10 +49,10 @@ class DataConfig(Config):
     ignore_classes: tuple[int, ...] = ()
     """Classes whose pixels are neither trained on nor scored."""
     limit: int | None = Field(default=None, ge=1)
-    """Train on the first N training images after splitting; validation stays whole."""
+    """Train on the first N training images after splitting; validation keeps all of its images."""
     clean: Literal["auto"] | tuple[int, ...] | str | None = None
-    """Pictures removed before splitting: ``auto`` (the outliers that `data check` finds), their positions in the source, or the
-    path of a JSON file that `data check --json` wrote, perhaps edited since. None keeps all."""
+    """Images to remove before splitting: ``auto`` (the outliers that `data check` finds), positions in the source, or the path
+    of a JSON file from `data check --json`, edited or not. None keeps all."""
 
     @field_validator("size")
     @classmethod

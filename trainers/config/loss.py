@@ -24,14 +24,14 @@ class FocalLoss(LossConfig):
 
 
 class CrossEntropyLoss(LossConfig):
-    """Cross entropy, every pixel alike."""
+    """Cross entropy with equal weights."""
 
     name: Literal["cross_entropy"]
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
 
 
 class WeightedCrossEntropyLoss(LossConfig):
-    """Cross entropy weighted by the inverse pixel frequency of the training part's classes."""
+    """Cross entropy weighted by the inverse pixel frequency of the classes in the training images."""
 
     name: Literal["weighted_cross_entropy"]
 
@@ -53,9 +53,9 @@ class TverskyLoss(LossConfig):
 
     name: Literal["tversky"]
     alpha: float = Field(default=0.3, ge=0)
-    """Weight of pixels wrongly given to a class."""
+    """Weight of false positives."""
     beta: float = Field(default=0.7, ge=0)
-    """Weight of its pixels that were missed; alpha = beta = 0.5 is dice."""
+    """Weight of false negatives; alpha = beta = 0.5 is dice."""
 
     @model_validator(mode="after")
     def _weighs_something(self) -> Self:
@@ -73,14 +73,14 @@ class LovaszLoss(LossConfig):
 class BoundaryLoss(LossConfig):
     """Probability times signed distance to the true boundary. Source: Kervadec et al. 2019, Boundary Loss, eq. 5.
 
-    Its authors use it in a sum with a loss over regions; alone it is what the report's row 21 names.
+    Its authors add it to a region loss; row 21 of the report uses it alone.
     """
 
     name: Literal["boundary"]
 
 
 class CustomLoss(LossConfig):
-    """A loss of the user's own: ``package.module:callable``, called with ``options`` to build it."""
+    """A custom loss: ``package.module:callable``, called with ``options`` to build it."""
 
     name: str
     options: dict[str, Any] = {}
@@ -92,7 +92,7 @@ LOSSES = (
 
 
 def _check_loss_name(value: Any) -> Any:
-    """Answer a missing or unknown name with the known ones, before the union chooses by it."""
+    """Reject a missing or unknown name and list the known ones, before the union chooses by it."""
     if isinstance(value, dict):
         name = value.get("name")
         if not isinstance(name, str):
@@ -136,7 +136,7 @@ class LossTerm(Config):
 
 
 class SumLoss(LossConfig):
-    """Losses added up by their weights; ``ignore_classes`` holds for the terms that have none of their own."""
+    """Weighted sum of losses; ``ignore_classes`` applies to the terms that set none."""
 
     name: Literal["sum"]
     terms: tuple[LossTerm, ...] = Field(min_length=2)

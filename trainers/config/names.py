@@ -1,4 +1,4 @@
-"""Names of segmentation_models_pytorch 0.6, so that a sweep file is checked without torch; a test holds them to the library."""
+"""Names of segmentation_models_pytorch 0.6, to check a sweep file without torch; a test compares them with the library."""
 
 ARCHITECTURES = {
     "Unet": ("encoder_depth", "decoder_use_norm", "decoder_channels", "decoder_attention_type", "decoder_interpolation"),
@@ -44,7 +44,7 @@ ARCHITECTURES = {
         "decoder_fusion_channels",
     ),
 }
-"""Names of architectures, and what ``arch_options`` can set of each; what is missing of smp's arguments other fields set."""
+"""Architecture -> arguments that ``arch_options`` may set. Other fields of the configuration set smp's remaining arguments."""
 
 ENCODERS = (
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
@@ -66,4 +66,4 @@ ENCODERS = (
 )  # fmt: skip
 
 ENCODER_PREFIXES = ("tu-", "timm-regnet", "timm-res2", "timm-resnest", "timm-mobilenetv3", "timm-gernet")
-"""What smp hands on to timm; whether timm knows the rest of the name shows when the model is built."""
+"""Encoders that smp takes from timm; only building the model shows whether timm knows the rest of the name."""

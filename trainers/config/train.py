@@ -1,4 +1,4 @@
-"""One training: network, loss, optimisation, augmentation, sampling."""
+"""TrainConfig: network, loss, optimisation, augmentation and sampling of one training."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from trainers.config.loss import FocalLoss, Loss
 from trainers.config.names import ARCHITECTURES, ENCODER_PREFIXES, ENCODERS
 
 Flips = Literal["none", "horizontal", "both"]
-"""Mirror images that a prediction is averaged over, beside the picture itself: left to right, or that, upside down, and both."""
+"""Test-time augmentation: average over the image and its left-right flip, or over all four flips."""
 
 
 class OptimizerConfig(Config):
-    """``lr`` is the peak learning rate; ``weight_decay`` None takes the optimizer's own default in its library."""
+    """``lr`` is the peak learning rate; ``weight_decay`` None takes the library's default."""
 
     name: Literal["adamw", "adam", "sgd", "lion"] = "adamw"
-    """lion: Chen et al. 2023, Symbolic Discovery of Optimization Algorithms; wants a rate 3 to 10 times below AdamW's."""
+    """lion: Chen et al. 2023, Symbolic Discovery of Optimization Algorithms; needs a rate 3 to 10 times below AdamW's."""
     lr: float = Field(default=2e-3, gt=0)
     weight_decay: float | None = Field(default=None, ge=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    """sgd: share of the last step that goes on; the others have moments of their own."""
+    """For sgd only."""
 
 
 class ScheduleConfig(Config):
-    """How the learning rate moves: per step (one_cycle, cosine) or on val/miou (plateau)."""
+    """How the learning rate changes: per step (one_cycle, cosine) or by val/miou (plateau)."""
 
     name: Literal["constant", "cosine", "plateau", "one_cycle"] = "one_cycle"
     warmup_fraction: float | None = Field(default=None, ge=0, lt=1)
-    """Share of the steps that rise to ``lr``. None: a quarter for one_cycle, none for the others."""
+    """Share of the steps in which the rate rises to ``lr``. None: 0.25 for one_cycle, 0 for the others."""
     factor: float = Field(default=0.5, gt=0, lt=1)
-    """plateau: what the rate is multiplied with."""
+    """plateau: multiplies the rate."""
     patience: int = Field(default=5, ge=0)
-    """plateau: epochs without improvement before the rate falls."""
+    """plateau: epochs without improvement until the rate falls."""
 
 
 class EarlyStoppingConfig(Config):
@@ -45,7 +45,7 @@ class EarlyStoppingConfig(Config):
 
 
 class TransformConfig(Config):
-    """One transform of albumentations by its own name, or ``package.module:attribute``, with its arguments."""
+    """One transform with its arguments: a class of albumentations, or ``package.module:attribute``."""
 
     name: str
     options: dict[str, Any] = {}
@@ -61,13 +61,13 @@ def _check_augmentation(value: Augmentation) -> Augmentation:
 
 
 class RepeatConfig(Config):
-    """Training pictures that are seen ``factor`` times an epoch."""
+    """Training images that are shown ``factor`` times per epoch."""
 
     classes: tuple[int, ...] | Literal["rarest", "all"] = "rarest"
-    """Which pictures: those that hold one of these classes, the scored class that the fewest hold, or all of them."""
+    """Images with one of these classes, with the scored class that the fewest images hold, or all of them."""
     factor: int = Field(default=2, ge=2)
     augmentation: Annotated[Augmentation, AfterValidator(_check_augmentation)] | None = None
-    """Of the copies; the first one, and None, take the training's."""
+    """Augmentation of the copies; None: as for the first showing."""
 
     @field_validator("classes")
     @classmethod
@@ -78,31 +78,31 @@ class RepeatConfig(Config):
 
 
 class SamplingConfig(Config):
-    """Which training pictures an epoch shows, and how often. Validation is split off before and never touched."""
+    """Which training images an epoch shows, and how often."""
 
     repeat: tuple[RepeatConfig, ...] = ()
-    """Applied in turn, each to what those before it left: copies are copied again."""
+    """Applied in turn, each to the result of the previous one: copies are copied again."""
     weight_power: float = Field(default=0.0, ge=0)
-    """Above 0: as many pictures an epoch as there are, drawn with replacement, each with a probability that grows with the
-    rarity of its rarest scored class to this power; 0.5 is the usual one. Source: Gupta et al. 2019, LVIS, section 4.1."""
+    """Above 0: draw an epoch's images with replacement. The probability of an image grows with the rarity of its rarest scored
+    class to this power; 0.5 is usual. Source: Gupta et al. 2019, LVIS, section 4.1."""
 
 
 class EmaConfig(Config):
     """Validate and keep the exponential moving average of the weights instead of the weights themselves."""
 
     decay: float = Field(default=0.999, gt=0, lt=1)
-    """What is reached after some hundred steps; it starts lower."""
+    """Reached after some hundred steps; it starts lower."""
 
 
 class TrainConfig(Config):
-    """One training, without its seed, its fold and its data."""
+    """One training, without its seed, fold and data."""
 
     arch: str = "Unet"
-    """An architecture of segmentation_models_pytorch by its own name, or ``package.module:callable``."""
+    """An architecture of segmentation_models_pytorch, or ``package.module:callable``."""
     encoder: str = "mobilenet_v2"
-    """An encoder of segmentation_models_pytorch by its own name; ``tu-NAME`` takes timm's."""
+    """An encoder of segmentation_models_pytorch; ``tu-NAME`` takes timm's."""
     arch_options: dict[str, Any] = {}
-    """Arguments of the architecture, as smp names them; an encoder of timm's takes some of its own too."""
+    """Arguments of the architecture, as smp names them; timm's encoders take further ones."""
     encoder_weights: str | None = None
     """None: random initial weights. A name (``imagenet``) needs network access."""
     loss: Loss = FocalLoss(name="focal")
@@ -114,15 +114,15 @@ class TrainConfig(Config):
     """``none``, ``flip``, ``flip_brightness``, ``mixed``, or a list of transforms applied in turn."""
     sampling: SamplingConfig = SamplingConfig()
     input_size: tuple[int, int] | None = None
-    """(height, width) that the network sees: training pairs are brought to it, logits back to the full size for scoring."""
+    """(height, width) of the network's input: images are resized to it, logits back to the full size for scoring."""
     clip_grad_norm: float | None = Field(default=None, gt=0)
-    """Largest Euclidean norm of all gradients together."""
+    """Largest Euclidean norm of all gradients together; larger ones are scaled down."""
     ema: EmaConfig | None = None
     test_time_flips: Flips = "none"
-    """Probabilities are the mean over the picture and its mirror images: left to right, or all four."""
+    """Average probabilities over the image and its left-right flip, or over all four flips."""
     early_stopping: EarlyStoppingConfig | None = None
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    """auto: bf16 autocast where the device is faster with it."""
+    """auto: bf16 autocast on devices with bf16 hardware."""
 
     @field_validator("arch")
     @classmethod
@@ -137,8 +137,8 @@ class TrainConfig(Config):
     @field_validator("arch_options")
     @classmethod
     def _known_options(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        """Refuse unknown options: smp hands them to the encoder, and most encoders drop them without a word."""
-        arch, encoder = info.data.get("arch"), info.data.get("encoder")  # absent where they were refused
+        """Reject unknown options: smp passes them to the encoder, and most encoders silently drop them."""
+        arch, encoder = info.data.get("arch"), info.data.get("encoder")  # absent if they were rejected
         if arch in ARCHITECTURES and encoder is not None:
             of_others = {name for known in ARCHITECTURES.values() for name in known}
             for name in options:

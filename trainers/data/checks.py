@@ -18,7 +18,7 @@ def check_options(config: DataConfig) -> None:
     """Check ``data.id_map`` before anything is read.
 
     Raises:
-        DataError: a target of the map is no class, or all of them are void.
+        DataError: a target of the map is not at a class, or all targets are void.
     """
     limit = VOID if config.num_classes is None else config.num_classes
     wrong = {key: value for key, value in (config.id_map or {}).items() if not (0 <= value < limit or value == VOID)}
@@ -86,7 +86,7 @@ def check_ignored(ignore_classes: Iterable[int], class_names: Sequence[str]) -> 
     listed = ", ".join(f"{number} ({name})" for number, name in enumerate(class_names))
     wrong = [number for number in ignored if not 0 <= number < len(class_names)]
     if wrong:
-        raise DataError(f"data.ignore_classes: {', '.join(map(str, wrong))} is no class. Known: {listed}.")
+        raise DataError(f"data.ignore_classes: {', '.join(map(str, wrong))} is not a class. Known: {listed}.")
     if len(set(ignored)) == len(class_names):
         raise DataError(f"data.ignore_classes: ignores all of {listed}. Leave at least one class to train on.")
 

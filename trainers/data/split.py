@@ -1,4 +1,4 @@
-"""Splits a data set into what is trained on and what is scored, without leaks; between dataset.py and training."""
+"""Splits a data set into training and validation images without leaks, by fraction, fold or lists."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class SplitData:
-    """A data set with its two sides and what is scored.
+    """A data set with its split and the classes that are not scored.
 
-    scored_fingerprint: of the validation pictures, their order and labels, the classes and the ignore rule.
+    scored_fingerprint: hash of the validation images, their order and labels, the classes and the ignored ones.
     """
 
     data: DataSet
@@ -34,9 +34,9 @@ class SplitData:
 
 @dataclass(frozen=True)
 class _Groups:
-    """Groups in the order in which they are dealt out.
+    """Groups of images that stay together, in the order in which they are assigned.
 
-    members: indices of each group's pictures; sizes: (G,) their number; strata: (G,) numbered from 0.
+    members: image indices of each group; sizes: (G,) number of images; strata: (G,) numbered from 0.
     """
 
     members: list[Indices]
@@ -45,10 +45,10 @@ class _Groups:
 
 
 def split_dataset(data: DataSet, config: DataConfig, fold: Fold | None) -> SplitData:
-    """Split the data and fingerprint what is scored.
+    """Split the data and compute the fingerprint of what is scored.
 
     Raises:
-        DataError: as make_split.
+        DataError: as ``make_split``.
     """
     split = make_split(data, config, fold)
     ignored = config.ignore_classes
@@ -56,21 +56,21 @@ def split_dataset(data: DataSet, config: DataConfig, fold: Fold | None) -> Split
 
 
 def make_split(data: DataSet, config: DataConfig, fold: Fold | None) -> Split:
-    """Choose training and validation pictures.
+    """Choose training and validation images.
 
-    Depends on the data, what of it is scored, ``val_fraction`` or ``fold``, and ``split_seed``; not on a trial's seed. Identical
-    and nearly identical pictures stay together; each side gets its share of the pictures with the rarest scored class, then of
-    the next. Over the folds, every picture is validated once. Split lists win over ``val_fraction``. ``limit`` then keeps the
-    first training pictures.
+    Depends on the data, the scored classes, ``val_fraction`` or ``fold``, and ``split_seed``; not on a trial's seed. Identical
+    and nearly identical images stay together. Each side gets its share of the images with the rarest scored class, then of
+    the next. The folds validate every image once. Split lists override ``val_fraction``. ``limit`` then keeps the first
+    training images.
 
     Raises:
-        DataError: a side is empty, a scored class is absent from the training side before ``limit``, an ignored class does not
-            exist, or there are both split lists and folds.
+        DataError: a side is empty, a scored class is missing from the training images before ``limit``, an ignored class does
+            not exist, or there are both split lists and folds.
     """
     checks.check_ignored(config.ignore_classes, data.class_names)
     counts = checks.count_labels(data.masks, data.num_classes)
     if data.split is not None and fold is not None:
-        raise DataError(f"{data.source}: data.split_lists fix one split, so folds would all be alike. Remove one of the two.")
+        raise DataError(f"{data.source}: data.split_lists fix one split, so all folds would be equal. Remove one of the two.")
     if data.split is not None:
         split = data.split
         _check_leak(data, split)
@@ -83,7 +83,7 @@ def make_split(data: DataSet, config: DataConfig, fold: Fold | None) -> Split:
 
 
 def fingerprint_scored(data: DataSet, val_indices: Indices, ignore_classes: Iterable[int]) -> str:
-    """Hash what is scored: pictures and their order, labels, classes, ignore rule. Returns 16 hexadecimal digits."""
+    """Hash the validation images, their order and labels, the classes and the ignored ones: 16 hexadecimal digits."""
     rule = {"shape": data.images.shape[1:], "classes": data.num_classes, "ignored": sorted(set(ignore_classes))}
     digest = hashlib.sha256(json.dumps(rule, sort_keys=True).encode())
     for index in val_indices:
@@ -93,17 +93,17 @@ def fingerprint_scored(data: DataSet, val_indices: Indices, ignore_classes: Iter
 
 
 def _scored(counts: Indices, ignore_classes: tuple[int, ...]) -> Indices:
-    """Pixel counts (N, C) with zero for what is ignored."""
+    """Pixel counts (N, C) with 0 for ignored classes."""
     scored = counts.copy()
     scored[:, list(ignore_classes)] = 0
     return scored
 
 
 def _order_groups(data: DataSet, counts: Indices, seed: int) -> _Groups:
-    """Order groups so that every run of them holds about the same share of each stratum.
+    """Order groups so that every stretch of them holds about the same share of each stratum.
 
-    A stratum is the groups whose rarest scored class is the same. Its groups are shuffled and spread evenly over the order; a
-    stratum's only group comes last, so that it is trained on.
+    A stratum is the groups with the same rarest scored class. Its groups are shuffled and spread evenly over the order; a
+    stratum's only group comes last and so is trained on.
     """
     ids = data.groups if data.groups is not None else group_images(data.images)
     by_group = np.argsort(ids, kind="stable")
@@ -123,14 +123,14 @@ def _order_groups(data: DataSet, counts: Indices, seed: int) -> _Groups:
 
 
 def _find_rarest(counts: Indices) -> Indices:
-    """Return for each row of (G, C) the class, of those that it holds, that the fewest rows hold; -1 where it holds none."""
+    """Return for each row of (G, C) the rarest class that it holds, by number of rows; -1 if it holds none."""
     by_rarity = np.argsort((counts > 0).sum(axis=0), kind="stable")
     present = counts[:, by_rarity] > 0
     return np.where(present.any(axis=1), by_rarity[present.argmax(axis=1)], -1)
 
 
 def _fraction_part(data: DataSet, groups: _Groups, fraction: float) -> Indices:
-    """Take groups in order as long as they fit into the share; a last one may overshoot where that comes nearer."""
+    """Take groups in order while they fit into the share; a last one may overshoot if that comes closer."""
     wanted = max(1, round(len(data.images) * fraction))
     taken = np.zeros(len(groups.members), bool)
     missing = wanted
@@ -146,10 +146,10 @@ def _fraction_part(data: DataSet, groups: _Groups, fraction: float) -> Indices:
 
 
 def _fold_part(data: DataSet, groups: _Groups, fold: Fold) -> Indices:
-    """Deal the groups in order, each to the fold with fewest pictures of its stratum, then of all; return one fold's pictures."""
+    """Assign each group, in order, to the fold with fewest images of its stratum, then of all; return one fold's images."""
     if fold.count > len(groups.members):
         raise DataError(
-            f"{data.source}: {fold.count} folds of {len(groups.members)} groups of pictures ({len(data.images)} pictures; nearly "
+            f"{data.source}: {fold.count} folds of {len(groups.members)} groups of images ({len(data.images)} images; nearly "
             f"identical ones stay together). Allowed: at most {len(groups.members)} folds."
         )
     filled = np.zeros((groups.strata.max() + 1, fold.count), np.int64)
@@ -171,7 +171,7 @@ def _complement(num_images: int, val: Indices) -> Split:
 
 
 def _check_leak(data: DataSet, split: Split) -> None:
-    """Check that lists of a user's own keep identical and nearly identical pictures on one side."""
+    """Check that split lists keep identical and nearly identical images on one side."""
     ids = data.groups if data.groups is not None else group_images(data.images)
     shared = np.intersect1d(ids[split.train], ids[split.val])
     if len(shared):
@@ -179,31 +179,29 @@ def _check_leak(data: DataSet, split: Split) -> None:
             " and ".join(data.names[side[ids[side] == group][0]] for side in (split.train, split.val)) for group in shared[:3]
         ]
         raise DataError(
-            f"{data.source}: data.split_lists put {len(shared)} groups of identical or nearly identical pictures on both sides, "
+            f"{data.source}: data.split_lists put {len(shared)} groups of identical or nearly identical images on both sides, "
             f"such as {'; '.join(pairs)}. Validation would leak: move each group to one side."
         )
 
 
 def _check_sides(data: DataSet, split: Split, counts: Indices, config: DataConfig) -> None:
-    """Check that both sides hold pictures and that every scored class can be learnt."""
+    """Check that both sides have images and that the training images hold every scored class."""
     for name, side, other in (("training", split.train, split.val), ("validation", split.val, split.train)):
         if not len(side):
             raise DataError(
-                f"{data.source}: the {name} side is empty, all {len(other)} pictures are on the other. Nearly identical pictures "
-                "stay together: add pictures that differ, or change data.val_fraction."
+                f"{data.source}: the {name} side is empty, all {len(other)} images are on the other. Nearly identical images "
+                "stay together: add images that differ, or change data.val_fraction."
             )
     scored = [number for number in range(data.num_classes) if number not in config.ignore_classes]
     absent = [number for number in scored if not counts[split.train, number].any()]
     if absent:
         where = "; ".join(_describe_class(data, counts, number, split) for number in absent)
         raise DataError(
-            f"{data.source}: scored but absent from the {len(split.train)} training pictures: {where}. Add it to "
-            "data.ignore_classes, take another data.split_seed or split, or lower data.num_classes if it does not exist."
+            f"{data.source}: scored but absent from the {len(split.train)} training images: {where}. Add it to "
+            "data.ignore_classes, use another data.split_seed or split, or lower data.num_classes if it does not exist."
         )
 
 
 def _describe_class(data: DataSet, counts: Indices, number: int, split: Split) -> str:
     everywhere, val = (int((counts[side, number] > 0).sum()) for side in (np.arange(len(counts)), split.val))
-    return (
-        f"class {number} ({data.class_names[number]}), found in {everywhere} of {len(counts)} pictures, {val} of them validation"
-    )
+    return f"class {number} ({data.class_names[number]}), found in {everywhere} of {len(counts)} images, {val} of them validation"

@@ -1,4 +1,4 @@
-"""Augmentation configuration -> function of picture, mask and seed; loads the library of transforms only if one is asked for."""
+"""Augmentation configuration -> function of image, mask and seed; imports albumentations only if a transform needs it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Augmentation = Callable[[Image, Image, int], tuple[Image, Image]]
 
 NAMED: dict[str, tuple[TransformConfig, ...]] = {
     "none": (),
-    # Left to right only: terrain has a horizon, so no picture is ever upside down.
+    # Left-right only: terrain has a horizon, so no image is ever upside down.
     "flip": (TransformConfig(name="HorizontalFlip", options={"p": 0.5}),),
     "flip_brightness": (
         TransformConfig(name="HorizontalFlip", options={"p": 0.5}),
         TransformConfig(name="RandomBrightnessContrast", options={"p": 0.5}),
     ),
-    # What a rover's camera may see of the same ground: mirrored, nearer or tilted a little, in another light, less sharp.
+    # The same ground as a rover's camera may see it: mirrored, closer, slightly tilted, in different light, less sharp.
     "mixed": (
         TransformConfig(name="HorizontalFlip", options={"p": 0.5}),
         TransformConfig(
@@ -42,21 +42,17 @@ NAMED: dict[str, tuple[TransformConfig, ...]] = {
 
 
 def build_augmentation(config: str | tuple[TransformConfig, ...]) -> Augmentation:
-    """Build what turns (image (H, W, C) uint8, mask (H, W) uint8, seed) into an augmented pair of the same shapes.
+    """Build a function: image (H, W, C) uint8, mask (H, W) uint8, seed -> augmented pair of the same shapes.
 
-    The result depends on its arguments only. One object must not be used by two threads at once.
+    Its result depends on its arguments only. Threads must not share one.
 
     Raises:
-        ConfigError: a transform or an argument is unknown or not allowed. The augmentation itself raises it where a transform
-            changes the size or the type of the picture.
+        ConfigError: a transform or an argument is unknown or not allowed. The function itself raises it if a transform changes
+            the size or the type of the image.
     """
     transforms = NAMED[config] if isinstance(config, str) else config
     if not transforms:
-        return _unchanged
+        return lambda image, mask, seed: (image, mask)
     from trainers.loader.transforms import Pipeline, build_transform  # loads albumentations, and that torch: seconds
 
     return Pipeline([build_transform(t, place=f"augmentation[{i}]") for i, t in enumerate(transforms)])
-
-
-def _unchanged(image: Image, mask: Image, seed: int) -> tuple[Image, Image]:
-    return image, mask

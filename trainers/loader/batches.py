@@ -1,4 +1,4 @@
-"""Prepared pictures -> batches of an epoch, in an order and with augmentations that depend on (seed, epoch, picture) alone."""
+"""Training images -> batches of an epoch; order and augmentation depend on (seed, epoch, image) only."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class _Request:
-    """One batch: (B,) pictures, how often each was asked for before in this epoch, and which augmentation it gets."""
+    """One batch of B images.
+
+    indices: (B,) into the data set; occurrences: (B,) earlier showings in this epoch; augmentations: (B,) as in ``Samples``.
+    """
 
     epoch: int
     indices: Indices
@@ -35,11 +38,10 @@ class _Request:
 
 
 class TrainBatches:
-    """Batches of the training part; a batch is (images (B, H, W, C) uint8, masks (B, H, W) uint8).
+    """Batches of the training images: images (B, H, W, C) uint8, masks (B, H, W) uint8.
 
-    H and W are ``input_size`` where there is one. Every sample is seen once an epoch, or drawn by its weight. A last batch of
-    one, which batch norm over 1x1 features cannot take, joins the one before. With ``num_loaders`` processes the result is the
-    same as without.
+    H and W are ``input_size`` if it is set. An epoch shows every sample once, or draws samples by weight. A last batch of one,
+    which batch norm over 1x1 features cannot take, joins the previous batch. ``num_loaders`` does not change the result.
 
     Raises:
         ConfigError: sampling names a class that does not exist, or an augmentation cannot be built.
@@ -50,15 +52,15 @@ class TrainBatches:
         self.num_samples = len(samples.indices)
         self._requests = _Requests(samples, config.batch_size, seed)
         self._loader: DataLoader[Any] = DataLoader(
-            _Pictures(data, config, seed),
+            _ImageDataset(data, config, seed),
             sampler=self._requests,
-            batch_size=None,  # a request is a whole batch: one copy out of the memory map instead of one a picture
+            batch_size=None,  # a request is a whole batch: one copy from the memory map instead of one per image
             num_workers=num_loaders,
             pin_memory=num_loaders > 0 and torch.cuda.is_available(),
             persistent_workers=num_loaders > 0,
-            worker_init_fn=_heed_parent_alone if num_loaders > 0 else None,
+            worker_init_fn=_ignore_foreign_sigterm if num_loaders > 0 else None,
             multiprocessing_context="fork" if num_loaders > 0 else None,  # nothing is imported or copied again
-            generator=torch.Generator(),  # else each epoch would take a number from the global one
+            generator=torch.Generator(),  # otherwise each epoch would draw from the global one
         )
 
     def __len__(self) -> int:
@@ -70,7 +72,7 @@ class TrainBatches:
 
 
 class _Requests:
-    """What the loader is asked for, batch by batch, in the current epoch."""
+    """The requests of the current epoch, one per batch."""
 
     def __init__(self, samples: Samples, batch_size: int, seed: int) -> None:
         self._samples = samples
@@ -89,7 +91,7 @@ class _Requests:
             yield _Request(self.epoch, indices[batch], occurrences[batch], augmentations[batch])
 
 
-class _Pictures(Dataset[tuple[Tensor, Tensor]]):
+class _ImageDataset(Dataset[tuple[Tensor, Tensor]]):
     def __init__(self, data: SplitData, config: TrainConfig, seed: int) -> None:
         self._images = data.data.images
         self._masks = data.data.masks
@@ -113,10 +115,10 @@ class _Pictures(Dataset[tuple[Tensor, Tensor]]):
         return torch.from_numpy(images), torch.from_numpy(masks)
 
 
-def _heed_parent_alone(_loader: int) -> None:
-    """End this process by SIGTERM only if its parent sent it (Linux).
+def _ignore_foreign_sigterm(_loader: int) -> None:
+    """Exit on SIGTERM only if the parent process sent it (Linux).
 
-    A scheduler that ends a job sends it to all processes of the job: a training that is to end its epoch needs its loaders.
+    A scheduler sends SIGTERM to all processes of a job, but the training needs its loaders to finish the epoch.
     """
     if not hasattr(signal, "sigwaitinfo"):
         return
@@ -127,17 +129,17 @@ def _heed_parent_alone(_loader: int) -> None:
             pass
         os._exit(0)
 
-    threading.Thread(target=end, name="heed-parent", daemon=True).start()
+    threading.Thread(target=end, name="sigterm", daemon=True).start()
 
 
 def _build_augmentations(config: TrainConfig) -> list[Augmentation | None]:
-    """The training's own, then that of each repetition; None where pictures stay as they are."""
+    """The training's augmentation, then that of each repetition; None if images stay as they are."""
     named = [config.augmentation, *(repeat.augmentation or "none" for repeat in config.sampling.repeat)]
     return [None if augmentation == "none" else build_augmentation(augmentation) for augmentation in named]
 
 
 def split_batches(order: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
-    """Cut (N,) indices into batches of ``batch_size``; a last one of a single index joins the one before it."""
+    """Cut (N,) indices into batches of ``batch_size``; a last batch of one index joins the previous batch."""
     starts = list(range(0, len(order), batch_size))
     if len(starts) > 1 and len(order) - starts[-1] == 1:
         starts.pop()
@@ -145,5 +147,5 @@ def split_batches(order: NDArray[np.int64], batch_size: int) -> list[NDArray[np.
 
 
 def sample_seed(*parts: int) -> int:
-    """Mix integers >= 0 into one seed of 64 bits."""
+    """Mix integers >= 0 into one 64-bit seed."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])

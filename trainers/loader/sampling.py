@@ -1,4 +1,4 @@
-"""Sampling configuration -> the samples of an epoch: which training pictures, how often, augmented how; read by batches.py."""
+"""Sampling configuration -> the samples of an epoch: which training images, how often and with which augmentation."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Samples:
-    """What an epoch is made of.
+    """The samples of an epoch.
 
-    indices: (S,) pictures, some of them several times; augmentations: (S,) 0 for the training's own, i for that of the i-th
-    repetition, from 1; probabilities: (S,) of being drawn, or None where each sample is seen once.
+    indices: (S,) images, possibly repeated; augmentations: (S,) 0 for the training's augmentation, i for that of the i-th
+    repetition, from 1; probabilities: (S,) of being drawn, or None if each sample is shown once.
     """
 
     indices: Indices
@@ -31,7 +31,7 @@ class Samples:
     probabilities: NDArray[np.float64] | None
 
     def draw(self, rng: np.random.Generator) -> Indices:
-        """(S,) positions in the samples, in the order in which an epoch shows them."""
+        """Return (S,) positions in the samples, in the order in which an epoch shows them."""
         count = len(self.indices)
         if self.probabilities is None:
             return rng.permutation(count)
@@ -39,7 +39,7 @@ class Samples:
 
 
 def list_samples(data: SplitData, config: SamplingConfig) -> Samples:
-    """Repeat and weigh the pictures of the training part; the validation part is not looked at.
+    """Repeat and weigh the training images; validation images have no influence.
 
     Raises:
         ConfigError: a class does not exist.
@@ -60,7 +60,7 @@ def list_samples(data: SplitData, config: SamplingConfig) -> Samples:
 
 
 def count_occurrences(indices: Indices) -> Indices:
-    """For each entry of (S,), how often the same one stands before it."""
+    """For each entry of (S,), the number of equal entries before it."""
     order = np.argsort(indices, kind="stable")
     in_order = indices[order]
     starts = np.flatnonzero(np.diff(in_order, prepend=-1))
@@ -71,7 +71,7 @@ def count_occurrences(indices: Indices) -> Indices:
 
 
 def _find_classes(data: SplitData) -> NDArray[np.bool_]:
-    """(N, C): which classes each training picture holds; False throughout for all others."""
+    """(N, C): which classes each training image holds; all False for other images."""
     holds = np.zeros((len(data.data.images), data.data.num_classes), np.bool_)
     holds[data.split.train] = count_labels((data.data.masks[index] for index in data.split.train), data.data.num_classes) > 0
     return holds
@@ -82,7 +82,7 @@ def _scored(data: SplitData) -> list[int]:
 
 
 def _choose(data: SplitData, repeat: RepeatConfig, holds: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """(N,): which pictures a repetition means."""
+    """(N,): which images a repetition applies to."""
     if repeat.classes == "all":
         return np.ones(len(holds), np.bool_)
     if repeat.classes == "rarest":
@@ -91,15 +91,15 @@ def _choose(data: SplitData, repeat: RepeatConfig, holds: NDArray[np.bool_]) -> 
     unknown = [number for number in classes if not 0 <= number < data.data.num_classes]
     if unknown:
         listed = ", ".join(f"{number} ({name})" for number, name in enumerate(data.data.class_names))
-        raise ConfigError(f"sampling.repeat: {unknown} is no class. Known: {listed}, or rarest, or all")
+        raise ConfigError(f"sampling.repeat: {unknown} is not a class. Known: {listed}, or rarest, or all")
     chosen = np.asarray(holds[:, classes].any(axis=1))
     if not chosen.any():
-        _log.warning("sampling.repeat: none of %d training pictures holds a class of %s", len(data.split.train), classes)
+        _log.warning("sampling.repeat: none of %d training images holds a class of %s", len(data.split.train), classes)
     return chosen
 
 
 def _find_rarest(holds: NDArray[np.bool_], scored: list[int]) -> int:
-    """The scored class, of those that occur, that the fewest pictures hold."""
+    """The scored class that the fewest images hold, of those that occur."""
     counts = holds[:, scored].sum(axis=0)
     return scored[int(np.argmin(np.where(counts > 0, counts, len(holds) + 1)))]
 
@@ -115,9 +115,9 @@ def _repeat(samples: Samples, repeat: RepeatConfig, number: int, *, chosen: NDAr
 
 
 def _weigh(holds: NDArray[np.bool_], power: float) -> NDArray[np.float64]:
-    """(T,) weights from (T, C): the largest rarity (one over the share of pictures with it) of a picture's classes.
+    """(T,) weights from (T, C): the largest rarity of an image's classes, one over the share of images with the class.
 
-    A picture without any scored class weighs as much as one whose classes are in every picture.
+    An image without a scored class weighs as much as one whose classes are in every image.
     """
     share = holds.mean(axis=0)
     rarity = np.ones(holds.shape[1])

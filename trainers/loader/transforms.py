@@ -1,4 +1,4 @@
-"""One transform of albumentations by its name and arguments, and a row of them; the only module that imports albumentations."""
+"""Transforms of albumentations by name and arguments, and a pipeline of them; the only module that imports albumentations."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from trainers.config import VOID, TransformConfig, check_known, is_import_path
 from trainers.errors import ConfigError
 from trainers.imports import import_object
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # asked for while it is imported: nobody is phoned
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # read during the import: no check for updates over the network
 import albumentations as A  # after the line above
 
 Image = NDArray[np.uint8]
 
 
 class Pipeline:
-    """Transforms applied in turn, all drawing from one generator that is made from the sample's seed."""
+    """Transforms applied in turn; all draw from one generator seeded per sample."""
 
     def __init__(self, transforms: list[A.BasicTransform]) -> None:
         self._compose = A.Compose(transforms, is_check_shapes=False)
 
     def __call__(self, image: Image, mask: Image, seed: int) -> tuple[Image, Image]:
-        # Not set_random_seed: it gives every transform a generator of its own with the same seed, and so the same decisions.
+        # Not set_random_seed: it seeds every transform's own generator equally, so that all make the same decisions.
         self._compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
         result = self._compose(image=image, mask=mask)
         augmented, labels = result["image"], result["mask"]
@@ -38,8 +38,8 @@ class Pipeline:
         if augmented.shape != image.shape or labels.shape != mask.shape or augmented.dtype != np.uint8:
             raise ConfigError(
                 f"augmentation {self._names()} turned {image.dtype} {image.shape} into {augmented.dtype} {augmented.shape} "
-                f"(mask {labels.shape}); a batch needs pictures of one size and uint8. "
-                "Crop to the size of the pictures, and leave resizing to data.size and normalising to the trainer."
+                f"(mask {labels.shape}); a batch needs uint8 images of one size. "
+                "Crop to the size of the images; data.size resizes, and the trainer normalises."
             )
         return augmented, labels
 
@@ -48,16 +48,16 @@ class Pipeline:
 
 
 def build_transform(config: TransformConfig, *, place: str) -> A.BasicTransform:
-    """Build the transform; ``place`` is where it stands in the configuration.
+    """Build the transform; ``place`` is its position in the configuration.
 
     Raises:
-        ConfigError: its name or an argument is unknown, or the library does not take a value.
+        ConfigError: its name or an argument is unknown, or the library rejects a value.
     """
     try:
         build = _find(config.name)
         options = _checked_options(build, config, place=place)
         with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)  # albumentations warns where it then ignores what it was told
+            warnings.simplefilter("error", UserWarning)  # albumentations warns and then ignores the argument
             transform = build(**options)
     except (ValueError, TypeError, UserWarning) as error:
         raise ConfigError(f"{place}: {config.name} with {config.options}: {error}") from error
@@ -70,7 +70,7 @@ def _checked_options(build: Callable[..., Any], config: TransformConfig, *, plac
     try:
         parameters = inspect.signature(build).parameters
     except ValueError:
-        return config.options  # a built-in; what comes out of it is checked
+        return config.options  # a built-in; its result is checked
     if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         for name in config.options:
             try:
@@ -79,7 +79,7 @@ def _checked_options(build: Callable[..., Any], config: TransformConfig, *, plac
                 raise ConfigError(f"{place}: {error}") from None
     options = dict(config.options)
     if "fill_mask" in parameters and parameters["fill_mask"].default == 0:
-        options.setdefault("fill_mask", VOID)  # what comes in from outside the picture has no label; 0 would be a class
+        options.setdefault("fill_mask", VOID)  # pixels from outside the image have no label; 0 would be a class
     return options
 
 

@@ -1,4 +1,4 @@
-"""Architecture and encoder by name -> a network that takes pictures of any size."""
+"""Architecture and encoder by name -> a network that takes images of any size."""
 
 from __future__ import annotations
 
@@ -72,26 +72,26 @@ def _in_plain_order(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tenso
 
 
 class AnySize(nn.Module):
-    """Pads pictures at the bottom and the right to multiples of ``stride``, and cuts the logits of ``network`` back."""
+    """Pads images at the bottom and the right to multiples of ``stride``, and cuts the logits of ``network`` back."""
 
     def __init__(self, network: nn.Module, *, stride: int) -> None:
         super().__init__()
         self.network = network
         self.stride = stride
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        height, width = pictures.shape[-2:]
+    def forward(self, images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
         bottom, right = -height % self.stride, -width % self.stride
         if bottom or right:
             # A reflection continues the texture, but can only be as long as what it mirrors.
             mode = "reflect" if bottom < height and right < width else "replicate"
-            pictures = F.pad(pictures, (0, right, 0, bottom), mode=mode)
-        logits: Tensor = self.network(pictures)
+            images = F.pad(images, (0, right, 0, bottom), mode=mode)
+        logits: Tensor = self.network(images)
         return logits[..., :height, :width]
 
 
 class AtSize(nn.Module):
-    """Shows ``network`` pictures of ``size`` (height, width) and brings its logits back to theirs, when it evaluates.
+    """Shows ``network`` images of ``size`` (height, width) and brings its logits back to theirs, when it evaluates.
 
     In training the pairs are of that size already, labels too.
     """
@@ -101,13 +101,13 @@ class AtSize(nn.Module):
         self.network = network
         self.size = size
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         if self.training:
-            in_training: Tensor = self.network(pictures)
+            in_training: Tensor = self.network(images)
             return in_training
-        full = pictures.shape[-2:]
+        full = images.shape[-2:]
         is_smaller = self.size[0] * self.size[1] < full.numel()
-        resized = F.interpolate(pictures, self.size, mode="area" if is_smaller else "bilinear")
+        resized = F.interpolate(images, self.size, mode="area" if is_smaller else "bilinear")
         return F.interpolate(self.network(resized), full, mode="bilinear")
 
 

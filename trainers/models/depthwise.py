@@ -1,6 +1,6 @@
 """Depthwise convolution of maps lower than its kernel, with a quick weight gradient; models.py puts it into networks on the CPU.
 
-Encoders for small devices (MobileNet, EfficientNet) end in such maps: 2x4 values of a 64x128 picture, under kernels of 3x3 and
+Encoders for small devices (MobileNet, EfficientNet) end in such maps: 2x4 values of a 64x128 image, under kernels of 3x3 and
 5x5. oneDNN, as of torch 2.15, has no kernel of its own for their weight gradient on the CPU and takes ten times as long and more
 (15 to 50 ms instead of 0.3 to 3, for 576 channels and a batch of 32). Padded by hand, and a larger kernel taken apart into
 overlapping ones of 3x3, they are maps like any other. benchmarks/depthwise.py measures what that is worth.

@@ -1,1 +1,6 @@
-"""prediction."""
+"""Predicts with trained weights, one model or an ensemble.
+
+predict.py   weights and images -> class probabilities
+means.py     how the members' stored probabilities are combined
+ensemble.py  several checkpoints -> one mask per image
+"""

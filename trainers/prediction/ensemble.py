@@ -1,4 +1,4 @@
-"""Checkpoints with weights, loaded once -> one mask a picture: the argmax of a mean of their stored probabilities."""
+"""Checkpoints with weights, loaded once -> one mask an image: the argmax of a mean of their stored probabilities."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from trainers.prediction.predict import load_checkpoint, predict_batch, quantize
 
 MEMBERS_FILE = "members.json"
 MAX_PIXELS = 2**23
-"""Of what is predicted at once, as 32 pictures of 512x512 have, whatever batches the members were trained with."""
+"""Of what is predicted at once, as 32 images of 512x512 have, whatever batches the members were trained with."""
 MAX_TOTAL = 2**24
 """Sum of the weights, so that 255 times as much is an exact uint32, and 65,535 times as much an int64."""
 MAX_DENOMINATOR = 1000
@@ -34,7 +34,7 @@ MAX_DENOMINATOR = 1000
 
 @dataclass(frozen=True)
 class Member:
-    """A checkpoint and its whole-numbered weight. size: (height, width) that its training brought every picture to; flips: mirror
+    """A checkpoint and its whole-numbered weight. size: (height, width) that its training brought every image to; flips: mirror
     images that it is averaged over, None: as it was validated.
     """
 
@@ -48,7 +48,7 @@ class Ensemble:
     """Members on one device, ready to predict; a single model is an ensemble of one. Used by one thread.
 
     The arithmetic is that of the selection: probabilities quantized to 0..255, summed as whole numbers, on ties the lowest class.
-    So the pictures that an ensemble was chosen on get the masks that it was chosen for. Where the batch or the number of threads
+    So the images that an ensemble was chosen on get the masks that it was chosen for. Where the batch or the number of threads
     is another than in training, a network's last bits are others too: in float32 on the CPU, 0 to 76 of 1.6 million quantized
     values were then off by one.
     """
@@ -80,7 +80,7 @@ class Ensemble:
         ]
 
     def batch_size(self, size: tuple[int, int]) -> int:
-        """How many pictures of this size (height, width) are predicted at once: whole batches of every member, if that is few."""
+        """How many images of this size (height, width) are predicted at once: whole batches of every member, if that is few."""
         return max(1, min(math.lcm(*(member.batch_size for member in self._members)), MAX_PIXELS // math.prod(size)))
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""Weights and pictures -> class probabilities, and the form in which they are kept."""
+"""Weights and images -> class probabilities, and their 8-bit form on disk; reads checkpoints."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ FLIPPED_AXES: dict[Flips, tuple[tuple[int, ...], ...]] = {
     "horizontal": ((), (-1,)),
     "both": ((), (-1,), (-2,), (-2, -1)),
 }
-"""Of (B, C, H, W) pictures."""
+"""Flips -> axes of (B, C, H, W) to flip, one tuple per evaluation."""
 
 
 def to_input(images: Tensor, device: torch.device) -> Tensor:
-    """(N, H, W, C) uint8 -> (N, C, H, W) float32 in [0, 1] on ``device``, channels last in memory; divides by 255 there."""
+    """(N, H, W, C) uint8 -> (N, C, H, W) float32 in [0, 1] on ``device``, channels last in memory."""
     moved = images.to(device, non_blocking=True)
-    # A single channel is no axis to permute: it would get strides that contiguous() does not mend.
-    pictures = moved.view(len(images), 1, *images.shape[1:3]) if images.shape[3] == 1 else moved.permute(0, 3, 1, 2)
-    return pictures.float().div_(255).contiguous(memory_format=torch.channels_last)
+    # Permuting a single channel would give strides that contiguous() does not correct.
+    inputs = moved.view(len(images), 1, *images.shape[1:3]) if images.shape[3] == 1 else moved.permute(0, 3, 1, 2)
+    return inputs.float().div_(255).contiguous(memory_format=torch.channels_last)
 
 
 def predict_probabilities(
@@ -49,7 +49,7 @@ def predict_probabilities(
 ) -> Iterator[NDArray[np.float32]]:
     """Yield probabilities (B, C, H, W) float32, batch after batch, of images (N, H, W, C) uint8 (an array or memory map).
 
-    device, precision: as in ``choose_device``; flips: as in ``predict_batch``. The model is moved to the device and put into
+    device, precision: as in ``choose_device``; flips: as in ``predict_batch``. The model is moved to the device and set to
     evaluation mode.
     """
     chosen = choose_device(device, precision)
@@ -59,20 +59,21 @@ def predict_probabilities(
 
 
 def predict_batch(model: nn.Module, images: NDArray[np.uint8], device: Device, *, flips: Flips = "none") -> Tensor:
-    """Probabilities (B, C, H, W) float32, on the device, of (B, H, W, C) uint8 images; the model must be there and evaluate.
+    """Probabilities (B, C, H, W) float32, on the device, of (B, H, W, C) uint8 images.
 
-    flips: the mean over the picture and its mirror images: left to right (horizontal), or that, upside down, and both.
+    The model must be on the device and in evaluation mode. flips: average over the image and its left-right flip (horizontal),
+    or over all four flips (both).
     """
     batch = torch.from_numpy(np.array(images))  # a memory map cannot be shared with a tensor
     with torch.inference_mode():
-        pictures = to_input(batch, device.torch)
-        seen = [_predict_flipped(model, pictures, device, axes) for axes in FLIPPED_AXES[flips]]
-        return torch.stack(seen).mean(dim=0) if len(seen) > 1 else seen[0]
+        inputs = to_input(batch, device.torch)
+        views = [_predict_flipped(model, inputs, device, axes) for axes in FLIPPED_AXES[flips]]
+        return torch.stack(views).mean(dim=0) if len(views) > 1 else views[0]
 
 
-def _predict_flipped(model: nn.Module, pictures: Tensor, device: Device, axes: tuple[int, ...]) -> Tensor:
+def _predict_flipped(model: nn.Module, images: Tensor, device: Device, axes: tuple[int, ...]) -> Tensor:
     with device.autocast():
-        logits = model(pictures.flip(axes) if axes else pictures)
+        logits = model(images.flip(axes) if axes else images)
     probabilities: Tensor = logits.float().softmax(dim=1)
     return (probabilities.flip(axes) if axes else probabilities).contiguous()
 
@@ -95,9 +96,9 @@ def quantize(probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def measure_latency_ms(model: nn.Module, image: NDArray[np.uint8], device: Device) -> float:
-    """Milliseconds that one picture (1, H, W, C) takes, from bytes to probabilities on the host: the median of several.
+    """Median milliseconds for one image (1, H, W, C), from bytes to probabilities on the host.
 
-    The model must be on the device; it is put into evaluation mode. Whatever else the machine does meanwhile counts.
+    The model must be on the device; it is set to evaluation mode. Other load on the machine counts.
     """
     model.eval()
     times_s = []
@@ -109,10 +110,10 @@ def measure_latency_ms(model: nn.Module, image: NDArray[np.uint8], device: Devic
 
 
 def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> nn.Module:
-    """Rebuild the model that ``path`` (best.safetensors, or the folder that holds it) was saved from, in evaluation mode.
+    """Rebuild the model saved at ``path`` (best.safetensors, or its folder), in evaluation mode.
 
     Raises:
-        ConfigError: the file is missing, damaged, or was not written by this trainer.
+        ConfigError: the file is missing, damaged, or not from this trainer.
     """
     facts = read_metadata(path)
     config = TrainConfig.model_validate({**facts["config"], "encoder_weights": None})
@@ -122,7 +123,7 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> nn.Module
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """What a checkpoint says of itself: config, in_channels, num_classes, epoch, metrics, normalisation.
+    """Return a checkpoint's metadata: config, in_channels, num_classes, epoch, metrics, normalisation.
 
     Raises:
         ConfigError: as ``load_checkpoint``.
@@ -137,7 +138,11 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a checkpoint's weights into a model of the same configuration."""
+    """Load a checkpoint's weights into a model of the same configuration.
+
+    Raises:
+        ConfigError: the file cannot be read, or the weights do not fit.
+    """
     file = _weights_file(path)
     try:
         with safe_open(file, framework="pt") as weights:

@@ -1,4 +1,4 @@
-"""Exponential moving average of a model's weights, which train.py evaluates and keeps instead of the weights themselves."""
+"""Exponential moving average of a model's weights; train.py evaluates and keeps it instead of the weights."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from trainers.config import EmaConfig
 
 
 def build_average(config: EmaConfig | None, model: nn.Module) -> ModelEmaV3 | None:
-    """Build the average of ``model``, batch norm's statistics included, which starts as a copy; None where none is asked for.
+    """Build the average of ``model``, batch norm statistics included; it starts as a copy. None if ``config`` is None.
 
-    ``update(model, step=...)`` after each step, counted from 1 over the whole training: the decay rises as 1 - step^(-2/3) to the
-    configured one, so that a short training does not remember its initial weights.
+    Call ``update(model, step=...)`` after each step, from 1 over the whole training. The decay rises as 1 - step^(-2/3) to the
+    configured one, so that a short training forgets its initial weights.
     Source: Polyak and Juditsky 1992, Acceleration of Stochastic Approximation by Averaging; the rise is timm's.
     """
     return None if config is None else ModelEmaV3(model, decay=config.decay, use_warmup=True)

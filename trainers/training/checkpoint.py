@@ -1,4 +1,4 @@
-"""State of a training <-> last.pt, to go on from; best weights -> best.safetensors. Files appear whole or not at all."""
+"""State of a training <-> last.pt, to resume from; best weights -> best.safetensors. Files appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Progress:
-    """How far a training has come: metrics of the epochs run so far, from the first on. Changed by the training loop only."""
+    """Progress of a training; history: metrics of each epoch so far. Only the training loop changes it."""
 
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
@@ -41,7 +41,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a checkpoint saves and restores."""
+    """The objects whose state a checkpoint saves and restores."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -50,7 +50,7 @@ class Trained:
 
     @property
     def evaluated(self) -> nn.Module:
-        """The model that is validated and kept: the average of the weights where there is one."""
+        """The model to validate and keep: the averaged one if there is an average."""
         if self.average is None:
             return self.model
         averaged: nn.Module = self.average.module
@@ -58,7 +58,7 @@ class Trained:
 
 
 def save_last(folder: Path, trained: Trained, progress: Progress, *, identity: dict[str, Any]) -> None:
-    """Write everything that the next epoch depends on. Random state is not among it: each epoch makes its own from the seed."""
+    """Write everything that the next epoch depends on; no random state, as each epoch seeds its own."""
     state = {
         "schema_version": SCHEMA_VERSION,
         "identity": json.dumps(identity, sort_keys=True),
@@ -72,9 +72,9 @@ def save_last(folder: Path, trained: Trained, progress: Progress, *, identity: d
 
 
 def load_last(folder: Path, trained: Trained, *, identity: dict[str, Any]) -> Progress:
-    """Restore ``trained`` and return how far it was; a fresh Progress where there is nothing to go on from.
+    """Restore ``trained`` and return its progress; a new Progress if there is no checkpoint.
 
-    A damaged checkpoint is told to the log and passed over: the training starts anew.
+    A damaged checkpoint is logged and ignored: the training starts anew.
 
     Raises:
         TrainerError: the folder holds another training's checkpoint.
@@ -85,7 +85,7 @@ def load_last(folder: Path, trained: Trained, *, identity: dict[str, Any]) -> Pr
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         version, found, progress = state["schema_version"], json.loads(state["identity"]), Progress(**state["progress"])
-    except Exception as error:  # a truncated zip shows as any of half a dozen types
+    except Exception as error:  # a truncated zip raises any of half a dozen types
         logger.warning("%s: cannot be read (%s: %s); the training starts anew", path, type(error).__name__, error)
         return Progress()
     if version != SCHEMA_VERSION or not (folder / BEST).exists():
@@ -102,7 +102,7 @@ def load_last(folder: Path, trained: Trained, *, identity: dict[str, Any]) -> Pr
 
 
 def save_best(folder: Path, model: nn.Module, facts: dict[str, Any]) -> None:
-    """Write the model's weights, with ``facts`` (JSON) from which it can be rebuilt."""
+    """Write the model's weights, with ``facts`` (JSON) to rebuild it from."""
     weights = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
     metadata = {"trainer": json.dumps({"schema_version": SCHEMA_VERSION, **facts})}
     _replace(folder / BEST, lambda path: save_file(weights, path, metadata=metadata))
@@ -118,7 +118,7 @@ def _check_same(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> 
 
 
 def _replace(path: Path, write: Callable[[Path], None]) -> None:
-    scratch = path.with_name(f".{path.name}.scratch")  # one process works in a folder; what a kill leaves is written over
+    scratch = path.with_name(f".{path.name}.scratch")  # one process per folder; leftovers of a kill are overwritten
     write(scratch)
     with open(scratch, "rb") as file:
         os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""Model and validation part -> confusions and predictions, and the metrics that they come to."""
+"""Model and validation images -> confusion matrices, predictions and metrics."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def evaluate_checkpoint(
 
 
 def score(confusions: NDArray[np.int64], data: SplitData) -> dict[str, float]:
-    """Return val/miou, and val/iou/<class name> of the classes that have one."""
+    """Return val/miou, and val/iou/<class name> of the classes with a defined IoU."""
     total = confusions.sum(axis=0)
     iou = class_iou(total, data.ignore_classes)
     per_class = {f"val/iou/{name}": float(v) for name, v in zip(data.data.class_names, iou, strict=True) if not np.isnan(v)}
@@ -103,10 +103,10 @@ def score(confusions: NDArray[np.int64], data: SplitData) -> dict[str, float]:
 
 
 def check_scored(data: SplitData) -> None:
-    """Refuse a validation part on which nothing can be scored.
+    """Check that the validation images have something to score.
 
     Raises:
-        DataError: it has no pixel of a class that is not ignored.
+        DataError: they have no pixel of a scored class.
     """
     scored = [c for c in range(data.data.num_classes) if c not in data.ignore_classes]
     if not any(np.isin(data.data.masks[i], scored).any() for i in data.split.val):

@@ -1,4 +1,4 @@
-"""Optimizer and schedule configuration -> the optimizer and the learning rate of each step."""
+"""Optimizer and schedule configuration -> optimizer and learning rate of each step."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from trainers.config import OptimizerConfig, ScheduleConfig
 
 START = 1 / 25
-"""The first rate of a warm-up, as a share of the peak."""
+"""First rate of a warm-up, as a share of the peak."""
 END = 1e-3
-"""one_cycle, cosine: the last rate, as a share of the peak."""
+"""one_cycle, cosine: last rate, as a share of the peak."""
 
 
 def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """Build the optimizer over the model's trainable parameters: torch's in their fused form, Lion is timm's.
+    """Build the optimizer over the model's trainable parameters: torch's fused ones, or timm's Lion.
 
-    Fused, one step of Unet/mobilenet_v2 takes 14 to 23 ms instead of 46 to 51 on one AVX2 core. timm's Lion has no such form.
+    Fused, one step of Unet/mobilenet_v2 takes 14 to 23 ms instead of 46 to 51 on one AVX2 core. timm's Lion is not fused.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     options: dict[str, Any] = {"lr": config.lr}
@@ -41,9 +41,9 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Op
 
 
 class Schedule:
-    """Moves the optimizer's learning rate: after each step, and with plateau, once warm, after each epoch by its val/miou.
+    """Sets the optimizer's learning rate: after each step; with plateau, after the warm-up, after each epoch by val/miou.
 
-    Its state together with the optimizer's, which holds the rate, is all that a resumed training needs.
+    A resumed training needs this state and the optimizer's, which holds the rate.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Schedule:
         return float(self._optimizer.param_groups[0]["lr"])
 
     def after_step(self) -> None:
-        if self._plateau is None or self._is_rising:  # a step sets the rate anew and would undo what the plateau took off
+        if self._plateau is None or self._is_rising:  # a step sets the rate anew and would undo the plateau's reduction
             self._steps.step()
 
     def after_epoch(self, val_miou: float) -> None:
@@ -80,7 +80,7 @@ class Schedule:
 
 
 def build_schedule(config: ScheduleConfig, optimizer: torch.optim.Optimizer, *, num_steps: int) -> Schedule:
-    """Build the schedule; ``num_steps`` is the number of optimizer steps of the whole training."""
+    """Build the schedule; ``num_steps``: optimizer steps of the whole training."""
 
     def share(step: int) -> float:
         return lr_share(config, step, num_steps=num_steps)
@@ -93,7 +93,7 @@ def build_schedule(config: ScheduleConfig, optimizer: torch.optim.Optimizer, *, 
 
 
 def count_rising_steps(config: ScheduleConfig, num_steps: int) -> int:
-    """Number of steps of the warm-up, out of ``num_steps``."""
+    """Number of warm-up steps, out of ``num_steps``."""
     default = 0.25 if config.name == "one_cycle" else 0.0
     return round((default if config.warmup_fraction is None else config.warmup_fraction) * num_steps)
 
@@ -101,9 +101,9 @@ def count_rising_steps(config: ScheduleConfig, num_steps: int) -> int:
 def lr_share(config: ScheduleConfig, step: int, *, num_steps: int) -> float:
     """Learning rate of ``step`` (from 0) as a share of the configured one, in (0, 1], before any plateau.
 
-    Every schedule rises from START during its warm-up; one_cycle is a cosine that has one by default.
-    Source: Loshchilov and Hutter 2017, SGDR, eq. 5 (cosine); Smith and Topin 2018, Super-Convergence (one_cycle; rise and fall
-    are cosines and Adam's betas stay as they are).
+    Every schedule rises from START during its warm-up; one_cycle is a cosine with a warm-up by default.
+    Source: Loshchilov and Hutter 2017, SGDR, eq. 5 (cosine); Smith and Topin 2018, Super-Convergence (one_cycle, here with
+    cosines for rise and fall and constant Adam betas).
     """
     num_rising = count_rising_steps(config, num_steps)
     if step < num_rising:

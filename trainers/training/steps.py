@@ -1,4 +1,4 @@
-"""The pass over an epoch's batches: forward, loss, backward, one optimizer step a batch; train.py calls it epoch by epoch."""
+"""The pass over an epoch's batches: forward, loss, backward, one optimizer step per batch; called by train.py."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from trainers.prediction.predict import to_input
 from trainers.training.checkpoint import Trained
 
 Batch = tuple[Tensor, Tensor]
-"""Pictures (B, H, W, C) uint8 and masks (B, H, W) uint8."""
+"""Images (B, H, W, C) uint8 and masks (B, H, W) uint8."""
 
 
 class Steps:
-    """Moves the weights of ``trained``, one optimizer step a batch.
+    """Updates the weights of ``trained``, one optimizer step per batch.
 
-    accumulate: parts into which a batch is cut for the device's memory; their gradients add up to the batch's, weighted by
-    their number of pictures. Batch norm and means over pixels are then the parts' own, so results differ.
-    on_step: called after each step.
+    accumulate: parts into which a batch is cut to fit into memory. Their gradients, weighted by number of images, add up. Batch
+    norm and means over pixels see only a part, so results differ. on_step: called after each step.
     """
 
     def __init__(
@@ -41,9 +40,9 @@ class Steps:
         self._accumulate, self._on_step = accumulate, on_step
 
     def run(self, batches: Iterable[Batch], *, epoch: int, first_step: int) -> dict[str, float]:
-        """One pass; returns train/loss, lr (of the last step), images_per_s, epoch_s.
+        """Run one epoch; returns train/loss, lr (of the last step), images_per_s, epoch_s.
 
-        epoch and first_step count from 1 over the whole training.
+        epoch, first_step: from 1, over the whole training.
 
         Raises:
             ConfigError: the network cannot take such a batch.
@@ -64,7 +63,7 @@ class Steps:
             trained.schedule.after_step()
             num_images += len(images)
             self._on_step()
-        values = torch.stack(losses).tolist()  # read at the end: a look at each step would make a GPU wait
+        values = torch.stack(losses).tolist()  # read at the end: reading each step would make a GPU wait
         _check_finite(values, epoch)
         epoch_s = time.perf_counter() - started_s
         return {
@@ -75,31 +74,31 @@ class Steps:
         }
 
     def _add_gradients(self, images: Tensor, masks: Tensor) -> Tensor:
-        """Add the batch's gradients to the parameters'; returns its mean loss, detached."""
+        """Add the batch's gradients to the parameters' gradients; returns its mean loss, detached."""
         mean = torch.zeros((), device=self._device.torch)
-        for pictures, labels in _cut(images, masks, self._accumulate):
+        for part, labels in _cut(images, masks, self._accumulate):
             with self._device.autocast():
-                logits = self._forward(to_input(pictures, self._device.torch))
-            loss = self._loss(logits, labels.to(self._device.torch, non_blocking=True)) * (len(pictures) / len(images))
+                logits = self._forward(to_input(part, self._device.torch))
+            loss = self._loss(logits, labels.to(self._device.torch, non_blocking=True)) * (len(part) / len(images))
             loss.backward()
             mean += loss.detach()
         return mean
 
-    def _forward(self, pictures: Tensor) -> Tensor:
+    def _forward(self, images: Tensor) -> Tensor:
         try:
-            logits: Tensor = self._trained.model(pictures)
+            logits: Tensor = self._trained.model(images)
         except ValueError as error:
-            if len(pictures) == 1 and "more than 1 value per channel" in str(error):
+            if len(images) == 1 and "more than 1 value per channel" in str(error):
                 raise ConfigError(
-                    f"batch_size: {self._config.arch} normalises over a batch of features of one pixel and needs batches of at "
-                    "least 2 pictures; found 1"
+                    f"batch_size: {self._config.arch} has batch norm over features of one pixel and needs batches of at least 2 "
+                    "images; found 1"
                 ) from error
             raise
         return logits
 
 
 def _cut(images: Tensor, masks: Tensor, num_parts: int) -> Iterable[Batch]:
-    """Cut a batch into at most ``num_parts`` parts of at least two pictures, which batch norm may need."""
+    """Cut a batch into at most ``num_parts`` parts of at least two images; batch norm may need two."""
     parts = max(1, min(num_parts, len(images) // 2))
     return zip(images.tensor_split(parts), masks.tensor_split(parts), strict=True)
 

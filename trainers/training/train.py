@@ -99,7 +99,7 @@ def train(
 ) -> TrainResult:
     """Train, or go on from ``folder``/last.pt, and evaluate the best epoch's weights on the validation part.
 
-    All randomness comes from (seed, epoch, picture). On the CPU, with equal threads and precision, equal calls give equal bits,
+    All randomness comes from (seed, epoch, image). On the CPU, with equal threads and precision, equal calls give equal bits,
     interrupted or not; on a GPU they give nearly equal results, as some of its sums have no fixed order. Writes last.pt (at most
     every ``checkpoint_interval_s``, when stopped and after the last epoch) and best.safetensors. Who has put the result in safety
     may remove last.pt; until then another call does no more than to evaluate again. accumulate: parts into which a batch is cut
@@ -207,7 +207,7 @@ class _Training:
         return self.steps.run(self.batches.epoch(epoch), epoch=epoch, first_step=1 + (epoch - 1) * len(self.batches))
 
     def _check_takes(self, images: NDArray[np.uint8]) -> None:
-        """Raise ConfigError where the network cannot take pictures of this size, or gives something else than their classes."""
+        """Raise ConfigError where the network cannot take images of this size, or gives something else than their classes."""
         expected = (len(images), self.data.data.num_classes, *images.shape[1:3])
         try:
             found = tuple(predict_batch(self.model.eval(), images, self.device).shape)
@@ -215,7 +215,7 @@ class _Training:
             raise  # the device, not the configuration
         except (RuntimeError, ValueError, AssertionError) as error:
             size = f"{images.shape[1]}x{images.shape[2]}"
-            raise ConfigError(f"arch {self.config.arch!r} cannot take pictures of {size}: {error}") from error
+            raise ConfigError(f"arch {self.config.arch!r} cannot take images of {size}: {error}") from error
         if found != expected:
             raise ConfigError(f"arch {self.config.arch!r} gave logits of shape {found}; they must be {expected}")
 

@@ -77,7 +77,7 @@ def test_a_misspelled_synthetic_is_answered(tmp_path: Path) -> None:
 def test_a_split_that_cannot_be_made_stops_before_anything_runs(tmp_path: Path) -> None:
     """Classes that do not exist cannot be ignored."""
     spec = read(tmp_path, SMALL + "search: {method: grid, space: {data.ignore_classes: [[0], [9]]}}\n")
-    with pytest.raises(DataError, match=r"sweep\.yaml:2: search\.space\.data\.ignore_classes\[1\]: 9 is no class"):
+    with pytest.raises(DataError, match=r"sweep\.yaml:2: search\.space\.data\.ignore_classes\[1\]: 9 is not a class"):
         prepare(spec, tmp_path / "cache")
 
 

@@ -124,7 +124,7 @@ def test_maps_ids(made, tiles: SyntheticSet) -> None:
         ({"num_classes": 4}, "unknown label ids 4. Allowed: 0 to 3"),
         ({"class_names": ("a", "b")}, "2 names (a, b) for 5 classes"),
         ({"class_names": ("a", "b", "c", "d", "a")}, "holds a name twice"),
-        ({"ignore_classes": (0, 9)}, "9 is no class. Known: 0 ("),
+        ({"ignore_classes": (0, 9)}, "9 is not a class. Known: 0 ("),
         ({"ignore_classes": (0, 1, 2, 3, 4)}, "Leave at least one class"),
         ({"size": (8, 64), "fit": "pad"}, "16x32 (height x width) is larger than data.size 8x64"),
     ],

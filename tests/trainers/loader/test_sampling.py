@@ -69,7 +69,7 @@ def test_validation_pictures_are_never_shown(data: SplitData) -> None:
 
 def test_unknown_class_is_refused_with_the_known_ones(data: SplitData) -> None:
     """The message lists the classes."""
-    with pytest.raises(ConfigError, match=r"\[7\] is no class. Known: 0 \(none\), 1 \(soil\)"):
+    with pytest.raises(ConfigError, match=r"\[7\] is not a class. Known: 0 \(none\), 1 \(soil\)"):
         count(data, {"classes": [2, 7]})
 
 

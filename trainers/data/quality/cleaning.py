@@ -1,4 +1,4 @@
-"""Which pictures `data.clean` removes: positions, or the outliers that a file of `data check` lists; `auto` is dataset.py's."""
+"""Reads and checks the positions that `data.clean` removes, listed directly or in a JSON file from `data check`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from trainers.data.checks import list_some
 from trainers.errors import DataError
 
 _MIN_KEPT = 2
-"""One picture to train on, one to validate."""
+"""One image for training, one for validation."""
 
-_WRITE_AGAIN = "Write it again: data check SOURCE --json, with the same options"
+_WRITE_AGAIN = "Write it again: `data check SOURCE --json`, with the same options"
 
 
 class _Listed(BaseModel):
@@ -23,7 +23,7 @@ class _Listed(BaseModel):
 
 
 class _Check(BaseModel):
-    """What counts of a file that `data check` wrote; the rest is for people."""
+    """The part of `data check`'s JSON file that cleaning reads."""
 
     model_config = ConfigDict(frozen=True, strict=True)
     schema_version: Literal[1]
@@ -32,9 +32,9 @@ class _Check(BaseModel):
 
 
 def read_positions(clean: tuple[int, ...] | str | None, fingerprint: str) -> tuple[int, ...]:
-    """Return the positions in the source that ``clean`` names, ascending.
+    """Return the positions in the source to remove, ascending.
 
-    clean: positions, the path of a .json file, or None; not ``auto``. fingerprint: of the source, which the file must name.
+    clean: positions, the path of a .json file, or None; not ``auto``. fingerprint: of the source; the file must hold the same.
 
     Raises:
         DataError: the file cannot be read, or belongs to another source.
@@ -52,26 +52,26 @@ def read_positions(clean: tuple[int, ...] | str | None, fingerprint: str) -> tup
         raise DataError(f"data.clean: {path}: {place}: {first['msg']}. {_WRITE_AGAIN}.") from error
     if check.fingerprint != fingerprint:
         raise DataError(
-            f"data.clean: {path}: was written for a source of fingerprint {check.fingerprint}, this one has {fingerprint}: its "
-            f"positions would be those of other pictures. {_WRITE_AGAIN}."
+            f"data.clean: {path}: was written for a source with fingerprint {check.fingerprint}, but this one has {fingerprint}. "
+            f"The positions may mean other images. {_WRITE_AGAIN}."
         )
     return tuple(sorted({outlier.index for outlier in check.outliers}))
 
 
 def check_positions(positions: Sequence[int], num_images: int, place: str) -> None:
-    """Check that the positions exist and that enough is left.
+    """Check that the positions exist and that at least two images remain.
 
     Raises:
-        DataError: one does not exist, or hardly a picture is left.
+        DataError: a position does not exist, or too few images remain.
     """
     wrong = [position for position in positions if not 0 <= position < num_images]
     if wrong:
         raise DataError(
-            f"data.clean: {list_some(wrong)}: no such position in {place}, which holds {num_images} pictures. "
+            f"data.clean: {list_some(wrong)}: no such position in {place}, which has {num_images} images. "
             f"Allowed: 0 to {num_images - 1}."
         )
     if num_images - len(positions) < _MIN_KEPT:
         raise DataError(
-            f"data.clean: removes {len(positions)} of the {num_images} pictures of {place}. Leave at least {_MIN_KEPT}: one to "
-            "train on, one to validate."
+            f"data.clean: removes {len(positions)} of the {num_images} images of {place}. Leave at least {_MIN_KEPT}: one for "
+            "training, one for validation."
         )

@@ -1,4 +1,4 @@
-"""Groups identical and nearly identical pictures, so that split.py never puts them on both sides; outliers.py asks it too."""
+"""Groups identical and nearly identical images, so that a split keeps them together; outliers.py looks for copies with it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float32]
 
-# Measured on 2,615 pictures from a rover: copies changed in brightness, noise (1 to 2 gray levels) or JPEG are found in 99.4
-# to 100 of 100 cases; what was united were places photographed again and featureless sky; the largest group had 10 pictures.
+# Measured on 2,615 images from a rover: copies changed in brightness, noise (1 to 2 gray levels) or JPEG are found in 99.4
+# to 100 of 100 cases. Other groups were places photographed twice and featureless sky; the largest group had 10 images.
 _COARSE_CORRELATION = 0.9
-"""Of 8x16 thumbnails; picks the pairs that are worth a closer look."""
+"""Of 8x16 thumbnails; selects the pairs for the comparison of detail."""
 _DETAIL_CORRELATION = 0.4
-"""Median over blocks of the correlation of fine detail: differing ground gives about 0, whatever large shapes (horizon, the
-robot's own arm, a pasted object) two pictures share."""
+"""Median over blocks of the correlation of fine detail. Different ground gives about 0, even if two images share large shapes
+(horizon, the robot's arm, a pasted object)."""
 
 _COPIED_SHARE = 0.4
-"""Of the blocks of a grid, equal pixel by pixel: a copy, whatever was pasted over the rest. The robot's own arm, photographed
-twice, is never equal in all pixels of a block."""
+"""Share of a grid's blocks that are equal in every pixel of a copy, whatever was pasted over the rest. The robot's arm,
+photographed twice, never gives two equal blocks."""
 _GRID = (8, 16)
 """Rows and columns of that grid."""
 
@@ -31,10 +31,10 @@ _CHUNK = 1024
 
 
 def group_images(images: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Return a group id (N,) for images (N, H, W, C): pictures with equal ids must stay together.
+    """Return a group id (N,) for images (N, H, W, C): images with equal ids must stay together.
 
-    A group is what pairs of nearly identical pictures connect; its id is the smallest index in it. A copy with something pasted
-    over it belongs to its original.
+    Pairs of nearly identical images connect a group; its id is its smallest index. A copy with a pasted object belongs to the
+    group of its original.
     """
     parent = np.arange(len(images), dtype=np.int64)
     _unite_identical(images, parent)
@@ -60,21 +60,21 @@ def _unite_identical(images: NDArray[np.uint8], parent: NDArray[np.int64]) -> No
 
 
 def find_copies(images: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Return pairs (P, 2), the smaller index first, of images (N, H, W, C) that agree in every pixel of a large part.
+    """Return pairs (P, 2), the smaller index first, of images (N, H, W, C) of which a large part is equal in every pixel.
 
-    Of many copies of one picture, some pairs may be left out; those returned connect them all. Flat blocks count for nothing.
+    Of many copies of one image, some pairs may be missing; those returned connect all copies. Flat blocks are ignored.
     """
     digests = _hash_blocks(images)
     if digests is None:
         return np.empty((0, 2), np.int64)
-    block, picture, digest = (array.ravel() for array in (*np.indices(digests.shape)[::-1], digests))
+    block, image, digest = (array.ravel() for array in (*np.indices(digests.shape)[::-1], digests))
     textured = np.flatnonzero(digest)
-    order = textured[np.lexsort((picture[textured], digest[textured], block[textured]))]
+    order = textured[np.lexsort((image[textured], digest[textured], block[textured]))]
     is_new = np.diff(digest[order], prepend=0) != 0
     is_new |= np.diff(block[order], prepend=-1) != 0
     first = np.maximum.accumulate(np.where(is_new, np.arange(len(order)), 0))
     again = np.flatnonzero(~is_new)
-    found = picture[order]
+    found = image[order]
     left = np.concatenate([found[first[again]], found[again - 1][again - 1 > first[again]]])
     right = np.concatenate([found[again], found[again][again - 1 > first[again]]])
     codes, counts = np.unique(left * len(images) + right, return_counts=True)
@@ -83,7 +83,7 @@ def find_copies(images: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 def _hash_blocks(images: NDArray[np.uint8]) -> NDArray[np.uint64] | None:
-    """Return a hash of each block of the grid (N, 128), 0 where the block is flat; None where pictures are too small for it."""
+    """Return a hash of each block of the grid (N, 128), 0 if the block is flat; None if the images are too small for it."""
     rows, columns = _GRID
     height, width = images.shape[1] // rows, images.shape[2] // columns
     if min(height, width) < 2:
@@ -99,14 +99,14 @@ def _hash_blocks(images: NDArray[np.uint8]) -> NDArray[np.uint64] | None:
 
 
 def _describe(images: NDArray[np.uint8]) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return normalised thumbnails (N, 128), fine detail (N, h, w), and its energy by block (N, 4, 8)."""
+    """Return normalised thumbnails (N, 128), fine detail (N, h, w), and its energy per block (N, 4, 8)."""
     shrink = min(1.0, _MAX_DETAIL_SIDE / max(images.shape[1:3]))
     size = (max(8, round(images.shape[2] * shrink)), max(4, round(images.shape[1] * shrink)))
     coarse = np.empty((len(images), _THUMBNAIL[0] * _THUMBNAIL[1]), np.float32)
     detail = np.empty((len(images), size[1], size[0]), np.float32)
     energy = np.empty((len(images), _BLOCKS[1], _BLOCKS[0]), np.float32)
-    for index, picture in enumerate(images):
-        gray = picture[..., 0] if picture.shape[-1] == 1 else picture.mean(axis=-1)
+    for index, image in enumerate(images):
+        gray = image[..., 0] if image.shape[-1] == 1 else image.mean(axis=-1)
         small = cv2.resize(gray.astype(np.float32), size, interpolation=cv2.INTER_AREA)
         coarse[index] = cv2.resize(small, _THUMBNAIL, interpolation=cv2.INTER_AREA).ravel()
         detail[index] = small - cv2.blur(small, (9, 9))
@@ -126,7 +126,7 @@ def _correlate_blocks(detail: FloatArray, energy: FloatArray, left: NDArray[np.i
 
 
 def find_root(parent: NDArray[np.int64], index: int) -> int:
-    """Return the smallest index of the set that holds ``index``; parent: (N,), at first every index its own."""
+    """Return the smallest index of the set that holds ``index``; parent: (N,), initially arange(N)."""
     while parent[index] != index:
         parent[index] = parent[parent[index]]  # halves the path for the next search
         index = int(parent[index])
@@ -134,6 +134,6 @@ def find_root(parent: NDArray[np.int64], index: int) -> int:
 
 
 def unite(parent: NDArray[np.int64], one: int, other: int) -> None:
-    """Make one set of those that hold ``one`` and ``other``."""
+    """Merge the sets that hold ``one`` and ``other``."""
     first, second = sorted((find_root(parent, one), find_root(parent, other)))
     parent[second] = first

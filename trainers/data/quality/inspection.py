@@ -1,4 +1,4 @@
-"""What a person should know of a data set before training on it: DataSet -> Findings, of which outliers alone are removed."""
+"""DataSet -> Findings: class shares, outliers, duplicates and odd images, for `data check`. Only outliers can be removed."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from trainers.data.quality.outliers import Outlier, find_outliers
 from trainers.data.quality.repeated_masks import find_repeated_masks
 
 _MAX_DISAGREEMENT = 0.1
-"""Of the pixels labelled in both masks of two nearly identical pictures, before it is worth telling."""
+"""Share of differing labels in the masks of two nearly identical images from which they contradict each other."""
 _MAX_SATURATED = 0.25
-"""Of a picture's pixels may be black or white."""
+"""Share of an image's pixels that may be black or white."""
 _MAX_DEVIATIONS = 5.0
-"""Median absolute deviations, scaled to standard deviations, that a picture's mean or contrast may be off the set's median."""
-_MIN_PICTURES = 20
-"""Of fewer, the median deviation says little."""
+"""Largest distance of an image's mean or contrast from the set's median, in median absolute deviations scaled to sigma."""
+_MIN_IMAGES = 20
+"""With fewer, the median deviation is not reliable."""
 _MAX_COMPARED = 12
-"""Pictures of a group whose masks are compared with each other."""
+"""Images per group whose masks are compared with each other."""
 
 
 @dataclass(frozen=True)
 class DuplicateGroup:
-    """Nearly identical pictures.
+    """Nearly identical images.
 
-    identical: all are equal in every pixel. disagreement: largest share of pixels, labelled in both masks, on which two of their
-    masks differ; contradicts: it is large.
+    identical: all are equal in every pixel. disagreement: largest share of differing labels between two of their masks, of the
+    pixels labelled in both.
     """
 
     indices: tuple[int, ...]
@@ -45,8 +45,8 @@ class DuplicateGroup:
 
 
 @dataclass(frozen=True)
-class OddPicture:
-    """A picture whose gray levels are unlike those of the others, and in what."""
+class OddImage:
+    """An image with unusual gray levels, and why."""
 
     index: int
     reason: str
@@ -54,10 +54,10 @@ class OddPicture:
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found, by index into the data set.
+    """Findings by index into the data set.
 
-    class_shares: (C,) of all labelled pixels; images_per_class: (C,) pictures that hold each class; all_ignored: pictures
-    without a pixel that is scored; repeated_masks: differing pictures under one intricate mask, a set each.
+    class_shares: (C,) of all labelled pixels; images_per_class: (C,) images that hold each class; all_ignored: images without
+    a scored pixel; repeated_masks: sets of different images with the same intricate mask.
     """
 
     class_shares: tuple[float, ...]
@@ -66,11 +66,11 @@ class Findings:
     duplicates: tuple[DuplicateGroup, ...]
     repeated_masks: tuple[tuple[int, ...], ...]
     all_ignored: tuple[int, ...]
-    odd_intensities: tuple[OddPicture, ...]
+    odd_intensities: tuple[OddImage, ...]
 
 
 def inspect_dataset(data: DataSet, ignore_classes: tuple[int, ...]) -> Findings:
-    """Look for everything that is told of a data set; ignore_classes: neither trained on nor scored."""
+    """Compute all findings; ignore_classes: neither trained on nor scored."""
     groups = group_images(data.images) if data.groups is None else data.groups
     counts = checks.count_labels(data.masks, data.num_classes)
     scored = np.delete(counts, ignore_classes, axis=1)
@@ -85,8 +85,8 @@ def inspect_dataset(data: DataSet, ignore_classes: tuple[int, ...]) -> Findings:
     )
 
 
-def find_odd_intensities(images: NDArray[np.uint8]) -> list[OddPicture]:
-    """Return the pictures of images (N, H, W, C) that are constant, saturated, or far from the others in mean or contrast."""
+def find_odd_intensities(images: NDArray[np.uint8]) -> list[OddImage]:
+    """Find, in (N, H, W, C), images that are constant, saturated, or far from the others in mean or contrast."""
     means, contrasts, saturated = (np.empty(len(images)) for _ in range(3))
     for index, image in enumerate(images):
         means[index], contrasts[index] = image.mean(), image.std()
@@ -95,21 +95,21 @@ def find_odd_intensities(images: NDArray[np.uint8]) -> list[OddPicture]:
     found = []
     for index in range(len(images)):
         if contrasts[index] == 0:
-            found.append(OddPicture(index, f"constant, gray level {means[index]:.0f}"))
+            found.append(OddImage(index, f"constant, gray level {means[index]:.0f}"))
         elif saturated[index] > _MAX_SATURATED:
-            found.append(OddPicture(index, f"saturated, {saturated[index]:.0%} of it black or white"))
+            found.append(OddImage(index, f"saturated, {saturated[index]:.0%} of it black or white"))
         elif abs(off_mean[index]) > _MAX_DEVIATIONS:
-            found.append(OddPicture(index, f"mean gray level {means[index]:.0f}, median of all {np.median(means):.0f}"))
+            found.append(OddImage(index, f"mean gray level {means[index]:.0f}, median of all {np.median(means):.0f}"))
         elif abs(off_contrast[index]) > _MAX_DEVIATIONS:
-            found.append(OddPicture(index, f"contrast {contrasts[index]:.1f}, median of all {np.median(contrasts):.1f}"))
+            found.append(OddImage(index, f"contrast {contrasts[index]:.1f}, median of all {np.median(contrasts):.1f}"))
     return found
 
 
 def _deviate(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Robust deviations from the median; zero where most values are equal, or few."""
+    """Robust deviations from the median; 0 if most values are equal or there are few."""
     off = values - np.median(values)
     scale = 1.4826 * float(np.median(np.abs(off)))  # a normal distribution's standard deviation
-    return off / scale if scale > 0 and len(values) >= _MIN_PICTURES else np.zeros_like(off)
+    return off / scale if scale > 0 and len(values) >= _MIN_IMAGES else np.zeros_like(off)
 
 
 def _describe_duplicates(data: DataSet, groups: NDArray[np.int64]) -> list[DuplicateGroup]:
@@ -128,7 +128,7 @@ def _describe_duplicates(data: DataSet, groups: NDArray[np.int64]) -> list[Dupli
 
 
 def _measure_disagreement(masks: NDArray[np.uint8]) -> float:
-    """Largest share of differing labels over all pairs of masks (K, H, W), at pixels where neither is void."""
+    """Largest share of differing labels over all pairs of masks (K, H, W), at pixels that both label."""
     largest = 0.0
     for one, other in combinations(masks, 2):
         both = (one != VOID) & (other != VOID)

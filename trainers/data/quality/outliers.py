@@ -1,7 +1,7 @@
-"""Finds pictures that were tampered with, without being told what that looks like; for cleaning.py and inspection.py.
+"""Finds images that were tampered with, without examples of tampering; used by loading.py and inspection.py.
 
-Three kinds of evidence: content that returns pixel by pixel in other pictures (pasted.py), an intricate mask that stands on
-differing pictures too (repeated_masks.py), and a picture that is another one's copy (duplicates.py) under another mask.
+Three kinds of evidence: content that recurs pixel by pixel in other images (pasted.py), an intricate mask that recurs on
+different images (repeated_masks.py), and a copy of another image (duplicates.py) under a different mask.
 """
 
 from __future__ import annotations
@@ -17,36 +17,36 @@ from trainers.data.quality.pasted import collect_patches, measure_drawn
 from trainers.data.quality.repeated_masks import RepeatedMask, find_repeated_masks
 
 DETECTOR_VERSION = 1
-"""Part of the names of prepared folders; raised by hand whenever other pictures are found."""
+"""Part of the names of prepared folders; raised by hand whenever the detector's results change."""
 
 _PASTED_SHARE = 0.003
-"""Of a picture's places, at which returning patches begin. Measured: 0 in all 2,506 pictures of a rover, 0 in generated terrain,
-0.035 and more where a figure was pasted."""
+"""Share of an image's pixels at which recurring patches begin. Measured: 0 in all 2,506 images of a rover, 0 in generated
+terrain, at least 0.035 in images with a pasted object."""
 _PASTED_GROUPS = 3
-"""Content in fewer pictures that differ needs other evidence beside it; two pictures of a set may overlap."""
+"""Content in fewer different images needs further evidence: two images of a set may overlap."""
 _MASK_GROUPS = 3
-"""Differing pictures under one and the same mask, of which at most one can be right; of two, nothing says which."""
+"""Different images with the same mask, of which at most one can be right. Of two, nothing says which."""
 _HABITUAL_MASKS = 3
-"""Where more masks repeat, repeating is how the set was labelled (a fixed camera), and says nothing of a single picture."""
+"""If more masks recur, the set was labelled that way (a fixed camera), and a recurring mask is no evidence."""
 
 _Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Outlier:
-    """A picture that should be removed, and why, for people."""
+    """An image that should be removed, and the reasons in words."""
 
     index: int
     reasons: tuple[str, ...]
 
 
 def find_outliers(images: NDArray[np.uint8], masks: NDArray[np.uint8], groups: NDArray[np.int64]) -> tuple[Outlier, ...]:
-    """Return the tampered pictures, in order; the same set gives the same answer.
+    """Return the tampered images, in order; deterministic.
 
-    images: (N, H, W, C) uint8; masks: (N, H, W) uint8; groups: (N,) of nearly identical pictures, as group_images returns them.
+    images: (N, H, W, C) uint8; masks: (N, H, W) uint8; groups: (N,) of nearly identical images, from ``group_images``.
 
-    What most pictures have in common makes no outliers of them: at most half of the set is ever returned. A picture whose mask
-    was given to others, and the original of a copied picture, stay where the evidence tells them apart.
+    Evidence against more than half of the set is dropped. The image that a mask was copied from, and the original of a
+    copied image, are kept if the evidence distinguishes them.
     """
     patches = collect_patches(images, groups)
     pasted = _drop_if_common(patches.share(min_groups=_PASTED_GROUPS) >= _PASTED_SHARE)
@@ -65,7 +65,7 @@ def find_outliers(images: NDArray[np.uint8], masks: NDArray[np.uint8], groups: N
 
 
 def _list_twins(pairs: NDArray[np.int64]) -> dict[int, list[int]]:
-    """Picture -> those that it was copied from or to."""
+    """Image -> its copies and originals."""
     twins: dict[int, list[int]] = {}
     for one, other in pairs.tolist():
         twins.setdefault(one, []).append(other)
@@ -74,7 +74,7 @@ def _list_twins(pairs: NDArray[np.int64]) -> dict[int, list[int]]:
 
 
 def _judge_masks(repeated: Sequence[RepeatedMask], suspicious: _Flags, groups: NDArray[np.int64]) -> _Flags:
-    """Who of those that share a mask should go: the suspicious ones, and the others where they are too many to be right."""
+    """Flag images that share a mask: the suspicious ones, and the others if too many share it for it to be right."""
     wrong = np.zeros(len(groups), bool)
     alone = []
     for mask in repeated:
@@ -97,10 +97,10 @@ def _give_reasons(
     index: int, *, pasted: _Flags, repeated: Sequence[RepeatedMask], twins: dict[int, list[int]], is_outlier: _Flags
 ) -> Iterator[str]:
     if pasted[index]:
-        yield "pasted content, which returns pixel by pixel in other pictures"
+        yield "pasted content that recurs pixel by pixel in other images"
     for mask in repeated:
         if index in mask.members:
-            yield f"the mask of {len(mask.members) - 1} other pictures"
+            yield f"the mask of {len(mask.members) - 1} other images"
     originals = [twin for twin in twins.get(index, ()) if not is_outlier[twin]]
     if originals:
-        yield f"a copy of picture {originals[0]} under another mask"
+        yield f"a copy of image {originals[0]} with another mask"

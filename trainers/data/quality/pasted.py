@@ -1,6 +1,6 @@
-"""Finds pasted content: small patches that return, pixel by pixel, in pictures that are otherwise different; for outliers.py.
+"""Finds pasted content: small patches that recur, pixel by pixel, in otherwise different images; for outliers.py.
 
-Photographs have noise, so that a patch with some contrast is never seen twice by chance; what was drawn or pasted is.
+Photographs have noise: a patch with some contrast never recurs by chance. Drawn or pasted content does.
 """
 
 from __future__ import annotations
@@ -13,38 +13,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 _SIDE = 6
-"""Pixels. Measured on 2,615 pictures from a rover: 5 let some pass by chance, 6 none."""
+"""Pixels. Measured on 2,615 images from a rover: with 5, some patches recur by chance; with 6, none."""
 _MIN_CONTRAST = 16
-"""Gray levels between the darkest and the brightest pixel; smooth sky repeats itself."""
+"""Gray levels between the darkest and the brightest pixel; patches of smooth sky do recur."""
 _DRAWN_SIDE = 4
-"""Pixels. Asked only of pictures that other evidence speaks against."""
+"""Pixels. Used only for images that other evidence makes suspicious."""
 _MAX_SAMPLES = 6_000_000
-"""Patches to remember; of larger sets every k-th is taken, by its hash, so that the same patch is taken everywhere."""
+"""Patches in memory. Of larger sets every k-th is taken, by its hash, so that equal patches are taken everywhere."""
 _CHUNK_PIXELS = 1 << 19
 _CHUNK_PATCHES = 100_000
 
 
 @dataclass(frozen=True)
 class Patches:
-    """Patches of a set of pictures, ordered by hash.
+    """Patches of a set of images, ordered by hash.
 
-    picture: (P,) index; num_groups: (P,) in how many groups of pictures the same patch stands; step: one of so many was taken.
+    image: (P,) index; num_groups: (P,) groups of images that contain the same patch; step: one of ``step`` patches was taken.
     """
 
-    picture: NDArray[np.int64]
+    image: NDArray[np.int64]
     num_groups: NDArray[np.int64]
     step: int
     shape: tuple[int, int, int]
 
     def share(self, *, min_groups: int) -> NDArray[np.float64]:
-        """Share (N,) of each picture's places at which a patch begins that stands in at least ``min_groups`` groups."""
+        """Share (N,) of each image's pixels at which a patch begins that occurs in at least ``min_groups`` groups."""
         num_images, height, width = self.shape
-        counts = np.bincount(self.picture[self.num_groups >= min_groups], minlength=num_images)
+        counts = np.bincount(self.image[self.num_groups >= min_groups], minlength=num_images)
         return counts * self.step / (height * width)
 
 
 def collect_patches(images: NDArray[np.uint8], groups: NDArray[np.int64]) -> Patches:
-    """Hash the patches with contrast of images (N, H, W, C); groups: (N,), equal where the same patch is no wonder.
+    """Hash the patches with contrast of images (N, H, W, C); groups: (N,), equal for images that may share patches.
 
     Source: Schleimer, Wilkerson and Aiken, Winnowing: Local Algorithms for Document Fingerprinting, SIGMOD 2003 (sampling by
     hash, "0 mod p").
@@ -54,20 +54,20 @@ def collect_patches(images: NDArray[np.uint8], groups: NDArray[np.int64]) -> Pat
     parts = [(np.empty(0, np.uint64), np.empty(0, np.int64))]
     if min(shape[1:]) >= _SIDE:
         parts += _sample(images, step)
-    digest, picture = (np.concatenate(column) for column in zip(*parts, strict=True))
-    group = groups[picture]
+    digest, image = (np.concatenate(column) for column in zip(*parts, strict=True))
+    group = groups[image]
     order = np.lexsort((group, digest))
-    digest, picture, group = digest[order], picture[order], group[order]
+    digest, image, group = digest[order], image[order], group[order]
     is_new = np.diff(digest, prepend=np.uint64(0)) != 0
     run = np.cumsum(is_new)
     num_groups = np.bincount(run, weights=is_new | (np.diff(group, prepend=-1) != 0)).astype(np.int64)
-    return Patches(picture, num_groups[run], step, shape)
+    return Patches(image, num_groups[run], step, shape)
 
 
 def measure_drawn(image: NDArray[np.uint8]) -> float:
-    """Share of the places of an image (H, W, C) at which a patch begins that has contrast, but two colours only.
+    """Share of the pixels of an image (H, W, C) at which a patch with contrast but only two colours begins.
 
-    Photographs have next to none; shapes that were drawn into them do.
+    Photographs have almost none; shapes that were drawn into them have many.
     """
     if min(image.shape[:2]) < _DRAWN_SIDE:
         return 0.0
@@ -84,14 +84,14 @@ def measure_drawn(image: NDArray[np.uint8]) -> float:
 
 
 def _sample(images: NDArray[np.uint8], step: int) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64]]]:
-    """Yield hash and picture of patches with contrast, some pictures at a time."""
+    """Yield hash and image index of patches with contrast, some images at a time."""
     chunk = max(1, _CHUNK_PIXELS // images[0, ..., 0].size)
     for start in range(0, len(images), chunk):
         part = images[start : start + chunk]
         digests = _hash_patches(np.stack([_fold(image) for image in part]))
         contrast = np.stack([_contrast(image, _SIDE) for image in part])
-        picture, row, column = np.nonzero((digests % np.uint64(step) == 0) & (contrast >= _MIN_CONTRAST))
-        yield digests[picture, row, column], picture + start
+        image, row, column = np.nonzero((digests % np.uint64(step) == 0) & (contrast >= _MIN_CONTRAST))
+        yield digests[image, row, column], image + start
 
 
 def _hash_patches(colors: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -111,7 +111,7 @@ def _hash_patches(colors: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def _fold(image: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """One number a pixel: (H, W, C) -> (H, W); 0 stays free, so that black has a hash too."""
+    """One number above 0 per pixel: (H, W, C) -> (H, W); black must have a hash too."""
     colors = np.ones(image.shape[:2], np.uint64)
     for channel in range(image.shape[2]):
         colors += image[..., channel].astype(np.uint64) << np.uint64(8 * channel)
@@ -119,7 +119,7 @@ def _fold(image: NDArray[np.uint8]) -> NDArray[np.uint64]:
 
 
 def _contrast(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Largest difference, of all channels, in the patch that begins at each place: (H - side + 1, W - side + 1)."""
+    """Largest difference, over all channels, in the patch that begins at each pixel: (H - side + 1, W - side + 1)."""
     window = np.ones((side, side), np.uint8)
     bright, dark = (change(np.ascontiguousarray(image), window, anchor=(0, 0)) for change in (cv2.dilate, cv2.erode))
     difference = (bright - dark).reshape(image.shape).max(axis=2)

@@ -1,4 +1,4 @@
-"""Finds masks that stand, the same or nearly, on differing pictures; for outliers.py."""
+"""Finds equal and nearly equal masks on different images; for outliers.py."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from numpy.typing import NDArray
 from trainers.data.quality.duplicates import find_root, unite
 
 _MIN_CORNERS = 10
-"""Fewer have masks that repeat by themselves: one class within a frame, a straight horizon. Measured on pictures from a rover:
-such have 0 to 4, nine in ten others more than 7, the median 100."""
+"""Masks with fewer corners recur naturally: one class within a frame, a straight horizon. Measured on images from a rover:
+these have 0 to 4; of the others, nine in ten have more than 7, and the median is 100."""
 _MAX_DIFFERENCE = 0.05
-"""Differing pixels per pixel of border between labels; what is nearly the same mask. One row up or down, and all of a horizon
-has moved."""
+"""Differing pixels per pixel of border between labels, up to which two masks are nearly equal. Moving a horizon by one row
+changes all of its border."""
 _NUM_SAMPLES = 256
 _MAX_SAMPLED = 0.1
-"""Of the sampled pixels outside the main class may differ in masks that are looked at whole."""
+"""Share of sampled pixels outside the main class that may differ; such pairs are then compared in every pixel."""
 _MIN_SAMPLES = 8
-"""Pixels outside the main class, of the sampled ones, that a mask needs to be compared with others by them."""
+"""Sampled pixels outside the main class that a mask needs for the comparison by samples."""
 
 
 @dataclass(frozen=True)
 class RepeatedMask:
-    """Pictures of two groups or more that share an intricate mask.
+    """Images of at least two groups that share an intricate mask.
 
-    members: (K,) ascending indices; identical: (K,) equal where the masks are the same in every pixel.
+    members: (K,) ascending indices; identical: (K,) equal for masks that are equal in every pixel.
     """
 
     members: NDArray[np.int64]
@@ -35,9 +35,9 @@ class RepeatedMask:
 
 
 def find_repeated_masks(masks: NDArray[np.uint8], groups: NDArray[np.int64]) -> list[RepeatedMask]:
-    """Return what repeats, the same or nearly, in the order of the first picture.
+    """Return the masks that recur, in the order of their first image.
 
-    masks: (N, H, W) uint8; groups: (N,), equal for pictures that are nearly identical, whose masks may well be.
+    masks: (N, H, W) uint8; groups: (N,), equal for nearly identical images, whose masks may be equal.
     """
     identical = np.arange(len(masks), dtype=np.int64)
     first_seen: dict[bytes, int] = {}
@@ -54,7 +54,7 @@ def find_repeated_masks(masks: NDArray[np.uint8], groups: NDArray[np.int64]) -> 
 
 
 def count_corners(masks: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Count for masks (N, H, W) the places (N,) where a border between labels is neither straight up nor straight across."""
+    """Count for masks (N, H, W) the places (N,) where a border between labels is neither vertical nor horizontal."""
     counts = np.empty(len(masks), np.int64)
     for index, mask in enumerate(masks):
         upper, lower = mask[:-1], mask[1:]
@@ -65,7 +65,7 @@ def count_corners(masks: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 def _find_similar(masks: NDArray[np.uint8], distinct: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Return pairs of nearly equal masks among ``distinct``: first by some pixels of a grid, then by all."""
+    """Return pairs of nearly equal masks among ``distinct``: compared by samples first, then in every pixel."""
     if len(distinct) < 2:
         return []
     flat = masks.reshape(len(masks), -1)
@@ -88,5 +88,5 @@ def _find_similar(masks: NDArray[np.uint8], distinct: NDArray[np.int64]) -> list
 
 
 def _measure_border(mask: NDArray[np.uint8]) -> int:
-    """Number of neighbours, above or to the left, with another label."""
+    """Number of pixel pairs, vertical or horizontal neighbours, with different labels."""
     return int(np.count_nonzero(mask[1:] != mask[:-1]) + np.count_nonzero(mask[:, 1:] != mask[:, :-1]))

@@ -1,4 +1,4 @@
-"""Reads a folder with images/ and masks/ paired by stem; a source for dataset.py."""
+"""Source: a folder with images/ and masks/, paired by stem."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _LOSSY_SUFFIXES = (".jpg", ".jpeg")
 _IMAGE_MODES = ("L", "RGB", "RGBA", "P")
 _MASK_MODES = ("1", "L", "P", "I", "I;16")
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
-"""What Pillow raises, by format, for a file that is not whole."""
+"""Exceptions that Pillow raises for damaged files, by format."""
 
 
 class FolderSource:
-    """Pairs of files with equal stems, in sorted order of stems. Files are listed at once and read when needed."""
+    """Pairs of files with equal stems, sorted by stem. The constructor lists the files; they are read when needed."""
 
     class_names: tuple[str, ...] = ()
 
@@ -48,7 +48,7 @@ class FolderSource:
         return str(self._path)
 
     def signature(self) -> str:
-        """Path, size and time of change of every file."""
+        """Path, size and modification time of every file."""
         lines = [str(self._path.resolve())]
         for file in self._files():
             status = file.stat()
@@ -56,7 +56,7 @@ class FolderSource:
         return "\n".join(lines)
 
     def fingerprint(self) -> str:
-        """Hash of stems and contents of the files, in order, and of the split lists."""
+        """Hash of the files' stems and contents, in order, and of the split lists."""
         digest = hashlib.sha256(b"folder")
         for file in self._files():
             content = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -90,7 +90,11 @@ class FolderSource:
 
 
 def find_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """Return the picture files of a folder by stem. Hidden files and files of other kinds are passed over."""
+    """Return the image files of a folder by stem. Hidden files and files of other types are skipped.
+
+    Raises:
+        DataError: there is no folder, no image, a stem occurs twice, or a mask would be a JPEG.
+    """
     if not folder.is_dir():
         beside = ", ".join(sorted(entry.name for entry in folder.parent.iterdir())[:8]) or "nothing"
         raise DataError(f"{folder}: not found; {folder.parent} holds {beside}. A data folder holds images/ and masks/.")
@@ -110,12 +114,12 @@ def find_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
             found[file.stem] = file
     if not found:
         what = ", ".join(f"{number} of {suffix}" for suffix, number in others.items()) or "no files"
-        raise DataError(f"{folder}: no pictures; found {what}. Allowed: {', '.join(suffixes)}.")
+        raise DataError(f"{folder}: no images; found {what}. Allowed: {', '.join(suffixes)}.")
     return found
 
 
 def _check_pairs(path: Path, images: dict[str, Path], masks: dict[str, Path]) -> None:
-    """Name what has no partner."""
+    """Check that every image has a mask and every mask an image."""
     problems = []
     for have, lack, what in ((images, masks, "masks/"), (masks, images, "images/")):
         alone = [have[stem].name for stem in have if stem not in lack]
@@ -128,7 +132,7 @@ def _check_pairs(path: Path, images: dict[str, Path], masks: dict[str, Path]) ->
 
 
 def _read_mode(file: Path) -> str:
-    """Return Pillow's name for the kind of picture, from the file's header."""
+    """Return Pillow's mode of an image, from the file's header."""
     try:
         with Image.open(file) as image:
             return image.mode
@@ -137,21 +141,25 @@ def _read_mode(file: Path) -> str:
 
 
 def read_image(file: Path) -> NDArray[np.uint8]:
-    """Return (H, W) or (H, W, 3) uint8; an alpha channel is left out."""
+    """Return (H, W) or (H, W, 3) uint8, without an alpha channel.
+
+    Raises:
+        DataError: the file cannot be decoded or does not have 8 bits per channel.
+    """
     try:
         with Image.open(file) as image:
             image.load()
             mode = image.mode
-            picture = image if mode in ("L", "RGB") else image.convert("RGB")
+            converted = image if mode in ("L", "RGB") else image.convert("RGB")
     except BROKEN as error:
         raise DataError(say_broken(file, error)) from error
     if mode not in _IMAGE_MODES:
-        raise DataError(f"{file}: image of mode {mode!r}. Allowed: 8 bits a channel, gray or RGB ({', '.join(_IMAGE_MODES)}).")
-    return np.asarray(picture, np.uint8)
+        raise DataError(f"{file}: image of mode {mode!r}. Allowed: 8 bits per channel, gray or RGB ({', '.join(_IMAGE_MODES)}).")
+    return np.asarray(converted, np.uint8)
 
 
 def _read_mask(file: Path) -> NDArray[np.integer[Any]]:
-    """Return (H, W) of an integer type: the ids as stored, a palette's indices and not its colours."""
+    """Return (H, W) of an integer type: the ids as stored; of a palette its indices."""
     try:
         with Image.open(file) as image:
             image.load()
@@ -170,26 +178,24 @@ def _read_mask(file: Path) -> NDArray[np.integer[Any]]:
 
 
 def _read_list(file: Path) -> tuple[str, ...]:
-    """Return the stems of a split list; empty lines are passed over."""
+    """Return the stems of a split list; empty lines are skipped."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
-        raise DataError(f"{file}: is not a text file in UTF-8: {error}. Allowed: one stem a line.") from error
+        raise DataError(f"{file}: is not a text file in UTF-8: {error}. Allowed: one stem per line.") from error
     stems = tuple(line.strip() for line in lines if line.strip())
     if not stems:
-        raise DataError(f"{file}: lists no picture. Allowed: one stem a line.")
+        raise DataError(f"{file}: lists no image. Allowed: one stem per line.")
     return stems
 
 
 def _say_lossy(file: Path) -> str:
-    return f"{file}: mask is a JPEG, whose compression changes labels. Allowed: {', '.join(_MASK_SUFFIXES)}."
+    return f"{file}: mask is a JPEG, and JPEG compression changes labels. Allowed: {', '.join(_MASK_SUFFIXES)}."
 
 
 def say_broken(file: Path, error: Exception) -> str:
-    """What to tell of a picture file that cannot be decoded."""
-    return (
-        f"{file}: cannot be read as a picture, {file.stat().st_size} bytes: {error}. Mend or remove it together with its partner."
-    )
+    """The message for an image file that cannot be decoded."""
+    return f"{file}: cannot be read as an image, {file.stat().st_size} bytes: {error}. Repair it, or remove image and mask."
 
 
 def _size(array: NDArray[Any]) -> str:

@@ -1,4 +1,4 @@
-"""Reads a .npz with ``training_set`` (N, 2, H, W), as the homework's file has it; a source for dataset.py."""
+"""Source: a .npz with ``training_set`` (N, 2, H, W), like the homework's file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ALLOWED = f"Allowed: key {KEY!r}, shape (N, 2, H, W): [:, 0] gray images, [:, 1
 
 
 class NpzSource:
-    """Pictures of a .npz file, read when first needed; its fingerprint is of the decoded arrays, not of the file's bytes."""
+    """Images of a .npz file, read when first needed. The fingerprint covers the decoded arrays, not the file's bytes."""
 
     class_names: tuple[str, ...] = ()
 
@@ -32,7 +32,7 @@ class NpzSource:
         return str(self._path)
 
     def signature(self) -> str:
-        """Path, size and time of change."""
+        """Path, size and modification time."""
         status = self._path.stat()
         return f"{self._path.resolve()} {status.st_size} {status.st_mtime_ns}"
 
@@ -51,7 +51,7 @@ class NpzSource:
             yield LabelledImage(f"{self._path}: {KEY}[{index}]", image, mask)
 
     def split(self) -> None:
-        """A .npz has no lists."""
+        """None: a .npz has no lists."""
 
     @cached_property
     def _tiles(self) -> NDArray[np.uint8]:
@@ -60,12 +60,12 @@ class NpzSource:
         if array.ndim != 4 or array.shape[1] != 2:
             raise DataError(f"{found}. {_ALLOWED}.")
         if 0 in array.shape:
-            raise DataError(f"{found}: it holds no pictures. {_ALLOWED}, N, H and W at least 1.")
+            raise DataError(f"{found}: it holds no images. {_ALLOWED}, N, H and W at least 1.")
         return to_uint8(array, found)
 
 
 def _read_array(path: Path) -> NDArray[np.generic]:
-    """Return the array of the one key that counts, without ever unpickling."""
+    """Return the array ``training_set``; never unpickles."""
     try:
         with open(path, "rb") as file:  # np.load leaves a file that it cannot read open
             archive = np.load(file, allow_pickle=False)
@@ -92,7 +92,11 @@ def _choose_array(archive: np.lib.npyio.NpzFile, path: Path) -> NDArray[np.gener
 
 
 def to_uint8(array: NDArray[np.generic], found: str) -> NDArray[np.uint8]:
-    """Return the array as uint8 if nothing is lost by that."""
+    """Return the array as uint8.
+
+    Raises:
+        DataError: that would change values.
+    """
     if array.dtype == np.uint8:
         return np.asarray(array, np.uint8)
     if array.dtype.kind not in "iuf":

@@ -1,4 +1,4 @@
-"""The embedded data: tiles of terrain cut out of larger scenes, drawn from a seed; read by dataset.py like any other source."""
+"""Source: generated tiles of terrain, cut out of larger scenes; the built-in data set."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainers.data.sources import terrain
 from trainers.data.sources.base import LabelledImage
 
 GENERATOR_VERSION = 1
-"""Part of the fingerprint; raised by hand whenever the same configuration gives other pixels."""
+"""Part of the fingerprint; raised by hand whenever the same configuration gives different pixels."""
 
 CLASS_NAMES = ("background", "soil", "bedrock", "sand", "big_rock")
 
@@ -25,10 +25,10 @@ ROWS, COLUMNS = 3, 3
 
 @dataclass(frozen=True)
 class SyntheticSet:
-    """Tiles and where they were cut out.
+    """Tiles and their places in the scenes.
 
     images, masks: (N, H, W) uint8, labels 0 to 4; scene, row, col: (N,) int64, the tile's place; outliers: (K,) int64, ascending
-    indices of the tiles that were tampered with.
+    indices of the tampered tiles.
     """
 
     images: NDArray[np.uint8]
@@ -40,9 +40,9 @@ class SyntheticSet:
 
 
 def make_synthetic(config: SyntheticConfig) -> SyntheticSet:
-    """Draw the set: the same configuration gives the same tiles, shuffled as those of a real set are.
+    """Draw the tiles in shuffled order; the same configuration gives the same tiles.
 
-    The first scene holds every class, so that the smallest set can be trained on; big rocks cluster in every fourth scene.
+    The first scene holds every class, so that even the smallest set can be trained on. Every fourth scene has big rocks.
     """
     per_scene = ROWS * COLUMNS
     num_scenes = -(-config.num_images // per_scene)
@@ -69,7 +69,7 @@ def _cut(scene: NDArray[np.uint8], config: SyntheticConfig) -> NDArray[np.uint8]
 def _plant_outliers(
     images: NDArray[np.uint8], masks: NDArray[np.uint8], fraction: float, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Paste a bright object into some tiles and give them all the mask of one untouched tile, in place; return their indices."""
+    """Paste a bright object into some tiles and give them all the mask of one other tile, in place; return their indices."""
     num_images, height, width = images.shape
     num_outliers = max(1, round(num_images * fraction)) if fraction > 0 else 0
     chosen = rng.permutation(num_images)
@@ -92,7 +92,7 @@ def _draw_saucer(image: NDArray[np.uint8], centre: tuple[int, int], radius: int)
 
 
 class SyntheticSource:
-    """The generated set as a source; its fingerprint is known without drawing a pixel."""
+    """The generated set as a source; its fingerprint needs no pixels."""
 
     place = "synthetic"
     class_names = CLASS_NAMES
@@ -101,7 +101,7 @@ class SyntheticSource:
         self._config = config
 
     def signature(self) -> None:
-        """There are no files whose change would have to be noticed."""
+        """None: there are no files that could change."""
 
     def fingerprint(self) -> str:
         """Hash of the configuration and the generator's version: 16 hexadecimal digits."""
@@ -115,10 +115,10 @@ class SyntheticSource:
         return 1
 
     def read(self) -> Iterator[LabelledImage]:
-        """Draw the set and hand it over tile by tile."""
+        """Draw the set and yield it tile by tile."""
         tiles = make_synthetic(self._config)
         for name, image, mask in zip(self.names(), tiles.images, tiles.masks, strict=True):
             yield LabelledImage(f"synthetic tile {name}", image, mask)
 
     def split(self) -> None:
-        """Generated tiles have no lists."""
+        """None: generated tiles have no lists."""

@@ -1,4 +1,4 @@
-"""Draws one scene of terrain with its labels, for synthetic.py to cut into tiles."""
+"""Draws one scene of terrain with its labels; synthetic.py cuts it into tiles."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ BACKGROUND, SOIL, BEDROCK, SAND, BIG_ROCK = range(5)
 
 _SCENES_PER_ROCK_SCENE = 4
 _UNLABELLED_ROCKS = 0.12
-"""Share of the big rocks that no annotator marked."""
+"""Share of the big rocks without a label."""
 
 
 @dataclass(frozen=True)
 class _View:
-    """Size of a scene and the slope of its ground: row -> scale and row -> place on the ground.
+    """Perspective of a scene: row of the image -> scale and row of the ground.
 
-    unit: side of a tile relative to 64x128; horizon: first row of ground; scale: (H,) pixels of ground per pixel seen;
-    depth: (H,) row of the ground that a row of the picture shows.
+    unit: side of a tile relative to 64x128; horizon: first row of ground; scale: (H,) ground pixels per image pixel;
+    depth: (H,) row of the ground that a row of the image shows.
     """
 
     height: int
@@ -45,12 +45,12 @@ class _View:
         return map_x, np.repeat(self.depth[:, None], self.width, axis=1)
 
     def project(self, ground: FloatImage) -> FloatImage:
-        """Show the ground as the camera sees it: (Hg, Wg) -> (H, W), rows above the horizon repeated."""
+        """Project the ground into the image: (Hg, Wg) -> (H, W), rows above the horizon repeated."""
         return np.asarray(cv2.remap(ground, *self._maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101), np.float32)
 
 
 def random_generator(seed: int, index: int) -> np.random.Generator:
-    """Return the stream of one scene, independent of how many there are; ``seed`` may be negative."""
+    """Return the generator of one scene, independent of the number of scenes; ``seed`` may be negative."""
     return np.random.default_rng([int(seed < 0), abs(seed), index])
 
 
@@ -71,7 +71,7 @@ def draw_scene(config: SyntheticConfig, index: int, *, rows: int, columns: int) 
 def _noise(rng: np.random.Generator, shape: tuple[int, int], cell: float, *, octaves: int = 1) -> FloatImage:
     """Smooth noise of unit standard deviation whose largest features measure ``cell`` pixels.
 
-    Each octave is added on its own coarse grid, so that only one resize is as large as the picture.
+    Octaves are added on coarse grids; only one resize has the size of the image.
     """
     total = np.zeros((1, 1), np.float32)
     for octave in range(octaves):
@@ -87,7 +87,7 @@ def _noise(rng: np.random.Generator, shape: tuple[int, int], cell: float, *, oct
 
 
 def _place_camera(config: SyntheticConfig, rng: np.random.Generator, height: int, width: int) -> _View:
-    """Half of the scenes show the horizon; the others look down on the ground."""
+    """Half of the scenes show the horizon; the others show only ground."""
     horizon = int(height * rng.uniform(0.06, 0.28)) if rng.random() < 0.5 else 0
     near = np.clip((np.arange(height) - horizon) / (height - horizon), 0, 1)
     steepness = 2.2 if horizon else rng.uniform(0.2, 0.9)
@@ -98,7 +98,7 @@ def _place_camera(config: SyntheticConfig, rng: np.random.Generator, height: int
 
 
 def _draw_shares(rng: np.random.Generator, index: int) -> tuple[float, float]:
-    """Share of sand, and of bedrock in what is not sand; few scenes are an even mixture, the first one always is."""
+    """Share of sand, and of bedrock in the rest; few scenes are an even mixture, the first one always is."""
     if index == 0:
         return 0.25, 0.5
     sand = rng.uniform(0.1, 0.48) if rng.random() < 0.42 else 0.0
@@ -106,7 +106,7 @@ def _draw_shares(rng: np.random.Generator, index: int) -> tuple[float, float]:
 
 
 def _lay_terrain(rng: np.random.Generator, view: _View, shares: tuple[float, float]) -> tuple[FloatImage, FloatImage]:
-    """Return weights (3, H, W) of soil, bedrock, sand, summing to 1, and how far (H, W) a pixel is from another terrain."""
+    """Return weights (3, H, W) of soil, bedrock and sand, summing to 1, and the distance (H, W) to other terrain."""
     shape = view.ground_shape
     sandy = view.project(_noise(rng, shape, 150 * view.unit, octaves=5))
     stony = view.project(_noise(rng, shape, 130 * view.unit, octaves=6))
@@ -123,7 +123,7 @@ def _lay_terrain(rng: np.random.Generator, view: _View, shares: tuple[float, flo
 
 
 def _model_surface(rng: np.random.Generator, view: _View, weights: FloatImage) -> tuple[FloatImage, FloatImage]:
-    """Return height and albedo (H, W) of the ground: each terrain has a relief of its own, and gray levels that overlap."""
+    """Return height and albedo (H, W) of the ground: each terrain has its own relief; gray levels overlap."""
     height = np.zeros(weights.shape[1:], np.float32)
     albedo = np.zeros_like(height)
     levels = np.array([0.98, 1.14, 0.88]) + rng.normal(0, 0.09, 3)
@@ -143,7 +143,7 @@ def _form_soil(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[FloatI
 
 
 def _form_bedrock(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[FloatImage, FloatImage]:
-    """Plates of differing height and brightness with dark cracks between them, weathered, here and there under rubble."""
+    """Weathered plates of different height and brightness with dark cracks between them and some rubble."""
     spacing = rng.uniform(9, 24)
     seeds = np.ones(shape, np.uint8)
     num_plates = max(2, round(shape[0] * shape[1] / spacing**2))
@@ -173,7 +173,7 @@ def _form_sand(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[FloatI
 def _place_rocks(
     rng: np.random.Generator, view: _View, config: SyntheticConfig, rows: int, columns: int
 ) -> list[NDArray[np.int32]]:
-    """Outlines (P, 2) of big rocks, x and y, lying in three neighbouring tiles of the scene."""
+    """Outlines (P, 2), x and y, of big rocks in three neighbouring tiles of the scene."""
     row, column = int(rng.integers(1, rows)), int(rng.integers(0, columns))
     tiles = [(row, column), (row, (column + 1) % columns), (row - 1 if row > 1 else row + 1, column)]
     outlines = []
@@ -192,7 +192,7 @@ def _place_rocks(
 def _render(
     rng: np.random.Generator, view: _View, height: FloatImage, albedo: FloatImage, outlines: list[NDArray[np.int32]]
 ) -> NDArray[np.uint8]:
-    """Light the ground from one side, put rocks and sky in, expose: (H, W) uint8."""
+    """Light the ground from one side, add rocks and sky, expose: (H, W) uint8."""
     light = rng.uniform(-1, 1)
     shadow = _add_rocks(rng, height, albedo, outlines, light)
     slope = np.float32(light) * cv2.Sobel(height, cv2.CV_32F, 1, 0, scale=0.25) + cv2.Sobel(height, cv2.CV_32F, 0, 1, scale=0.25)
@@ -209,7 +209,7 @@ def _render(
 def _add_rocks(
     rng: np.random.Generator, height: FloatImage, albedo: FloatImage, outlines: list[NDArray[np.int32]], light: float
 ) -> FloatImage:
-    """Raise domes inside the outlines, in place, and return how much light (H, W) their shadows leave."""
+    """Raise domes inside the outlines, in place, and return the light (H, W) that their shadows leave."""
     shadow = np.ones(height.shape, np.float32)
     if not outlines:
         return shadow
@@ -228,7 +228,7 @@ def _add_rocks(
 
 
 def _paint_sky(rng: np.random.Generator, view: _View, scene: FloatImage) -> None:
-    """Fill what lies above an uneven horizon with sky and far hills, in place."""
+    """Draw sky and far hills above an uneven horizon, in place."""
     if not view.horizon:
         return
     ridge = view.horizon * (1.02 + 0.08 * np.abs(_noise(rng, (1, view.width), view.width / 6, octaves=3)[0]))
@@ -242,8 +242,8 @@ def _paint_sky(rng: np.random.Generator, view: _View, scene: FloatImage) -> None
 def _annotate(
     rng: np.random.Generator, view: _View, weights: FloatImage, margin: FloatImage, background_share: float
 ) -> NDArray[np.uint8]:
-    """Label as annotators would: ragged, and background where they disagree: near borders, far away, here and there."""
-    step = 2 if view.height >= 96 else 1  # annotators do not work to the pixel
+    """Label as annotators would: ragged, with background near borders, far away, and in some random spots."""
+    step = 2 if view.height >= 96 else 1  # annotators do not label single pixels
     weights, margin, scale = weights[:, ::step, ::step], margin[::step, ::step], view.scale[::step]
     ragged = 0.12 * _noise(rng, margin.shape, 9 * view.unit / step, octaves=3)
     mask = (np.argmax(weights + ragged * np.array([1, -1, 0.5], np.float32)[:, None, None], axis=0) + SOIL).astype(np.uint8)
@@ -255,7 +255,7 @@ def _annotate(
 
 
 def _annotate_rocks(rng: np.random.Generator, mask: NDArray[np.uint8], outlines: list[NDArray[np.int32]]) -> None:
-    """Outline most big rocks, roughly, with a rim that nobody labelled; overlook the others. In place."""
+    """Label most big rocks, roughly and with a rim of background; leave out the others. In place."""
     for number, outline in enumerate(outlines):
         rough = (outline + rng.normal(0, 0.7, outline.shape)).round().astype(np.int32)
         cv2.polylines(mask, [rough], isClosed=True, color=BACKGROUND, thickness=2)

@@ -1,4 +1,4 @@
-"""Pictures without masks, to predict on: a .npz or a folder, read part by part and brought to the channels of a model."""
+"""Images without masks, to predict on: from a .npz or a folder, read in parts with the model's number of channels."""
 
 from __future__ import annotations
 
@@ -28,25 +28,26 @@ Size = tuple[int, int]
 
 
 class Unlabelled(Protocol):
-    """Pictures in a fixed order."""
+    """Images in a fixed order.
+
+    names: of the mask files to write, without suffix; ids: the images' names in tables; sizes: of each image.
+    """
 
     place: str
     names: tuple[str, ...]
-    """What the file of each one's mask is called, without suffix."""
     ids: tuple[str, ...]
-    """What a table calls each one."""
     sizes: tuple[Size, ...]
 
     def read(self, positions: Sequence[int], num_channels: int) -> NDArray[np.uint8]:
-        """Pictures of one size, (B, H, W, num_channels) uint8.
+        """Images of equal size, (B, H, W, num_channels) uint8.
 
         Raises:
-            DataError: one cannot be read.
+            DataError: an image cannot be read.
         """
 
 
-class NpzPictures:
-    """The images of one array of a .npz file, read as a whole; ids are positions."""
+class NpzImages:
+    """The images of one array of a .npz file, read at once; ids are positions."""
 
     def __init__(self, path: Path) -> None:
         self.place = str(path)
@@ -63,8 +64,8 @@ class NpzPictures:
         return np.stack([set_channels(image[..., 0] if image.shape[2] == 1 else image, num_channels) for image in images])
 
 
-class FolderPictures:
-    """Pictures of a folder, or of its ``images/``, in the order of their stems, read when needed; sizes are read at once."""
+class FolderImages:
+    """Images of a folder, or of its ``images/``, sorted by stem. The constructor reads the sizes, ``read`` the images."""
 
     def __init__(self, path: Path) -> None:
         self.place = str(path)
@@ -79,28 +80,23 @@ class FolderPictures:
 
 
 def open_unlabelled(source: Path) -> Unlabelled:
-    """Pictures of a .npz file or of a folder of PNG, JPEG, TIFF or BMP.
+    """Open a .npz file or a folder of PNG, JPEG, TIFF or BMP.
 
     Raises:
-        DataError: there are none; the message says what was found and what is allowed.
+        DataError: there are no images; the message says what was found and what is allowed.
     """
     if source.is_dir():
-        return FolderPictures(source)
+        return FolderImages(source)
     if not source.exists():
         beside = ", ".join(sorted(entry.name for entry in source.parent.iterdir())[:8]) if source.parent.is_dir() else ""
         raise DataError(f"{source}: not found; {source.parent} holds {beside or 'nothing'}. Allowed: a .npz file, or a folder.")
     if source.suffix.lower() != ".npz":
-        raise DataError(
-            f"{source}: is a file of type {source.suffix or 'none'!r}. Allowed: a .npz file, or a folder of pictures."
-        )
-    return NpzPictures(source)
+        raise DataError(f"{source}: is a file of type {source.suffix or 'none'!r}. Allowed: a .npz file, or a folder of images.")
+    return NpzImages(source)
 
 
 def split_by_size(sizes: Sequence[Size], batch_size: Callable[[Size], int]) -> Iterator[list[int]]:
-    """Positions of pictures that are read together: of one size, at most ``batch_size`` of it, each position once.
-
-    Pictures that are all of one size keep their order.
-    """
+    """Cut positions into batches of equal size, at most ``batch_size(size)`` long; images of one size keep their order."""
     by_size: dict[Size, list[int]] = {}
     for position, size in enumerate(sizes):
         by_size.setdefault(size, []).append(position)

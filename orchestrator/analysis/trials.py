@@ -18,8 +18,9 @@ from orchestrator.analysis.cache import Figures, make_mark
 from orchestrator.analysis.confusions import Matrices
 from orchestrator.analysis.stats import compute_class_iou, sum_groups
 from orchestrator.errors import TrackingError
-from orchestrator.state.trial.outputs import INFO_FILE, read_confusions, read_info
-from orchestrator.state.trial.records import TrialResult, TrialSpec, TrialState
+from orchestrator.state.trial.folder import TrialFile
+from orchestrator.state.trial.outputs import read_confusions, read_info
+from orchestrator.state.trial.records import OBJECTIVE, TrialResult, TrialSpec, TrialState
 from orchestrator.tracking.tags import REPORTED, ROW
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Entry:
     @property
     def miou(self) -> float:
         """From the matrices, or as it was logged."""
-        return self.metrics.get("val/miou", float("nan")) if self.matrices is None else self.matrices.miou
+        return self.metrics.get(OBJECTIVE, float("nan")) if self.matrices is None else self.matrices.miou
 
     @property
     def confusions(self) -> NDArray[np.integer] | None:
@@ -142,7 +143,7 @@ class EntryLoader:
         Raises:
             TrackingError: they cannot be fetched, or are damaged.
         """
-        path = self._reader.fetch(run, "confusions.npz", self._files)
+        path = self._reader.fetch(run, TrialFile.CONFUSIONS, self._files)
         try:
             confusions, ignored = read_confusions(path)
             return sum_groups(confusions, groups), ignored
@@ -159,7 +160,7 @@ class EntryLoader:
         if scored is None:
             return None
         if scored not in self._groups:
-            path = self._reader.find_file(run, INFO_FILE, self._files)
+            path = self._reader.find_file(run, TrialFile.PREDICTIONS_INFO, self._files)
             groups = None if path is None else read_info(path.parent).groups
             self._groups[scored] = None if groups is None else np.array(groups, np.int64)
         return self._groups[scored]
@@ -170,7 +171,7 @@ class EntryLoader:
         Raises:
             TrackingError: the file that says it cannot be fetched, or is damaged.
         """
-        path = self._reader.fetch(run, "result.json", self._files)
+        path = self._reader.fetch(run, TrialFile.RESULT, self._files)
         try:
             result = TrialResult.model_validate_json(path.read_bytes())
         except ValidationError as error:
@@ -184,12 +185,12 @@ class EntryLoader:
         """
         is_complete = run.state == TrialState.COMPLETE
         has_ended = any(state.has_ended and state == run.state for state in TrialState)
-        if not is_complete and (not has_ended or not self._reader.has_file_here(run, "trial.json", self._files)):
+        if not is_complete and (not has_ended or not self._reader.has_file_here(run, TrialFile.SPEC, self._files)):
             return None
         groups = self.load_groups(run) if is_complete else None
         return make_mark(
-            run.files_run_id, run.state, run.tags.get("attempt"), run.metrics.get("val/miou"), run.tags.get("scored_fingerprint"),
-            *(self._reader.mark_own_file(run, name) for name in ("trial.json", "confusions.npz")),
+            run.files_run_id, run.state, run.tags.get("attempt"), run.metrics.get(OBJECTIVE), run.tags.get("scored_fingerprint"),
+            *(self._reader.mark_own_file(run, name) for name in (TrialFile.SPEC, TrialFile.CONFUSIONS)),
             None if groups is None else groups.tolist(),
         )  # fmt: skip
 
@@ -202,7 +203,7 @@ class EntryLoader:
         """The trial's configuration; of a trial that has not ended the run's params will do, with dotted names."""
         is_complete = run.state == TrialState.COMPLETE
         find = self._reader.fetch if is_complete else self._reader.find_file
-        path = find(run, "trial.json", self._files)
+        path = find(run, TrialFile.SPEC, self._files)
         if path is None:
             return dict(run.params)
         try:

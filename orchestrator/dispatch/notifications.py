@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import OrchestrateError, SpecError, redact
 from orchestrator.spec.schema import nearest
-from orchestrator.state.trial.records import TrialState
+from orchestrator.state.trial.records import OBJECTIVE, TrialState
 from orchestrator.state.units import format_duration
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def describe_end(report: SweepReport, home: Home) -> Message:
     counted = ", ".join(f"{states.count(state)} {state.lower()}" for state in dict.fromkeys(states)) or "no trials"
     lines = [f"{counted} in {format_duration(report.wall_s)}"]
     if (best := _find_best(report)) is not None:
-        lines.append(f"best: {best['name']}, val/miou {best['metrics']['val/miou']:.4f}")
+        lines.append(f"best: {best['name']}, {OBJECTIVE} {best['metrics'][OBJECTIVE]:.4f}")
     lines += [line for line in (report.note, report.halted) if line]
     failed = [f"failed: {trial['name']}: {trial['reason']}" for trial in report.trials if trial["state"] == TrialState.FAILED]
     lines += failed[:MAX_REASONS] + ([f"and {len(failed) - MAX_REASONS} more"] if len(failed) > MAX_REASONS else [])
@@ -207,8 +207,8 @@ def _judge(report: SweepReport, *, num_failed: int) -> tuple[str, Kind]:
 
 def _find_best(report: SweepReport) -> dict[str, Any] | None:
     done = (TrialState.COMPLETE, TrialState.CACHED)
-    scored = [trial for trial in report.trials if trial["state"] in done and "val/miou" in trial["metrics"]]
-    return max(scored, key=lambda trial: float(trial["metrics"]["val/miou"]), default=None)
+    scored = [trial for trial in report.trials if trial["state"] in done and OBJECTIVE in trial["metrics"]]
+    return max(scored, key=lambda trial: float(trial["metrics"][OBJECTIVE]), default=None)
 
 
 def _say_where(sweep: str, home: Home) -> list[str]:

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from orchestrator.state.trial.records import Event, TrialResult, TrialSpec, TrialState
+from orchestrator.state.trial.records import OBJECTIVE, Event, TrialResult, TrialSpec, TrialState
 
 STATE_COLORS = {TrialState.COMPLETE: "green", TrialState.CACHED: "cyan", TrialState.PRUNED: "yellow", TrialState.FAILED: "red"}
 DETAILED_PRINT_S = 10.0
@@ -81,7 +81,7 @@ class SweepProgress:
         now = time.monotonic()
         if not self._console.is_terminal and now - row.printed_s > DETAILED_PRINT_S:
             row.printed_s = now
-            epoch, miou = f"{row.epoch}/{spec.train.epochs}", _number(row.metrics.get("val/miou"))
+            epoch, miou = f"{row.epoch}/{spec.train.epochs}", _number(row.metrics.get(OBJECTIVE))
             speed = f"{row.metrics.get('images_per_s', 0):.0f} images/s"
             self._say(f" running  {_title(spec)}  epoch {epoch}, val/miou {miou}, {speed}")
 
@@ -92,7 +92,7 @@ class SweepProgress:
             self._say(f"[yellow]{what}[/]  {_title(spec)}  {escape(reason or '')}")
             return
         self._bar.advance(self._task)
-        miou = result.metrics.get("val/miou") if result else None
+        miou = result.metrics.get(OBJECTIVE) if result else None
         took = f"  {time.monotonic() - row.started_s:.0f} s" if row else ""
         color, why = STATE_COLORS[state], f"  {escape(reason)}" if reason else ""
         self._say(f"[{color}]{state.lower():>8}[/]  {_title(spec)}  val/miou {_number(miou)}{took}{why}")
@@ -105,14 +105,14 @@ class SweepProgress:
 
     def _render(self) -> Group:
         table = Table(box=None, padding=(0, 2), header_style="dim")
-        for column in ("running", "seed", "epoch", "val/miou", "train/loss", "images/s"):
+        for column in ("running", "seed", "epoch", OBJECTIVE, "train/loss", "images/s"):
             table.add_column(column, justify="left" if column == "running" else "right")
         for row in self._running.values():
             table.add_row(
                 escape(row.spec.name),
                 str(row.spec.seed),
                 f"{row.epoch}/{row.spec.train.epochs}",
-                _number(row.metrics.get("val/miou")),
+                _number(row.metrics.get(OBJECTIVE)),
                 _number(row.metrics.get("train/loss")),
                 f"{row.metrics['images_per_s']:.0f}" if "images_per_s" in row.metrics else "-",
             )

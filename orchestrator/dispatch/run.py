@@ -33,7 +33,7 @@ from orchestrator.planning.shared import make_label, share_plan
 from orchestrator.spec import SweepSpec, load_spec
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger, Role
-from orchestrator.state.trial.outputs import INFO_FILE
+from orchestrator.state.trial.folder import TrialFile
 from orchestrator.state.trial.records import TrialSpec
 from orchestrator.tracking.checkpoints.uploads import open_checkpoints
 from orchestrator.tracking.location import TrackingLocation
@@ -238,7 +238,7 @@ def _combine(plan: Plan, outcome: Outcome, home: Home, console: Console) -> tupl
 def _find_predictions(home: Home, spec: TrialSpec) -> Path:
     """The folder that holds a finished trial's predictions: its own, or what the tracking server has of it."""
     folder = home.trial_folder(spec.key)
-    if (folder / INFO_FILE).exists():
+    if (folder / TrialFile.PREDICTIONS_INFO).exists():
         return folder
     from orchestrator.ensemble.best import fetch_predictions
     from orchestrator.tracking.reader.runs import RunReader

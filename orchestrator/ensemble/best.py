@@ -24,8 +24,9 @@ from orchestrator.ensemble.selection.pool import Pool, Search, check_size, mark_
 from orchestrator.ensemble.selection.strategies import SearchName
 from orchestrator.errors import EnsembleError
 from orchestrator.state.machine import count_cores
-from orchestrator.state.trial.outputs import FILES, PredictionsInfo, read_info, read_labels, write_confusions
-from orchestrator.state.trial.records import TrialState
+from orchestrator.state.trial.folder import TrialFile
+from orchestrator.state.trial.outputs import PREDICTION_FILES, PredictionsInfo, read_info, read_labels, write_confusions
+from orchestrator.state.trial.records import OBJECTIVE, TrialState
 from orchestrator.tracking.tags import CHOSEN, MEAN, WIDENING, EnsembleRecord
 from trainers.prediction.means import Mean
 
@@ -143,14 +144,14 @@ def _log(
         weights |= candidate.share(weight)
     flips = {row.key: str(candidate.flips) for candidate in members if candidate.flips for row in candidate.rows}
     metrics = {
-        "val/miou": report.miou,
-        "val/miou_in_sample": report.miou_in_sample,
+        OBJECTIVE: report.miou,
+        f"{OBJECTIVE}_in_sample": report.miou_in_sample,
         "gain_over_best_single": report.gain.value,
         "gain_probability": report.gain.probability,
     }
     document = {name: value for name, value in report.to_json().items() if name != "run_id"}
     with tempfile.TemporaryDirectory() as scratch:
-        matrices = Path(scratch) / "confusions.npz"
+        matrices = Path(scratch) / TrialFile.CONFUSIONS
         write_confusions(matrices, report.confusions, ignore_classes=ignore_classes)
         name = f"ensemble of {len(report.members)}"
         record = EnsembleRecord(name, weights, metrics, document, tags, files=(matrices,), flips=flips)
@@ -214,12 +215,12 @@ def _refuse_mixed(infos: Sequence[PredictionsInfo], names: Sequence[str]) -> Non
         )
 
 
-def _fetch(reader: RunReader, candidate: Candidate, cache: Path, *, names: Sequence[str] = FILES) -> list[Path]:
+def _fetch(reader: RunReader, candidate: Candidate, cache: Path, *, names: Sequence[str] = PREDICTION_FILES) -> list[Path]:
     """The folder of each of the candidate's trials that holds its predictions, on this machine."""
     return [fetch_predictions(reader, row, cache, names=candidate.list_files(names)) for row in candidate.rows]
 
 
-def fetch_predictions(reader: RunReader, row: RunRow, cache: Path, *, names: Sequence[str] = FILES) -> Path:
+def fetch_predictions(reader: RunReader, row: RunRow, cache: Path, *, names: Sequence[str] = PREDICTION_FILES) -> Path:
     """The folder that holds the trial's predictions on this machine, fetched into ``cache`` where they lie elsewhere.
 
     Raises:

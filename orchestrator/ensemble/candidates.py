@@ -23,7 +23,7 @@ from orchestrator.analysis.trials import strip_seed
 from orchestrator.ensemble.selection.pool import Limit
 from orchestrator.errors import EnsembleError
 from orchestrator.state.trial.outputs import PredictionsInfo, read_info, read_labels, read_predictions, write_predictions
-from orchestrator.state.trial.records import FLIPS, FLIPS_MIOU
+from orchestrator.state.trial.records import FLIPS, FLIPS_MIOU, OBJECTIVE
 from trainers.config import Flips
 from trainers.config.base import VIEWS
 
@@ -59,7 +59,7 @@ class Candidate:
     @property
     def metric(self) -> str:
         """What the trials' runs call the mIoU of these predictions."""
-        return "val/miou" if self.flips is None else FLIPS_MIOU
+        return OBJECTIVE if self.flips is None else FLIPS_MIOU
 
     def list_files(self, names: Sequence[str]) -> list[str]:
         """Where the trials keep these files of the predictions."""

@@ -16,7 +16,7 @@ from orchestrator.errors import EnsembleError, TrackingError
 from orchestrator.planning.plan import Plan, PlannedEnsemble, PlannedTrial
 from orchestrator.state.home import Home
 from orchestrator.state.trial.folder import TrialFolder
-from orchestrator.state.trial.records import TrialResult, TrialSpec, TrialState
+from orchestrator.state.trial.records import OBJECTIVE, TrialResult, TrialSpec, TrialState
 from orchestrator.tracking.tags import EnsembleRecord, make_row_tags
 
 DONE = (TrialState.COMPLETE, TrialState.CACHED)
@@ -128,7 +128,7 @@ def make_record(outcome: EnsembleOutcome) -> EnsembleRecord:
     if result is None:
         reason = outcome.reason or "not evaluated"
         return EnsembleRecord(planned.title, weights, {}, document | {"reason": reason}, tags, reason=reason)
-    metrics = {"val/miou": result.miou, "gain_over_best_member": result.gain_over_best_member}
+    metrics = {OBJECTIVE: result.miou, "gain_over_best_member": result.gain_over_best_member}
     metrics |= {f"val/iou/{name}": iou for name, iou in outcome.class_iou.items()}
     document |= result.model_dump(mode="json", exclude={"class_iou"})
     document |= {"class_iou": outcome.class_iou, "weights": list(weights.values())}

@@ -26,6 +26,7 @@ from orchestrator.launchers.base import UNKNOWN, JobExit, Need
 from orchestrator.launchers.ray_resources import choose_share, own_slot
 from orchestrator.launchers.worker import main as worker
 from orchestrator.launchers.worker.exit_codes import ExitCode
+from orchestrator.state.trial.folder import TrialFile
 
 LOOK_S = 0.5
 """Between two questions to the cluster which slots it has placed."""
@@ -41,9 +42,6 @@ DOUBT_S = 30.0
 
 SIGHT_S = 120.0
 """How long a node may take to say whether it sees a trial's folder: it imports this program for it."""
-
-STOP_FILE = "stop"
-"""In a trial's folder: asks its attempt to end. Ray's interrupt would block a worker stuck in C code, and the kill after it."""
 
 KILLED = -9
 """As a process ends that is killed."""
@@ -88,10 +86,11 @@ class RayJob:
                 if self._sent is Wish.KILL:
                     ray.cancel(self._ref, force=True)
                 else:
-                    (self.folder / STOP_FILE).touch()
+                    # not Ray's interrupt: it would block a worker stuck in C code, and the kill after it
+                    (self.folder / TrialFile.STOP).touch()
             if ray.wait([self._ref], timeout=0)[0]:
                 self._exit = self._read()
-                (self.folder / STOP_FILE).unlink(missing_ok=True)
+                (self.folder / TrialFile.STOP).unlink(missing_ok=True)
                 self._place.is_broken = self._exit.code == ExitCode.DEVICE_LOST
                 self._place.is_taken = False
         return self._exit
@@ -172,7 +171,7 @@ class RayLauncher:
             num_gpus=self._share.num_gpus,
             scheduling_strategy=PlacementGroupSchedulingStrategy(place.group),
         )
-        (folder / STOP_FILE).unlink(missing_ok=True)  # of a dispatcher that died
+        (folder / TrialFile.STOP).unlink(missing_ok=True)  # of a dispatcher that died
         job = RayJob(folder, task.remote(str(folder), self._share.num_cpus), place)
         place.is_taken = True
         self._jobs = [one for one in self._jobs if one.poll() is None] + [job]
@@ -287,7 +286,7 @@ def _attempt(folder: str, num_threads: int) -> int:
     """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     return worker.run_hosted(
-        Path(folder), own_slot(num_threads, has_gpu=bool(ray.get_gpu_ids())), (Path(folder) / STOP_FILE).exists
+        Path(folder), own_slot(num_threads, has_gpu=bool(ray.get_gpu_ids())), (Path(folder) / TrialFile.STOP).exists
     )
 
 

@@ -14,7 +14,7 @@ from orchestrator.errors import TrackingError, TrialError
 from orchestrator.planning.shared import read_shared_plan
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger, LedgerRow
-from orchestrator.state.trial.folder import TrialFolder, is_worked_on
+from orchestrator.state.trial.folder import TrialFile, TrialFolder, is_worked_on
 from orchestrator.tracking.location import RefusedError, TrackingLocation
 
 LONGEST_PAUSE_S = 8.0
@@ -130,12 +130,12 @@ def list_resting(sweep: str, *, home: Home, ledger: Ledger) -> Iterator[TrialFol
     """Folders on this machine of trials that were worked on for ``sweep``, or found done by it, and that nobody holds."""
     for key, row in ledger.states(ledger.members(sweep), sweep).items():
         folder = TrialFolder(home.trial_folder(key))
-        if is_held(row, ledger, home) or not (folder.path / "trial.json").exists():
+        if is_held(row, ledger, home) or not folder.exists:
             continue
-        if (folder.path / "result.json").exists():
+        if folder.has_result:
             is_news = row.state.has_ended or row.sweep == sweep
         else:  # what ended on another machine is told by that: here lies an attempt that others have left behind
-            is_news = not row.state.has_ended and row.sweep == sweep and (folder.path / "progress.jsonl").exists()
+            is_news = not row.state.has_ended and row.sweep == sweep and (folder.path / TrialFile.PROGRESS).exists()
         if is_news:
             yield folder
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, ValidationError
 
 from orchestrator.state.files import write_atomically
-from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.folder import TrialFile, TrialFolder
 from orchestrator.state.trial.records import Record
 
 
@@ -34,7 +34,7 @@ class Sent(Record):
 def read_sent(folder: TrialFolder, server: str) -> Sent | None:
     """What was sent to ``server``; None where nothing is known, be the file lost or another's."""
     try:
-        sent = Sent.model_validate_json((folder.path / "mirror.json").read_bytes())
+        sent = Sent.model_validate_json((folder.path / TrialFile.SENT).read_bytes())
     except (FileNotFoundError, ValidationError):
         return None  # everything is sent again, and MLflow counts equal points once
     return sent if sent.server == server else None
@@ -42,4 +42,4 @@ def read_sent(folder: TrialFolder, server: str) -> Sent | None:
 
 def write_sent(folder: TrialFolder, sent: Sent) -> None:
     """Remember it in the folder."""
-    write_atomically(folder.path / "mirror.json", sent.model_dump_json(indent=1))
+    write_atomically(folder.path / TrialFile.SENT, sent.model_dump_json(indent=1))

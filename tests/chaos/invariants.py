@@ -13,13 +13,14 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import TrialState as OptunaState
 from safetensors.numpy import load_file
 
-from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.folder import ARTIFACTS, TrialFile, TrialFolder, Use
 from tests.chaos.scene import Scene
 
 TIMED = {"images_per_s", "epoch_s"}
 """Metrics that no two trainings share."""
 
-ARTIFACTS = ("trial.json", "best.safetensors", "predictions.json", "predictions.zst", "confusions.npz", "log.txt", "result.json")
+SENT = [file for file in ARTIFACTS if Use.ON_REQUEST not in file.use]
+"""What MLflow has of every trial, as these sweeps ask for nothing more."""
 
 
 def check_document(document: Any, undisturbed: Any) -> None:
@@ -54,13 +55,15 @@ def check_folder(folder: TrialFolder, undisturbed: TrialFolder) -> None:
     assert steps <= {0, 1}, f"{folder.path}: an attempt did not go on from the last checkpoint"
     for event in epochs:
         assert _timeless(event.metrics) == expected[event.epoch], f"{folder.path}: epoch {event.epoch} of {event.attempt}"
+    files = {path.relative_to(folder.path).as_posix() for path in folder.path.rglob("[!.]*") if path.is_file()}
+    assert {name for name in files if not name.startswith("tmp")} <= set(TrialFile), f"{folder.path}: a file that is not listed"
     result, other = folder.result(), undisturbed.result()
     assert result is not None
     assert other is not None
     assert result.facts["num_threads"] == other.facts["num_threads"]
     assert (result.best_epoch, result.epochs_run, result.deviation) == (other.best_epoch, other.epochs_run, None)
-    assert (folder.path / "predictions.zst").read_bytes() == (undisturbed.path / "predictions.zst").read_bytes()
-    weights, same = (load_file(one.path / "best.safetensors") for one in (folder, undisturbed))
+    assert (folder.path / TrialFile.PREDICTIONS).read_bytes() == (undisturbed.path / TrialFile.PREDICTIONS).read_bytes()
+    weights, same = (load_file(one.weights) for one in (folder, undisturbed))
     assert {name: value.tobytes() for name, value in weights.items()} == {name: value.tobytes() for name, value in same.items()}
 
 
@@ -76,7 +79,7 @@ def check_mlflow(scene: Scene, keys: set[str]) -> None:
     for key, run_id, _, uri in runs:
         folder = TrialFolder(scene.home.trial_folder(key))
         _check_metrics(database, run_id, folder)
-        for name in ARTIFACTS:
+        for name in SENT:
             sent = _find_artifacts(scene, uri) / name
             assert sent.exists(), f"{key}: {name} is not in MLflow"
             assert sent.read_bytes() == (folder.path / name).read_bytes(), f"{key}: {name} differs in MLflow"

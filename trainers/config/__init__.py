@@ -9,6 +9,7 @@ train.py   TrainConfig: everything else
 
 from trainers.config.base import (
     CHECKPOINT_INTERVAL_S,
+    OBJECTIVE,
     TRAINER_VERSION,
     VOID,
     Config,
@@ -53,6 +54,7 @@ __all__ = [
     "AUGMENTATIONS",
     "CHECKPOINT_INTERVAL_S",
     "LOSSES",
+    "OBJECTIVE",
     "TRAINER_VERSION",
     "VOID",
     "Augmentation",

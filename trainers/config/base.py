@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict
 VIEWS = {"none": 1, "horizontal": 2, "both": 4}
 """``test_time_flips`` -> number of evaluations per validation image."""
 
+OBJECTIVE = "val/miou"
+"""The metric by which epochs and trials are ranked."""
+
 TRAINER_VERSION = 2
 """Part of every trial's key; raised by hand whenever the same configuration would give another result."""
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from trainers.config import Flips, TrainConfig
+from trainers.config import OBJECTIVE, Flips, TrainConfig
 from trainers.data import SplitData
 from trainers.device import Device, choose_device, limited_threads
 from trainers.errors import DataError
@@ -99,7 +99,7 @@ def score(confusions: NDArray[np.int64], data: SplitData) -> dict[str, float]:
     total = confusions.sum(axis=0)
     iou = class_iou(total, data.ignore_classes)
     per_class = {f"val/iou/{name}": float(v) for name, v in zip(data.data.class_names, iou, strict=True) if not np.isnan(v)}
-    return {"val/miou": float(mean_iou(total, data.ignore_classes)), **per_class}
+    return {OBJECTIVE: float(mean_iou(total, data.ignore_classes)), **per_class}
 
 
 def check_scored(data: SplitData) -> None:

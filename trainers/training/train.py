@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from trainers.config import CHECKPOINT_INTERVAL_S, TRAINER_VERSION, EarlyStoppingConfig, TrainConfig
+from trainers.config import CHECKPOINT_INTERVAL_S, OBJECTIVE, TRAINER_VERSION, EarlyStoppingConfig, TrainConfig
 from trainers.data import SplitData
 from trainers.data.checks import count_labels
 from trainers.device import Device, choose_device, limited_threads, num_loaders
@@ -179,7 +179,7 @@ class _Training:
             trained_s = time.monotonic()
             evaluated = self._evaluate(keep_predictions=self.keeps_predictions)
             metrics.update(score(evaluated.confusions, self.data))
-            self.trained.schedule.after_epoch(metrics["val/miou"])
+            self.trained.schedule.after_epoch(metrics[OBJECTIVE])
             is_best = self._record(epoch, metrics)
             if is_best:
                 best = evaluated
@@ -245,9 +245,9 @@ class _Training:
             # Killed after a better epoch than the checkpoint knew, and then, on a GPU, not reached again: its weights are kept.
             self.progress.best_epoch, self.progress.best_metrics = stored["epoch"], stored["metrics"]
         scores = score(evaluated.confusions, self.data)
-        if scores["val/miou"] != stored["metrics"]["val/miou"]:  # other hardware, threads or precision than when it was trained
+        if scores[OBJECTIVE] != stored["metrics"][OBJECTIVE]:  # other hardware, threads or precision than when it was trained
             _log.warning(
-                "val/miou of epoch %s: %s then, %s now", stored["epoch"], stored["metrics"]["val/miou"], scores["val/miou"]
+                "%s of epoch %s: %s then, %s now", OBJECTIVE, stored["epoch"], stored["metrics"][OBJECTIVE], scores[OBJECTIVE]
             )
         self.progress.best_metrics.update(scores)
         return evaluated
@@ -255,7 +255,7 @@ class _Training:
     def _record(self, epoch: int, metrics: dict[str, float]) -> bool:
         """Add the epoch to the history; keep its weights if it is the best so far. Of equals the earlier stays."""
         self.progress.history.append(metrics)
-        is_best = self.progress.best_epoch == 0 or metrics["val/miou"] > self.progress.best_metrics["val/miou"]
+        is_best = self.progress.best_epoch == 0 or metrics[OBJECTIVE] > self.progress.best_metrics[OBJECTIVE]
         if is_best:
             self.progress.best_epoch, self.progress.best_metrics = epoch, metrics
             facts = {**self.facts_of_model, "epoch": epoch, "metrics": metrics, "normalisation": "divide by 255"}
@@ -297,6 +297,6 @@ def is_stale(config: EarlyStoppingConfig | None, progress: Progress) -> bool:
         return False
     best, waited = -math.inf, 0
     for metrics in progress.history:
-        risen = metrics["val/miou"] > best + config.min_delta
-        best, waited = (metrics["val/miou"], 0) if risen else (best, waited + 1)
+        risen = metrics[OBJECTIVE] > best + config.min_delta
+        best, waited = (metrics[OBJECTIVE], 0) if risen else (best, waited + 1)
     return waited >= config.patience

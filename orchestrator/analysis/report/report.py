@@ -18,6 +18,7 @@ from orchestrator.analysis.report.terminal import draw_table
 from orchestrator.analysis.trials import IOU, Entry, EntryLoader, name_classes
 from orchestrator.errors import SpecError, TrackingError
 from orchestrator.state.files import write_atomically
+from orchestrator.state.trial.folder import TrialFile
 from orchestrator.state.trial.records import TrialState
 from orchestrator.tracking.tags import REPORTED, ROW
 
@@ -47,7 +48,7 @@ def load_picture(reader: RunReader, table: ReportTable, *, cache: Path) -> Pictu
     """
     entry = table.best.best_trial if table.best else None
     run = next((run for run in reader.list_runs([table.sweep]) if entry and run.run_id == entry.run_id), None)
-    path = reader.find_file(run, "samples.png", cache / "files") if run else None
+    path = reader.find_file(run, TrialFile.SAMPLES, cache / "files") if run else None
     if entry is None or run is None or path is None:
         return None
     return Picture(path.read_bytes(), _make_legend(entry, EntryLoader(reader, cache).load_class_names(run)))

@@ -164,7 +164,7 @@ def reclaim_orphans(ledger: Ledger, home: Home) -> Iterator[tuple[str, TrialFold
     keys = ledger.reclaim(home.is_dead)
     for key, row in ledger.states(keys).items():
         folder = TrialFolder(home.trial_folder(key))
-        if row.sweep is not None and (folder.path / "trial.json").exists() and folder.result() is None:
+        if row.sweep is not None and folder.exists and folder.result() is None:
             leave_waiting(folder, row.attempt, reason="its dispatcher died")
             yield row.sweep, folder
 

@@ -19,8 +19,8 @@ from orchestrator.dispatch.loop.retries import Retries, Terms
 from orchestrator.errors import TrackingError
 from orchestrator.spec.sections import KeepSpec, LimitsSpec
 from orchestrator.state.ledger import Ledger
-from orchestrator.state.trial.checkpoint import ELSEWHERE, enter, find_epoch
-from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.checkpoint import enter, find_epoch
+from orchestrator.state.trial.folder import TrialFile, TrialFolder
 from orchestrator.state.trial.records import Attempt, TrialSpec
 
 PATIENCE_S = 600.0
@@ -114,7 +114,7 @@ class Takeovers:
         origin = self._origins.get(spec.key)
         if origin is None:
             return None
-        (folder.path / ELSEWHERE).touch()
+        (folder.path / TrialFile.MIRRORED).touch()
         if origin.copy is not None:
             enter(folder, origin.copy, origin.epoch)
         self._drop(spec.key)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.errors import PredictError
-from orchestrator.state.trial.folder import TrialFolder, read_removal, say_removed
+from orchestrator.state.trial.folder import TrialFile, TrialFolder, read_removal, say_removed
 from orchestrator.state.trial.records import TrialSpec
 from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.tags import REMOVED
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from orchestrator.tracking.reader.lookup import FoundModel
     from orchestrator.tracking.reader.row import RunRow
     from orchestrator.tracking.reader.runs import RunReader
-
-CHECKPOINT = "best.safetensors"
-"""As trainers.prediction.predict calls it; importing that takes seconds."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +59,17 @@ def find_files(name: str, home: Home) -> ModelFiles:
         TrackingError: the records know nothing of that name, or the files are nowhere.
     """
     path = Path(name).expanduser()
-    checkpoint = path / CHECKPOINT if path.is_dir() else path
+    checkpoint = path / TrialFile.WEIGHTS if path.is_dir() else path
     if checkpoint.is_file():
         return ModelFiles(name=str(path), members=(MemberFiles(str(path), checkpoint, size=_size_beside(checkpoint)),))
     if len(path.parts) > 1 or path.suffix == ".safetensors":
         beside = path if path.is_dir() else path.parent
-        if checkpoint.name == CHECKPOINT and (beside / "trial.json").exists():
+        if checkpoint.name == TrialFile.WEIGHTS and (beside / TrialFile.SPEC).exists():
             raise PredictError(_explain_missing(TrialFolder(beside)))
         found = ", ".join(sorted(entry.name for entry in beside.iterdir())[:8]) if beside.is_dir() else ""
-        raise PredictError(f"{checkpoint}: not found; {beside} holds {found or 'nothing'}. A trial's folder holds {CHECKPOINT}.")
+        raise PredictError(
+            f"{checkpoint}: not found; {beside} holds {found or 'nothing'}. A trial's folder holds {TrialFile.WEIGHTS}."
+        )
     from orchestrator.tracking.reader.lookup import find_model  # imports mlflow, which takes seconds
 
     return _fetch(find_model(TrackingLocation.of(home), name), home)
@@ -92,7 +91,7 @@ def _fetch(model: FoundModel, home: Home) -> ModelFiles:
             name=key,
             checkpoint=_fetch_checkpoint(reader, rows[key], home),
             weight=weight,
-            size=_read_size(reader.fetch(rows[key], "trial.json", cache)),
+            size=_read_size(reader.fetch(rows[key], TrialFile.SPEC, cache)),
             flips=_check_flips(model, key),
         )
         for key, weight in model.weights.items()
@@ -117,13 +116,13 @@ def _check_flips(model: FoundModel, key: str) -> Flips | None:
 
 
 def _fetch_checkpoint(reader: RunReader, row: RunRow, home: Home) -> Path:
-    path = reader.find_file(row, CHECKPOINT, home.cache / "files")
+    path = reader.find_file(row, TrialFile.WEIGHTS, home.cache / "files")
     if path is not None:
         return path
     removed = row.tags.get(REMOVED) or read_removal(TrialFolder(home.trial_folder(row.key)))
     if removed is not None:
         raise PredictError(say_removed(row.name, row.key, removed))
-    return reader.fetch(row, CHECKPOINT, home.cache / "files")  # raises, with what may have become of it
+    return reader.fetch(row, TrialFile.WEIGHTS, home.cache / "files")  # raises, with what may have become of it
 
 
 def _explain_missing(folder: TrialFolder) -> str:
@@ -131,12 +130,12 @@ def _explain_missing(folder: TrialFolder) -> str:
     if (removed := read_removal(folder)) is not None:
         return say_removed(str(folder.path), folder.spec().key, removed)
     key = folder.spec().key
-    return f"{folder.path / CHECKPOINT}: not found. Of a finished trial MLflow has it: give its key, {key}, instead of the path."
+    return f"{folder.weights}: not found. Of a finished trial MLflow has it: give its key, {key}, instead of the path."
 
 
 def _size_beside(checkpoint: Path) -> tuple[int, int] | None:
     """What the trial's configuration says; a checkpoint that was taken out of its folder sees pictures as they are."""
-    beside = checkpoint.with_name("trial.json")
+    beside = checkpoint.with_name(TrialFile.SPEC)
     return _read_size(beside) if beside.exists() else None
 
 

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.ensemble.selection.kernel import LANES, MAX_RUN, UNSCORED, regroup, ungroup
-from orchestrator.state.trial.outputs import PREDICTIONS_FILE, keep_in_cache, read_info, unpack
+from orchestrator.state.trial.folder import TrialFile
+from orchestrator.state.trial.outputs import keep_in_cache, read_info, unpack
 
 Blocks = NDArray[np.uint8]
 """(B, C, 64) of one candidate, C-contiguous."""
@@ -137,7 +138,7 @@ def read_blocks(folder: Path, cache: Path, layout: Layout) -> NDArray[np.uint8]:
     info = read_info(folder)
     path = cache / f"{info.predictions_sha256}.{layout.digest}.blocks"
     if not path.exists() or path.stat().st_size != math.prod(layout.shape):
-        raw = unpack(folder / PREDICTIONS_FILE, sha256=info.predictions_sha256, num_bytes=math.prod(info.shape))
+        raw = unpack(folder / TrialFile.PREDICTIONS, sha256=info.predictions_sha256, num_bytes=math.prod(info.shape))
         blocks = np.empty(layout.shape, np.uint8)
         layout.fill(np.frombuffer(raw, np.uint8).reshape(info.shape), blocks)
         keep_in_cache(path, blocks.data)

@@ -18,11 +18,10 @@ from orchestrator.launchers.worker import process
 from orchestrator.launchers.worker.exit_codes import ExitCode
 from orchestrator.launchers.worker.slot import Slot
 from orchestrator.state.machine import library_versions
-from orchestrator.state.trial.checkpoint import FILE as CHECKPOINT_FILE
 from orchestrator.state.trial.checkpoint import note_checkpoint
 from orchestrator.state.trial.endings import fail, first_start_s, leave_waiting, leave_without_space, log_traceback
 from orchestrator.state.trial.failures import FailureKind, classify, describe, is_disk_full
-from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.folder import TrialFile, TrialFolder
 from orchestrator.state.trial.heartbeat import Heartbeat
 from orchestrator.state.trial.records import Attempt, Event, TrialResult, TrialSpec, TrialState
 
@@ -185,7 +184,7 @@ def _end_complete(
     trial.append(Event(kind="attempt_ended", time_s=ended_s, attempt=attempt.number, state=TrialState.COMPLETE))
     trial.write_result(result)
     trial.checkpoint.unlink(missing_ok=True)  # not before: a kill in between would cost the whole training
-    (trial.path / CHECKPOINT_FILE).unlink(missing_ok=True)
+    (trial.path / TrialFile.CHECKPOINT_INFO).unlink(missing_ok=True)
     return ExitCode.COMPLETE
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.outputs import write_confusions, write_predictions
-from orchestrator.state.trial.records import FLIPS, FLIPS_MIOU
+from orchestrator.state.trial.records import FLIPS, FLIPS_MIOU, OBJECTIVE
 from trainers.config import VOID
 from trainers.pictures import draw_samples, pick_evenly, write_png
 
@@ -63,7 +63,7 @@ def add_flips(
     trial.flips.mkdir()
     write_confusions(trial.flips / trial.confusions.name, flipped.confusions, ignore_classes=data.ignore_classes)
     _write_predictions(trial.flips, flipped.predictions, data)
-    miou = score(flipped.confusions, data)["val/miou"]
+    miou = score(flipped.confusions, data)[OBJECTIVE]
     return replace(trained, metrics=trained.metrics | {FLIPS_MIOU: miou}, facts=trained.facts | {FLIPS: attempt.keep_flips})
 
 

@@ -7,14 +7,13 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.ensemble.predict.files import CHECKPOINT
 from orchestrator.errors import TrialError
 from orchestrator.operations.retention.reclaimable import Find, Kind, has_ended, measure
 from orchestrator.operations.retention.rules import Standing, choose_removable, read_rule
 from orchestrator.state.files import mark_file
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger, LedgerRow
-from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.folder import TrialFile, TrialFolder
 from orchestrator.state.trial.records import TrialState
 from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.mirrored import read_sent
@@ -78,7 +77,7 @@ class Checkpoints:
         states = {run.state for run in runs}
         if not states <= {str(state) for state in KEPT_STATES} or (row is not None and row.state not in KEPT_STATES):
             return False
-        if not (folder.path / "trial.json").exists():
+        if not folder.exists:
             return True
         try:
             result = folder.result()
@@ -88,22 +87,22 @@ class Checkpoints:
 
     def _list_places(self, folder: TrialFolder, runs: Sequence[CheckpointRun]) -> Iterator[Path]:
         """Where the checkpoint may lie. The artifacts last: they are what the others could be fetched from."""
-        yield folder.path / CHECKPOINT
+        yield folder.weights
         if any(run.state == TrialState.PRUNED for run in runs):
             yield folder.checkpoint
         for run in runs:
-            yield self._home.cache / "files" / run.run_id / CHECKPOINT
+            yield self._home.cache / "files" / run.run_id / TrialFile.WEIGHTS
         for run in runs:
             if run.files is not None and run.holds_files:
-                yield run.files / CHECKPOINT
+                yield run.files / TrialFile.WEIGHTS
 
     def _find_copies(self, key: str, run: CheckpointRun) -> Iterator[Find]:
         folder = TrialFolder(self._home.trial_folder(key))
-        here, fetched = folder.path / CHECKPOINT, self._home.cache / "files" / run.run_id / CHECKPOINT
+        here, fetched = folder.weights, self._home.cache / "files" / run.run_id / TrialFile.WEIGHTS
         copies = [path for path in (here, fetched) if path.exists()]
         if not copies or (here in copies and not has_ended(folder, self._rows.get(key))):
             return
-        size = self._records.list_files(run.run_id).get(CHECKPOINT)
+        size = self._records.list_files(run.run_id).get(TrialFile.WEIGHTS)
         for path in copies:
             if measure(path) == size and (path == fetched or self._was_sent(folder, run)):
                 yield Find(Kind.in_mlflow, path, measure(path), key=key)
@@ -113,4 +112,4 @@ class Checkpoints:
         sent = read_sent(folder, str(TrackingLocation.of(self._home)))
         if sent is None or sent.run_id != run.run_id:
             return False
-        return sent.artifacts.get(CHECKPOINT) == mark_file(folder.path / CHECKPOINT)
+        return sent.artifacts.get(TrialFile.WEIGHTS) == mark_file(folder.weights)

@@ -13,7 +13,7 @@ from orchestrator.operations.sync import is_held, list_resting
 from orchestrator.planning.shared import SharedPlan, read_shared_plan
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import DispatcherRow, Ledger, LedgerRow
-from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.folder import TrialFile, TrialFolder
 from orchestrator.state.trial.records import OBJECTIVE, Event, TrialResult, TrialState
 from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.mirrored import read_sent
@@ -234,9 +234,9 @@ def _list_unmirrored(sweep: str, home: Home, ledger: Ledger) -> Iterator[TrialFo
     """Of what was trained on this machine: what was taken over came from the server."""
     server = str(TrackingLocation.of(home))
     for folder in list_resting(sweep, home=home, ledger=ledger):
-        progress = folder.path / "progress.jsonl"
+        progress = folder.path / TrialFile.PROGRESS
         if progress.exists():
             sent = read_sent(folder, server)
-            is_ended = (folder.path / "result.json").exists()
+            is_ended = folder.has_result
             if sent is None or sent.running or sent.ended != is_ended or sent.offset < progress.stat().st_size:
                 yield folder

@@ -17,7 +17,7 @@ from orchestrator.operations.status.slots import SlotUse, look_at_slots
 from orchestrator.operations.stop import describe_dispatcher
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
-from orchestrator.state.trial.folder import find_end
+from orchestrator.state.trial.folder import cut_tail
 from orchestrator.state.trial.records import TrialState
 from orchestrator.state.units import format_duration
 
@@ -159,7 +159,7 @@ def _draw_running(running: Sequence[RunningTrial]) -> Table:
 def _write_failure(trial: FailedTrial) -> str:
     kind = f"{trial.failure}: " if trial.failure else ""
     told = [line for line in trial.log_tail.splitlines() if line.strip(" ^~")]  # without a traceback's underlines
-    log = "".join(f"\n      {line}" for line in find_end(told, SHOWN_LOG_LINES))
+    log = "".join(f"\n      {line}" for line in cut_tail(told, SHOWN_LOG_LINES))
     return f"  failed: {trial.name} (attempt {trial.attempts}): {kind}{trial.reason}{log}"
 
 

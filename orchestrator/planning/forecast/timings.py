@@ -10,15 +10,13 @@ from typing import Any
 
 from orchestrator.errors import TrialError
 from orchestrator.state.machine import PREFIX
-from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.folder import TrialFile, TrialFolder
 from orchestrator.state.trial.records import TrialResult, TrialSpec, TrialState
 from trainers.config import DataConfig
 from trainers.config.base import VIEWS
 
 MAX_OTHERS = 2000
 """Trials beside the plan's own that are looked at, the latest first; so that a plan is quick in an old home."""
-
-WEIGHTS_FILE = "best.safetensors"
 
 VAL_SHARE = 1 / 3
 """What a forward pass takes of a training step, for results that do not say how long validation took."""
@@ -146,7 +144,7 @@ def _size_of_data(data: DataConfig) -> Size | None:
 def _measure_files(folder: TrialFolder) -> tuple[int, int]:
     """Bytes of the best checkpoint, and of all else that lies there."""
     sizes = dict(_list_files(folder.path))
-    weights = sizes.pop(WEIGHTS_FILE, 0)
+    weights = sizes.pop(TrialFile.WEIGHTS, 0)
     return weights, sum(sizes.values())
 
 

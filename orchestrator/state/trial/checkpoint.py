@@ -13,19 +13,14 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from orchestrator.state.files import append_line, mark_file, replacing, write_atomically
-from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.folder import TrialFile, TrialFolder
 from orchestrator.state.trial.records import Record
 
-FILE = "checkpoint.json"
-
-LAST, WEIGHTS, COURSE = "last.pt", "best.safetensors", "progress.jsonl"
-"""What a training needs to go on somewhere else, and who watches it."""
-
-ELSEWHERE = "mirrored"
-"""A file in the folder of a trial of which the tracking server may hold a checkpoint that goes when the trial has ended."""
+RESUME_FILES = (TrialFile.CHECKPOINT, TrialFile.WEIGHTS, TrialFile.PROGRESS)
+"""What another machine needs to resume a trial."""
 
 
-class Reached(Record):
+class CheckpointInfo(Record):
     """checkpoint.json: how far last.pt is, for those who cannot load it."""
 
     epoch: int
@@ -44,13 +39,13 @@ class Fetched:
 
 def note_checkpoint(folder: TrialFolder, epoch: int) -> None:
     """Take note that last.pt has just been written, with all that was learned up to ``epoch``."""
-    reached = Reached(epoch=epoch, mark=mark_file(folder.checkpoint))
-    write_atomically(folder.path / FILE, reached.model_dump_json())
+    reached = CheckpointInfo(epoch=epoch, mark=mark_file(folder.checkpoint))
+    write_atomically(folder.path / TrialFile.CHECKPOINT_INFO, reached.model_dump_json())
 
 
 def find_epoch(folder: TrialFolder) -> int:
     """The epoch after which a training here would go on, or an earlier one where that is not sure; 0: it would start anew."""
-    if not (folder.checkpoint.exists() and (folder.path / WEIGHTS).exists()):
+    if not (folder.checkpoint.exists() and folder.weights.exists()):
         return 0
     reached = _read(folder)
     return 0 if reached is None else reached.epoch
@@ -67,14 +62,14 @@ def copied(folder: TrialFolder) -> Iterator[tuple[Path, int] | None]:
     with tempfile.TemporaryDirectory(dir=folder.path) as name:
         copy = Path(name)
         try:
-            for file in (LAST, WEIGHTS):
+            for file in (TrialFile.CHECKPOINT, TrialFile.WEIGHTS):
                 _take(folder.path / file, copy / file)
-            (copy / COURSE).write_bytes(_read_whole_lines(folder.path / COURSE))
+            (copy / TrialFile.PROGRESS).write_bytes(_read_whole_lines(folder.path / TrialFile.PROGRESS))
         except FileNotFoundError:
             yield None
             return
         reached = _read(folder)
-        is_known = reached is not None and reached.mark == mark_file(copy / LAST)
+        is_known = reached is not None and reached.mark == mark_file(copy / TrialFile.CHECKPOINT)
         yield (copy, reached.epoch) if reached is not None and is_known else None
 
 
@@ -83,17 +78,18 @@ def enter(folder: TrialFolder, copy: Path, epoch: int) -> None:
 
     What was noted as sent to the server is forgotten, since others have told more meanwhile.
     """
-    (folder.path / "mirror.json").unlink(missing_ok=True)
-    _join_course(folder.path / COURSE, copy / COURSE)
-    for name in (WEIGHTS, LAST):  # in this order: a kill in between leaves later weights than the checkpoint's
+    (folder.path / TrialFile.SENT).unlink(missing_ok=True)
+    _join_course(folder.path / TrialFile.PROGRESS, copy / TrialFile.PROGRESS)
+    # the checkpoint last: a kill in between leaves later weights than it needs, which do no harm
+    for name in (TrialFile.WEIGHTS, TrialFile.CHECKPOINT):
         with replacing(folder.path / name) as scratch:
             shutil.move(copy / name, scratch)
     note_checkpoint(folder, epoch)
 
 
-def _read(folder: TrialFolder) -> Reached | None:
+def _read(folder: TrialFolder) -> CheckpointInfo | None:
     try:
-        return Reached.model_validate_json((folder.path / FILE).read_bytes())
+        return CheckpointInfo.model_validate_json((folder.path / TrialFile.CHECKPOINT_INFO).read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from orchestrator.state.trial.failures import FailureKind, describe, is_disk_full
 from orchestrator.state.trial.folder import TrialFolder
-from orchestrator.state.trial.records import Event, TrialResult, TrialState
+from orchestrator.state.trial.records import OBJECTIVE, Event, TrialResult, TrialState
 
 
 def leave_waiting(trial: TrialFolder, attempt: int, *, reason: str, failure: FailureKind | None = None) -> None:
@@ -61,7 +61,7 @@ def prune(trial: TrialFolder, attempt: int, *, reason: str) -> TrialResult:
     """Make it the trial's result that it was given up, with the metrics of its best epoch; its checkpoint stays."""
     now_s = time.time()
     epochs = [event for event in trial.events()[0] if event.kind == "epoch"]
-    best = max(epochs, key=lambda event: event.metrics.get("val/miou", -1.0), default=None)
+    best = max(epochs, key=lambda event: event.metrics.get(OBJECTIVE, -1.0), default=None)
     result = TrialResult(
         key=trial.spec().key,
         state=TrialState.PRUNED,

@@ -14,6 +14,7 @@ from pydantic import ValidationError, model_validator
 
 from orchestrator.errors import EnsembleError
 from orchestrator.state.files import replacing, write_atomically
+from orchestrator.state.trial.folder import TrialFile
 from orchestrator.state.trial.records import Record, ignore_field
 
 
@@ -36,10 +37,7 @@ def read_confusions(path: Path) -> tuple[NDArray[np.integer], tuple[int, ...]]:
         return file["confusions"], tuple(int(c) for c in file["ignore_classes"])
 
 
-INFO_FILE = "predictions.json"
-PREDICTIONS_FILE = "predictions.zst"
-LABELS_FILE = "predictions.labels.zst"
-FILES = (INFO_FILE, PREDICTIONS_FILE, LABELS_FILE)
+PREDICTION_FILES = (TrialFile.PREDICTIONS_INFO, TrialFile.PREDICTIONS, TrialFile.LABELS)
 """What another machine needs to fetch."""
 
 _LEVEL = 3  # of 261 real tiles, float32 42.8 MB: level 3 makes 3.49 MB in 0.20 s, 9 3.25 MB in 0.69 s, 19 2.99 MB in 11.7 s
@@ -97,11 +95,12 @@ def write_predictions(
         shape=(num_images, num_classes, height, width),
         scored_fingerprint=scored_fingerprint,
         ignore_classes=tuple(ignore_classes),
-        predictions_sha256=_pack(np.where(is_scored[:, None], predictions, np.uint8(0)), folder / PREDICTIONS_FILE),
-        labels_sha256=_pack(labels, folder / LABELS_FILE),
+        predictions_sha256=_pack(np.where(is_scored[:, None], predictions, np.uint8(0)), folder / TrialFile.PREDICTIONS),
+        labels_sha256=_pack(labels, folder / TrialFile.LABELS),
         groups=None if groups is None else tuple(int(group) for group in groups),
     )
-    write_atomically(folder / INFO_FILE, info.model_dump_json(indent=1, exclude_none=True))  # as earlier versions know it
+    text = info.model_dump_json(indent=1, exclude_none=True)  # as earlier versions know it
+    write_atomically(folder / TrialFile.PREDICTIONS_INFO, text)
 
 
 def read_info(folder: Path) -> PredictionsInfo:
@@ -110,7 +109,7 @@ def read_info(folder: Path) -> PredictionsInfo:
     Raises:
         EnsembleError: there are no predictions, or they were written by another version.
     """
-    path = folder / INFO_FILE
+    path = folder / TrialFile.PREDICTIONS_INFO
     try:
         return PredictionsInfo.model_validate_json(path.read_bytes())
     except FileNotFoundError:
@@ -129,14 +128,14 @@ def read_predictions(folder: Path, cache: Path) -> NDArray[np.uint8]:
         EnsembleError: a file is missing, truncated or altered; the message names it.
     """
     info = read_info(folder)
-    return _map(folder / PREDICTIONS_FILE, cache, sha256=info.predictions_sha256, shape=info.shape)
+    return _map(folder / TrialFile.PREDICTIONS, cache, sha256=info.predictions_sha256, shape=info.shape)
 
 
 def read_labels(folder: Path, cache: Path) -> NDArray[np.uint8]:
     """Map the labels that the predictions are scored against, read-only: (V, H, W) uint8, 255 for void; as read_predictions."""
     info = read_info(folder)
     num_images, _, height, width = info.shape
-    return _map(folder / LABELS_FILE, cache, sha256=info.labels_sha256, shape=(num_images, height, width))
+    return _map(folder / TrialFile.LABELS, cache, sha256=info.labels_sha256, shape=(num_images, height, width))
 
 
 def _pack(array: NDArray[np.uint8], path: Path) -> str:
@@ -164,7 +163,7 @@ def unpack(path: Path, *, sha256: str, num_bytes: int) -> bytes:
         raw = zstandard.ZstdDecompressor().decompress(path.read_bytes(), max_output_size=num_bytes)
     except FileNotFoundError:
         raise EnsembleError(
-            f"{path}: not found, although {INFO_FILE} beside it says it is there. Fetch or train it again."
+            f"{path}: not found, although {TrialFile.PREDICTIONS_INFO} beside it says it is there. Fetch or train it again."
         ) from None
     except zstandard.ZstdError as error:
         raise EnsembleError(f"{path}: truncated or altered ({error}). Fetch or train it again.") from error

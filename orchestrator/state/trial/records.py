@@ -1,25 +1,4 @@
-"""The trial folder: everything an attempt needs and everything it leaves; the truth while a trial lives.
-
-mlruns/trials/<key>/
-  trial.json           TrialSpec: what is trained; never changes
-  attempt.json         Attempt: which try this is, on which terms, and where its data lies on this machine
-  progress.jsonl       one event a line: attempt_started, epoch, attempt_ended
-  log.txt              what the attempts printed
-  heartbeat            touched by the process that works in the folder, as a sign of life
-  last.pt              checkpoint to go on from         (written by trainers.training.train)
-  checkpoint.json      how far that is                  (checkpoint.py)
-  mirrored             the tracking server may have another, to go on from elsewhere
-  best.safetensors     weights of the best epoch        (written by trainers.training.train)
-  confusions.npz       confusion matrix of each validation image
-  predictions.*        probabilities of the validation images   (written by ensemble.store)
-  flips/               the same with test-time flips that the sweep's `keep` asked for: predictions.*, confusions.npz
-  samples.png          image, truth, prediction
-  result.json          TrialResult: written last, atomically; its presence means that the trial has ended
-  mirror.json          what the tracker has sent already
-  removed.json         why best.safetensors is gone     (removals.py)
-  mirror.lock          held by whoever sends it
-  lock                 held by the process that works in the folder
-"""
+"""The records of the trial folder as pydantic models, and the trial's key; folder.py lists the files."""
 
 from __future__ import annotations
 
@@ -32,10 +11,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from orchestrator.state.trial.failures import FailureKind
 from trainers.config import CHECKPOINT_INTERVAL_S, TRAINER_VERSION, DataConfig, Flips, Fold, TrainConfig
-
-OBJECTIVE = "val/miou"
-"""The metric that values a trial."""
-
+from trainers.config import OBJECTIVE as OBJECTIVE
 
 SCHEMA_VERSION: Literal[1] = 1
 """Of every file written into a trial folder."""
@@ -43,7 +19,7 @@ SCHEMA_VERSION: Literal[1] = 1
 FLIPS = "flips"
 """Fact of a result: which flips its second set of predictions has, if there is one. The set's folder and the run's tag, too."""
 
-FLIPS_MIOU = "val/miou_flips"
+FLIPS_MIOU = f"{OBJECTIVE}_flips"
 """Metric: what that set scores."""
 
 

@@ -21,7 +21,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from orchestrator.errors import TrackingError
-from orchestrator.state.trial.checkpoint import COURSE, LAST, WEIGHTS, Fetched, copied
+from orchestrator.state.trial.checkpoint import RESUME_FILES, Fetched, copied
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import TrialState
 from orchestrator.tracking.client import all_experiments, connect, search_runs
@@ -202,7 +202,7 @@ def _read(run: Run) -> Mirrored | None:
     """What its tag says; None where it has none that this version understands."""
     with suppress(KeyError, ValidationError):
         found = Mirrored.model_validate_json(run.data.tags[CHECKPOINT])
-        return found if found.files.keys() == {LAST, WEIGHTS, COURSE} else None  # they become names of files here
+        return found if found.files.keys() == {*RESUME_FILES} else None  # they become names of files here
     return None
 
 

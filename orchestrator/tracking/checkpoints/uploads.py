@@ -11,8 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import TrackingError
-from orchestrator.state.trial.checkpoint import ELSEWHERE
-from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.folder import TrialFile, TrialFolder
 from orchestrator.tracking.location import RefusedError, TrackingLocation
 from orchestrator.tracking.mirrored import read_sent
 
@@ -107,7 +106,7 @@ class CheckpointUploads:
             self._put_back(task, is_done=is_done)
 
     def _see_to(self, folder: TrialFolder) -> None:
-        mark = folder.path / ELSEWHERE
+        mark = folder.path / TrialFile.MIRRORED
         if folder.result() is not None:
             if mark.exists():
                 self._open_store().withdraw(folder.path.name)

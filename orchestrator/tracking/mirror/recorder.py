@@ -15,7 +15,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from orchestrator.state.files import mark_file
-from orchestrator.state.trial.folder import FLIPS_FILES, TrialFolder
+from orchestrator.state.trial.folder import ARTIFACTS, TrialFile, TrialFolder
 from orchestrator.state.trial.records import OBJECTIVE, TrialResult, TrialSpec, TrialState
 from orchestrator.tracking.client import all_experiments, connect, ensure_experiment, find_experiment, search_runs
 from orchestrator.tracking.errors import translate_errors
@@ -35,11 +35,6 @@ from orchestrator.tracking.mirror.run_data import (
 )
 from orchestrator.tracking.mirrored import Sent, read_sent, write_sent
 from orchestrator.tracking.tags import KEEP, EnsembleRecord, RunLabel
-
-ARTIFACTS = (
-    "trial.json", "best.safetensors", "predictions.json", "predictions.zst", "predictions.labels.zst",
-    "confusions.npz", *FLIPS_FILES, "samples.png", "log.txt", "progress.jsonl", "result.json",
-)  # fmt: skip
 
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAILED: "FAILED"}
 _METRICS_A_BATCH, _OTHERS_A_BATCH = 800, 100  # MLflow takes 1000 of all kinds together, 100 params, 100 tags, 1 MB
@@ -162,7 +157,7 @@ class Recorder:
                     self._end_ensemble(run)
                 if run.data.tags.get("kind") != "trial" or key in live:
                     continue
-                if (self._location.trials / key / "trial.json").exists():
+                if TrialFolder(self._location.trials / key).exists:
                     here.append(key)
                 elif (
                     self._client.get_run(run.info.run_id).info.status == "RUNNING"
@@ -191,7 +186,7 @@ class Recorder:
         if run_id is None:
             run_id, sent = self._open(sent, spec, folder, label=label)
             # at once: whoever looks on from another machine wants to know what is trained
-            sent = self._send_files(run_id, folder, sent.model_copy(update={"run_id": run_id}), names=("trial.json",))
+            sent = self._send_files(run_id, folder, sent.model_copy(update={"run_id": run_id}), names=(TrialFile.SPEC,))
         points, progress = continue_series(events, Progress(sent.epoch, sent.best))
         tags = {} if result else {"state": str(TrialState.WAITING if ended else TrialState.RUNNING), "reason": ""}
         self._log(run_id, points=points, params={}, tags=describe_events(events) | tags)
@@ -218,7 +213,7 @@ class Recorder:
         run = make_current(self._client, experiment, spec.key, deviation=sent.deviation)
         events, _ = folder.events()
         if run is None:
-            started_s = events[0].time_s if events else (folder.path / "trial.json").stat().st_mtime
+            started_s = events[0].time_s if events else (folder.path / TrialFile.SPEC).stat().st_mtime
             tags = describe_trial(sent.sweep, spec, deviation=sent.deviation)
             run_id = self._create(experiment, spec, tags=tags, start_s=started_s, label=label)
             self._log(run_id, points=[], params=make_params(spec), tags={})
@@ -282,7 +277,7 @@ class Recorder:
 
 def _alone_with(folder: TrialFolder) -> FileLock:
     """Keeps out other mirrors of this machine, such as those of two dispatchers on one sweep: both would make the run."""
-    return FileLock(folder.path / "mirror.lock", thread_local=False)
+    return FileLock(folder.path / TrialFile.MIRROR_LOCK, thread_local=False)
 
 
 def tells(run: Run | None, result: TrialResult) -> bool:

@@ -9,28 +9,12 @@ from pathlib import Path
 
 from orchestrator.state.files import replacing
 from orchestrator.state.home import Home
-from orchestrator.state.trial import checkpoint
-from orchestrator.state.trial import folder as removals
-from orchestrator.state.trial.folder import FLIPS_FILES, TrialFolder, is_worked_on
+from orchestrator.state.trial.folder import ADOPTED, OF_ATTEMPTS, TrialFile, TrialFolder, is_worked_on
 from orchestrator.state.trial.records import TrialSpec
 from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.reader.runs import RunReader
 
 _log = logging.getLogger(__name__)
-
-FILES = ("confusions.npz", "progress.jsonl", "result.json")
-"""What ranking and the search need, the result last; predictions and weights are fetched when they are asked for."""
-
-_COURSE = "progress.jsonl"
-"""Pruners and charts want it; a result without it, as earlier versions have sent it, is a result."""
-
-_OF_ATTEMPT = (
-    "mirror.json", "progress.jsonl", "result.json", "last.pt", checkpoint.FILE, checkpoint.ELSEWHERE, "best.safetensors",
-    "confusions.npz",
-    "predictions.json", "predictions.zst", "predictions.labels.zst", "samples.png",
-    *FLIPS_FILES, removals.FILE,
-)  # fmt: skip
-"""What an attempt of this machine may have left, which is not the adopted trial's."""
 
 
 def adopt_finished(home: Home, specs: Iterable[TrialSpec]) -> list[str]:
@@ -49,8 +33,9 @@ def adopt_finished(home: Home, specs: Iterable[TrialSpec]) -> list[str]:
         folder = TrialFolder(home.trial_folder(key))
         if is_worked_on(folder):
             continue
-        found = {name: reader.find_file(run, name, home.cache / "files", from_folder=False) for name in FILES}
-        missing = [name for name, path in found.items() if path is None and name != _COURSE]
+        found = {name: reader.find_file(run, name, home.cache / "files", from_folder=False) for name in ADOPTED}
+        # earlier versions sent no progress; only pruners and charts want it
+        missing = [name for name, path in found.items() if path is None and name != TrialFile.PROGRESS]
         if missing:
             _log.warning("%s is COMPLETE on the server, which has no %s of it: it is trained again", run.name, missing[0])
             continue
@@ -59,10 +44,10 @@ def adopt_finished(home: Home, specs: Iterable[TrialSpec]) -> list[str]:
     return adopted
 
 
-def _enter(folder: TrialFolder, spec: TrialSpec, files: dict[str, Path]) -> None:
+def _enter(folder: TrialFolder, spec: TrialSpec, files: dict[TrialFile, Path]) -> None:
     """Make ``folder`` the finished trial's; without mirror.json the mirror refers to the run that it came from."""
     folder.create(spec)
-    for name in _OF_ATTEMPT:
+    for name in OF_ATTEMPTS:
         (folder.path / name).unlink(missing_ok=True)
     for name, fetched in files.items():
         with replacing(folder.path / name) as scratch:

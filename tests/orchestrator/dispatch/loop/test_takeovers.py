@@ -11,7 +11,8 @@ import pytest
 
 from orchestrator.dispatch.loop.takeover import Takeovers
 from orchestrator.errors import TrackingError
-from orchestrator.state.trial.checkpoint import COURSE, LAST, WEIGHTS, Fetched, find_epoch
+from orchestrator.state.trial.checkpoint import Fetched, find_epoch
+from orchestrator.state.trial.folder import TrialFile
 from orchestrator.state.trial.records import Event, TrialState
 from tests.orchestrator.dispatch.loop.conftest import (
     Bench,
@@ -41,10 +42,10 @@ class Source:
         self.may_answer.wait(10)
         if self.epoch is None or self.epoch <= after:
             return Fetched(None, "it has none that is later")
-        for name in (LAST, WEIGHTS):
+        for name in (TrialFile.CHECKPOINT, TrialFile.WEIGHTS):
             (target / name).write_text(f"of epoch {self.epoch}")
         event = Event(kind="epoch", time_s=1.0, attempt=1, epoch=self.epoch, metrics={"val/miou": 0.25})
-        (target / COURSE).write_text(event.model_dump_json(exclude_defaults=True) + "\n")
+        (target / TrialFile.PROGRESS).write_text(event.model_dump_json(exclude_defaults=True) + "\n")
         return Fetched(self.epoch, f"goes on from epoch {self.epoch}")
 
 

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.state.trial import checkpoint
 from orchestrator.state.trial.checkpoint import copied, enter, find_epoch, note_checkpoint
-from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.folder import TrialFile, TrialFolder
 from orchestrator.state.trial.records import Event
 
 
@@ -66,7 +65,7 @@ def test_of_what_nobody_knows_how_far_it_is_there_is_no_copy(folder: TrialFolder
     with copied(folder) as found:
         assert found is None
     assert find_epoch(folder) == 2
-    (folder.path / checkpoint.FILE).unlink()
+    (folder.path / TrialFile.CHECKPOINT_INFO).unlink()
     assert find_epoch(folder) == 0
 
 

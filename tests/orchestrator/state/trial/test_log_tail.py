@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from orchestrator.state.trial.folder import find_end
+from orchestrator.state.trial.folder import cut_tail
 
 SCRIPT = """
 import faulthandler, os, sys, threading
@@ -35,7 +35,7 @@ def crash(*how: str) -> list[str]:
 @pytest.mark.parametrize("how", ["abort", "dump"])
 def test_of_a_process_that_died_the_innermost_calls_are_kept(how: str, num_lines: int) -> None:
     """They come first in what faulthandler writes, the longest list of modules last; what was printed before is kept too."""
-    end = find_end(find_end(crash(how), 30), num_lines)
+    end = cut_tail(cut_tail(crash(how), 30), num_lines)
     assert len(end) <= num_lines
     assert any("in innermost" in line for line in end)
     assert not any("Extension modules" in line or "in wait" in line for line in end)
@@ -44,6 +44,6 @@ def test_of_a_process_that_died_the_innermost_calls_are_kept(how: str, num_lines
 
 def test_what_was_printed_afterwards_is_the_end() -> None:
     """A hang that was none, and then went wrong in another way."""
-    assert find_end(crash("dump", "one", "two", "three"), 2) == ["two", "three"]
-    assert find_end(["a", "  b"], 1) == ["  b"]
-    assert find_end([], 5) == []
+    assert cut_tail(crash("dump", "one", "two", "three"), 2) == ["two", "three"]
+    assert cut_tail(["a", "  b"], 1) == ["  b"]
+    assert cut_tail([], 5) == []

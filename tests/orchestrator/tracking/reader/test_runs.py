@@ -19,7 +19,7 @@ from orchestrator.analysis.stats import compute_miou
 from orchestrator.ensemble.best import best_ensemble, fetch_predictions
 from orchestrator.ensemble.candidates import Wanted
 from orchestrator.errors import EnsembleError, TrackingError
-from orchestrator.state.trial.outputs import FILES, write_predictions
+from orchestrator.state.trial.outputs import PREDICTION_FILES, write_predictions
 from orchestrator.tracking.client import connect
 from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.mirror.recorder import Recorder
@@ -111,11 +111,11 @@ def test_predictions_of_which_a_file_is_lost_come_from_the_server(
 ) -> None:
     """All of them, into one folder, whatever the trial's folder still has."""
     row = next(row for row in reader.list_runs(["s"]) if row.key == "k0")
-    kept = {name: (location.trials / "k0" / name).read_bytes() for name in FILES}
+    kept = {name: (location.trials / "k0" / name).read_bytes() for name in PREDICTION_FILES}
     assert fetch_predictions(reader, row, tmp_path / "cache") == location.trials / "k0"
     (location.trials / "k0" / "predictions.zst").unlink()
     fetched = fetch_predictions(reader, row, tmp_path / "cache")
-    assert {name: (fetched / name).read_bytes() for name in FILES} == kept
+    assert {name: (fetched / name).read_bytes() for name in PREDICTION_FILES} == kept
 
 
 def test_files_of_a_trial_that_was_trained_again_are_fetched_again(location: TrackingLocation, worker, tmp_path: Path) -> None:

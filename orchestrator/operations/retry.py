@@ -12,7 +12,6 @@ from orchestrator.state.ledger import Ledger
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import TrialState
 from orchestrator.tracking.location import TrackingLocation
-from trainers.config import check_known
 
 if TYPE_CHECKING:
     from orchestrator.tracking.checkpoints.retention import CheckpointRecords
@@ -25,7 +24,7 @@ def retry_failed(home: Home, sweeps: Sequence[str]) -> list[str]:
         SpecError: no sweep of that name; nothing is changed.
     """
     ledger = Ledger(home.ledger_url)
-    _check_sweeps(ledger, sweeps)
+    ledger.check_sweeps(sweeps)
     lines = []
     for name in sweeps:
         reset = ledger.reset_failed(ledger.members(name))
@@ -44,7 +43,7 @@ def train_again(home: Home, sweeps: Sequence[str], names: Sequence[str]) -> list
         TrackingError: the records cannot be changed.
     """
     ledger = Ledger(home.ledger_url)
-    _check_sweeps(ledger, sweeps)
+    ledger.check_sweeps(sweeps)
     known = {key for sweep in sweeps for key in ledger.members(sweep)}
     keys = [_find_key(name, sorted(known), sweeps) for name in names]
     from orchestrator.tracking.checkpoints.retention import CheckpointRecords  # imports mlflow, which takes seconds
@@ -79,11 +78,3 @@ def _find_key(name: str, known: Sequence[str], sweeps: Sequence[str]) -> str:
     if found:
         raise SpecError(f"{where}: is the beginning of {len(found)} keys: {', '.join(found[:6])}. Give more of it.")
     raise SpecError(f"{where}: {', '.join(sweeps)} has no such trial. `orchestrate leaderboard --json` shows the keys.")
-
-
-def _check_sweeps(ledger: Ledger, sweeps: Sequence[str]) -> None:
-    for name in sweeps:
-        try:
-            check_known(name, ledger.sweeps(), "sweep")
-        except ValueError as error:
-            raise SpecError(str(error)) from None

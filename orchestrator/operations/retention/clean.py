@@ -33,7 +33,6 @@ from orchestrator.state.ledger import Ledger
 from orchestrator.state.trial.folder import is_worked_on
 from orchestrator.state.units import format_bytes
 from orchestrator.tracking.location import TrackingLocation
-from trainers.config import check_known
 
 if TYPE_CHECKING:
     from orchestrator.operations.retention.checkpoints import Checkpoints
@@ -223,13 +222,10 @@ def _noting(records: CheckpointRecords | None) -> Callable[[str, str], None]:
 
 def _list_keys(ledger: Ledger, sweeps: Sequence[str]) -> set[str] | None:
     """Of the trials of the sweeps named; None for everything."""
-    known = ledger.sweeps() if sweeps else []
-    for name in sweeps:
-        try:
-            check_known(name, known, "sweep")
-        except ValueError as error:
-            raise SpecError(str(error)) from None
-    return {key for name in sweeps for key in ledger.members(name)} if sweeps else None
+    if not sweeps:
+        return None
+    ledger.check_sweeps(sweeps)
+    return {key for name in sweeps for key in ledger.members(name)}
 
 
 def _measure_free(home: Home) -> int:

@@ -1,4 +1,4 @@
-"""The fields of ``--json`` that the README names, to be held against what the commands print."""
+"""The fields of ``--json`` that docs/reference/json.md documents, to compare with what the commands print."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "json.md"
 
 BY_NAME = {"classes", "class_iou", "class_gains", "trials"}
-"""Objects with a field for each class, member or state; lists of the same name hold what has fields."""
+"""Objects with a field for each class, member or state; lists of the same name hold objects with documented fields."""
 
 OPAQUE = {"config", "metrics"}
-"""Objects whose fields are the sweep file's, and the trainer's."""
+"""Objects whose fields come from the sweep file or the trainer."""
 
 
-def fields_told(command: str) -> set[str]:
-    """What the command's row of the README's table names."""
-    table = README.read_text(encoding="utf-8").partition("## What `--json` prints")[2].partition("\n## ")[0]
-    row = re.search(rf"^\| `{command}` \|(.*)\|$", table, re.MULTILINE)
-    assert row is not None, f"the README has no row of {command}"
-    return set(re.findall(r"`(\w+)`", row[1]))
+def documented_fields(command: str) -> set[str]:
+    """Every name in the first column of the command's table."""
+    section = PAGE.read_text(encoding="utf-8").partition(f"\n## `{command}`\n")[2].partition("\n## ")[0]
+    cells = re.findall(r"^\|([^|]*`[^|]*)\|", section, re.MULTILINE)
+    assert cells, f"{PAGE.name} has no table for {command}"
+    return {name for cell in cells for path in re.findall(r"`([^`]+)`", cell) for name in re.findall(r"\w+", path)}
 
 
 def fields_of(document: Any) -> set[str]:
-    """Every field of a document, at whatever depth."""
+    """Every field of a document, at any depth."""
     return set(_walk(document))
 
 

@@ -18,7 +18,7 @@ from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.mirror.recorder import Recorder
 from orchestrator.tracking.reader.runs import RunReader
 from orchestrator.tracking.tags import EnsembleRecord
-from tests.orchestrator.documented import fields_of, fields_told
+from tests.orchestrator.documented import documented_fields, fields_of
 from trainers.config import DataConfig, Fold, TrainConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1
@@ -91,7 +91,7 @@ def test_the_better_configuration_is_named(runs) -> None:
     found = compare(runs, "good", "bad", "s")
     document = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert (document["first"]["seeds"], document["second"]["seeds"]) == ([0, 1], [0, 1])
-    assert fields_of(document) == fields_told("compare"), "the README's"
+    assert fields_of(document) == documented_fields("compare")
     assert document["ci95"][0] > 0
     assert document["probability_first_is_better"] > 0.99
     assert list(document["classes"]) == ["soil", "rock"]

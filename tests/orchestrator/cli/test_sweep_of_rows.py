@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.orchestrator.documented import fields_of, fields_told
+from tests.orchestrator.documented import documented_fields, fields_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(400)]
 
@@ -64,7 +64,7 @@ def test_a_table_is_run_combined_and_reported(tmp_path: Path) -> None:
     (ensemble,) = first["ensembles"]
     assert (ensemble["state"], ensemble["members"], ensemble["reported"]) == ("COMPLETE", keys, 0.6)
     assert ensemble["ci95"][0] <= ensemble["miou"] <= ensemble["ci95"][1]
-    assert fields_of(first) == fields_told("sweep"), "the README's"
+    assert fields_of(first) == documented_fields("sweep")
     best = max(trial["metrics"]["val/miou"] for trial in first["trials"])
     assert ensemble["gain_over_best_member"] == pytest.approx(ensemble["miou"] - best)
 

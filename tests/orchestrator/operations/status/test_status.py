@@ -28,7 +28,7 @@ from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import Attempt, Event, TrialResult, TrialSpec, TrialState
 from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.mirrored import Sent, write_sent
-from tests.orchestrator.documented import fields_of, fields_told
+from tests.orchestrator.documented import documented_fields, fields_of
 from trainers.config import DataConfig, TrainConfig
 
 SWEEP = "s"
@@ -150,7 +150,7 @@ def test_a_running_trial_tells_where_it_stands(scene: Scene) -> None:
     assert trial.silent_s < 30
 
 
-def test_the_document_has_the_fields_that_the_readme_names(scene: Scene) -> None:
+def test_the_document_has_the_documented_fields(scene: Scene) -> None:
     """Of a sweep of which one trial is done, one has failed and one runs."""
     scene.plan("a", "b", "c")
     with scene.ledger.roster.entered(scene.owner, SWEEP, Role.SWEEP):
@@ -159,7 +159,7 @@ def test_the_document_has_the_fields_that_the_readme_names(scene: Scene) -> None
         scene.ledger.finish("b", scene.owner, TrialState.FAILED, "ValueError: no")
         scene.begin("c")
         document = read_status([SWEEP]).to_json()
-    assert fields_of(document) == fields_told("status")
+    assert fields_of(document) == documented_fields("status")
 
 
 def test_what_a_dead_dispatcher_left_waits(scene: Scene) -> None:

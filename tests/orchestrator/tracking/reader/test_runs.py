@@ -26,7 +26,7 @@ from orchestrator.tracking.mirror.recorder import Recorder
 from orchestrator.tracking.reader.lookup import find_model
 from orchestrator.tracking.reader.runs import RunReader
 from orchestrator.tracking.ui import make_url, open_page
-from tests.orchestrator.documented import fields_of, fields_told
+from tests.orchestrator.documented import documented_fields, fields_of
 from trainers.metrics import confusion_per_image
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1
@@ -141,7 +141,7 @@ def test_the_leaderboard_ranks_the_runs(reader: RunReader, location: TrackingLoc
     Recorder(location).send("s", worker.start("alive"), ended=False)
     board = load_leaderboard(reader, ["s"], cache=tmp_path)
     assert [row.rank for row in board.rows] == [1, 2, 3]
-    assert fields_of(board.to_json()) == fields_told("leaderboard"), "the README's"
+    assert fields_of(board.to_json()) == documented_fields("leaderboard")
     shutil.rmtree(location.trials)
     assert load_leaderboard(reader, ["s"], cache=tmp_path).to_json() == board.to_json()
 
@@ -251,10 +251,10 @@ def test_predictions_that_score_otherwise_are_named(reader: RunReader, location:
         best_ensemble(reader, ["s"], cache=tmp_path, k=2)
 
 
-def test_an_ensemble_s_document_has_the_fields_that_the_readme_names(reader: RunReader, tmp_path: Path) -> None:
+def test_an_ensemble_s_document_has_the_documented_fields(reader: RunReader, tmp_path: Path) -> None:
     """With everything that options add."""
     report = best_ensemble(reader, ["s"], cache=tmp_path, k=2, exactly=True, stack=True)
-    assert fields_of(report.to_json()) == fields_told("best-ensemble"), "the README's"
+    assert fields_of(report.to_json()) == documented_fields("best-ensemble")
 
 
 def test_candidates_are_narrowed_and_limited(reader: RunReader, location: TrackingLocation, worker, tmp_path: Path) -> None:

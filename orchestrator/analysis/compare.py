@@ -28,11 +28,11 @@ from orchestrator.analysis.stats import NUM_REPLICATES, Difference, Spread
 from orchestrator.analysis.trials import EntryLoader, name_classes, strip_seed
 from orchestrator.errors import TrackingError
 from orchestrator.state.trial.records import TrialState
-from orchestrator.tracking.tags import WIDENING
+from orchestrator.tracking.reader.row import RunRow, one_run_per_key
+from orchestrator.tracking.tags import Tag
 from trainers.config import check_known
 
 if TYPE_CHECKING:
-    from orchestrator.tracking.reader.row import RunRow
     from orchestrator.tracking.reader.runs import RunReader
 
 
@@ -76,21 +76,21 @@ def _load_ensemble(loader: EntryLoader, run: RunRow) -> Scored:
     """A chosen ensemble's matrices are cross-fitted, so that it is not flattered beside what was named beforehand."""
     if run.state != TrialState.COMPLETE:
         raise TrackingError(f"{run.name} ({run.run_id}): is {run.state}; only what is COMPLETE can be compared.")
-    fingerprints = tuple(run.tags.get("scored_fingerprint", "").split(","))
+    fingerprints = tuple(run.tags.get(Tag.SCORED_FINGERPRINT, "").split(","))
     matrices = Matrices.of(*loader.load_confusions(run))
-    return Scored(run.name, (matrices,), fingerprints, widening=float(run.tags.get(WIDENING, 1)))
+    return Scored(run.name, (matrices,), fingerprints, widening=float(run.tags.get(Tag.WIDENING, 1)))
 
 
 def _find(runs: Sequence[RunRow], ensembles: Sequence[RunRow], name: str) -> list[RunRow]:
     """Trials that a name means: one, or those of one configuration, each once."""
     meant = _match_id(runs, name) if _ID.fullmatch(name) else []
     meant = meant or [run for run in runs if name in (run.name, strip_seed(run.name))]
-    by_key = {run.key: run for run in sorted(meant, key=lambda run: "cached_from" not in run.tags)}
+    by_key = one_run_per_key(meant)
     if not by_key:
         raise _unknown(runs, ensembles, name)
     by_configuration: dict[str, list[RunRow]] = defaultdict(list)
     for run in by_key.values():
-        by_configuration[run.tags.get("configuration", "")].append(run)
+        by_configuration[run.tags.get(Tag.CONFIGURATION, "")].append(run)
     if len(by_configuration) > 1:
         listed = _some(f"{found[0].sweep}: {found[0].name} is {id_}" for id_, found in sorted(by_configuration.items()))
         raise TrackingError(
@@ -101,13 +101,13 @@ def _find(runs: Sequence[RunRow], ensembles: Sequence[RunRow], name: str) -> lis
 
 def _match_id(runs: Sequence[RunRow], name: str) -> list[RunRow]:
     """By the id of a run, then of a trial or a configuration; their beginnings where nothing is called exactly so."""
-    if exact := [run for run in runs if name in (run.run_id, run.key, run.tags.get("configuration"))]:
+    if exact := [run for run in runs if name in (run.run_id, run.key, run.tags.get(Tag.CONFIGURATION))]:
         return exact
     by_key = [run for run in runs if run.key.startswith(name)]
     keys = sorted({run.key for run in by_key})
-    of_configuration = [run for run in runs if run.tags.get("configuration", "").startswith(name)]
+    of_configuration = [run for run in runs if run.tags.get(Tag.CONFIGURATION, "").startswith(name)]
     if len(keys) > 1 or (keys and of_configuration and keys != sorted({run.key for run in of_configuration})):
-        others = {run.tags["configuration"] for run in of_configuration}
+        others = {run.tags[Tag.CONFIGURATION] for run in of_configuration}
         raise TrackingError(f"{name!r} is the beginning of several ids: {_some([*keys, *sorted(others)])}. Give more of it.")
     return by_key or of_configuration
 

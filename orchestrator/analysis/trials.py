@@ -21,10 +21,10 @@ from orchestrator.errors import TrackingError
 from orchestrator.state.trial.folder import TrialFile
 from orchestrator.state.trial.outputs import read_confusions, read_info
 from orchestrator.state.trial.records import OBJECTIVE, TrialResult, TrialSpec, TrialState
-from orchestrator.tracking.tags import REPORTED, ROW
+from orchestrator.tracking.reader.row import RunRow, one_run_per_key
+from orchestrator.tracking.tags import Tag
 
 if TYPE_CHECKING:
-    from orchestrator.tracking.reader.row import RunRow
     from orchestrator.tracking.reader.runs import RunReader
 
 IOU = "val/iou/"
@@ -100,10 +100,7 @@ class EntryLoader:
         Raises:
             TrackingError: a file cannot be fetched, or is damaged.
         """
-        by_key: dict[str, RunRow] = {}
-        for run in sorted(runs, key=lambda run: "cached_from" in run.tags):
-            by_key.setdefault(run.key, run)
-        return [self.load(run) for run in by_key.values()]
+        return [self.load(run) for run in one_run_per_key(runs).values()]
 
     def load(self, run: RunRow) -> Entry:
         """One trial.
@@ -115,18 +112,18 @@ class EntryLoader:
         entry = Entry(
             key=run.key,
             name=run.name,
-            configuration=run.tags.get("configuration", ""),
+            configuration=run.tags.get(Tag.CONFIGURATION, ""),
             state=run.state,
             run_id=run.run_id,
-            attempts=int(run.tags.get("attempt", "1")),
+            attempts=int(run.tags.get(Tag.ATTEMPT, "1")),
             config=self._load_config(run, mark),
             metrics={name: value for name, value in run.metrics.items() if not name.startswith("epoch/")},
-            scored_fingerprint=run.tags.get("scored_fingerprint"),
-            reason=run.tags.get("reason") or None,
-            seed=int(run.tags["seed"]) if "seed" in run.tags else None,
+            scored_fingerprint=run.tags.get(Tag.SCORED_FINGERPRINT),
+            reason=run.tags.get(Tag.REASON) or None,
+            seed=int(run.tags[Tag.SEED]) if Tag.SEED in run.tags else None,
             fold=_read_fold(run),
-            row=run.tags.get(ROW),
-            reported=float(run.tags[REPORTED]) if REPORTED in run.tags else None,
+            row=run.tags.get(Tag.ROW),
+            reported=float(run.tags[Tag.REPORTED]) if Tag.REPORTED in run.tags else None,
         )
         if run.state != TrialState.COMPLETE:
             return entry
@@ -156,7 +153,7 @@ class EntryLoader:
         Raises:
             EnsembleError: the file that says it is damaged.
         """
-        scored = run.tags.get("scored_fingerprint")
+        scored = run.tags.get(Tag.SCORED_FINGERPRINT)
         if scored is None:
             return None
         if scored not in self._groups:
@@ -189,7 +186,8 @@ class EntryLoader:
             return None
         groups = self.load_groups(run) if is_complete else None
         return make_mark(
-            run.files_run_id, run.state, run.tags.get("attempt"), run.metrics.get(OBJECTIVE), run.tags.get("scored_fingerprint"),
+            run.files_run_id, run.state, run.tags.get(Tag.ATTEMPT), run.metrics.get(OBJECTIVE),
+            run.tags.get(Tag.SCORED_FINGERPRINT),
             *(self._reader.mark_own_file(run, name) for name in (TrialFile.SPEC, TrialFile.CONFUSIONS)),
             None if groups is None else groups.tolist(),
         )  # fmt: skip
@@ -226,7 +224,7 @@ def name_classes(confusions: NDArray[np.integer], ignore_classes: tuple[int, ...
 
 
 def _read_fold(run: RunRow) -> tuple[int, int] | None:
-    if "fold" not in run.tags:
+    if Tag.FOLD not in run.tags:
         return None
-    index, _, count = run.tags["fold"].partition("/")
+    index, _, count = run.tags[Tag.FOLD].partition("/")
     return int(index), int(count)

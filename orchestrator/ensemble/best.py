@@ -27,15 +27,14 @@ from orchestrator.state.machine import count_cores
 from orchestrator.state.trial.folder import TrialFile
 from orchestrator.state.trial.outputs import PREDICTION_FILES, PredictionsInfo, read_info, read_labels, write_confusions
 from orchestrator.state.trial.records import OBJECTIVE, TrialState
-from orchestrator.tracking.tags import CHOSEN, MEAN, WIDENING, EnsembleRecord
+from orchestrator.tracking.reader.row import RunRow, one_run_per_key
+from orchestrator.tracking.tags import EnsembleRecord, Tag
 from trainers.prediction.means import Mean
 
 if TYPE_CHECKING:
-    from orchestrator.tracking.reader.row import RunRow
     from orchestrator.tracking.reader.runs import RunReader
 
 
-SCORED = "scored_fingerprint"
 """Tag of a run: what its predictions were scored on."""
 
 _SAME_SCORE = 1e-6  # both are sums of the same whole numbers; a server may round what it stores
@@ -85,8 +84,12 @@ def best_ensemble(
         flips={key: flips for key in report.members if (flips := candidates[key].flips)},
     )
     sweep = sweeps[0] if sweeps else max(rows, key=lambda row: row.start_s).sweep
-    tags = {SCORED: read_info(folders[0]).scored_fingerprint, WIDENING: f"{report.widening:g}", CHOSEN: f"{time.time():.3f}"}
-    tags |= {} if mean == "arithmetic" else {MEAN: mean}
+    tags: dict[str, str] = {
+        Tag.SCORED_FINGERPRINT: read_info(folders[0]).scored_fingerprint,
+        Tag.WIDENING: f"{report.widening:g}",
+        Tag.CHOSEN: f"{time.time():.3f}",
+    }
+    tags |= {} if mean == "arithmetic" else {Tag.MEAN: mean}
     chosen = [candidates[key] for key in report.members]
     return replace(report, run_id=_log(reader, sweep, report, chosen, tags=tags, ignore_classes=pool.ignore_classes))
 
@@ -107,22 +110,19 @@ def choose_candidates(runs: Sequence[RunRow], sweeps: Sequence[str]) -> list[Run
     complete = [run for run in runs if run.state == TrialState.COMPLETE]
     if not complete:
         raise EnsembleError(f"{where}: none of {len(runs)} trials is COMPLETE. Let the sweep finish first.")
-    by_key: dict[str, RunRow] = {}
-    for run in sorted(complete, key=lambda run: "cached_from" in run.tags):
-        by_key.setdefault(run.key, run)
-    return [by_key[key] for key in sorted(by_key)]
+    return [run for _, run in sorted(one_run_per_key(complete).items())]
 
 
 def take_latest_data(candidates: Sequence[Candidate]) -> tuple[list[Candidate], tuple[str, ...]]:
     """Of a sweep whose data were changed on the way the candidates scored on the latest, and sentences about those left out."""
     by_data: dict[tuple[str, ...], list[Candidate]] = defaultdict(list)
     for candidate in candidates:
-        by_data[tuple(row.tags.get(SCORED, "") for row in candidate.rows)].append(candidate)
+        by_data[tuple(row.tags.get(Tag.SCORED_FINGERPRINT, "") for row in candidate.rows)].append(candidate)
     latest = max(by_data, key=lambda data: max(row.start_s for one in by_data[data] for row in one.rows))
     others = [(data, found) for data, found in by_data.items() if data != latest]
     return by_data[latest], tuple(
         f"Left out: {len(found)} candidates ({found[0].name}, ...) of earlier data, scored on other images, labels or classes; "
-        f"--tag {SCORED}={data[0]} takes these instead."
+        f"--tag {Tag.SCORED_FINGERPRINT}={data[0]} takes these instead."
         for data, found in others
     )
 

@@ -24,6 +24,7 @@ from orchestrator.ensemble.selection.pool import Limit
 from orchestrator.errors import EnsembleError
 from orchestrator.state.trial.outputs import PredictionsInfo, read_info, read_labels, read_predictions, write_predictions
 from orchestrator.state.trial.records import FLIPS, FLIPS_MIOU, OBJECTIVE
+from orchestrator.tracking.tags import SYSTEM, Tag
 from trainers.config import Flips
 from trainers.config.base import VIEWS
 
@@ -76,12 +77,12 @@ def list_candidates(rows: Sequence[RunRow]) -> list[Candidate]:
     Raises:
         EnsembleError: all trials are folds, and none of their configurations is complete.
     """
-    candidates = [Candidate(row.key, row.name, (row,)) for row in rows if "fold" not in row.tags]
+    candidates = [Candidate(row.key, row.name, (row,)) for row in rows if Tag.FOLD not in row.tags]
     by_seed: dict[tuple[str, str, str], dict[int, RunRow]] = defaultdict(dict)
     for row in rows:
-        if "fold" in row.tags:
-            index, _, count = row.tags["fold"].partition("/")
-            by_seed[row.tags["configuration"], row.tags["seed"], count][int(index)] = row
+        if Tag.FOLD in row.tags:
+            index, _, count = row.tags[Tag.FOLD].partition("/")
+            by_seed[row.tags[Tag.CONFIGURATION], row.tags[Tag.SEED], count][int(index)] = row
     for (configuration, seed, count), folds in by_seed.items():
         if len(folds) == int(count):
             ordered = tuple(folds[index] for index in sorted(folds))
@@ -97,7 +98,7 @@ def list_candidates(rows: Sequence[RunRow]) -> list[Candidate]:
 
 def _flip(candidate: Candidate) -> Candidate | None:
     """The candidate with the flips that all its trials have kept; None where they have not, or a later version's."""
-    kept = {row.tags.get(FLIPS) for row in candidate.rows}
+    kept = {row.tags.get(Tag.FLIPS) for row in candidate.rows}
     found: Flips | None = next((flips for flips in _FLIPS if kept == {flips}), None)
     return None if found is None else replace(candidate, flips=found)
 
@@ -160,7 +161,6 @@ def _check_alike(infos: Sequence[PredictionsInfo], folders: Sequence[Path]) -> N
         )
 
 
-PARAMETERS, LATENCY = "system.num_parameters", "system.latency_ms"
 """Tags of a trial's run."""
 
 
@@ -201,13 +201,13 @@ class Wanted:
         """What the search has to keep to; every trial must have its costs, which those of folds are all of."""
         costly = list(candidates)
         return tuple(
-            Limit(tag.removeprefix("system."), most, {candidate.key: _add_up(candidate, tag) for candidate in costly})
+            Limit(tag.removeprefix(SYSTEM), most, {candidate.key: _add_up(candidate, tag) for candidate in costly})
             for most, tag in self._limits()
             if most is not None
         )
 
     def _limits(self) -> tuple[tuple[float | None, str], ...]:
-        return (self.max_params, PARAMETERS), (self.max_latency_ms, LATENCY)
+        return (self.max_params, Tag.NUM_PARAMETERS), (self.max_latency_ms, Tag.LATENCY_MS)
 
 
 EVERYTHING = Wanted()
@@ -215,7 +215,7 @@ EVERYTHING = Wanted()
 
 def _add_up(candidate: Candidate, tag: str) -> float:
     """What the trials cost together; one picture takes as long for each of its mirror images, which no trial measures itself."""
-    if tag != LATENCY:
+    if tag != Tag.LATENCY_MS:
         return sum(float(row.tags[tag]) for row in candidate.rows)
     views = [VIEWS.get(candidate.flips or row.params.get("test_time_flips", "none"), 1) for row in candidate.rows]
     return sum(float(row.tags[tag]) * number for row, number in zip(candidate.rows, views, strict=True))

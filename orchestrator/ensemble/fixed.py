@@ -17,7 +17,7 @@ from orchestrator.planning.plan import Plan, PlannedEnsemble, PlannedTrial
 from orchestrator.state.home import Home
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import OBJECTIVE, TrialResult, TrialSpec, TrialState
-from orchestrator.tracking.tags import EnsembleRecord, make_row_tags
+from orchestrator.tracking.tags import EnsembleRecord, Tag, make_row_tags
 
 DONE = (TrialState.COMPLETE, TrialState.CACHED)
 
@@ -118,9 +118,9 @@ def evaluate_ensembles(
 def make_record(outcome: EnsembleOutcome) -> EnsembleRecord:
     """What the sweep's experiment keeps of an ensemble, of one that could not be evaluated too."""
     planned, result = outcome.planned, outcome.result
-    optional = {"seed": planned.seed, "rows": ",".join(map(str, planned.rows))}
+    optional = {Tag.SEED: planned.seed, Tag.ROWS: ",".join(map(str, planned.rows))}
     if result is not None:
-        optional |= {"scored_fingerprint": result.scored_fingerprint, "best_member": result.best_member}
+        optional |= {Tag.SCORED_FINGERPRINT: result.scored_fingerprint, Tag.BEST_MEMBER: result.best_member}
     tags = make_row_tags(str(planned.id), planned.reported)
     tags |= {name: str(value) for name, value in optional.items() if value is not None}
     weights = {key: 1 / len(outcome.keys) for key in outcome.keys}

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import time
 
-WRITTEN = "written"
-"""Tag of a run: when it was changed last, in UTC, as ``2026-11-22T18:05``. MLflow cannot be asked what has changed."""
-
 _FORMAT = "%Y-%m-%dT%H:%M"
 
 _PRECISIONS = ((600, len("2026-11-22T18:0")), (3600, len("2026-11-22T18")), (86400, len("2026-11-22")))

@@ -15,9 +15,10 @@ from mlflow.entities import Experiment, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
 from orchestrator.state.files import check_local
-from orchestrator.tracking.change_marks import WRITTEN, write_mark
+from orchestrator.tracking.change_marks import write_mark
 from orchestrator.tracking.errors import make_tracking_error
 from orchestrator.tracking.location import TrackingLocation
+from orchestrator.tracking.tags import SWEEP_EXPERIMENT, Tag
 
 
 class MarkingClient(MlflowClient):
@@ -30,7 +31,7 @@ class MarkingClient(MlflowClient):
         tags: dict[str, Any] | None = None,
         run_name: str | None = None,
     ) -> Run:
-        return super().create_run(experiment_id, start_time, {**(tags or {}), WRITTEN: write_mark(time.time())}, run_name)
+        return super().create_run(experiment_id, start_time, {**(tags or {}), Tag.WRITTEN: write_mark(time.time())}, run_name)
 
     def log_batch(
         self,
@@ -40,7 +41,7 @@ class MarkingClient(MlflowClient):
         tags: Sequence[RunTag] = (),
         synchronous: bool | None = True,
     ) -> None:
-        super().log_batch(run_id, metrics, params, [*tags, RunTag(WRITTEN, write_mark(time.time()))], synchronous=synchronous)
+        super().log_batch(run_id, metrics, params, [*tags, RunTag(Tag.WRITTEN, write_mark(time.time()))], synchronous=synchronous)
 
     def set_tag(self, run_id: str, key: str, value: Any, synchronous: bool | None = True) -> None:
         self.log_batch(run_id, tags=[RunTag(key, str(value))], synchronous=synchronous)
@@ -96,7 +97,8 @@ def ensure_experiment(client: MlflowClient, location: TrackingLocation, sweep: s
     if experiment is None:
         artifact_location = (location.artifacts / sweep).absolute().as_uri() if location.is_database else None
         try:
-            return str(client.create_experiment(sweep, artifact_location=artifact_location, tags={"orchestrate": "sweep"}))
+            tags: dict[str, Any] = {Tag.ORCHESTRATE: SWEEP_EXPERIMENT}
+            return str(client.create_experiment(sweep, artifact_location, tags))
         except MlflowException:
             experiment = client.get_experiment_by_name(sweep)  # another dispatcher was faster
             if experiment is None:

@@ -1,6 +1,6 @@
-"""What a sweep says about its runs beyond what their trials say themselves: names, rows of its table, fixed ensembles.
+"""Every tag that `orchestrate` writes to MLflow, and what a sweep records of its trials and ensembles with them.
 
-Imports no mlflow: the dispatcher's side makes these, the mirror's thread writes them.
+Old runs must stay readable, so the values below never change. Imports no mlflow: the dispatcher makes these records.
 """
 
 from __future__ import annotations
@@ -8,43 +8,146 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from orchestrator.state.trial.records import FLIPS
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
 _MAX_NAME = 250
-
-
 _WEIGHT = "weight."
+"""Prefix of an ensemble's parameters; the member's key follows."""
 
 
-ROW, REPORTED, FORMER_ROW = "row", "reported", "former_row"
-"""Tags: the row of the sweep's table, the figure published for it, and the row of an earlier form of the sweep file."""
+class RunKind(StrEnum):
+    """What a run records: the value of ``Tag.KIND``."""
 
-MEAN = "mean"
-"""Tag of an ensemble: how its members' probabilities are combined, if not as their arithmetic mean."""
+    TRIAL = "trial"
+    ENSEMBLE = "ensemble"
 
-WIDENING = "widening"
-"""Tag of a chosen ensemble: by how much wider than by images alone intervals of its difference to others are."""
 
-CHOSEN = "chosen_s"
-"""Tag of a chosen ensemble: when that was done last, which its run's start does not say where it was chosen before."""
+class Tag(StrEnum):
+    """The names of all tags, grouped by what carries them."""
 
-KEEP = "keep"
-"""Tag of a sweep's experiment: which checkpoints it keeps."""
+    # Every run.
+    KIND = "kind"
+    """Trial or ensemble, a RunKind."""
+    SWEEP = "sweep"
+    """Name of the sweep that the run belongs to."""
+    CURRENT = "current"
+    """``true`` on the one run that represents a trial or an ensemble's row in its sweep, else ``false``."""
+    STATE = "state"
+    """A TrialState."""
+    REASON = "reason"
+    """Why there is no result, or why the trial waits."""
+    SEED = "seed"
+    """Seed of the trial, or of the ensemble's row."""
+    ROW = "row"
+    """Id of the row in the sweep's table."""
+    REPORTED = "reported"
+    """Value published for that row."""
+    FORMER_ROW = "former_row"
+    """Row of an earlier form of the sweep file."""
+    SCORED_FINGERPRINT = "scored_fingerprint"
+    """Fingerprint of the images, labels and classes that the scores belong to."""
+    WRITTEN = "written"
+    """When the run was last changed, in UTC, such as ``2026-11-22T18:05``: MLflow cannot be asked what has changed."""
+    ORCHESTRATE_VERSION = "orchestrate_version"
+    """Version that created the run."""
 
-REMOVED = "checkpoint_removed"
-"""Tag of a run whose checkpoint was removed: by what."""
+    # A trial's run.
+    KEY = "key"
+    """The trial's key."""
+    CONFIGURATION = "configuration"
+    """Id of the trial's configuration."""
+    FOLD = "fold"
+    """``index/count`` of a cross-validation fold."""
+    DEVIATION = "deviation"
+    """How training differed from the configuration, such as a smaller batch; empty where it did not."""
+    SOURCE_FINGERPRINT = "source_fingerprint"
+    """Fingerprint of the data set's source."""
+    SCHEMA_VERSION = "schema_version"
+    """Version of the trial folder's files."""
+    ATTEMPT = "attempt"
+    """Number of the last attempt."""
+    EPOCHS_RUN = "epochs_run"
+    """Epochs trained."""
+    BEST_EPOCH = "best_epoch"
+    """Epoch of the best validation score."""
+    FAILURE = "failure"
+    """Kind of failure; empty after a success."""
+    LAST_FAILURE = "last_failure"
+    """The last failed attempt, even if a later one succeeded."""
+    FLIPS = FLIPS
+    """Test-time flips whose predictions were kept."""
+    CACHED_FROM = "cached_from"
+    """Id of the run that trained the trial and holds its files."""
+    NUM_PARAMETERS = "system.num_parameters"
+    """Parameters of the model."""
+    LATENCY_MS = "system.latency_ms"
+    """Milliseconds to predict one image."""
 
-CHECKPOINT, ORIGIN = "checkpoint", "goes_on_from"
-"""Tags of a trial's run: which of its files another machine would go on from, until it has ended; what it has gone on from."""
+    # Checkpoints of a trial's run.
+    CHECKPOINT = "checkpoint"
+    """JSON: which of the run's files another machine would resume from, until the trial has ended."""
+    RESUMED_FROM = "goes_on_from"
+    """The checkpoint that the trial was resumed from."""
+    CHECKPOINT_REMOVED = "checkpoint_removed"
+    """The rule that removed the checkpoint."""
+
+    # An ensemble's run.
+    ENSEMBLE = "ensemble"
+    """Hash of ``ensemble.json``: equal ensembles are one run."""
+    MEMBERS = "members"
+    """Keys of the members, separated by commas."""
+    ROWS = "rows"
+    """Rows of the members, separated by commas."""
+    BEST_MEMBER = "best_member"
+    """Key of the best member."""
+    MEAN = "mean"
+    """How probabilities are combined, unless as their arithmetic mean."""
+    WIDENING = "widening"
+    """Factor by which intervals of a chosen ensemble's differences exceed those from images alone."""
+    CHOSEN = "chosen_s"
+    """Unix time of the last choice; the run may have started with an earlier, equal choice."""
+
+    # A sweep's experiment, and a logged model.
+    ORCHESTRATE = "orchestrate"
+    """``sweep``: marks the experiments that sweeps made."""
+    KEEP = "keep"
+    """Which checkpoints the sweep keeps."""
+    MODEL_IDENTITY = "orchestrate.identity"
+    """Equal for equal models."""
+
+
+SYSTEM = "system."
+"""Prefix of tags with facts about machine and model."""
+
+SWEEP_EXPERIMENT = "sweep"
+"""Value of ``Tag.ORCHESTRATE``."""
+
+
+def match_tags(tags: Mapping[Tag, str]) -> str:
+    """A filter for MLflow's search: runs with all these tags."""
+    return " and ".join(f"tags.{name} = '{value}'" for name, value in tags.items())
+
+
+def match_trials(key: str | None = None) -> str:
+    """A filter for MLflow's search: the runs of all trials, or of one."""
+    return match_tags({Tag.KIND: RunKind.TRIAL} | ({} if key is None else {Tag.KEY: key}))
+
+
+def is_sweep(experiment_tags: Mapping[str, str]) -> bool:
+    """Whether an experiment with these tags was made by a sweep."""
+    return experiment_tags.get(Tag.ORCHESTRATE) == SWEEP_EXPERIMENT
 
 
 @dataclass(frozen=True)
 class RunLabel:
-    """How one sweep calls a trial, which other sweeps may share and call otherwise. row: its id in the sweep's table."""
+    """What one sweep calls a trial; other sweeps may share the trial under other names. row: its id in the sweep's table."""
 
     name: str
     row: str | None = None
@@ -52,23 +155,22 @@ class RunLabel:
 
     @property
     def tags(self) -> dict[str, str]:
-        """The tags that are the sweep's own."""
+        """The tags that belong to this sweep alone."""
         return make_row_tags(self.row, self.reported)
 
 
 def make_row_tags(row: str | None, reported: float | None) -> dict[str, str]:
-    """``row`` and ``reported`` as far as there are any."""
-    values = {ROW: row, REPORTED: None if reported is None else f"{reported:g}"}
+    """The tags ``row`` and ``reported``, without those that are None."""
+    values = {Tag.ROW: row, Tag.REPORTED: None if reported is None else f"{reported:g}"}
     return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True)
 class EnsembleRecord:
-    """What is recorded of an ensemble; two with the same document are one run of their sweep.
+    """What is recorded of an ensemble; records with the same document share one run of their sweep.
 
-    members: key -> weight. document: what ``ensemble.json`` will say. tags: further ones. files: uploaded under their own names.
-    reason: why it has no figures; None where it has. flips: of the members that are averaged over other mirror images than they
-    were validated with.
+    members: key -> weight. document: content of ``ensemble.json``. tags: further ones. files: to upload under their own names.
+    reason: why it has no metrics, else None. flips: key -> flips, of members that use other ones than they were validated with.
     """
 
     name: str
@@ -80,16 +182,31 @@ class EnsembleRecord:
     reason: str | None = None
     flips: Mapping[str, str] = field(default_factory=dict)
 
+    def make_params(self) -> dict[str, str]:
+        """The parameters of its run: the number of members, their weights and flips."""
+        params = {"num_members": str(len(self.members))}
+        params |= {f"{_WEIGHT}{key}": f"{weight:.6g}" for key, weight in self.members.items()}
+        return params | {f"{FLIPS}.{key}": flips for key, flips in self.flips.items()}
+
 
 def read_weights(run: Run) -> dict[str, float]:
     """Key -> weight of an ensemble's members."""
-    return {key: float(weight) for key, weight in read_params(run, _WEIGHT).items()}
+    return {key: float(weight) for key, weight in _read_params(run, _WEIGHT).items()}
+
+
+def read_flips(run: Run) -> dict[str, str]:
+    """Key -> flips, of the members that an ensemble combines with other flips than they were validated with."""
+    return _read_params(run, f"{FLIPS}.")
+
+
+def _read_params(run: Run, prefix: str) -> dict[str, str]:
+    return {name.removeprefix(prefix): value for name, value in run.data.params.items() if name.startswith(prefix)}
 
 
 def legalize(names: Iterable[str]) -> list[str]:
-    """Spell names, each given once, so that MLflow takes them; different names stay different, and legal ones as they are.
+    """Rewrite unique names so that MLflow accepts them: different names stay different, legal ones unchanged.
 
-    A class may be called ``rock (big)``: allowed are letters, digits, space and ``_-.:/``, in paths without empty parts.
+    MLflow allows letters, digits, space and ``_-.:/``, in paths without empty parts; a class may be called ``rock (big)``.
     """
     given = list(names)
     spelled = {name: _spell(name) for name in given}
@@ -102,11 +219,6 @@ def legalize(names: Iterable[str]) -> list[str]:
             spelled[name], number = f"{stem[: _MAX_NAME - 8]} {number}", number + 1
         taken.add(spelled[name])
     return [spelled[name] for name in given]
-
-
-def read_params(run: Run, prefix: str) -> dict[str, str]:
-    """Parameters of a run whose names begin with ``prefix``, without it."""
-    return {name.removeprefix(prefix): value for name, value in run.data.params.items() if name.startswith(prefix)}
 
 
 def _spell(name: str) -> str:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from orchestrator.analysis.report.html import element
 from orchestrator.analysis.report.terminal import write_interval, write_short
 from orchestrator.errors import TrackingError
-from orchestrator.tracking.tags import CHOSEN, ROW
+from orchestrator.tracking.tags import Tag
 
 if TYPE_CHECKING:
     from orchestrator.tracking.reader.runs import RunReader
@@ -66,8 +66,8 @@ def load_chosen(reader: RunReader, sweep: str, *, cache: Path) -> Chosen | None:
     Raises:
         TrackingError: the server cannot be used.
     """
-    runs = [run for run in reader.list_ensembles([sweep]) if ROW not in run.tags and run.state == "COMPLETE"]
-    last = max(runs, key=lambda run: float(run.tags.get(CHOSEN, run.start_s)), default=None)
+    runs = [run for run in reader.list_ensembles([sweep]) if Tag.ROW not in run.tags and run.state == "COMPLETE"]
+    last = max(runs, key=lambda run: float(run.tags.get(Tag.CHOSEN, run.start_s)), default=None)
     path = None if last is None else reader.find_file(last, "ensemble.json", cache / "files", from_folder=False)
     if path is None:
         return None

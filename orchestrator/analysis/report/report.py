@@ -20,7 +20,7 @@ from orchestrator.errors import SpecError, TrackingError
 from orchestrator.state.files import write_atomically
 from orchestrator.state.trial.folder import TrialFile
 from orchestrator.state.trial.records import TrialState
-from orchestrator.tracking.tags import REPORTED, ROW
+from orchestrator.tracking.tags import Tag
 
 if TYPE_CHECKING:
     from orchestrator.tracking.reader.row import RunRow
@@ -68,14 +68,14 @@ def _make_legend(entry: Entry, names: Sequence[str]) -> tuple[tuple[str, str], .
 def _load_ensemble(loader: EntryLoader, run: RunRow) -> EnsembleEntry:
     entry = Entry(
         key=run.run_id, name=run.name, configuration="", state=run.state, run_id=run.run_id, attempts=1, config={},
-        metrics=run.metrics, scored_fingerprint=run.tags.get("scored_fingerprint"), reason=run.tags.get("reason"),
-        seed=int(run.tags["seed"]) if "seed" in run.tags else None, row=run.tags[ROW],
-        reported=float(run.tags[REPORTED]) if REPORTED in run.tags else None,
+        metrics=run.metrics, scored_fingerprint=run.tags.get(Tag.SCORED_FINGERPRINT), reason=run.tags.get(Tag.REASON),
+        seed=int(run.tags[Tag.SEED]) if Tag.SEED in run.tags else None, row=run.tags[Tag.ROW],
+        reported=float(run.tags[Tag.REPORTED]) if Tag.REPORTED in run.tags else None,
     )  # fmt: skip
     if run.state == TrialState.COMPLETE:
         entry = replace(entry, matrices=Matrices.of(*loader.load_confusions(run)))
-    members = tuple(row for row in run.tags.get("rows", "").split(",") if row)
-    return EnsembleEntry(entry, members, run.tags.get("best_member"))
+    members = tuple(row for row in run.tags.get(Tag.ROWS, "").split(",") if row)
+    return EnsembleEntry(entry, members, run.tags.get(Tag.BEST_MEMBER))
 
 
 def _find_class_names(loader: EntryLoader, trials: Sequence[RunRow], entries: Sequence[Entry]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from orchestrator.errors import PredictError
 from orchestrator.state.trial.folder import TrialFile, TrialFolder, read_removal, say_removed
 from orchestrator.state.trial.records import TrialSpec
 from orchestrator.tracking.location import TrackingLocation
-from orchestrator.tracking.tags import REMOVED
+from orchestrator.tracking.tags import Tag
 from trainers.config import Flips
 from trainers.prediction.means import Mean
 
@@ -119,7 +119,7 @@ def _fetch_checkpoint(reader: RunReader, row: RunRow, home: Home) -> Path:
     path = reader.find_file(row, TrialFile.WEIGHTS, home.cache / "files")
     if path is not None:
         return path
-    removed = row.tags.get(REMOVED) or read_removal(TrialFolder(home.trial_folder(row.key)))
+    removed = row.tags.get(Tag.CHECKPOINT_REMOVED) or read_removal(TrialFolder(home.trial_folder(row.key)))
     if removed is not None:
         raise PredictError(say_removed(row.name, row.key, removed))
     return reader.fetch(row, TrialFile.WEIGHTS, home.cache / "files")  # raises, with what may have become of it

@@ -15,7 +15,7 @@ from orchestrator.state.trial.records import OBJECTIVE, TrialState
 from orchestrator.tracking.client import all_experiments, connect, search_runs
 from orchestrator.tracking.errors import translate_errors
 from orchestrator.tracking.location import TrackingLocation
-from orchestrator.tracking.tags import KEEP, REMOVED, read_weights
+from orchestrator.tracking.tags import RunKind, Tag, match_tags, match_trials, read_weights
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ class CheckpointRecords:
         with translate_errors(self._location):
             experiments = all_experiments(self._client)
             ids = [str(found.experiment_id) for found in experiments]
-            trials = search_runs(self._client, ids, "tags.kind = 'trial' and tags.current = 'true'")
-            ensembles = search_runs(self._client, ids, f"tags.kind = 'ensemble' and tags.state = '{TrialState.COMPLETE}'")
+            trials = search_runs(self._client, ids, match_tags({Tag.KIND: RunKind.TRIAL, Tag.CURRENT: "true"}))
+            ensembles = search_runs(self._client, ids, match_tags({Tag.KIND: RunKind.ENSEMBLE, Tag.STATE: TrialState.COMPLETE}))
         return Records(
-            rules={found.name: found.tags[KEEP] for found in experiments if KEEP in found.tags},
+            rules={found.name: found.tags[Tag.KEEP] for found in experiments if Tag.KEEP in found.tags},
             runs=[self._describe(run) for run in trials],
             members=frozenset(key for run in ensembles for key in read_weights(run)),
         )
@@ -74,27 +74,27 @@ class CheckpointRecords:
     def note_removal(self, run_id: str, reason: str) -> None:
         """Say on the run's page that its checkpoint was removed."""
         with translate_errors(self._location):
-            self._client.set_tag(run_id, REMOVED, reason)
+            self._client.set_tag(run_id, Tag.CHECKPOINT_REMOVED, reason)
 
     def set_waiting(self, key: str, reason: str) -> None:
         """Let no run of a trial count as finished, in whatever sweep, so that nobody takes its result for granted."""
         with translate_errors(self._location):
             ids = [str(found.experiment_id) for found in all_experiments(self._client)]
-            for run in search_runs(self._client, ids, f"tags.kind = 'trial' and tags.key = '{key}'"):
-                if run.data.tags.get("state") in (TrialState.COMPLETE, TrialState.FAILED):
-                    self._client.set_tag(run.info.run_id, "reason", reason)
-                    self._client.set_tag(run.info.run_id, "state", str(TrialState.WAITING))
+            for run in search_runs(self._client, ids, match_trials(key)):
+                if run.data.tags.get(Tag.STATE) in (TrialState.COMPLETE, TrialState.FAILED):
+                    self._client.set_tag(run.info.run_id, Tag.REASON, reason)
+                    self._client.set_tag(run.info.run_id, Tag.STATE, str(TrialState.WAITING))
 
     def _describe(self, run: Run) -> CheckpointRun:
         tags = run.data.tags
         return CheckpointRun(
             run_id=str(run.info.run_id),
-            sweep=tags.get("sweep", ""),
-            key=tags.get("key", ""),
-            state=tags.get("state", ""),
+            sweep=tags.get(Tag.SWEEP, ""),
+            key=tags.get(Tag.KEY, ""),
+            state=tags.get(Tag.STATE, ""),
             miou=run.data.metrics.get(OBJECTIVE),
-            scored=tags.get("scored_fingerprint"),
-            holds_files="cached_from" not in tags,
+            scored=tags.get(Tag.SCORED_FINGERPRINT),
+            holds_files=Tag.CACHED_FROM not in tags,
             files=_find_own(self._location, run),
         )
 

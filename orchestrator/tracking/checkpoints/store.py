@@ -27,7 +27,7 @@ from orchestrator.state.trial.records import TrialState
 from orchestrator.tracking.client import all_experiments, connect, search_runs
 from orchestrator.tracking.errors import translate_errors
 from orchestrator.tracking.location import TrackingLocation
-from orchestrator.tracking.tags import CHECKPOINT
+from orchestrator.tracking.tags import Tag, match_trials
 
 FOLDER = "checkpoint"
 """Of a run's files: below it lie the two folders that take turns."""
@@ -95,7 +95,7 @@ class CheckpointStore:
             path, epoch = copy
             run = self._client.get_run(run_id)
             before = _read(run)
-            has_ended = run.data.tags.get("state") not in (TrialState.RUNNING, TrialState.WAITING)
+            has_ended = run.data.tags.get(Tag.STATE) not in (TrialState.RUNNING, TrialState.WAITING)
             if has_ended or (before is not None and before.epoch >= epoch):
                 return
             now = Mirrored(
@@ -107,7 +107,7 @@ class CheckpointStore:
                 files={file.name: _measure(file) for file in sorted(path.iterdir())},
             )
             self._client.log_artifacts(run_id, str(path), now.path)
-            self._client.set_tag(run_id, CHECKPOINT, now.model_dump_json())
+            self._client.set_tag(run_id, Tag.CHECKPOINT, now.model_dump_json())
             if before is not None:
                 self._remove(run, before.path)
 
@@ -148,11 +148,11 @@ class CheckpointStore:
 
     def _runs_of(self, key: str) -> list[Run]:
         experiments = [str(found.experiment_id) for found in all_experiments(self._client)]
-        return search_runs(self._client, experiments, f"tags.key = '{key}' and tags.kind = 'trial'")
+        return search_runs(self._client, experiments, match_trials(key))
 
     def _withdraw_from(self, run: Run) -> None:
-        if CHECKPOINT in run.data.tags:
-            self._client.delete_tag(run.info.run_id, CHECKPOINT)
+        if Tag.CHECKPOINT in run.data.tags:
+            self._client.delete_tag(run.info.run_id, Tag.CHECKPOINT)
         if any(file.path == FOLDER for file in self._client.list_artifacts(run.info.run_id)):
             self._remove(run, FOLDER)
 
@@ -201,7 +201,7 @@ class CheckpointStore:
 def _read(run: Run) -> Mirrored | None:
     """What its tag says; None where it has none that this version understands."""
     with suppress(KeyError, ValidationError):
-        found = Mirrored.model_validate_json(run.data.tags[CHECKPOINT])
+        found = Mirrored.model_validate_json(run.data.tags[Tag.CHECKPOINT])
         return found if found.files.keys() == {*RESUME_FILES} else None  # they become names of files here
     return None
 

@@ -11,7 +11,7 @@ from orchestrator.errors import TrialError
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import TrialState
 from orchestrator.tracking.client import find_experiment, search_runs
-from orchestrator.tracking.tags import FORMER_ROW, REPORTED, ROW, RunLabel
+from orchestrator.tracking.tags import RunLabel, Tag, match_trials
 
 
 def relabel_runs(client: MlflowClient, sweep: str, labels: Mapping[str, RunLabel]) -> None:
@@ -21,13 +21,13 @@ def relabel_runs(client: MlflowClient, sweep: str, labels: Mapping[str, RunLabel
     experiment: only runs of the present one carry ``row``, the others ``former_row``.
     """
     experiment = find_experiment(client, sweep)
-    for run in [] if experiment is None else search_runs(client, [experiment], "tags.kind = 'trial'"):
-        label = labels.get(run.data.tags.get("key", ""))
+    for run in [] if experiment is None else search_runs(client, [experiment], match_trials()):
+        label = labels.get(run.data.tags.get(Tag.KEY, ""))
         if label is not None:
             _apply(client, run, label)
-        elif ROW in run.data.tags:
-            client.set_tag(run.info.run_id, FORMER_ROW, run.data.tags[ROW])
-            client.delete_tag(run.info.run_id, ROW)
+        elif Tag.ROW in run.data.tags:
+            client.set_tag(run.info.run_id, Tag.FORMER_ROW, run.data.tags[Tag.ROW])
+            client.delete_tag(run.info.run_id, Tag.ROW)
 
 
 def _apply(client: MlflowClient, run: Run, label: RunLabel) -> None:
@@ -35,7 +35,7 @@ def _apply(client: MlflowClient, run: Run, label: RunLabel) -> None:
     changed = [RunTag(name, value) for name, value in label.tags.items() if tags.get(name) != value]
     if changed:
         client.log_batch(run_id, tags=changed, synchronous=True)
-    for name in (ROW, REPORTED, FORMER_ROW):
+    for name in (Tag.ROW, Tag.REPORTED, Tag.FORMER_ROW):
         if name in tags and name not in label.tags:
             client.delete_tag(run_id, name)
     if run.info.run_name != label.name:
@@ -59,19 +59,19 @@ def make_current(client: MlflowClient, experiment: str, key: str, *, deviation: 
     for run in _runs_of(client, experiment, key):
         if _deviation(run) == deviation:
             found = found or run
-        elif run.data.tags.get("current") != "false":
-            client.set_tag(run.info.run_id, "state", str(TrialState.FAILED))
-            client.set_tag(run.info.run_id, "reason", f"tried again as: {deviation or 'it was asked for'}")
+        elif run.data.tags.get(Tag.CURRENT) != "false":
+            client.set_tag(run.info.run_id, Tag.STATE, str(TrialState.FAILED))
+            client.set_tag(run.info.run_id, Tag.REASON, f"tried again as: {deviation or 'it was asked for'}")
             client.set_terminated(run.info.run_id, "FAILED")
-            client.set_tag(run.info.run_id, "current", "false")  # last, as it says that the rest is done
-    if found is not None and found.data.tags.get("current") == "false":
-        client.set_tag(found.info.run_id, "current", "true")
+            client.set_tag(run.info.run_id, Tag.CURRENT, "false")  # last, as it says that the rest is done
+    if found is not None and found.data.tags.get(Tag.CURRENT) == "false":
+        client.set_tag(found.info.run_id, Tag.CURRENT, "true")
     return found
 
 
 def _runs_of(client: MlflowClient, experiment: str, key: str) -> list[Run]:
-    return search_runs(client, [experiment], f"tags.key = '{key}' and tags.kind = 'trial'")
+    return search_runs(client, [experiment], match_trials(key))
 
 
 def _deviation(run: Run) -> str:
-    return str(run.data.tags.get("deviation", ""))
+    return str(run.data.tags.get(Tag.DEVIATION, ""))

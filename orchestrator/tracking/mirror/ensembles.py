@@ -6,16 +6,17 @@ import getpass
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.utils.mlflow_tags import MLFLOW_USER
 
-from orchestrator.state.trial.records import FLIPS
+from orchestrator.state.trial.records import TrialState
 from orchestrator.tracking.client import connect, ensure_experiment, search_runs
 from orchestrator.tracking.errors import translate_errors
 from orchestrator.tracking.location import TrackingLocation
-from orchestrator.tracking.tags import ROW, EnsembleRecord, legalize
+from orchestrator.tracking.tags import EnsembleRecord, RunKind, Tag, legalize, match_tags
 
 _A_BATCH = 100
 
@@ -39,28 +40,34 @@ def log_table(client: MlflowClient, location: TrackingLocation, sweep: str, reco
     run_ids = [_log(client, experiment, sweep, record, known=known) for record in records]
     for run in known:
         is_current = run.info.run_id in run_ids
-        if ROW in run.data.tags and (run.data.tags.get("current") == "true") != is_current:
-            client.set_tag(run.info.run_id, "current", "true" if is_current else "false")
+        if Tag.ROW in run.data.tags and (run.data.tags.get(Tag.CURRENT) == "true") != is_current:
+            client.set_tag(run.info.run_id, Tag.CURRENT, "true" if is_current else "false")
     return run_ids
 
 
 def _search(client: MlflowClient, experiment: str) -> list[Run]:
-    return search_runs(client, [experiment], "tags.kind = 'ensemble' and attributes.status != 'RUNNING'")
+    return search_runs(client, [experiment], f"{match_tags({Tag.KIND: RunKind.ENSEMBLE})} and attributes.status != 'RUNNING'")
 
 
 def _log(client: MlflowClient, experiment: str, sweep: str, record: EnsembleRecord, *, known: Sequence[Run]) -> str:
     text = json.dumps(record.document, indent=1, sort_keys=True)
     identity = hashlib.sha256(text.encode()).hexdigest()[:16]
     for run in known:
-        if run.data.tags.get("ensemble") == identity and run.info.status in ("FINISHED", "FAILED"):
+        if run.data.tags.get(Tag.ENSEMBLE) == identity and run.info.status in ("FINISHED", "FAILED"):
             _relabel(client, run, record)
             return str(run.info.run_id)
-    tags = {
-        "kind": "ensemble", "ensemble": identity, "sweep": sweep, "current": "true", "members": ",".join(record.members),
-        "state": "FAILED" if record.reason else "COMPLETE", "mlflow.user": getpass.getuser(), **record.tags,
-    }  # fmt: skip
+    tags: dict[str, str] = {
+        Tag.KIND: RunKind.ENSEMBLE,
+        Tag.ENSEMBLE: identity,
+        Tag.SWEEP: sweep,
+        Tag.CURRENT: "true",
+        Tag.MEMBERS: ",".join(record.members),
+        Tag.STATE: TrialState.FAILED if record.reason else TrialState.COMPLETE,
+        MLFLOW_USER: getpass.getuser(),
+        **record.tags,
+    }
     if record.reason:
-        tags["reason"] = record.reason[:1000]
+        tags[Tag.REASON] = record.reason[:1000]
     run_id = str(client.create_run(experiment, tags=tags, run_name=record.name).info.run_id)
     _log_figures(client, run_id, record)
     client.log_text(run_id, text, "ensemble.json")
@@ -74,16 +81,10 @@ def _log_figures(client: MlflowClient, run_id: str, record: EnsembleRecord) -> N
     now_ms = round(time.time() * 1000)
     names = legalize(record.metrics)
     points = [Metric(name, value, now_ms, 0) for name, value in zip(names, record.metrics.values(), strict=True)]
-    weights = {f"weight.{key}": f"{weight:.6g}" for key, weight in record.members.items()}
-    flips = {f"{FLIPS}.{key}": flips for key, flips in record.flips.items()}
-    params = [Param(name, value) for name, value in (_with_count(weights) | flips).items()]
+    params = [Param(name, value) for name, value in record.make_params().items()]
     client.log_batch(run_id, points, params[:_A_BATCH], synchronous=True)
     for start in range(_A_BATCH, len(params), _A_BATCH):
         client.log_batch(run_id, (), params[start : start + _A_BATCH], synchronous=True)
-
-
-def _with_count(weights: Mapping[str, str]) -> dict[str, str]:
-    return {"num_members": str(len(weights)), **weights}
 
 
 def _relabel(client: MlflowClient, run: Run, record: EnsembleRecord) -> None:

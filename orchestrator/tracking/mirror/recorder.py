@@ -13,6 +13,7 @@ import mlflow  # noqa: F401  whole, before its parts (see __init__.py)
 from filelock import FileLock
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_SOURCE_NAME, MLFLOW_SOURCE_TYPE, MLFLOW_USER
 
 from orchestrator.state.files import mark_file
 from orchestrator.state.trial.folder import ARTIFACTS, TrialFile, TrialFolder
@@ -34,7 +35,7 @@ from orchestrator.tracking.mirror.run_data import (
     pick_up_series,
 )
 from orchestrator.tracking.mirrored import Sent, read_sent, write_sent
-from orchestrator.tracking.tags import KEEP, EnsembleRecord, RunLabel
+from orchestrator.tracking.tags import EnsembleRecord, RunKind, RunLabel, Tag, match_trials
 
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAILED: "FAILED"}
 _METRICS_A_BATCH, _OTHERS_A_BATCH = 800, 100  # MLflow takes 1000 of all kinds together, 100 params, 100 tags, 1 MB
@@ -69,7 +70,7 @@ class Recorder:
                 first = self._find_anywhere(folder.spec().key, result)
                 if first is not None and not _is_ahead(first, result):
                     return self.refer(sweep, folder.spec(), result, label=label)
-                if first is not None and first.data.tags.get("sweep") == sweep:
+                if first is not None and first.data.tags.get(Tag.SWEEP) == sweep:
                     return str(first.info.run_id)
             run_id, owner = self._send_own(sweep, folder, ended=ended, label=label)
             result = folder.result()
@@ -93,7 +94,7 @@ class Recorder:
             TrackingError: the server cannot be used.
         """
         with translate_errors(self._location):
-            self._client.set_experiment_tag(ensure_experiment(self._client, self._location, sweep), KEEP, rule)
+            self._client.set_experiment_tag(ensure_experiment(self._client, self._location, sweep), Tag.KEEP, rule)
 
     def log_table(self, sweep: str, records: Sequence[EnsembleRecord]) -> list[str]:
         """Record the fixed ensembles of the sweep's table; returns their runs' ids.
@@ -116,12 +117,12 @@ class Recorder:
             own, first = self._find_current(experiment, result), self._find_anywhere(spec.key, result)
             if folder.result() is not None and not tells(first, result):
                 # The sweep that trained it ended before its mirror did.
-                owner = first.data.tags.get("sweep", sweep) if first and not _is_ahead(first, result) else sweep
+                owner = first.data.tags.get(Tag.SWEEP, sweep) if first and not _is_ahead(first, result) else sweep
                 self._send_own(owner, folder, ended=True, label=label if owner == sweep else None)
                 own, first = self._find_current(experiment, result), self._find_anywhere(spec.key, result)
             if own is not None and tells(own, result):
                 return str(own.info.run_id)
-            origin = {} if first is None else {"cached_from": str(first.info.run_id)}
+            origin: dict[str, str] = {} if first is None else {Tag.CACHED_FROM: str(first.info.run_id)}
             if own is None:
                 tags = describe_trial(sweep, spec, deviation=result.deviation or "") | origin
                 new_id = self._create(experiment, spec, tags=tags, start_s=result.started_s, label=label)
@@ -152,10 +153,10 @@ class Recorder:
             live = live_keys() if running else ()
             here: list[str] = []
             for run in running:
-                key = run.data.tags.get("key", "")
-                if run.data.tags.get("kind") == "ensemble":
+                key = run.data.tags.get(Tag.KEY, "")
+                if run.data.tags.get(Tag.KIND) == RunKind.ENSEMBLE:
                     self._end_ensemble(run)
-                if run.data.tags.get("kind") != "trial" or key in live:
+                if run.data.tags.get(Tag.KIND) != RunKind.TRIAL or key in live:
                     continue
                 if TrialFolder(self._location.trials / key).exists:
                     here.append(key)
@@ -188,7 +189,9 @@ class Recorder:
             # at once: whoever looks on from another machine wants to know what is trained
             sent = self._send_files(run_id, folder, sent.model_copy(update={"run_id": run_id}), names=(TrialFile.SPEC,))
         points, progress = continue_series(events, Progress(sent.epoch, sent.best))
-        tags = {} if result else {"state": str(TrialState.WAITING if ended else TrialState.RUNNING), "reason": ""}
+        tags: dict[str, str] = (
+            {} if result else {Tag.STATE: str(TrialState.WAITING if ended else TrialState.RUNNING), Tag.REASON: ""}
+        )
         self._log(run_id, points=points, params={}, tags=describe_events(events) | tags)
         sent = sent.model_copy(
             update={"run_id": run_id, "offset": offset, "epoch": progress.epoch, "best": progress.best, "ended": False}
@@ -197,8 +200,7 @@ class Recorder:
         if ended or result:
             sent = self._send_files(run_id, folder, sent)
         if result:  # after the files: whoever finds the run COMPLETE finds them all
-            tags = describe_result(result)
-            self._log(run_id, points=headline(result, progress), params={}, tags=tags)
+            self._log(run_id, points=headline(result, progress), params={}, tags=describe_result(result))
             self._client.set_terminated(run_id, STATUS[result.state], round(result.ended_s * 1000))
         elif ended:
             self._stop(run_id, round(events[-1].time_s * 1000) if events else None)
@@ -256,12 +258,12 @@ class Recorder:
 
     def _stop(self, run_id: str, end_ms: int | None = None) -> None:
         """Mark a run whose trial waits to be resumed."""
-        self._log(run_id, points=[], params={}, tags={"state": str(TrialState.WAITING)})
+        self._log(run_id, points=[], params={}, tags={Tag.STATE: str(TrialState.WAITING)})
         self._client.set_terminated(run_id, "KILLED", end_ms)
 
     def _end_ensemble(self, run: Run) -> None:
         if time.time() - (run.info.start_time or 0) / 1000 > _ABANDONED_ENSEMBLE_S:
-            self._log(run.info.run_id, points=[], params={}, tags={"state": str(TrialState.FAILED), "current": "false"})
+            self._log(run.info.run_id, points=[], params={}, tags={Tag.STATE: str(TrialState.FAILED), Tag.CURRENT: "false"})
             self._client.set_terminated(run.info.run_id, "KILLED")
 
     def _find_current(self, experiment: str, result: TrialResult) -> Run | None:
@@ -270,8 +272,8 @@ class Recorder:
     def _find_anywhere(self, key: str, result: TrialResult) -> Run | None:
         """The run that a trial was recorded as first, in whichever sweep; of several the one that ended with ``result``."""
         experiments = [str(found.experiment_id) for found in all_experiments(self._client)]
-        runs = search_runs(self._client, experiments, f"tags.key = '{key}' and tags.kind = 'trial'")
-        firsts = [run for run in runs if "cached_from" not in run.data.tags]
+        runs = search_runs(self._client, experiments, match_trials(key))
+        firsts = [run for run in runs if Tag.CACHED_FROM not in run.data.tags]
         return next((run for run in firsts if tells(run, result)), firsts[0] if firsts else None)
 
 
@@ -285,21 +287,21 @@ def tells(run: Run | None, result: TrialResult) -> bool:
     if run is None:
         return False
     tags = run.data.tags
-    return tags.get("state") == result.state and tags.get("attempt") == str(result.attempt)
+    return tags.get(Tag.STATE) == result.state and tags.get(Tag.ATTEMPT) == str(result.attempt)
 
 
 def _is_ahead(run: Run, result: TrialResult) -> bool:
     """Whether another machine has done what failed here: its success stands."""
-    return run.data.tags.get("state") == TrialState.COMPLETE and result.state is not TrialState.COMPLETE
+    return run.data.tags.get(Tag.STATE) == TrialState.COMPLETE and result.state is not TrialState.COMPLETE
 
 
 def _describe_origin() -> dict[str, str]:
     """Tags about who ran it and from which commit of the working directory."""
-    tags = {
-        "orchestrate_version": importlib.metadata.version("orchestrate"),
-        "mlflow.source.name": "orchestrate",
-        "mlflow.source.type": "LOCAL",
-        "mlflow.user": getpass.getuser(),
+    tags: dict[str, str] = {
+        Tag.ORCHESTRATE_VERSION: importlib.metadata.version("orchestrate"),
+        MLFLOW_SOURCE_NAME: "orchestrate",
+        MLFLOW_SOURCE_TYPE: "LOCAL",
+        MLFLOW_USER: getpass.getuser(),
     }
     try:
         commit = subprocess.run(
@@ -307,4 +309,4 @@ def _describe_origin() -> dict[str, str]:
         ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return tags  # not a repository, or no git: nothing to name
-    return tags | {"mlflow.source.git.commit": commit}
+    return tags | {MLFLOW_GIT_COMMIT: commit}

@@ -16,7 +16,7 @@ from orchestrator.tracking.errors import translate_errors
 from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.mirror.recorder import STATUS, Recorder, tells
 from orchestrator.tracking.mirrored import read_sent
-from orchestrator.tracking.tags import RunLabel
+from orchestrator.tracking.tags import RunLabel, Tag, match_trials
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ class Repairer:
         """
         with translate_errors(self._location):
             experiment = find_experiment(self._client, sweep)
-            runs = [] if experiment is None else search_runs(self._client, [experiment], "tags.kind = 'trial'")
+            runs = [] if experiment is None else search_runs(self._client, [experiment], match_trials())
         abandoned = set(self._recorder.find_abandoned(sweep, live_keys))
-        running = {run.data.tags["key"] for run in runs if run.info.status == "RUNNING"}
-        current = {run.data.tags["key"]: run for run in runs if run.data.tags.get("current") == "true"}
+        running = {run.data.tags[Tag.KEY] for run in runs if run.info.status == "RUNNING"}
+        current = {run.data.tags[Tag.KEY]: run for run in runs if run.data.tags.get(Tag.CURRENT) == "true"}
         lacking = [f for f in folders if f.path.name in abandoned or not self._has_all(current.get(f.path.name), f)]
         return Lacking(tuple(lacking), tuple(sorted(running - abandoned - set(live_keys()))))
 
@@ -74,5 +74,5 @@ class Repairer:
 def _is_done(run: Run, result: TrialResult) -> bool:
     """Whether the run tells of a success that is not older than ``result``, be it another machine's: that stands."""
     tags = run.data.tags
-    is_complete = tags.get("state") == TrialState.COMPLETE and run.info.status == STATUS[TrialState.COMPLETE]
-    return is_complete and int(tags.get("attempt", 0)) >= result.attempt
+    is_complete = tags.get(Tag.STATE) == TrialState.COMPLETE and run.info.status == STATUS[TrialState.COMPLETE]
+    return is_complete and int(tags.get(Tag.ATTEMPT, 0)) >= result.attempt

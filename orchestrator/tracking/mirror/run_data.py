@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.state.trial.records import FLIPS, OBJECTIVE, Event, TrialResult, TrialSpec
-from orchestrator.tracking.tags import ORIGIN, legalize
+from orchestrator.tracking.tags import SYSTEM, RunKind, Tag, legalize
 
 _MAX_PARAM = 6000
 _MAX_TAG = 1000
@@ -88,18 +88,18 @@ def make_params(spec: TrialSpec) -> dict[str, str]:
 
 def describe_trial(sweep: str, spec: TrialSpec, *, deviation: str) -> dict[str, str]:
     """Tags that never change, but for ``current``."""
-    tags = {
-        "kind": "trial",
-        "sweep": sweep,
-        "key": spec.key,
-        "configuration": spec.configuration,
-        "deviation": deviation,
-        "current": "true",
-        "seed": str(spec.seed),
-        "source_fingerprint": spec.source_fingerprint,
-        "schema_version": str(spec.schema_version),
+    tags: dict[str, str] = {
+        Tag.KIND: RunKind.TRIAL,
+        Tag.SWEEP: sweep,
+        Tag.KEY: spec.key,
+        Tag.CONFIGURATION: spec.configuration,
+        Tag.DEVIATION: deviation,
+        Tag.CURRENT: "true",
+        Tag.SEED: str(spec.seed),
+        Tag.SOURCE_FINGERPRINT: spec.source_fingerprint,
+        Tag.SCHEMA_VERSION: str(spec.schema_version),
     }
-    return tags if spec.fold is None else tags | {"fold": f"{spec.fold.index}/{spec.fold.count}"}
+    return tags if spec.fold is None else tags | {Tag.FOLD: f"{spec.fold.index}/{spec.fold.count}"}
 
 
 def describe_events(events: Iterable[Event]) -> dict[str, str]:
@@ -108,27 +108,32 @@ def describe_events(events: Iterable[Event]) -> dict[str, str]:
     for event in events:
         facts = dict(event.facts)
         if (origin := facts.pop("origin", None)) is not None:
-            tags[ORIGIN] = str(origin)[:_MAX_TAG]
-        tags |= {"attempt": str(event.attempt)} | describe_system(facts)
+            tags[Tag.RESUMED_FROM] = str(origin)[:_MAX_TAG]
+        tags |= {Tag.ATTEMPT: str(event.attempt)} | describe_system(facts)
         if event.failure is not None:
-            tags["last_failure"] = f"attempt {event.attempt}, {event.failure.words}: {event.reason}"[:_MAX_TAG]
+            tags[Tag.LAST_FAILURE] = f"attempt {event.attempt}, {event.failure.words}: {event.reason}"[:_MAX_TAG]
     return tags
 
 
 def describe_result(result: TrialResult) -> dict[str, str]:
     """Tags of a trial that has ended, and of what it left; a success takes the reason of an earlier failure away."""
-    optional = {"scored_fingerprint": result.scored_fingerprint, "best_epoch": result.best_epoch, "reason": result.reason or ""}
-    tags = {"state": str(result.state), "attempt": str(result.attempt), "epochs_run": str(result.epochs_run)}
-    tags["failure"] = str(result.failure or "")
     facts = dict(result.facts)
-    tags[FLIPS] = str(facts.pop(FLIPS, ""))  # those of an earlier attempt no longer hold
-    tags |= {name: str(value)[:_MAX_TAG] for name, value in optional.items() if value is not None}
-    return tags | describe_system(facts)
+    tags = {
+        Tag.STATE: result.state,
+        Tag.ATTEMPT: result.attempt,
+        Tag.EPOCHS_RUN: result.epochs_run,
+        Tag.BEST_EPOCH: result.best_epoch,
+        Tag.SCORED_FINGERPRINT: result.scored_fingerprint,
+        Tag.FAILURE: result.failure or "",
+        Tag.REASON: result.reason or "",
+        Tag.FLIPS: facts.pop(FLIPS, ""),  # replaces those of an earlier attempt
+    }
+    return {str(name): str(value)[:_MAX_TAG] for name, value in tags.items() if value is not None} | describe_system(facts)
 
 
 def describe_system(facts: Mapping[str, Any]) -> dict[str, str]:
     """Facts about the machine and the model, as tags ``system.<name>``."""
-    return {f"system.{name}": _text(value)[:_MAX_TAG] for name, value in facts.items()}
+    return {f"{SYSTEM}{name}": _text(value)[:_MAX_TAG] for name, value in facts.items()}
 
 
 def _points(metrics: Mapping[str, float], *, time_s: float, step: int, prefix: str = "") -> list[Point]:

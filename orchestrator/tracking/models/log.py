@@ -19,12 +19,12 @@ from mlflow.types import Schema, TensorSpec
 from orchestrator.tracking.client import connect
 from orchestrator.tracking.errors import translate_errors
 from orchestrator.tracking.location import TrackingLocation
+from orchestrator.tracking.tags import Tag
 
 MODEL_NAME = "segmentation"
 LIBRARIES = ("torch", "segmentation-models-pytorch", "timm", "safetensors", "numpy", "pydantic", "opencv-python-headless")
 """What ``trainers`` imports to predict; MLflow adds itself."""
 _SCRIPT = Path(__file__).with_name("served_model.py")
-_IDENTITY = "orchestrate.identity"
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def log_model(location: TrackingLocation, run_id: str, parts: ModelParts) -> str
         known = _find(client, experiment, parts.identity)
         if known is not None:
             return str(known.model_uri)
-        tags = {_IDENTITY: parts.identity}
+        tags: dict[str, str] = {Tag.MODEL_IDENTITY: parts.identity}
         model = client.create_logged_model(experiment, MODEL_NAME, source_run_id=run_id, tags=tags, params=run.data.params)
         status = LoggedModelStatus.FAILED
         try:
@@ -110,5 +110,5 @@ def list_requirements() -> list[str]:
 
 def _find(client: MlflowClient, experiment: str, identity: str) -> LoggedModel | None:
     """A model of that identity that was logged completely."""
-    found = client.search_logged_models([experiment], f"tags.`{_IDENTITY}` = '{identity}'")
+    found = client.search_logged_models([experiment], f"tags.`{Tag.MODEL_IDENTITY}` = '{identity}'")
     return next((model for model in found if model.status == LoggedModelStatus.READY), None)

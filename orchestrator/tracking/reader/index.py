@@ -13,10 +13,11 @@ from typing import Any
 from filelock import FileLock
 
 from orchestrator.state.files import replacing
-from orchestrator.tracking.change_marks import WRITTEN, list_beginnings
+from orchestrator.tracking.change_marks import list_beginnings
 from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.reader.row import RunRow
 from orchestrator.tracking.reader.source import RunSource
+from orchestrator.tracking.tags import Tag
 
 INDEX_VERSION = 2
 
@@ -73,7 +74,7 @@ class RunIndex:
     def _has_lost_runs(self, known: Iterable[_Known]) -> bool:
         """Whether the run that was written last is gone, as on a server that was restored from a backup."""
         rows = [row for found in known for row in found.rows.values()]
-        newest = max(rows, key=lambda row: row.tags.get(WRITTEN, ""), default=None)
+        newest = max(rows, key=lambda row: row.tags.get(Tag.WRITTEN, ""), default=None)
         return newest is not None and self._source.find_run(newest.run_id) is None
 
     def _read_whole(self, known: dict[str, _Known], now_s: float) -> None:
@@ -94,7 +95,7 @@ class RunIndex:
         beginnings = list_beginnings(since_s - SKEW_S, now_s + SKEW_S)
         assert beginnings is not None, "everything is read anew before that"
         for beginning in beginnings:
-            for row in self._source.search(list(known), f"tags.{WRITTEN} LIKE '{beginning}%'"):
+            for row in self._source.search(list(known), f"tags.{Tag.WRITTEN} LIKE '{beginning}%'"):
                 found = known[row.experiment_id]
                 found.is_new |= found.rows.get(row.run_id) != row
                 found.rows[row.run_id] = row

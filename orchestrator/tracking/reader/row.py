@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+from orchestrator.tracking.tags import Tag
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,10 @@ class RunRow:
         return cls(
             run_id=run_id,
             experiment_id=experiment_id,
-            sweep=tags.get("sweep", ""),
-            key=tags.get("key", ""),
+            sweep=tags.get(Tag.SWEEP, ""),
+            key=tags.get(Tag.KEY, ""),
             name=run_name or run_id,
-            state=tags.get("state", ""),
+            state=tags.get(Tag.STATE, ""),
             metrics=dict(metrics),
             params=dict(params),
             tags=dict(tags),
@@ -55,7 +57,15 @@ class RunRow:
     @property
     def files_run_id(self) -> str:
         """The run that holds the files: a run of a cached trial refers to the first one."""
-        return self.tags.get("cached_from", self.run_id)
+        return self.tags.get(Tag.CACHED_FROM, self.run_id)
+
+
+def one_run_per_key(runs: Iterable[RunRow]) -> dict[str, RunRow]:
+    """Key -> run, each trial once: the run that trained it if it is among ``runs``, else one that refers to that."""
+    by_key: dict[str, RunRow] = {}
+    for run in sorted(runs, key=lambda run: Tag.CACHED_FROM in run.tags):
+        by_key.setdefault(run.key, run)
+    return by_key
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from orchestrator.state.trial.records import FLIPS, TrialState
 from orchestrator.tracking.errors import translate_errors
 from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.reader.index import RunIndex
-from orchestrator.tracking.reader.row import RunRow
+from orchestrator.tracking.reader.row import RunRow, one_run_per_key
 from orchestrator.tracking.reader.source import open_source
-from orchestrator.tracking.tags import ROW
+from orchestrator.tracking.tags import RunKind, Tag, is_sweep, match_tags, match_trials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -56,7 +56,7 @@ class RunReader:
             TrackingError: the server cannot be used, or has no such sweep.
         """
         with translate_errors(self._location):
-            return self._list_current("trial", sweeps)
+            return self._list_current(RunKind.TRIAL, sweeps)
 
     def list_ensembles(self, sweeps: Sequence[str] = ()) -> list[RunRow]:
         """Current runs of ensembles, fixed or chosen, of the sweeps named or of all, in the order of their start.
@@ -65,7 +65,7 @@ class RunReader:
             TrackingError: the server cannot be used, or has no such sweep.
         """
         with translate_errors(self._location):
-            return self._list_current("ensemble", sweeps)
+            return self._list_current(RunKind.ENSEMBLE, sweeps)
 
     def list_table_ensembles(self, sweep: str) -> list[RunRow]:
         """Those of a sweep that are rows of its table.
@@ -73,12 +73,12 @@ class RunReader:
         Raises:
             TrackingError: the server cannot be used, or has no such sweep.
         """
-        return [row for row in self.list_ensembles([sweep]) if ROW in row.tags]
+        return [row for row in self.list_ensembles([sweep]) if Tag.ROW in row.tags]
 
     def latest_sweep(self) -> str | None:
         """The sweep whose trial started last."""
         with translate_errors(self._location):
-            latest = self._source.find_latest(self._experiments(()), "tags.kind = 'trial'")
+            latest = self._source.find_latest(self._experiments(()), match_trials())
             return latest.sweep if latest is not None else None
 
     def find_finished(self, keys: Iterable[str]) -> dict[str, RunRow]:
@@ -86,11 +86,7 @@ class RunReader:
         with translate_errors(self._location):
             wanted = frozenset(keys)
             rows = self._list_complete() if wanted else []
-            found: dict[str, RunRow] = {}
-            for row in sorted(rows, key=lambda row: "cached_from" in row.tags):
-                if row.key in wanted:
-                    found.setdefault(row.key, row)
-            return found
+            return one_run_per_key(row for row in rows if row.key in wanted)
 
     def fetch(self, run: RunRow, name: str, cache: Path, *, from_folder: bool = True) -> Path:
         """A file of the run's trial: from its folder on this machine, unless that will not do, else from the server, once for
@@ -155,18 +151,16 @@ class RunReader:
     def _list_complete(self) -> list[RunRow]:
         """All at once: MLflow 3.17 knows no IN for tags, and a search a key is a round trip a key."""
         if self._index is not None:
-            ours = [e.experiment_id for e in self._source.list_experiments() if e.tags.get("orchestrate") == "sweep"]
-            return [r for r in self._index.read(ours) if r.tags.get("kind") == "trial" and r.state == TrialState.COMPLETE]
-        query = "tags.state = 'COMPLETE' and tags.kind = 'trial'"
-        return self._source.search(self._experiments(()), query)
+            ours = [e.experiment_id for e in self._source.list_experiments() if is_sweep(e.tags)]
+            return [r for r in self._index.read(ours) if r.tags.get(Tag.KIND) == RunKind.TRIAL and r.state == TrialState.COMPLETE]
+        return self._source.search(self._experiments(()), match_tags({Tag.KIND: RunKind.TRIAL, Tag.STATE: TrialState.COMPLETE}))
 
-    def _list_current(self, kind: str, sweeps: Sequence[str]) -> list[RunRow]:
-        experiments = self._experiments(sweeps)
+    def _list_current(self, kind: RunKind, sweeps: Sequence[str]) -> list[RunRow]:
+        experiments, wanted = self._experiments(sweeps), {Tag.KIND: kind, Tag.CURRENT: "true"}
         if self._index is not None:
-            rows = [r for r in self._index.read(experiments) if r.tags.get("kind") == kind and r.tags.get("current") == "true"]
+            rows = [row for row in self._index.read(experiments) if wanted.items() <= row.tags.items()]
         else:
-            query = f"tags.kind = '{kind}' and tags.current = 'true'"
-            rows = self._source.search(experiments, query)
+            rows = self._source.search(experiments, match_tags(wanted))
         return sorted(rows, key=lambda row: (row.start_s, row.run_id))
 
     def _experiments(self, sweeps: Sequence[str]) -> list[str]:
@@ -175,7 +169,7 @@ class RunReader:
         found = {sweep: self._source.find_experiment(sweep) for sweep in sweeps}
         missing = [sweep for sweep, experiment in found.items() if experiment is None]
         if missing:
-            known = sorted(e.name for e in self._source.list_experiments() if e.tags.get("orchestrate") == "sweep")
+            known = sorted(e.name for e in self._source.list_experiments() if is_sweep(e.tags))
             raise TrackingError(
                 f"{self._location}: has no sweep {', '.join(missing)}. Known: {', '.join(known) or 'none yet'}. "
                 "Run `orchestrate sweep FILE` first, or point MLFLOW_TRACKING_URI at the server that has it."

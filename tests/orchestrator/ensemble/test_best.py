@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from orchestrator.ensemble.best import SCORED, take_latest_data
+from orchestrator.ensemble.best import take_latest_data
 from orchestrator.ensemble.candidates import Candidate
 from orchestrator.tracking.reader.row import RunRow
+from orchestrator.tracking.tags import Tag
 
 
 def make_candidate(key: str, *, start_s: float, scored: str) -> Candidate:
     """A finished trial."""
-    row = RunRow(key, "1", "s", key, f"trial {key}", "COMPLETE", {}, {}, {SCORED: scored}, start_s)
+    row = RunRow(key, "1", "s", key, f"trial {key}", "COMPLETE", {}, {}, {Tag.SCORED_FINGERPRINT: scored}, start_s)
     return Candidate(key, row.name, (row,))
 
 
@@ -19,5 +20,5 @@ def test_of_changed_data_the_latest_count() -> None:
     new = make_candidate("d", start_s=2, scored="bb")
     assert take_latest_data([*old, new])[0] == [new]
     assert "3 candidates (trial a, ...)" in take_latest_data([*old, new])[1][0]
-    assert f"--tag {SCORED}=aa" in take_latest_data([*old, new])[1][0]
+    assert f"--tag {Tag.SCORED_FINGERPRINT}=aa" in take_latest_data([*old, new])[1][0]
     assert take_latest_data(old) == (old, ())

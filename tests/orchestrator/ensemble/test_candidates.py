@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.ensemble.candidates import LATENCY, PARAMETERS, Wanted, list_candidates, parse_tag
+from orchestrator.ensemble.candidates import Wanted, list_candidates, parse_tag
 from orchestrator.errors import EnsembleError
 from orchestrator.tracking.reader.row import RunRow
+from orchestrator.tracking.tags import Tag
 
 
 def make_row(key: str, arch: str, **tags: str) -> RunRow:
@@ -17,9 +18,9 @@ def make_row(key: str, arch: str, **tags: str) -> RunRow:
 
 
 ROWS = [
-    make_row("a", "Unet", **{PARAMETERS: "100", LATENCY: "2.5"}),
-    make_row("b", "FPN", **{PARAMETERS: "200"}),
-    make_row("c", "Unet", **{PARAMETERS: "300", LATENCY: "4", "row": "7"}),
+    make_row("a", "Unet", **{Tag.NUM_PARAMETERS: "100", Tag.LATENCY_MS: "2.5"}),
+    make_row("b", "FPN", **{Tag.NUM_PARAMETERS: "200"}),
+    make_row("c", "Unet", **{Tag.NUM_PARAMETERS: "300", Tag.LATENCY_MS: "4", "row": "7"}),
 ]
 
 
@@ -48,7 +49,7 @@ def test_trials_of_unknown_cost_are_left_out_and_named() -> None:
 
 def test_a_picture_takes_as_long_for_each_mirror_image() -> None:
     """Whether the trial was validated with them or keeps them beside; parameters count once."""
-    costs = {PARAMETERS: "100", LATENCY: "2.5"}
+    costs = {Tag.NUM_PARAMETERS: "100", Tag.LATENCY_MS: "2.5"}
     own = replace(make_row("own", "Unet", **costs), params={"arch": "Unet", "test_time_flips": "horizontal"})
     found = list_candidates([own, make_row("beside", "Unet", **costs, flips="both")])
     params, latency = Wanted(max_params=1, max_latency_ms=1).make_limits(found)

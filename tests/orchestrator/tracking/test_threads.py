@@ -34,7 +34,7 @@ def test_threads_that_import_it_at_once_get_all_of_it() -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-@pytest.mark.parametrize("path", sorted(Path("orchestrator/tracking").glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(Path("orchestrator/tracking").rglob("*.py")), ids=str)
 def test_mlflow_is_imported_before_its_parts(path: Path) -> None:
     """Else the import of a part holds what the import of the whole waits for, and Python hands out halves."""
     names = [

@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 
-from orchestrator.tracking.change_marks import WRITTEN, list_beginnings, write_mark
+from orchestrator.tracking.change_marks import list_beginnings, write_mark
 from orchestrator.tracking.client import connect
 from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.reader.index import WHOLE_S, RunIndex
 from orchestrator.tracking.reader.mlflow_client import ClientSource, make_row
 from orchestrator.tracking.reader.runs import RunReader
+from orchestrator.tracking.tags import Tag
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1
 
@@ -88,9 +89,8 @@ def test_a_server_restored_from_a_backup_is_read_anew(indexed: Indexed) -> None:
     """Runs that it has lost are not shown."""
     lost = indexed.client.create_run(indexed.experiment, tags={"n": "3"}).info.run_id
     indexed.read()
-    MlflowClient(indexed.location.uri).set_tag(
-        lost, WRITTEN, write_mark(time.time() + 60)
-    )  # later than the others, and still found
+    later = write_mark(time.time() + 60)
+    MlflowClient(indexed.location.uri).set_tag(lost, Tag.WRITTEN, later)  # later than the others, and still found
     assert lost in indexed.read()
     database = indexed.location.uri.removeprefix("sqlite:///")
     with sqlite3.connect(database) as connection:
@@ -104,7 +104,7 @@ def test_only_what_is_new_is_asked_for(indexed: Indexed, monkeypatch: pytest.Mon
     """What was changed without a mark shows that nobody asked; after some hours all of it is read anew."""
     by_hand = MlflowClient(indexed.location.uri)
     for run_id in indexed.runs:
-        by_hand.set_tag(run_id, WRITTEN, "2001-01-01T00:00")
+        by_hand.set_tag(run_id, Tag.WRITTEN, "2001-01-01T00:00")
     by_hand.set_tag(indexed.runs[0], "n", "by hand")
     before = indexed.read()
     assert before != indexed.truth()

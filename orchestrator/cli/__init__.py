@@ -1,7 +1,15 @@
-"""The commands: reads options, calls the room that does the work, prints; imports heavy modules only inside them.
+"""The commands: each reads its options, calls the package that does the work, and prints; heavy imports stand inside functions.
 
-Standard output is for results (and for the one JSON document of ``--json``), standard error for logs and progress.
-Exit codes: 0 done, 1 some trials failed or were left because the disk was full, 2 bad input or refused, 130 interrupted.
+options.py      options that several commands share, and how results are printed
+sweeps.py       sweep, worker, status, stop, retry, schedule
+results.py      leaderboard, best-ensemble, compare, predict, export, report, ui
+maintenance.py  sync, clean, doctor
+data.py         data check, data show, data make
+scheduled.py    entry point of a sweep that the scheduler starts
+__main__.py     python -m orchestrator.cli
+
+Standard output holds results, or the one JSON document of ``--json``; logs and progress go to standard error.
+Exit codes: 0 done, 1 some trials failed or wait because the disk is full, 2 bad input or refused, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -10,26 +18,24 @@ import sys
 
 import typer
 
-from orchestrator.cli import data, results
-from orchestrator.cli import maintenance as upkeep
-from orchestrator.cli import sweeps as running
+from orchestrator.cli import data, maintenance, results, sweeps
 from orchestrator.errors import OrchestrateError
 
 app = typer.Typer(
     name="orchestrate",
-    help="Sweeps of segmentation experiments on every GPU there is, one leaderboard, and the best ensemble out of them.",
+    help="Run sweeps of segmentation experiments on all GPUs, rank them, and build the best ensemble.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"max_content_width": 100},
 )
-for commands in (running, results, upkeep):
+for commands in (sweeps, results, maintenance, data):
     app.add_typer(commands.app)
-app.add_typer(data.app)
 
 
 def main() -> None:
-    """Run a command; what a person can mend is one message and exit code 2, never a traceback."""
+    """Run a command. A user's error is one message and exit code 2, never a traceback."""
     try:
         app()
     except OrchestrateError as error:

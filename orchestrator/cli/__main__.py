@@ -1,4 +1,4 @@
-"""``python -m orchestrator.cli``, the same as ``orchestrate``."""
+"""``python -m orchestrator.cli``, which is ``orchestrate``."""
 
 from orchestrator.cli import main
 

@@ -1,4 +1,4 @@
-"""`orchestrate data`: look at a data set before training on it."""
+"""`orchestrate data`: checks, shows and makes data sets."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import typer
 
 from orchestrator.cli.options import AsJson, print_report
 
-app = typer.Typer(name="data", help="Look at a data set before training on it.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(name="data", help="Check, show or make a data set.", no_args_is_help=True, rich_markup_mode=None)
 
-
-Source = Annotated[str, typer.Argument(metavar="SOURCE", help="synthetic, a .npz, or a folder with images/ and masks/.")]
+Source = Annotated[str, typer.Argument(metavar="SOURCE", help="synthetic, a .npz file, or a folder with images/ and masks/.")]
 DataOptions = Annotated[
-    list[str] | None, typer.Option("--set", metavar="data.a=b", help="How it is read, as in a sweep file; may be repeated.")
+    list[str] | None, typer.Option("--set", metavar="data.a=b", help="Set a field of `data` as in a sweep file; repeatable.")
 ]
 
 
@@ -24,11 +23,11 @@ def check(
     overrides: DataOptions = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="SHEET.png|.html", help="Contact sheet; default: NAME-check.png here, none with --json."),
+        typer.Option(metavar="SHEET.png|.html", help="Contact sheet (default: NAME-check.png here; with --json none)."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find outliers, duplicates, imbalance and odd pictures; `data.clean` reads the JSON."""
+    """Find outliers, duplicates, imbalance and odd images. The field `data.clean` reads the JSON document."""
     from orchestrator.operations.data.check import check_data
 
     default = None if as_json else Path(f"{Path(source).stem}-check.png")
@@ -40,9 +39,9 @@ def show(
     source: Source,
     positions: Annotated[list[int], typer.Argument(metavar="INDEX...", help="Positions in the source, from 0.")],
     overrides: DataOptions = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Default: NAME-INDEX.png here.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE.png", help="File to write (default: NAME-INDEX.png here).")] = None,
 ) -> None:
-    """Draw picture, mask and overlay side by side."""
+    """Draw image, mask and overlay side by side."""
     from orchestrator.operations.data.show import show_data
 
     target = out or Path(f"{Path(source).stem}-{positions[0]}.png")
@@ -52,14 +51,14 @@ def show(
 
 @app.command()
 def make(
-    out: Annotated[Path, typer.Argument(metavar="FILE.npz")],
-    num_images: Annotated[int | None, typer.Option(help="Tiles.")] = None,
-    height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
-    width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Other tiles of the same kind.")] = None,
-    outlier_fraction: Annotated[float | None, typer.Option(help="Share of tiles that are tampered with.")] = None,
+    out: Annotated[Path, typer.Argument(metavar="FILE.npz", help="File to write.")],
+    num_images: Annotated[int | None, typer.Option(help="Number of images.")] = None,
+    height: Annotated[int | None, typer.Option(help="Height in pixels.")] = None,
+    width: Annotated[int | None, typer.Option(help="Width in pixels.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Another seed makes other images of the same kind.")] = None,
+    outlier_fraction: Annotated[float | None, typer.Option(help="Share of images to corrupt.")] = None,
 ) -> None:
-    """Write the synthetic set as a .npz with training_set (N, 2, H, W); defaults as of data.synthetic."""
+    """Write the synthetic data set as a .npz file. It holds training_set (N, 2, H, W); defaults are those of data.synthetic."""
     from orchestrator.operations.data.make import make_data
 
     given = {"num_images": num_images, "height": height, "width": width, "seed": seed, "outlier_fraction": outlier_fraction}

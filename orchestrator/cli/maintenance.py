@@ -1,4 +1,4 @@
-"""Commands that keep records and disk in order."""
+"""Commands that keep records, disk and servers in order."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ app = typer.Typer()
 
 @app.command()
 def sync(
-    sweeps: Annotated[list[str] | None, typer.Argument(metavar="SWEEP", help="Names of sweeps; default: all.")] = None,
+    sweeps: Annotated[list[str] | None, typer.Argument(metavar="SWEEP", help="Names of sweeps (default: all).")] = None,
     timeout_s: Annotated[
-        float, typer.Option("--timeout", metavar="SECONDS", min=0, help="How long a server that is away is waited for.")
+        float, typer.Option("--timeout", metavar="SECONDS", min=0, help="How long to wait for an unreachable server.")
     ] = 60.0,
     as_json: AsJson = False,
 ) -> None:
-    """Repair MLflow by hand: send what it lacks, and close runs that nobody works on."""
+    """Send results that MLflow lacks, and close abandoned runs."""
     from orchestrator.operations.sync import sync as sync_sweeps
 
     report = sync_sweeps(sweeps or [], timeout_s)
@@ -30,12 +30,12 @@ def sync(
 @app.command()
 def clean(
     sweeps: Annotated[
-        list[str] | None, typer.Argument(metavar="SWEEP", help="Only what is of their trials; default: everything.")
+        list[str] | None, typer.Argument(metavar="SWEEP", help="Clean only trials of these sweeps (default: everything).")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go, and remove nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be deleted, and delete nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Free disk: checkpoints that no sweep keeps, and whatever can be made or fetched again."""
+    """Delete checkpoints that no sweep keeps, and cached files."""
     from rich.console import Console
 
     from orchestrator.operations.retention.clean import clean as clean_up
@@ -47,7 +47,7 @@ def clean(
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """Say what is wrong with servers, logins, clocks, data, GPUs, disk and packages, and what to do about it."""
+    """Check servers, logins, clocks, data, GPUs, disk, packages. Says for each problem what to do."""
     from orchestrator.operations.doctor.examine import examine
     from orchestrator.state.home import Home
 

@@ -1,4 +1,4 @@
-"""What several commands share: options, and how a report is printed."""
+"""Options that several commands share, and how a command prints its result."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 import typer
 
 if TYPE_CHECKING:
+    from orchestrator.state.home import Home
     from orchestrator.tracking.reader.runs import RunReader
 
-Sweeps = Annotated[list[str] | None, typer.Argument(metavar="SWEEP", help="Names of sweeps; default: the latest.")]
+Sweeps = Annotated[list[str] | None, typer.Argument(metavar="SWEEP", help="Names of sweeps (default: the latest).")]
+LatestSweep = Annotated[str | None, typer.Argument(metavar="SWEEP", help="Name of a sweep (default: the latest).")]
 SweepName = Annotated[str, typer.Argument(metavar="SWEEP", help="Name of a sweep.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output and nothing else there.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document to standard output, and nothing else there.")]
 
 
 class Report(Protocol):
     """What a command prints."""
 
     def to_json(self) -> Any:
-        """For machines."""
+        """Return the document for ``--json``."""
 
     def render(self) -> Any:
-        """For people, as rich draws it."""
+        """Return what rich draws for people."""
 
 
 def print_report(report: Report, *, as_json: bool) -> None:
@@ -33,19 +35,29 @@ def print_report(report: Report, *, as_json: bool) -> None:
     from rich.console import Console
 
     rendered = report.render()
-    Console().print(rendered, soft_wrap=isinstance(rendered, str))  # a sentence may hold an address, which a break would spoil
+    Console().print(rendered, soft_wrap=isinstance(rendered, str))  # a line break inside an address would spoil it
 
 
 def _to_text(document: Any) -> str:
-    """Of a list a line each: json indents in Python, which takes seconds for thousands of trials."""
+    """Write a list with one item per line: ``json.dumps(indent=...)`` takes seconds for thousands of trials."""
     if not isinstance(document, list):
         return json.dumps(document, indent=1, allow_nan=False)
     lines = ",\n ".join(json.dumps(item, allow_nan=False) for item in document)
     return f"[{lines}]"
 
 
+def open_reader() -> tuple[Home, RunReader]:
+    """Open this machine's home and the reader of its runs."""
+    from orchestrator.state.home import Home
+    from orchestrator.tracking.location import TrackingLocation
+    from orchestrator.tracking.reader.runs import RunReader
+
+    home = Home.from_environment()
+    return home, RunReader(TrackingLocation.of(home))
+
+
 def or_latest(sweeps: list[str] | None, reader: RunReader) -> list[str]:
-    """The sweeps named, or the one that ran last."""
+    """Return the given sweeps, or the one that ran last."""
     if sweeps:
         return sweeps
     latest = reader.latest_sweep()

@@ -1,52 +1,27 @@
-"""Commands that show what sweeps came to, and put it to use."""
+"""Commands that show the results of sweeps, and use their models."""
 
 from __future__ import annotations
 
 import signal
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from orchestrator.cli.options import AsJson, Sweeps, or_latest, print_report
+from orchestrator.cli.options import AsJson, LatestSweep, Sweeps, open_reader, or_latest, print_report
 
 app = typer.Typer()
 
-
-class Flips(StrEnum):
-    """Mirror images that a prediction is the mean over."""
-
-    none = "none"
-    horizontal = "horizontal"
-    both = "both"
-
-
-class SearchKind(StrEnum):
-    """How an ensemble's members are searched for."""
-
-    auto = "auto"
-    greedy = "greedy"
-    weighted = "weighted"
-    swap = "swap"
-    beam = "beam"
-    exhaustive = "exhaustive"
-
-
-class Combine(StrEnum):
-    """What is taken of the members' probabilities."""
-
-    arithmetic = "arithmetic"
-    geometric = "geometric"
-    vote = "vote"
-
+SearchName = Literal["auto", "greedy", "weighted", "swap", "beam", "exhaustive"]
+Mean = Literal["arithmetic", "geometric", "vote"]
+Flips = Literal["none", "horizontal", "both"]
 
 ModelName = Annotated[
     str,
     typer.Argument(
         metavar="RUN_OR_ENSEMBLE",
-        help="A run's id, a trial's key or its beginning, a checkpoint's path, or a sweep for the ensemble chosen of it last.",
+        help="Run id, trial key or its beginning, path of a checkpoint, or a sweep for its latest chosen ensemble.",
     ),
 ]
 
@@ -54,17 +29,13 @@ ModelName = Annotated[
 @app.command()
 def leaderboard(
     sweeps: Sweeps = None,
-    top: Annotated[int | None, typer.Option(min=1, help="Only the first N; else 100, or all as JSON.")] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="Show the first N (default: 100; with --json all).")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Rank trials, with intervals, and show which differences are real."""
+    """Rank trials with 95 % confidence intervals, and mark ties."""
     from orchestrator.analysis.leaderboard import DRAWN_ROWS, load_leaderboard
-    from orchestrator.state.home import Home
-    from orchestrator.tracking.location import TrackingLocation
-    from orchestrator.tracking.reader.runs import RunReader
 
-    home = Home.from_environment()
-    reader = RunReader(TrackingLocation.of(home))
+    home, reader = open_reader()
     ranking = load_leaderboard(reader, or_latest(sweeps, reader), cache=home.cache)
     num_rows = DRAWN_ROWS if top is None and not as_json else top
     print_report(ranking if num_rows is None else ranking.top(num_rows), as_json=as_json)
@@ -73,26 +44,28 @@ def leaderboard(
 @app.command()
 def best_ensemble(
     sweeps: Sweeps = None,
-    k: Annotated[int, typer.Option("--k", min=1, help="How many members at most.")] = 4,
-    exactly: Annotated[bool, typer.Option("--exactly", help="Exactly k members, even where fewer are better.")] = False,
-    search: Annotated[SearchKind, typer.Option(help="auto tries all sets where they are few, else swaps.")] = SearchKind.auto,
-    combine: Annotated[Combine, typer.Option(help="Mean of the probabilities, or votes.")] = Combine.arithmetic,
-    arch: Annotated[list[str] | None, typer.Option(help="Only of this architecture; may be repeated.")] = None,
-    tag: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Only with this tag or parameter.")] = None,
-    max_params: Annotated[float | None, typer.Option(min=1, help="Parameters of all members, such as 20e6.")] = None,
-    max_latency: Annotated[float | None, typer.Option(min=0, help="Milliseconds of all members for one picture.")] = None,
-    stack: Annotated[bool, typer.Option("--stack", help="Beside it, what learned combinations would be worth.")] = False,
+    k: Annotated[int, typer.Option("--k", min=1, help="Maximum number of members.")] = 4,
+    exactly: Annotated[bool, typer.Option("--exactly", help="Choose exactly k members, even if fewer are better.")] = False,
+    search: Annotated[SearchName, typer.Option(help="auto: exhaustive if there are few sets, else swap.")] = "auto",
+    combine: Annotated[Mean, typer.Option(help="Mean of the members' probabilities, or vote.")] = "arithmetic",
+    arch: Annotated[list[str] | None, typer.Option(help="Use only trials of this architecture; repeatable.")] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Use only trials with this tag or parameter; repeatable.")
+    ] = None,
+    max_params: Annotated[
+        float | None, typer.Option(min=1, help="Limit of the parameters of all members together, such as 20e6.")
+    ] = None,
+    max_latency: Annotated[
+        float | None, typer.Option(min=0, help="Limit of the latency of all members together, in ms per image.")
+    ] = None,
+    stack: Annotated[bool, typer.Option("--stack", help="Evaluate learned combinations (stacking) too.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Choose the trials whose mean prediction is best, and say how much of the gain is real."""
+    """Choose the best ensemble, and report its gain. The gain over the best single trial is cross-fitted, with a 95 % CI."""
     from orchestrator.ensemble.best import best_ensemble as choose
     from orchestrator.ensemble.candidates import Wanted, parse_tag
-    from orchestrator.state.home import Home
-    from orchestrator.tracking.location import TrackingLocation
-    from orchestrator.tracking.reader.runs import RunReader
 
-    home = Home.from_environment()
-    reader = RunReader(TrackingLocation.of(home))
+    home, reader = open_reader()
     wanted = Wanted(tuple(arch or ()), tuple(parse_tag(text) for text in tag or ()), max_params, max_latency)
     report = choose(
         reader,
@@ -100,8 +73,8 @@ def best_ensemble(
         cache=home.cache,
         k=k,
         exactly=exactly,
-        search=search.value,
-        mean=combine.value,
+        search=search,
+        mean=combine,
         wanted=wanted,
         stack=stack,
     )
@@ -110,48 +83,47 @@ def best_ensemble(
 
 @app.command()
 def compare(
-    first: Annotated[str, typer.Argument(metavar="A", help="A run's id, a trial's key, a configuration's id, or a name.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="The same; a name without its seed means all its seeds.")],
-    sweeps: Annotated[list[str] | None, typer.Option("--sweep", metavar="SWEEP", help="Look here only; may be repeated.")] = None,
+    first: Annotated[
+        str,
+        typer.Argument(metavar="A", help="Run id, trial key, configuration id or name; without its seed, all its seeds."),
+    ],
+    second: Annotated[str, typer.Argument(metavar="B", help="Like A.")],
+    sweeps: Annotated[list[str] | None, typer.Option("--sweep", metavar="SWEEP", help="Look only here; repeatable.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say whether A is better than B on the same validation images, and how sure that is."""
+    """Test whether A is better than B on the same images."""
     from orchestrator.analysis.compare import compare_runs
-    from orchestrator.state.home import Home
-    from orchestrator.tracking.location import TrackingLocation
-    from orchestrator.tracking.reader.runs import RunReader
 
-    home = Home.from_environment()
-    reader = RunReader(TrackingLocation.of(home))
+    home, reader = open_reader()
     print_report(compare_runs(reader, (first, second), sweeps or (), cache=home.cache), as_json=as_json)
 
 
 @app.command()
 def predict(
     model: ModelName,
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="A .npz, or a folder of pictures.")],
-    out: Annotated[Path, typer.Option(help="FILE.npz, FILE.csv (a row a picture), or a folder for PNG masks.")],
-    tta: Annotated[Flips | None, typer.Option(help="Mean over mirror images; default: as validated.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures at once; default: as validated.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the first GPU, else the CPU.")] = None,
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="A .npz file, or a folder of images.")],
+    out: Annotated[Path, typer.Option(help="FILE.npz, FILE.csv (one row per image), or a folder for PNG masks.")],
+    tta: Annotated[Flips | None, typer.Option(help="Average over mirror images (default: as in validation).")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch (default: as in validation).")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1 (default: the first GPU, else the CPU).")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Predict the masks of pictures by a run, an ensemble or a checkpoint."""
-    from orchestrator.ensemble.predict.predict import predict as predict_pictures
+    """Predict masks of images with a run, ensemble or checkpoint."""
+    from orchestrator.ensemble.predict.predict import predict as predict_masks
     from orchestrator.state.home import Home
 
-    home, flips = Home.from_environment(), None if tta is None else tta.value
-    report = predict_pictures(model, source, out=out, home=home, flips=flips, batch_size=batch_size, device=device)  # type: ignore[arg-type]  # mypy takes an enum's values for any str
+    home = Home.from_environment()
+    report = predict_masks(model, source, out=out, home=home, flips=tta, batch_size=batch_size, device=device)
     print_report(report, as_json=as_json)
 
 
 @app.command()
 def export(
     model: ModelName,
-    out: Annotated[Path | None, typer.Option(help="Save it as this folder instead of logging it to the run.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Save the model in this folder instead of logging it.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Log a run, an ensemble or a checkpoint as an MLflow model that can be loaded and served."""
+    """Log a run, ensemble or checkpoint as an MLflow model. MLflow can load and serve it."""
     from orchestrator.ensemble.predict.export import export as export_model
     from orchestrator.state.home import Home
 
@@ -160,26 +132,23 @@ def export(
 
 @app.command()
 def report(
-    name: Annotated[str | None, typer.Argument(metavar="SWEEP", help="Name of a sweep; default: the latest.")] = None,
+    name: LatestSweep = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write one HTML file instead of printing.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print a sweep's table: a line a row or configuration over its seeds, ensembles in their place, published figures beside."""
+    """Print results per configuration, averaged over seeds. Ensembles and published values stand beside them."""
     from orchestrator.analysis.report.report import make_report
-    from orchestrator.state.home import Home
-    from orchestrator.tracking.location import TrackingLocation
-    from orchestrator.tracking.reader.runs import RunReader
 
-    home = Home.from_environment()
-    print_report(make_report(RunReader(TrackingLocation.of(home)), name, out=out, cache=home.cache), as_json=as_json)
+    home, reader = open_reader()
+    print_report(make_report(reader, name, out=out, cache=home.cache), as_json=as_json)
 
 
 @app.command()
 def ui(
-    name: Annotated[str | None, typer.Argument(metavar="SWEEP", help="Name of a sweep; default: the latest.")] = None,
+    name: LatestSweep = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
 ) -> None:
-    """Show MLflow's page, sorted by val/miou, until Ctrl-C."""
+    """Serve MLflow's page, sorted by val/miou, until Ctrl-C."""
     from orchestrator.state.home import Home
     from orchestrator.tracking.location import TrackingLocation
     from orchestrator.tracking.ui import open_page

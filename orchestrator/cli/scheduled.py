@@ -1,6 +1,6 @@
-"""Entry of a scheduled sweep's process: bound to the life of its scheduler, then an ordinary `orchestrate`.
+"""Entry point of a scheduled sweep's process: it dies with its scheduler, and is an ordinary `orchestrate` otherwise.
 
-By way of a program of its own, since what is done between fork and exec of a process with threads may hang.
+It is a program of its own, because code between fork and exec of a process with threads may hang.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from orchestrator.launchers.worker.process import DISPATCHER_GONE, die_with_pare
 
 
 def _end_with(pipe: int) -> None:
-    """End this process when the scheduler's end of the pipe is closed; it works wherever there is no prctl."""
+    """End this process when the scheduler's end of the pipe closes; this works without prctl too."""
     while os.read(pipe, 1):
         pass
     os._exit(DISPATCHER_GONE)

@@ -1,11 +1,10 @@
-"""Commands that run sweeps and look after those that run."""
+"""Commands that run, watch and stop sweeps."""
 
 from __future__ import annotations
 
 import signal
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,68 +14,57 @@ from orchestrator.errors import SpecError
 app = typer.Typer()
 
 
-class LauncherName(StrEnum):
-    """Where attempts run."""
-
-    local = "local"
-    inline = "inline"
-    ray = "ray"
-
-
-class ExportFormat(StrEnum):
-    """What else can run a sweep by the clock."""
-
-    crontab = "crontab"
-    systemd = "systemd"
-
+LauncherName = Literal["local", "inline", "ray"]
+ExportFormat = Literal["crontab", "systemd"]
 
 Launching = Annotated[
     LauncherName,
-    typer.Option(help="local: a process an attempt. inline: in this process. ray: a task an attempt, in a Ray cluster."),
+    typer.Option(help="local: one process per attempt. inline: in this process. ray: one task per attempt on a Ray cluster."),
 ]
-Slots = Annotated[int | None, typer.Option(min=1, help="Trials at once; default: the file's, else one a GPU or a core.")]
+Slots = Annotated[
+    int | None,
+    typer.Option(min=1, help="Trials to run in parallel (default: the sweep file's, else one per GPU or core)."),
+]
 
 
-def _heed_signals() -> None:
-    """Have SIGTERM end the command as Ctrl-C does, from when its options are read; while trials run they mean more.
+def _interrupt_on_signals() -> None:
+    """Let SIGTERM end the command like Ctrl-C until the dispatcher installs its own handlers.
 
-    Whoever ends a job may send both at once; of the second a process would die that is ending in good order.
+    A job manager may send both signals at once; the second one must not kill a process that is ending in order.
     """
 
     def interrupt(number: int, _frame: object) -> None:
         signal.signal(signal.SIGTERM if number == signal.SIGINT else signal.SIGINT, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    for number in (signal.SIGINT, signal.SIGTERM):  # a shell has its background processes ignore SIGINT
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell lets its background processes ignore SIGINT
         signal.signal(number, interrupt)
 
 
 @app.command()
 def sweep(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The sweep file, YAML.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Sweep file (YAML).")],
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="a.b=c", help="Change one field of the file; may be repeated.")
+        list[str] | None, typer.Option("--set", metavar="a.b=c", help="Override one field of the file; repeatable.")
     ] = None,
-    plan_only: Annotated[bool, typer.Option("--plan", help="Show the plan and stop before anything runs.")] = False,
-    launcher: Launching = LauncherName.local,
+    plan_only: Annotated[bool, typer.Option("--plan", help="Show the plan, and run nothing.")] = False,
+    launcher: Launching = "local",
     slots: Slots = None,
     again: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Train everything anew under this name; the same name goes on with it.")
+        str | None, typer.Option(metavar="NAME", help="Train everything anew under this name; the same name again resumes it.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Plan a sweep, show the plan, and run what is not done yet."""
-    _heed_signals()
+    _interrupt_on_signals()
     if plan_only:
         from orchestrator.dispatch.resume import plan_sweep
 
-        print_report(
-            plan_sweep(file, overrides=overrides or [], launcher=launcher.value, slots=slots, again=again), as_json=as_json
-        )
+        print_report(plan_sweep(file, overrides=overrides or [], launcher=launcher, slots=slots, again=again), as_json=as_json)
         return
     from orchestrator.dispatch.run import run_sweep
 
-    report = run_sweep(file, overrides=overrides or [], launcher=launcher.value, slots=slots, again=again)
+    report = run_sweep(file, overrides=overrides or [], launcher=launcher, slots=slots, again=again)
     print_report(report, as_json=as_json)
     raise typer.Exit(report.exit_code)
 
@@ -84,7 +72,7 @@ def sweep(
 @app.command()
 def worker(
     name: SweepName,
-    launcher: Launching = LauncherName.local,
+    launcher: Launching = "local",
     slots: Slots = None,
     leave_after_s: Annotated[
         float | None,
@@ -92,16 +80,16 @@ def worker(
             "--leave-after",
             metavar="SECONDS",
             min=0,
-            help="Leave when for so long nothing was left but what others run; as long for the sweep to begin. Default: stay.",
+            help="Exit after this many idle seconds; wait as long for the sweep to begin (default: stay until it ends).",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Join a sweep that was begun elsewhere: run its trials on this machine's slots, by way of ORCHESTRATE_STORAGE."""
-    _heed_signals()
+    """Join a sweep that another machine has started. Runs its trials on this machine; both share ORCHESTRATE_STORAGE."""
+    _interrupt_on_signals()
     from orchestrator.dispatch.join import join_sweep
 
-    report = join_sweep(name, launcher=launcher.value, slots=slots, leave_after_s=leave_after_s)
+    report = join_sweep(name, launcher=launcher, slots=slots, leave_after_s=leave_after_s)
     print_report(report, as_json=as_json)
     raise typer.Exit(report.exit_code)
 
@@ -109,11 +97,11 @@ def worker(
 @app.command()
 def status(
     sweeps: Annotated[
-        list[str] | None, typer.Argument(metavar="SWEEP", help="Names of sweeps; default: those that run, else the latest.")
+        list[str] | None, typer.Argument(metavar="SWEEP", help="Names of sweeps (default: running ones, else the latest).")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show how sweeps stand: what runs where, how fast, what failed and why, what MLflow lacks."""
+    """Show what runs where and how fast, and what failed and why. Also shows which results MLflow lacks."""
     from orchestrator.operations.status import read_status
 
     print_report(read_status(sweeps or []), as_json=as_json)
@@ -122,13 +110,14 @@ def status(
 @app.command()
 def stop(
     name: SweepName,
-    now: Annotated[bool, typer.Option("--now", help="Kill what runs, as a second Ctrl-C does.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="Kill running trials, like a second Ctrl-C.")] = False,
     timeout_s: Annotated[
-        float | None, typer.Option("--timeout", metavar="SECONDS", min=0, help="Wait no longer; default: until all have ended.")
+        float | None,
+        typer.Option("--timeout", metavar="SECONDS", min=0, help="Wait at most this long (default: until all have ended)."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """End a sweep gracefully, on whatever machines it runs, and wait until it has ended."""
+    """Stop a sweep gracefully on all its machines. Running epochs end and are kept; the command waits for them."""
     from orchestrator.operations.stop import stop_sweep
 
     report = stop_sweep(name, now=now, timeout_s=timeout_s)
@@ -141,10 +130,12 @@ def retry(
     sweeps: Annotated[list[str], typer.Argument(metavar="SWEEP", help="Names of sweeps.")],
     trials: Annotated[
         list[str] | None,
-        typer.Option("--trial", metavar="KEY", help="A finished trial to be trained again; its key, or the beginning of it."),
+        typer.Option(
+            "--trial", metavar="KEY", help="Train this trial again instead: its key, or the key's beginning; repeatable."
+        ),
     ] = None,
 ) -> None:
-    """Let failed trials, or those named, be tried again by the next `orchestrate sweep`."""
+    """Let the next `orchestrate sweep` retry failed trials."""
     from orchestrator.operations.retry import retry_failed, train_again
     from orchestrator.state.home import Home
 
@@ -156,12 +147,12 @@ def retry(
 @app.command()
 def schedule(
     files: Annotated[list[Path] | None, typer.Argument(metavar="FILE", help="Sweep files with a 'schedule'.")] = None,
-    at_once: Annotated[int, typer.Option(min=1, help="Sweeps at a time; the others wait, by priority.")] = 1,
-    list_only: Annotated[bool, typer.Option("--list", help="Show past and next occurrences, and run nothing.")] = False,
-    export: Annotated[ExportFormat | None, typer.Option(help="Print lines or units for another scheduler.")] = None,
+    at_once: Annotated[int, typer.Option(min=1, help="Sweeps to run in parallel; the others wait, highest priority first.")] = 1,
+    list_only: Annotated[bool, typer.Option("--list", help="Show past and next runs, and run nothing.")] = False,
+    export: Annotated[ExportFormat | None, typer.Option(help="Print crontab lines or systemd units, and run nothing.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run sweeps by the cron lines in their files, until Ctrl-C."""
+    """Run sweeps at the times in their files, until Ctrl-C."""
     from orchestrator.operations.schedule.export import EXPORTS
     from orchestrator.operations.schedule.listing import list_schedule
     from orchestrator.operations.schedule.run import load_scheduled, run_schedule
@@ -169,17 +160,17 @@ def schedule(
 
     if export is not None and (list_only or as_json):
         other = "--list" if list_only else "--json"
-        raise SpecError(f"orchestrate schedule: --export prints lines or units and nothing else. Leave {other} out.")
+        raise SpecError(f"orchestrate schedule: --export prints lines or units only. Leave {other} out.")
     if as_json and not list_only:
-        raise SpecError("orchestrate schedule: --json is for --list. Leave it out, or ask for --list.")
+        raise SpecError("orchestrate schedule: --json needs --list. Add --list, or leave --json out.")
     home = Home.from_environment()
     if list_only:
         print_report(list_schedule(files or [], home), as_json=as_json)
         return
     if not files:
-        raise SpecError("orchestrate schedule: no FILE. Name the sweep files to run, or ask for --list.")
+        raise SpecError("orchestrate schedule: no FILE. Name the sweep files to run, or add --list.")
     sweeps = load_scheduled(files)
     if export is not None:
-        print(EXPORTS[export.value](sweeps))
+        print(EXPORTS[export](sweeps))
         return
     raise typer.Exit(run_schedule(sweeps, home, at_once=at_once))

@@ -74,6 +74,7 @@ OUTSIDE = {
     "mlflow": ("orchestrator.tracking",),
     "sqlalchemy": ("orchestrator.state.ledger",),
     "ray": ("orchestrator.launchers.ray",),
+    "pynvml": ("orchestrator.launchers.slots.driver",),
     "apscheduler": ("orchestrator.operations.schedule.clock",),
     "apprise": ("orchestrator.dispatch.notifications",),
     "numba": ("orchestrator.ensemble.selection.kernel",),

@@ -13,8 +13,9 @@ import psutil
 
 from orchestrator.errors import LaunchError
 from orchestrator.launchers.base import ORDINARY, UNKNOWN, Claimant, Need
+from orchestrator.launchers.slots.driver import Gpu, GpuListing
 from orchestrator.launchers.slots.gpu_sharing import SharedGpu, Wish
-from orchestrator.launchers.slots.gpus import Gpu, GpuWatch, find_gpus
+from orchestrator.launchers.slots.gpus import GpuWatch, find_gpus
 from orchestrator.launchers.slots.locks import HeldSlot, LockFolder
 from orchestrator.launchers.slots.priority_queue import Line
 from orchestrator.launchers.worker.slot import Slot
@@ -42,7 +43,7 @@ def find_slots(
     *,
     trials_per_gpu: int | Literal["auto"] | None = None,
     environment: Mapping[str, str] = os.environ,
-    list_gpus: Callable[[], str] | None = None,
+    list_gpus: Callable[[], GpuListing] | None = None,
 ) -> tuple[Slot, ...]:
     """The slots of this machine: one a GPU, else one a core, which beats one worker with all cores.
 
@@ -75,7 +76,7 @@ def find_choice(
     *,
     trials_per_gpu: int | Literal["auto"] | None = None,
     environment: Mapping[str, str] = os.environ,
-    list_gpus: Callable[[], str] | None = None,
+    list_gpus: Callable[[], GpuListing] | None = None,
 ) -> tuple[Slot, ...]:
     """The slots of which ``num_slots`` may be taken at a time, as find_slots deals them out: where there are GPUs or cores for
     more, those too, as the first may be another sweep's, or break.
@@ -158,7 +159,7 @@ class SlotTable:
         self._losses: Counter[str] = Counter()
         self._retired: dict[str, str] = {}
         if watch is not None and self._gpus:
-            watch.tell(self._note_used)
+            watch.notify(self._note_used)
 
     @property
     def num_allowed(self) -> int:
@@ -264,7 +265,7 @@ class SlotTable:
     def _find_live(self) -> list[SharedGpu]:
         for gpu in self._gpus:
             if gpu.name not in self._retired and self._watch is not None and not self._watch.is_listed(gpu.name):
-                self._retire(gpu.name, "nvidia-smi no longer lists it")
+                self._retire(gpu.name, "the driver no longer lists it")
         return [gpu for gpu in self._gpus if gpu.name not in self._retired]
 
     def _retire(self, name: str, why: str) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from orchestrator.errors import LaunchError
-from orchestrator.launchers.slots.gpus import Gpu, ask_nvidia_smi, find_gpus
+from orchestrator.launchers.slots.driver import Gpu, GpuListing, ask_driver
+from orchestrator.launchers.slots.gpus import find_gpus
 from orchestrator.launchers.slots.locks import make_shared, slots_folder
 from orchestrator.operations.doctor.findings import Finding, doubtful, well, wrong
 from orchestrator.spec.sections import LimitsSpec
@@ -56,7 +57,7 @@ def _find_fault(requirement: Requirement) -> str | None:
     )
 
 
-def check_gpus(list_gpus: Callable[[], str] = ask_nvidia_smi) -> Iterator[Finding]:
+def check_gpus(list_gpus: Callable[[], GpuListing] = ask_driver) -> Iterator[Finding]:
     """What the driver lists, and whether torch sees as many; in a process of its own, which ends with what it took."""
     try:
         gpus = find_gpus(list_gpus=list_gpus)

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from orchestrator.errors import LaunchError, TrialError
-from orchestrator.launchers.slots.gpus import name_gpus
+from orchestrator.launchers.slots.driver import ask_driver
 from orchestrator.launchers.slots.table import find_slots
 from orchestrator.planning.configuration import resolve
 from orchestrator.planning.forecast.diff import Changes, compare, content_of
@@ -131,7 +131,9 @@ def _find_machine(spec: SweepSpec, slots: int | None) -> Machine:
     asked = spec.resources
     shares = None if asked.trials_per_gpu == "auto" else asked.trials_per_gpu  # how many will fit is not known beforehand
     found = find_slots(slots or asked.slots, asked.threads_per_slot, trials_per_gpu=shares)
-    device = name_gpus().get(found[0].visible_devices, "GPU") if found[0].visible_devices else "cpu"
+    device = "cpu"
+    if uuid := found[0].visible_devices:
+        device = next((gpu.name for gpu in ask_driver().by_index.values() if gpu.uuid == uuid and gpu.name), "GPU")
     return Machine(device, len(found), found[0].num_threads, len({slot.visible_devices for slot in found}))
 
 

@@ -12,6 +12,7 @@ from orchestrator.dispatch.loop.memory import Needs
 from orchestrator.errors import LaunchError
 from orchestrator.launchers.base import UNKNOWN, Claimant, JobExit, Need
 from orchestrator.launchers.local import LocalLauncher
+from orchestrator.launchers.slots.driver import read_nvidia_smi
 from orchestrator.launchers.slots.gpu_sharing import adjust
 from orchestrator.launchers.slots.gpus import GpuWatch
 from orchestrator.launchers.slots.locks import HeldSlot
@@ -159,7 +160,8 @@ def test_a_sweep_whose_gpus_are_lost_halts(
     bench: Bench, make_spec: Callable[..., TrialSpec], tiny_data: Path, tmp_path: Path, local_launcher: LocalLauncher
 ) -> None:
     """Real workers on GPUs that are not there: one after the other is left out, and trials wait for better times."""
-    listing = "0, GPU-00000000-0000-0000-0000-000000000001, 24000\n1, GPU-00000000-0000-0000-0000-000000000002, 24000\n"
+    text = "0, GPU-00000000-0000-0000-0000-000000000001, 24000\n1, GPU-00000000-0000-0000-0000-000000000002, 24000\n"
+    listing = read_nvidia_smi(text)
     watch = GpuWatch(lambda: listing)
     launcher = LocalLauncher(find_slots(environment={}, list_gpus=lambda: listing), locks=tmp_path / "slots", watch=watch)
     proposals = [Point(str(trial.seed), (trial,)) for trial in (make_spec(seed=seed) for seed in range(4))]

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.launchers.base import ANY, UNKNOWN, Need
+from orchestrator.launchers.slots.driver import read_nvidia_smi
 from orchestrator.launchers.slots.gpu_sharing import adjust
 from orchestrator.launchers.slots.gpus import GpuWatch
 from orchestrator.launchers.slots.locks import HeldSlot
@@ -26,8 +27,8 @@ MEMORY_MB = {"GPU-small": 24000, "GPU-large": 80000}
 
 def make_table(folder: Path, trials_per_gpu: object, listing: str = LISTING, used: str | None = None) -> SlotTable:
     """A dispatcher's table, with a setting of its own. used: what the driver says later."""
-    slots = find_slots(None, 1, trials_per_gpu=trials_per_gpu, environment={}, list_gpus=lambda: listing)
-    watch = GpuWatch(lambda: used or listing)
+    slots = find_slots(None, 1, trials_per_gpu=trials_per_gpu, environment={}, list_gpus=lambda: read_nvidia_smi(listing))
+    watch = GpuWatch(lambda: read_nvidia_smi(used or listing))
     table = SlotTable(slots, folder, watch=watch)
     watch.look()
     return table
@@ -103,10 +104,11 @@ RACER = """
 import json, sys, time
 from pathlib import Path
 from orchestrator.launchers.base import Need, UNKNOWN
+from orchestrator.launchers.slots.driver import read_nvidia_smi
 from orchestrator.launchers.slots.table import SlotTable, find_slots
 
 folder, setting, listing = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3]
-slots = find_slots(None, 1, trials_per_gpu=setting, environment={}, list_gpus=lambda: listing)
+slots = find_slots(None, 1, trials_per_gpu=setting, environment={}, list_gpus=lambda: read_nvidia_smi(listing))
 table, needs = SlotTable(slots, folder), [UNKNOWN, Need(9000, is_measured=True)]
 print("ready", flush=True)
 sys.stdin.readline()
@@ -164,9 +166,8 @@ def test_processes_that_race_keep_each_others_promises(tmp_path: Path) -> None:
 )
 def test_both_numbers_hold(num_slots: int | None, trials_per_gpu: object, names: list[str]) -> None:
     """No more slots in all, and no more on each GPU, than the file says."""
-    slots = find_slots(
-        num_slots, 1, trials_per_gpu=trials_per_gpu, environment={}, list_gpus=lambda: "0, GPU-a, 24000\n1, GPU-b, 24000\n"
-    )
+    listing = read_nvidia_smi("0, GPU-a, 24000\n1, GPU-b, 24000\n")
+    slots = find_slots(num_slots, 1, trials_per_gpu=trials_per_gpu, environment={}, list_gpus=lambda: listing)
     assert [slot.name for slot in slots] == names[: len(slots)]
     assert len(slots) == len(names) or trials_per_gpu == "auto"
 

@@ -1,4 +1,4 @@
-"""GPUs that disappear while a sweep runs."""
+"""GPUs that CUDA_VISIBLE_DEVICES leaves, and GPUs that disappear while a sweep runs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,57 @@ import pytest
 
 from orchestrator.errors import LaunchError
 from orchestrator.launchers.base import UNKNOWN, Need
-from orchestrator.launchers.slots.gpus import GpuWatch
+from orchestrator.launchers.slots.driver import Gpu, GpuListing, read_nvidia_smi
+from orchestrator.launchers.slots.gpus import GpuWatch, find_gpus
 from orchestrator.launchers.slots.table import SlotTable, find_slots
 
+LISTING = read_nvidia_smi("0, GPU-aaaa, 81559\n1, GPU-bbbb, 24564\n2, GPU-cccc, [N/A]\n")
+A, B, C = Gpu("GPU-aaaa", 81559), Gpu("GPU-bbbb", 24564), Gpu("GPU-cccc", None)
 BOTH = "0, GPU-a, 24000, 7\n1, GPU-b, 24000, 7\n"
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        (None, (A, B, C)),
+        ("", ()),
+        ("-1", ()),
+        ("2,0", (C, A)),
+        ("GPU-bb", (B,)),
+        ("MIG-1234", (Gpu("MIG-1234", None),)),
+        ("1,", (B,)),
+        ("2,-1,0", (C,)),
+        ("0,0", (A,)),
+        ("NoDevFiles", ()),
+    ],
+)
+def test_cuda_visible_devices_decides(visible: str | None, expected: tuple[Gpu, ...]) -> None:
+    """By index, by the beginning of a UUID, as parts of a GPU; set to nothing it hides all. As for CUDA, an empty or negative
+    entry ends it, so that nobody else's GPU is taken; and what is named twice is one.
+    """
+    environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    assert find_gpus(environment, list_gpus=lambda: LISTING) == expected
+
+
+def test_a_gpu_that_is_not_there_is_named() -> None:
+    """The message says which GPUs there are."""
+    with pytest.raises(LaunchError, match=r"names '7'\. Found here: 0, 1, 2"):
+        find_gpus({"CUDA_VISIBLE_DEVICES": "7"}, list_gpus=lambda: LISTING)
+
+
+def test_a_uuid_is_to_be_told_from_others() -> None:
+    """As for CUDA: the first that begins so may be somebody else's."""
+    with pytest.raises(LaunchError, match=r"'GPU-', with which 3 GPUs begin"):
+        find_gpus({"CUDA_VISIBLE_DEVICES": "GPU-"}, list_gpus=lambda: LISTING)
+
+
+def test_a_lost_gpu_that_is_asked_for_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    """Which GPUs a job has a scheduler decides; what is left of them is used, and nothing else."""
+    listing = read_nvidia_smi("0, [GPU is lost], [GPU is lost]\n1, GPU-bbbb, 24564\n2, GPU-cccc, 24564\n")
+    assert find_gpus({"CUDA_VISIBLE_DEVICES": "0,1"}, list_gpus=lambda: listing) == (B,)
+    assert "names '0'" in caplog.text
+    with pytest.raises(LaunchError, match="names '0'"):
+        find_gpus({"CUDA_VISIBLE_DEVICES": "0"}, list_gpus=lambda: listing)
 
 
 class Driver:
@@ -22,10 +69,10 @@ class Driver:
     def __init__(self) -> None:
         self.listing: str | None = BOTH
 
-    def __call__(self) -> str:
+    def __call__(self) -> GpuListing:
         if self.listing is None:
             raise LaunchError("nvidia-smi found no GPU")
-        return self.listing
+        return read_nvidia_smi(self.listing)
 
 
 @pytest.fixture
@@ -70,7 +117,7 @@ def test_a_gpu_that_is_not_listed_any_more_gets_no_trial(
         assert held is not None
         assert held.slot.visible_devices == "GPU-b"
         assert not table.take()
-    assert [record.getMessage().partition(". ")[0] for record in caplog.records] == ["GPU-a: nvidia-smi no longer lists it"]
+    assert [record.getMessage().partition(". ")[0] for record in caplog.records] == ["GPU-a: the driver no longer lists it"]
 
 
 def test_a_driver_that_does_not_answer_takes_no_gpu_away(driver: Driver, watch: GpuWatch, table: SlotTable) -> None:

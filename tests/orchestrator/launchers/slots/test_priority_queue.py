@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.launchers.base import ANY, UNKNOWN, Claimant, Need
+from orchestrator.launchers.slots.driver import read_nvidia_smi
 from orchestrator.launchers.slots.locks import HeldSlot, LockFolder
 from orchestrator.launchers.slots.priority_queue import FRESH_S, REPEAT_S, Line
 from orchestrator.launchers.slots.table import SlotTable, find_slots
@@ -50,7 +51,7 @@ def wait_until(is_so: Callable[[], bool], timeout_s: float = 30) -> None:
 
 def make_table(folder: Path, trials_per_gpu: object, claimant: Claimant) -> SlotTable:
     """A dispatcher's table of two GPUs."""
-    found = find_slots(None, 1, trials_per_gpu=trials_per_gpu, environment={}, list_gpus=lambda: LISTING)
+    found = find_slots(None, 1, trials_per_gpu=trials_per_gpu, environment={}, list_gpus=lambda: read_nvidia_smi(LISTING))
     return SlotTable(found, folder, claimant=claimant)
 
 

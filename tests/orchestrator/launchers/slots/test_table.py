@@ -11,129 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import LaunchError
-from orchestrator.launchers.slots.gpus import Gpu, ask_nvidia_smi, find_gpus
+from orchestrator.launchers.slots.driver import read_nvidia_smi
+from orchestrator.launchers.slots.gpus import find_gpus
 from orchestrator.launchers.slots.locks import slots_folder
 from orchestrator.launchers.slots.table import SlotTable, find_choice, find_slots
 from orchestrator.launchers.worker.slot import Slot
 from orchestrator.state.machine import count_cores
 from tests.orchestrator.launchers.users import run_as
 
-LISTING = "0, GPU-aaaa, 81559\n1, GPU-bbbb, 24564\n2, GPU-cccc, [N/A]\n"
-A, B, C = Gpu("GPU-aaaa", 81559), Gpu("GPU-bbbb", 24564), Gpu("GPU-cccc", None)
-
-
-@pytest.mark.parametrize(
-    ("visible", "expected"),
-    [
-        (None, (A, B, C)),
-        ("", ()),
-        ("-1", ()),
-        ("2,0", (C, A)),
-        ("GPU-bb", (B,)),
-        ("MIG-1234", (Gpu("MIG-1234", None),)),
-        ("1,", (B,)),
-        ("2,-1,0", (C,)),
-        ("0,0", (A,)),
-        ("NoDevFiles", ()),
-    ],
-)
-def test_cuda_visible_devices_decides(visible: str | None, expected: tuple[Gpu, ...]) -> None:
-    """By index, by the beginning of a UUID, as parts of a GPU; set to nothing it hides all. As for CUDA, an empty or negative
-    entry ends it, so that nobody else's GPU is taken; and what is named twice is one.
-    """
-    environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-    assert find_gpus(environment, list_gpus=lambda: LISTING) == expected
-
-
-def test_a_gpu_that_is_not_there_is_named() -> None:
-    """The message says which GPUs there are."""
-    with pytest.raises(LaunchError, match=r"names '7'\. Found here: 0, 1, 2"):
-        find_gpus({"CUDA_VISIBLE_DEVICES": "7"}, list_gpus=lambda: LISTING)
-
-
-def test_a_uuid_is_to_be_told_from_others() -> None:
-    """As for CUDA: the first that begins so may be somebody else's."""
-    with pytest.raises(LaunchError, match=r"'GPU-', with which 3 GPUs begin"):
-        find_gpus({"CUDA_VISIBLE_DEVICES": "GPU-"}, list_gpus=lambda: LISTING)
-
-
-def put_nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """Put a program of that name first on the path."""
-    program = folder / "nvidia-smi"
-    program.write_text(f"#!/bin/sh\n{script}\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-
-
-def test_gpus_are_asked_of_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through nvidia-smi, so that this process never touches CUDA; a slot a GPU, the cores divided."""
-    put_nvidia_smi(tmp_path, monkeypatch, f"printf '{LISTING}'".replace("\n", "\\n"))
-    slots = find_slots(environment={})
-    threads = max(1, count_cores() // 3)
-    assert slots[1] == Slot("GPU-bbbb-0", "GPU-bbbb", threads, 24564)
-    assert [slot.device for slot in slots] == ["cuda"] * 3
-
-
-def test_a_broken_driver_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training on the CPU without a word would cost days."""
-    put_nvidia_smi(tmp_path, monkeypatch, "echo Driver/library version mismatch; exit 18")
-    with pytest.raises(LaunchError, match="version mismatch"):
-        find_slots(environment={})
-
-
-def test_what_is_left_beside_a_lost_gpu_is_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """nvidia-smi fails then, though it lists the others; or it says so in place of fields. It is told what is lost."""
-    lost = "Unable to determine the device handle for GPU 0000:3B:00.0: GPU is lost.  Reboot the system to recover this GPU"
-    put_nvidia_smi(tmp_path, monkeypatch, f"echo '0, GPU-aaaa, 81559, 3'; echo '{lost}'; exit 15")
-    assert find_gpus({}) == (Gpu("GPU-aaaa", 81559, 3),)
-    assert lost in caplog.text
-    for complaint in ("[GPU is lost]", "[Unknown Error]", "[GPU requires reset]"):
-        put_nvidia_smi(tmp_path, monkeypatch, f"echo '0, {complaint}, {complaint}'; echo '1, GPU-bbbb, 24564'")
-        assert find_gpus({}) == (B,)
-
-
-def test_a_lost_gpu_that_is_asked_for_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
-    """Which GPUs a job has a scheduler decides; what is left of them is used, and nothing else."""
-    listing = "0, [GPU is lost], [GPU is lost]\n1, GPU-bbbb, 24564\n2, GPU-cccc, 24564\n"
-    assert find_gpus({"CUDA_VISIBLE_DEVICES": "0,1"}, list_gpus=lambda: listing) == (B,)
-    assert "names '0'" in caplog.text
-    with pytest.raises(LaunchError, match="names '0'"):
-        find_gpus({"CUDA_VISIBLE_DEVICES": "0"}, list_gpus=lambda: listing)
-
-
-def test_of_a_gpu_that_is_cut_up_each_part_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """CUDA would show the first part alone, to every trial on the GPU."""
-    listing = """GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-aaaa)
-  MIG 3g.20gb     Device  0: (UUID: MIG-1111)
-  MIG 1g.5gb      Device  1: (UUID: MIG-GPU-aaaa/9/0)
-GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-bbbb)
-"""
-    put_nvidia_smi(tmp_path, monkeypatch, f"[ $1 = -L ] && echo '{listing}' || printf '{LISTING}'")
-    parts = (Gpu("MIG-1111", None), Gpu("MIG-GPU-aaaa/9/0", None))
-    assert find_gpus({}) == (*parts, B, C)
-    assert find_gpus({"CUDA_VISIBLE_DEVICES": "1,0"}) == (B, *parts)
-    assert find_gpus({"CUDA_VISIBLE_DEVICES": "MIG-1111"}) == parts[:1]
-    assert find_gpus({"CUDA_VISIBLE_DEVICES": "0,MIG-1111"}) == parts
-    assert [slot.name for slot in find_slots(environment={})] == [f"{gpu.uuid}-0" for gpu in (*parts, B, C)]
-
-
-def test_a_gpu_without_nvidia_smi_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a container that lacks it: the CPU is taken only where there is no GPU."""
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert ask_nvidia_smi(devices=tmp_path) == ""
-    (tmp_path / "nvidiactl").touch()
-    assert ask_nvidia_smi(devices=tmp_path) == ""
-    (tmp_path / "nvidia3").touch()
-    with pytest.raises(LaunchError, match=r"nvidia3.* no nvidia-smi"):
-        ask_nvidia_smi(devices=tmp_path)
+LISTING = read_nvidia_smi("0, GPU-aaaa, 81559\n1, GPU-bbbb, 24564\n2, GPU-cccc, [N/A]\n")
 
 
 @given(num_slots=st.integers(1, 12), num_gpus=st.integers(1, 4))
 def test_gpus_are_dealt_out_evenly(num_slots: int, num_gpus: int) -> None:
     """So many slots as asked for, each with a name of its own, no GPU with two more than another."""
-    gpus = find_gpus({}, list_gpus=lambda: "".join(f"{index}, GPU-{index}, 100\n" for index in range(num_gpus)))
+    gpus = find_gpus({}, list_gpus=lambda: read_nvidia_smi("".join(f"{index}, GPU-{index}, 100\n" for index in range(num_gpus))))
     assert len(gpus) == num_gpus
     listing = {"CUDA_VISIBLE_DEVICES": ",".join(f"MIG-{index}" for index in range(num_gpus))}
     slots = [slot for slot in _slots_of(listing, num_slots)]
@@ -148,7 +40,7 @@ def _slots_of(environment: dict[str, str], num_slots: int) -> tuple[Slot, ...]:
 
 def test_one_slot_is_on_whichever_gpu_is_free(tmp_path: Path) -> None:
     """Two sweeps with a slot each have a GPU each, and neither takes a second one."""
-    listing = "0, GPU-a, 100\n1, GPU-b, 100\n"
+    listing = read_nvidia_smi("0, GPU-a, 100\n1, GPU-b, 100\n")
     slots = find_choice(1, None, environment={}, list_gpus=lambda: listing)
     tables = [SlotTable(slots, tmp_path, most=1) for _ in range(2)]
     held = [table.take() for table in tables]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import LaunchError
+from orchestrator.launchers.slots.driver import GpuListing, read_nvidia_smi
 from orchestrator.operations.doctor.datasets import check_data
 from orchestrator.operations.doctor.findings import Diagnosis, Level, doubtful, well, wrong
 from orchestrator.operations.doctor.machine import check_disk, check_gpus
@@ -17,7 +18,7 @@ def test_a_gpu_that_torch_does_not_see_is_wrong(monkeypatch: pytest.MonkeyPatch)
     """The driver lists four, of which one is full; torch is asked in earnest, and sees others."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     listing = "".join(f"{index}, GPU-{index}, 81559, {60000 if index == 2 else 4}\n" for index in range(4))
-    found = {finding.subject: finding for finding in check_gpus(lambda: listing)}
+    found = {finding.subject: finding for finding in check_gpus(lambda: read_nvidia_smi(listing))}
     assert found["GPUs"].level is Level.ERROR
     assert "the driver lists 4" in found["GPUs"].found
     assert "GPU-2: 60000 of 81559 MB" in found["GPU memory"].found
@@ -26,11 +27,11 @@ def test_a_gpu_that_torch_does_not_see_is_wrong(monkeypatch: pytest.MonkeyPatch)
 def test_a_broken_driver_is_wrong_and_none_is_not() -> None:
     """Without a driver, trials run on the CPU."""
 
-    def broken() -> str:
+    def broken() -> GpuListing:
         raise LaunchError("nvidia-smi found no GPU")
 
     assert [finding.level for finding in check_gpus(broken)] == [Level.ERROR]
-    assert [finding.level for finding in check_gpus(lambda: "")] == [Level.OK]
+    assert [finding.level for finding in check_gpus(lambda: GpuListing({}))] == [Level.OK]
 
 
 def test_a_home_that_cannot_be_written_to_is_wrong(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ import psutil
 
 from orchestrator.dispatch.run import run_sweep
 from orchestrator.launchers import LAUNCHERS
-from orchestrator.launchers.base import UNKNOWN, JobExit, Need
+from orchestrator.launchers.base import UNKNOWN, JobExit, MemoryEstimate
 from orchestrator.state.home import Home
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import TrialResult, TrialState
@@ -96,11 +96,11 @@ class NoWorkLauncher:
         self.launched_s: list[float] = []
         NoWorkLauncher.last = self
 
-    def free_slots(self, need: Need = UNKNOWN) -> int:
+    def free_slots(self, need: MemoryEstimate = UNKNOWN) -> int:
         self._jobs = [job for job in self._jobs if not job.has_ended]
         return self._num_slots - len(self._jobs)
 
-    def launch(self, folder: Path, need: Need = UNKNOWN) -> NoWork:
+    def launch(self, folder: Path, need: MemoryEstimate = UNKNOWN) -> NoWork:
         began_s = time.thread_time()
         self.cpu_s.append(began_s - self.not_ours_s)
         self.launched_s.append(time.monotonic())

@@ -21,7 +21,7 @@ from orchestrator.dispatch.summary import SweepReport, describe_data, describe_o
 from orchestrator.ensemble.fixed import EnsembleOutcome, EnsembleState, Member, evaluate_ensembles, look_up_ensembles, make_record
 from orchestrator.errors import LaunchError, TrackingError
 from orchestrator.launchers import LAUNCHERS
-from orchestrator.launchers.base import Claimant, Launcher, NothingToLaunch
+from orchestrator.launchers.base import Launcher, NothingToLaunch, Requester
 from orchestrator.operations.retention.clean import keep_at_end
 from orchestrator.operations.retention.rules import write_rule
 from orchestrator.planning.configuration import Configuration
@@ -125,7 +125,7 @@ def build_launcher(name: str, spec: SweepSpec, *, slots: int | None) -> Launcher
         slots or asked.slots,
         asked.threads_per_slot,
         trials_per_gpu=asked.trials_per_gpu,
-        claimant=Claimant(spec.name, spec.priority),
+        requester=Requester(spec.name, spec.priority),
     )
 
 
@@ -165,7 +165,7 @@ def run_plan(
     storage, history = home.optuna_url or home.optuna_journal, partial(read_epochs, home)
     in_order = longest_first(plan, spec, durations_s)
     search = build_search(
-        spec, in_order, storage, owner=presence.owner, is_dead=home.is_dead, history=history, patience=ledger.patience
+        spec, in_order, storage, owner=presence.owner, is_dead=home.is_dead, history=history, reconnection=ledger.reconnection
     )
 
     def list_trials(configuration: Configuration) -> list[TrialSpec]:

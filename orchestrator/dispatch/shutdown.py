@@ -71,7 +71,7 @@ class StopListener:
 
     def _look(self) -> None:
         try:
-            num_stops = self._roster.look(self._owner.name)
+            num_stops = self._roster.check_in(self._owner.name)
         except TrackingError as error:  # away for a moment: whoever claims and finishes trials tells, this can wait
             _log.debug("%s", error)
             return
@@ -100,10 +100,10 @@ class Presence:
 @contextmanager
 def present(home: Home, ledger: Ledger, sweep: str, role: Role) -> Iterator[Presence]:
     """Be seen as working on ``sweep``, under a name of one's own, and hear of wishes to stop."""
-    ledger.roster.strike_dead(home.is_dead)
+    ledger.roster.remove_dead(home.is_dead)
     with (
-        home.become_owner() as owner,
-        ledger.roster.entered(owner.name, sweep, role),
+        home.new_owner() as owner,
+        ledger.roster.registered(owner.name, sweep, role),
         StopListener(ledger.roster, owner) as listener,
     ):
         yield Presence(owner.name, listener)

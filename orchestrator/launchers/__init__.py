@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Literal, Protocol
 
 from orchestrator.errors import LaunchError
-from orchestrator.launchers.base import ORDINARY, Claimant, Launcher
+from orchestrator.launchers.base import DEFAULT_REQUESTER, Launcher, Requester
 from orchestrator.launchers.slots.table import find_choice, find_slots
 
 
 class Builder(Protocol):
     """Makes a launcher. None leaves the number of slots and of threads a slot to the machine; trials_per_gpu as in find_slots,
-    claimant as of SlotTable.
+    requester as of SlotTable.
     """
 
     def __call__(
@@ -21,7 +21,7 @@ class Builder(Protocol):
         /,
         *,
         trials_per_gpu: int | Literal["auto"] | None = None,
-        claimant: Claimant = ORDINARY,
+        requester: Requester = DEFAULT_REQUESTER,
     ) -> Launcher: ...
 
 
@@ -30,14 +30,14 @@ def _build_local(
     num_threads: int | None,
     *,
     trials_per_gpu: int | Literal["auto"] | None = None,
-    claimant: Claimant = ORDINARY,
+    requester: Requester = DEFAULT_REQUESTER,
 ) -> Launcher:
     from orchestrator.launchers.local import LocalLauncher
 
     if num_slots is None:
-        return LocalLauncher(find_slots(None, num_threads, trials_per_gpu=trials_per_gpu), claimant=claimant)
+        return LocalLauncher(find_slots(None, num_threads, trials_per_gpu=trials_per_gpu), requester=requester)
     choice = find_choice(num_slots, num_threads, trials_per_gpu=trials_per_gpu)
-    return LocalLauncher(choice, most=num_slots, claimant=claimant)
+    return LocalLauncher(choice, most=num_slots, requester=requester)
 
 
 def _build_inline(
@@ -45,11 +45,11 @@ def _build_inline(
     num_threads: int | None,
     *,
     trials_per_gpu: int | Literal["auto"] | None = None,
-    claimant: Claimant = ORDINARY,
+    requester: Requester = DEFAULT_REQUESTER,
 ) -> Launcher:
     from orchestrator.launchers.inline import InlineLauncher
 
-    return InlineLauncher(find_slots(1, num_threads, trials_per_gpu=trials_per_gpu)[0], claimant=claimant)
+    return InlineLauncher(find_slots(1, num_threads, trials_per_gpu=trials_per_gpu)[0], requester=requester)
 
 
 def _build_ray(
@@ -57,7 +57,7 @@ def _build_ray(
     num_threads: int | None,
     *,
     trials_per_gpu: int | Literal["auto"] | None = None,
-    claimant: Claimant = ORDINARY,
+    requester: Requester = DEFAULT_REQUESTER,
 ) -> Launcher:
     try:
         from orchestrator.launchers.ray import RayLauncher

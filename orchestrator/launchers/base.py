@@ -20,7 +20,7 @@ SAFETY = 1.1
 
 
 @dataclass(frozen=True)
-class Need:
+class MemoryEstimate:
     """GPU memory that an attempt is expected to take; on the CPU it means nothing.
 
     mb: at least so much. is_measured: and no more, so that others may run beside it.
@@ -30,20 +30,20 @@ class Need:
     is_measured: bool = False
 
     @classmethod
-    def of_peak(cls, peak_mb: float) -> Need:
+    def of_peak(cls, peak_mb: float) -> MemoryEstimate:
         """Of an attempt whose like has had this peak in torch's allocator."""
         return cls(round(SAFETY * peak_mb) + CUDA_MB, is_measured=True)
 
 
-UNKNOWN = Need()
+UNKNOWN = MemoryEstimate()
 """Nothing has been measured yet."""
 
-ANY = Need(1, is_measured=True)
+ANY = MemoryEstimate(1, is_measured=True)
 """Fits wherever there is room at all."""
 
 
 @dataclass(frozen=True)
-class Claimant:
+class Requester:
     """For whom slots are looked for: of those who wait for the same ones, the highest priority gets the next free one."""
 
     sweep: str
@@ -53,7 +53,7 @@ class Claimant:
         return f"{self.sweep} (priority {self.priority})"
 
 
-ORDINARY = Claimant("a sweep")
+DEFAULT_REQUESTER = Requester("a sweep")
 """Nothing is known of it."""
 
 
@@ -87,14 +87,14 @@ class Launcher(Protocol):
     gets one of the largest.
     """
 
-    def free_slots(self, need: Need = UNKNOWN) -> int:
+    def free_slots(self, need: MemoryEstimate = UNKNOWN) -> int:
         """How many attempts with such a need could be launched now.
 
         Raises:
             LaunchError: all slots are gone for good, such as those of a broken GPU.
         """
 
-    def launch(self, folder: Path, need: Need = UNKNOWN) -> Job:
+    def launch(self, folder: Path, need: MemoryEstimate = UNKNOWN) -> Job:
         """Start an attempt at the trial in ``folder`` on a free slot.
 
         Raises:
@@ -109,23 +109,23 @@ class Launcher(Protocol):
 class SlotOwner(Protocol):
     """A launcher that knows how large its slots are and shares them with the other sweeps on this machine by priority."""
 
-    def fits(self, need: Need) -> bool:
+    def fits(self, need: MemoryEstimate) -> bool:
         """Whether a slot, free or taken, is known to be large enough."""
 
-    def line_up(self, needs: Sequence[Need]) -> Claimant | None:
+    def line_up(self, needs: Sequence[MemoryEstimate]) -> Requester | None:
         """Publish what waits for a slot, after each search for a free one; an empty list: nothing waits.
 
-        Dispatchers with a lower priority leave those slots free. Returns the claimant for whom this dispatcher leaves slots free.
+        Dispatchers with a lower priority leave those slots free. Returns whom this dispatcher leaves slots free for.
         """
 
 
 class NothingToLaunch:
     """Stands in where everything is done already: takes no slot from others and starts no process."""
 
-    def free_slots(self, need: Need = UNKNOWN) -> int:
+    def free_slots(self, need: MemoryEstimate = UNKNOWN) -> int:
         return 1
 
-    def launch(self, folder: Path, need: Need = UNKNOWN) -> Job:
+    def launch(self, folder: Path, need: MemoryEstimate = UNKNOWN) -> Job:
         raise LaunchError(f"{folder}: everything was done when the plan was made, and now it is not. Run the sweep again.")
 
     def close(self) -> None:

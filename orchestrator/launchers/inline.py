@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.errors import LaunchError
-from orchestrator.launchers.base import ORDINARY, UNKNOWN, Claimant, JobExit, Need
+from orchestrator.launchers.base import DEFAULT_REQUESTER, UNKNOWN, JobExit, MemoryEstimate, Requester
 from orchestrator.launchers.slots.gpu_sharing import adjust
 from orchestrator.launchers.slots.locks import HeldSlot
 from orchestrator.launchers.slots.table import SlotTable, find_slots
@@ -71,24 +71,24 @@ class InlineJob:
 class InlineLauncher:
     """Owns one slot with all threads. What an attempt prints goes where this process prints."""
 
-    def __init__(self, slot: Slot | None = None, *, locks: Path | None = None, claimant: Claimant = ORDINARY) -> None:
-        self._table = SlotTable((slot or find_slots(1)[0],), locks, claimant=claimant)
+    def __init__(self, slot: Slot | None = None, *, locks: Path | None = None, requester: Requester = DEFAULT_REQUESTER) -> None:
+        self._table = SlotTable((slot or find_slots(1)[0],), locks, requester=requester)
         self._job: InlineJob | None = None
 
     @property
     def slots(self) -> tuple[Slot, ...]:
         return self._table.slots
 
-    def free_slots(self, need: Need = UNKNOWN) -> int:
+    def free_slots(self, need: MemoryEstimate = UNKNOWN) -> int:
         return self._table.count_free(need)
 
-    def fits(self, need: Need) -> bool:
+    def fits(self, need: MemoryEstimate) -> bool:
         return self._table.fits(need)
 
-    def line_up(self, needs: Sequence[Need]) -> Claimant | None:
+    def line_up(self, needs: Sequence[MemoryEstimate]) -> Requester | None:
         return self._table.line_up(needs)
 
-    def launch(self, folder: Path, need: Need = UNKNOWN) -> InlineJob:
+    def launch(self, folder: Path, need: MemoryEstimate = UNKNOWN) -> InlineJob:
         held = self._table.take(need)
         if held is None:
             raise LaunchError("no slot is free: inline runs one attempt at a time on this machine")

@@ -14,7 +14,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from orchestrator.errors import LaunchError
-from orchestrator.launchers.base import ORDINARY, STARTED_BY, UNKNOWN, Claimant, JobExit, Need
+from orchestrator.launchers.base import DEFAULT_REQUESTER, STARTED_BY, UNKNOWN, JobExit, MemoryEstimate, Requester
 from orchestrator.launchers.slots.gpu_sharing import adjust
 from orchestrator.launchers.slots.gpus import GpuWatch
 from orchestrator.launchers.slots.locks import HeldSlot
@@ -64,7 +64,7 @@ class LocalLauncher:
     seconds and begin at construction, in the background; the first ``launch`` waits for them.
 
     most: of the slots at a time; None: all of them. watch: of the GPUs among the slots; started here, closed with it.
-    claimant: as of SlotTable.
+    requester: as of SlotTable.
     """
 
     def __init__(
@@ -74,11 +74,11 @@ class LocalLauncher:
         most: int | None = None,
         locks: Path | None = None,
         watch: GpuWatch | None = None,
-        claimant: Claimant = ORDINARY,
+        requester: Requester = DEFAULT_REQUESTER,
     ) -> None:
         found = find_slots(slots) if slots is None or isinstance(slots, int) else slots
         self._watch = watch or GpuWatch()
-        self._table = SlotTable(found, locks, most=most, watch=self._watch, claimant=claimant)
+        self._table = SlotTable(found, locks, most=most, watch=self._watch, requester=requester)
         if any(slot.visible_devices for slot in found):
             self._watch.start()
         self._jobs: list[LocalJob] = []
@@ -92,16 +92,16 @@ class LocalLauncher:
     def slots(self) -> tuple[Slot, ...]:
         return self._table.slots
 
-    def free_slots(self, need: Need = UNKNOWN) -> int:
+    def free_slots(self, need: MemoryEstimate = UNKNOWN) -> int:
         return self._table.count_free(need)
 
-    def fits(self, need: Need) -> bool:
+    def fits(self, need: MemoryEstimate) -> bool:
         return self._table.fits(need)
 
-    def line_up(self, needs: Sequence[Need]) -> Claimant | None:
+    def line_up(self, needs: Sequence[MemoryEstimate]) -> Requester | None:
         return self._table.line_up(needs)
 
-    def launch(self, folder: Path, need: Need = UNKNOWN) -> LocalJob:
+    def launch(self, folder: Path, need: MemoryEstimate = UNKNOWN) -> LocalJob:
         held = self._table.take(need)
         if held is None:
             raise LaunchError(

@@ -22,7 +22,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, placement_
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from orchestrator.errors import LaunchError
-from orchestrator.launchers.base import UNKNOWN, JobExit, Need
+from orchestrator.launchers.base import UNKNOWN, JobExit, MemoryEstimate
 from orchestrator.launchers.ray_resources import choose_share, own_slot
 from orchestrator.launchers.worker import main as worker
 from orchestrator.launchers.worker.exit_codes import ExitCode
@@ -153,13 +153,13 @@ class RayLauncher:
             asked = f"no node of the Ray cluster has room for a trial, which asks for {self._share.bundle}"
             raise LaunchError(f"{asked}. Its nodes: {found}. Lower resources.threads_per_slot, or start nodes with more.")
 
-    def free_slots(self, need: Need = UNKNOWN) -> int:
+    def free_slots(self, need: MemoryEstimate = UNKNOWN) -> int:
         self._look()
         if self._places and all(place.is_broken for place in self._places):
             raise LaunchError("no GPU is left: attempts have lost theirs on every slot of the Ray cluster. See its nodes.")
         return len(self._find_free())
 
-    def launch(self, folder: Path, need: Need = UNKNOWN) -> RayJob:
+    def launch(self, folder: Path, need: MemoryEstimate = UNKNOWN) -> RayJob:
         self._look()
         place = next(iter(self._find_free()), None)
         if place is None:

@@ -25,7 +25,7 @@ from orchestrator.spec.model import SweepSpec
 from orchestrator.spec.optuna_names import class_name
 from orchestrator.spec.sections import PrunerSpec
 from orchestrator.spec.space import sample_points
-from orchestrator.state.ledger import Patience
+from orchestrator.state.ledger import Reconnection
 from orchestrator.state.trial.records import TrialState
 
 
@@ -37,21 +37,21 @@ def build_search(
     owner: str,
     is_dead: Callable[[str], bool],
     history: History = lambda _: {},
-    patience: Patience | None = None,
+    reconnection: Reconnection | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> StudySearch:
     """Build the sweep's search, recorded in a study in ``storage``; it is the dispatcher's ``ports.Search``.
 
     storage: a journal file of this machine, or the URL of a database. owner: this dispatcher, as in the ledger.
     is_dead: whether an owner has ended. history: epochs of trials that did not report to this study, for pruners.
-    patience: how long to wait for a database that becomes unreachable. clock: seconds; ``budget.hours`` counts from now.
+    reconnection: how long to wait for a database that becomes unreachable. clock: seconds; ``budget.hours`` counts from now.
 
     Raises:
         SpecError: as check_search.
         TrackingError: the database cannot be opened.
     """
     check_search(spec)
-    opened = open_storage(storage, patience)
+    opened = open_storage(storage, reconnection)
     study = _open_study(spec, plan.facts, opened, owner=owner, is_dead=is_dead)
     budget = Budget(spec, study, clock)
     ended = _find_ended(plan)

@@ -16,7 +16,7 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.storages.journal._file import BaseJournalFileLock
 
 from orchestrator.errors import TrackingError, redact
-from orchestrator.state.ledger.reconnect import CONNECTION, Patience, wait_out
+from orchestrator.state.ledger.reconnect import CONNECTION, Reconnection, wait_for_server
 
 
 class _KernelLock(BaseJournalFileLock):
@@ -40,10 +40,10 @@ class _KernelLock(BaseJournalFileLock):
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
 
-def open_storage(location: Path | str, patience: Patience | None = None) -> BaseStorage:
+def open_storage(location: Path | str, reconnection: Reconnection | None = None) -> BaseStorage:
     """Open the storage of studies: a journal file of this machine, or a database by its URL.
 
-    patience: how long to wait for a database that becomes unreachable later; None: do not wait.
+    reconnection: how long to wait for a database that becomes unreachable later; None: do not wait.
 
     Raises:
         TrackingError: the database cannot be opened.
@@ -53,7 +53,7 @@ def open_storage(location: Path | str, patience: Patience | None = None) -> Base
         return _open_journal(location)
     for wait_s in (0.2, 0.5, None):  # two processes may create the tables at once and fail; the next try finds them
         try:
-            return _open_database(location, patience)
+            return _open_database(location, reconnection)
         except Exception as error:  # of the database driver or of SQLAlchemy; they have no common base
             if wait_s is None:
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -77,12 +77,12 @@ def translate_errors() -> Iterator[None]:
         raise TrackingError(redact(f"the search's storage cannot be used now: {found}. See ORCHESTRATE_STORAGE.")) from error
 
 
-def _open_database(url: str, patience: Patience | None) -> RDBStorage:
+def _open_database(url: str, reconnection: Reconnection | None) -> RDBStorage:
     if not url.startswith("postgresql"):
         return RDBStorage(url)
     storage = RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": CONNECTION})
-    if patience is not None:
-        wait_out(storage.engine, patience)
+    if reconnection is not None:
+        wait_for_server(storage.engine, reconnection)
     return storage
 
 

@@ -94,7 +94,7 @@ class Home:
     def trial_folder(self, key: str) -> Path:
         return self.trials / key
 
-    def become_owner(self) -> Owner:
+    def new_owner(self) -> Owner:
         """Enter this home under a name of one's own; others see it as alive until it is closed or its process dies."""
         return Owner(self.locks)
 

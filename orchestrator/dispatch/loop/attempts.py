@@ -9,7 +9,7 @@ from pathlib import Path
 from orchestrator.dispatch.loop.endings import Circumstances
 from orchestrator.dispatch.loop.ports import Shared
 from orchestrator.errors import LaunchError
-from orchestrator.launchers.base import Job, JobExit, Launcher, Need
+from orchestrator.launchers.base import Job, JobExit, Launcher, MemoryEstimate
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.heartbeat import Silence
 from orchestrator.state.trial.records import Event, TrialSpec
@@ -143,7 +143,7 @@ class Attempts:
         """How many there have been so far."""
         return self._num_started
 
-    def start(self, spec: TrialSpec, folder: TrialFolder, attempt: int, *, need: Need) -> None:
+    def start(self, spec: TrialSpec, folder: TrialFolder, attempt: int, *, need: MemoryEstimate) -> None:
         """Launch an attempt at the trial in ``folder``, which is laid out for it.
 
         Raises:
@@ -158,7 +158,7 @@ class Attempts:
         if self._is_stopping:  # requested while it was being launched
             job.stop(force=self._is_forced)
 
-    def is_hopeless(self, need: Need) -> bool:
+    def is_hopeless(self, need: MemoryEstimate) -> bool:
         """Whether launches keep failing, this one too, though slots are free; where none is, another sweep was just quicker."""
         try:
             self._num_failed_launches += self._launcher.free_slots(need) > 0

@@ -118,7 +118,7 @@ class Dispatcher:
         self._num_stops += 1
         self._attempts.stop(force=self._num_stops > 1)
         if self._num_stops > 1:
-            self._ledger.patience.lose()
+            self._ledger.reconnection.give_up()
 
     def run(self) -> Outcome:
         """Run until nothing is left to do, a stop was requested, or there is no room for more.

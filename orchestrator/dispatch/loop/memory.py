@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable, Iterator
 
 from orchestrator.dispatch.loop.retries import Terms
 from orchestrator.errors import TrialError
-from orchestrator.launchers.base import UNKNOWN, Need
+from orchestrator.launchers.base import UNKNOWN, MemoryEstimate
 from orchestrator.state.home import Home
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import Event, TrialSpec, TrialState
@@ -25,13 +25,13 @@ class Needs:
         for kind, peak_mb in peaks:
             self._add(kind, peak_mb)
 
-    def of(self, spec: TrialSpec) -> Need:
+    def of(self, spec: TrialSpec) -> MemoryEstimate:
         """Of a trial's next attempt, on the terms last noted."""
         terms = self._terms.get(spec.key, Terms())
         if terms.more_than_mb is not None:
-            return Need(terms.more_than_mb + 1)
+            return MemoryEstimate(terms.more_than_mb + 1)
         peak_mb = self._peaks_mb.get(self._kind(spec, terms.accumulate))
-        return UNKNOWN if peak_mb is None else Need.of_peak(peak_mb)
+        return UNKNOWN if peak_mb is None else MemoryEstimate.of_peak(peak_mb)
 
     def note_terms(self, spec: TrialSpec, terms: Terms) -> None:
         """Take note of the terms of a trial's next attempt."""

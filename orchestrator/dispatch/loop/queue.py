@@ -11,7 +11,7 @@ from enum import Enum
 from itertools import islice, takewhile
 
 from orchestrator.dispatch.loop.memory import Needs
-from orchestrator.launchers.base import ANY, Claimant, Launcher, Need
+from orchestrator.launchers.base import ANY, Launcher, MemoryEstimate, Requester
 from orchestrator.state.trial.records import TrialSpec
 
 _log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ class Idleness:
         self._since_s: float | None = None
         self._is_told = False
 
-    def look(self, *, is_idle: bool, goes_first: Claimant | None = None) -> None:
+    def look(self, *, is_idle: bool, goes_first: Requester | None = None) -> None:
         """is_idle: trials are to be started, none runs, and none could be just now. goes_first: who gets the next slot."""
         if not is_idle:
             self._since_s, self._is_told = None, False
@@ -119,7 +119,7 @@ class Queue:
             return Step.PROPOSE
         return fitting
 
-    def list_needs(self, *, may_propose: bool) -> list[Need]:
+    def list_needs(self, *, may_propose: bool) -> list[MemoryEstimate]:
         """Of what waits for a slot, as far as ``choose`` would take it next."""
         is_asking = may_propose and (len(self._trials) < LOOK_AHEAD or self._round_of(self._trials[0]) > 0)
         return [*([ANY] if is_asking else []), *(self._needs.of(spec) for spec in islice(self._in_round(), LOOK_AHEAD))]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from orchestrator.dispatch.loop.endings import Ending
 from orchestrator.errors import LaunchError
-from orchestrator.launchers.base import ANY, Launcher, Need, SlotOwner
+from orchestrator.launchers.base import ANY, Launcher, MemoryEstimate, SlotOwner
 from orchestrator.spec.sections import RetrySpec
 from orchestrator.state.ledger import Ledger
 from orchestrator.state.trial.failures import FailureKind
@@ -18,7 +18,7 @@ FEWEST_PICTURES = 2
 """In a part of a batch: batch norm may need them."""
 
 
-Fits = Callable[[Need], bool]
+Fits = Callable[[MemoryEstimate], bool]
 """Whether there is a slot here that is known to be large enough."""
 
 
@@ -43,7 +43,7 @@ class Terms:
     more_than_mb: int | None = None
 
 
-def _fits_nowhere(_need: Need) -> bool:
+def _fits_nowhere(_need: MemoryEstimate) -> bool:
     return False
 
 
@@ -133,7 +133,7 @@ def choose_terms(failures: Sequence[Failure], batch_size: int, *, fits: Fits = _
         if failure.kind is not FailureKind.CUDA_OUT_OF_MEMORY:
             continue
         halved = min(2 * accumulate, batch_size // FEWEST_PICTURES)
-        if failure.memory_mb is not None and fits(Need(failure.memory_mb + 1)):
+        if failure.memory_mb is not None and fits(MemoryEstimate(failure.memory_mb + 1)):
             more_than_mb = max(failure.memory_mb, more_than_mb or 0)
         elif halved > accumulate:
             accumulate, because, more_than_mb = halved, failure, None

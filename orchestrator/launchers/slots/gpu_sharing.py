@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from orchestrator.launchers.base import Need
+from orchestrator.launchers.base import MemoryEstimate
 from orchestrator.launchers.slots.locks import HeldSlot, LockFolder
 from orchestrator.launchers.worker.slot import Slot
 
@@ -99,12 +99,12 @@ class SharedGpu:
             others_mb = max(0, used_mb - sum(self._part(one) for one in claims.values()))
             self._others_mb = (*self._others_mb, others_mb)[-NUM_LOOKS:]
 
-    def wish_for(self, needs: Iterable[Need], *, drains: bool) -> Wish:
+    def wish_for(self, needs: Iterable[MemoryEstimate], *, drains: bool) -> Wish:
         """What attempts with such needs would take here."""
         claims = tuple(dict.fromkeys(self._make_claim(need) for need in needs))
         return Wish(slots=tuple(self._names), claims=claims, others_mb=self.others_mb, drains=drains)
 
-    def count_free(self, need: Need, ahead: Sequence[Wish] = ()) -> int:
+    def count_free(self, need: MemoryEstimate, ahead: Sequence[Wish] = ()) -> int:
         """How many attempts could be let in now. ahead: wishes of those who go first."""
         with self._gate() as is_open:
             claims = self._read_claims()
@@ -116,7 +116,7 @@ class SharedGpu:
             num_free += 1
         return num_free
 
-    def take(self, need: Need, ahead: Sequence[Wish] = ()) -> HeldSlot | None:
+    def take(self, need: MemoryEstimate, ahead: Sequence[Wish] = ()) -> HeldSlot | None:
         """A slot with its claim entered; None where none can be had now. ahead: wishes of those who go first."""
         ours = self._make_claim(need)
         with self._gate() as is_open:
@@ -130,7 +130,7 @@ class SharedGpu:
                     return HeldSlot(replace(slot, memory_mb=part, most_per_gpu=ours.most_per_gpu), descriptor)
         return None
 
-    def _make_claim(self, need: Need) -> Claim:
+    def _make_claim(self, need: MemoryEstimate) -> Claim:
         if self._most is not None:
             return Claim(most_per_gpu=self._most, memory_mb=self.largest_mb)
         if self._memory_mb is None or (need.mb and not need.is_measured):  # a part was too little for it once
@@ -224,6 +224,6 @@ def adjust(held: HeldSlot, peak_mb: float) -> int | None:
     slot = held.slot
     if slot.most_per_gpu is not None or slot.memory_mb is None:
         return slot.memory_mb
-    need = Need.of_peak(peak_mb)
+    need = MemoryEstimate.of_peak(peak_mb)
     write_claim(held.descriptor, Claim(most_per_gpu=None, memory_mb=need.mb))
     return need.mb

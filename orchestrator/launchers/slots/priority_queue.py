@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from orchestrator.launchers.base import Claimant
+from orchestrator.launchers.base import Requester
 from orchestrator.launchers.slots.gpu_sharing import Wish
 from orchestrator.launchers.slots.locks import LockFolder
 
@@ -67,10 +67,10 @@ class Line:
     """
 
     def __init__(
-        self, slots: LockFolder, claimant: Claimant, ours: Collection[str], *, clock: Callable[[], float] = time.monotonic
+        self, slots: LockFolder, requester: Requester, ours: Collection[str], *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._locks = LockFolder(slots.path / FOLDER)
-        self._claimant = claimant
+        self._claimant = requester
         self._ours = frozenset(ours)
         self._clock = clock
         self._ahead = Ahead(())
@@ -104,9 +104,9 @@ class Line:
             self._place = None
 
     @property
-    def goes_first(self) -> Claimant | None:
+    def goes_first(self) -> Requester | None:
         """Who went first at the last look, if anybody did."""
-        return next((Claimant(said.sweep, said.priority) for said in self._ahead.every), None)
+        return next((Requester(said.sweep, said.priority) for said in self._ahead.every), None)
 
     def look_ahead(self) -> Ahead:
         """Who goes first now."""

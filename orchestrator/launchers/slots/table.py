@@ -12,7 +12,7 @@ from typing import Literal
 import psutil
 
 from orchestrator.errors import LaunchError
-from orchestrator.launchers.base import ORDINARY, UNKNOWN, Claimant, Need
+from orchestrator.launchers.base import DEFAULT_REQUESTER, UNKNOWN, MemoryEstimate, Requester
 from orchestrator.launchers.slots.driver import Gpu, GpuListing
 from orchestrator.launchers.slots.gpu_sharing import SharedGpu, Wish
 from orchestrator.launchers.slots.gpus import GpuWatch, find_gpus
@@ -132,7 +132,7 @@ class SlotTable:
     """Which of some slots are free, told by lock files that all dispatchers on this machine share, whoever runs them.
 
     most: that one table may hold at a time; None: all of them. watch: what becomes of the GPUs. One that is gone, or that
-    attempts have lost, is left out from then on. claimant: a free slot is left to whoever waits for it with a higher priority.
+    attempts have lost, is left out from then on. requester: a free slot is left to whoever waits for it with a higher priority.
 
     Raises:
         LaunchError: the lock files cannot be made or opened.
@@ -145,13 +145,13 @@ class SlotTable:
         *,
         most: int | None = None,
         watch: GpuWatch | None = None,
-        claimant: Claimant = ORDINARY,
+        requester: Requester = DEFAULT_REQUESTER,
     ) -> None:
         self.slots = tuple(slots)
         self._most, self._num_held = most, 0
         self._locks = LockFolder(folder)
-        self._line = Line(self._locks, claimant, {slot.visible_devices or slot.name for slot in slots})
-        self._wanted: tuple[Need, ...] = ()
+        self._line = Line(self._locks, requester, {slot.visible_devices or slot.name for slot in slots})
+        self._wanted: tuple[MemoryEstimate, ...] = ()
         self._watch = watch
         self._on_cpu = [slot for slot in slots if not slot.visible_devices]
         names = dict.fromkeys(slot.visible_devices for slot in slots if slot.visible_devices)
@@ -166,7 +166,7 @@ class SlotTable:
         """How many may be held at a time."""
         return len(self.slots) if self._most is None else self._most
 
-    def count_free(self, need: Need = UNKNOWN) -> int:
+    def count_free(self, need: MemoryEstimate = UNKNOWN) -> int:
         """How many could be taken now by attempts with such a need.
 
         Raises:
@@ -181,7 +181,7 @@ class SlotTable:
         num_free = on_cpu + sum(gpu.count_free(need, ahead.wishes_for(gpu.name)) for gpu in self._large_enough(need))
         return num_free if self._most is None else min(num_free, self._most - self._num_held)
 
-    def take(self, need: Need = UNKNOWN) -> HeldSlot | None:
+    def take(self, need: MemoryEstimate = UNKNOWN) -> HeldSlot | None:
         """The first free slot, on the GPU with the fewest attempts, of these where other programs use least; None where all are
         taken, or as many as may be.
 
@@ -198,7 +198,7 @@ class SlotTable:
     def _is_full(self) -> bool:
         return self._most is not None and self._num_held >= self._most
 
-    def _find(self, need: Need) -> HeldSlot | None:
+    def _find(self, need: MemoryEstimate) -> HeldSlot | None:
         ahead = self._line.look_ahead()
         for slot in self._on_cpu:
             if not ahead.wants(slot.name) and (held := self._try(slot)) is not None:
@@ -208,7 +208,7 @@ class SlotTable:
                 return held
         return None
 
-    def line_up(self, needs: Sequence[Need]) -> Claimant | None:
+    def line_up(self, needs: Sequence[MemoryEstimate]) -> Requester | None:
         """As SlotOwner.line_up."""
         self._wanted = tuple(dict.fromkeys(needs))
         self._stand()
@@ -229,7 +229,7 @@ class SlotTable:
         wishes = {gpu.name: gpu.wish_for(wanted[gpu.name], drains=gpu.name in emptiest) for gpu in live if wanted[gpu.name]}
         return [slot.name for slot in self._on_cpu], wishes
 
-    def fits(self, need: Need) -> bool:
+    def fits(self, need: MemoryEstimate) -> bool:
         """Whether a slot is known to be large enough, free or taken."""
         return any(gpu.largest_mb is not None and gpu.largest_mb >= need.mb for gpu in self._find_live())
 
@@ -248,7 +248,7 @@ class SlotTable:
         if is_lost and name not in self._retired and (has_others or self._losses[name] >= LAST_LOSSES):
             self._retire(name, "an attempt on it has lost it" if has_others else "attempts on it keep losing it")
 
-    def _large_enough(self, need: Need) -> list[SharedGpu]:
+    def _large_enough(self, need: MemoryEstimate) -> list[SharedGpu]:
         """The GPUs on which an attempt is to run: where none is as large as it needs, the largest."""
         live = self._find_live()
         if self._gpus and not live:
@@ -257,7 +257,7 @@ class SlotTable:
             raise LaunchError(f"no GPU is left on this machine. {lost}. {hint}")
         return self._choose_large(live, need)
 
-    def _choose_large(self, live: Sequence[SharedGpu], need: Need) -> list[SharedGpu]:
+    def _choose_large(self, live: Sequence[SharedGpu], need: MemoryEstimate) -> list[SharedGpu]:
         sizes = [gpu.largest_mb for gpu in live if gpu.largest_mb is not None]
         enough_mb = min(need.mb, max(sizes, default=0))
         return [gpu for gpu in live if gpu.largest_mb is None or gpu.largest_mb >= enough_mb]

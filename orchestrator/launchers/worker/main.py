@@ -175,7 +175,7 @@ def _end_complete(
         deviation=attempt.deviation,
         facts={
             **trained.facts,
-            **measure_course(trial.events()[0], ended_s),
+            **measure_times(trial.events()[0], ended_s),
             "input_size": list(size),
             "platform": sys.platform,
             **library_versions(),
@@ -215,7 +215,7 @@ def _memory_facts(slot: Slot, peak_mb: float, on_peak: OnPeak) -> dict[str, Any]
     return {"peak_memory_mb": round(peak_mb), "memory_mb": on_peak(peak_mb)} if slot.visible_devices else {}
 
 
-def measure_course(events: Iterable[Event], ended_s: float) -> dict[str, float]:
+def measure_times(events: Iterable[Event], ended_s: float) -> dict[str, float]:
     """Facts for a result from a trial's progress: ``attempts_s``, all its attempts together, ``epoch_s``, an epoch with its
     validation, and ``val_s``, that alone. Time between attempts counts nowhere; of a killed one what lies before its last sign.
     """

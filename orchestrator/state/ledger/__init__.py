@@ -8,6 +8,6 @@ roster.py     dispatchers, the wish that they stop, and the plan that a worker o
 
 from orchestrator.state.ledger.claims import Ledger, LedgerRow
 from orchestrator.state.ledger.dispatchers import DispatcherRow, Role, Roster
-from orchestrator.state.ledger.reconnect import Patience
+from orchestrator.state.ledger.reconnect import Reconnection
 
-__all__ = ["DispatcherRow", "Ledger", "LedgerRow", "Patience", "Role", "Roster"]
+__all__ = ["DispatcherRow", "Ledger", "LedgerRow", "Reconnection", "Role", "Roster"]

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from orchestrator.errors import SpecError
 from orchestrator.state.ledger.database import Database, tables
 from orchestrator.state.ledger.dispatchers import Roster
-from orchestrator.state.ledger.reconnect import Patience, asked_again
+from orchestrator.state.ledger.reconnect import Reconnection, retried
 from orchestrator.state.trial.records import TrialState
 from trainers.config import check_known
 
@@ -139,15 +139,15 @@ class Ledger:
         self._database.close()
 
     @property
-    def patience(self) -> Patience:
+    def reconnection(self) -> Reconnection:
         """With which a server that has gone away is waited for."""
-        return self._database.patience
+        return self._database.reconnection
 
     def now_s(self) -> float:
         """Unix time by the clock that leases are measured with."""
         return self._clock()
 
-    @asked_again
+    @retried
     def register(self, sweep: str, trials: Iterable[tuple[str, str]]) -> None:
         """Make trials known as parts of ``sweep``; what is known already stays as it is.
 
@@ -162,7 +162,7 @@ class Ledger:
             rows = [{"sweep": sweep, "key": key, "configuration": configuration} for key, configuration in pairs]
             connection.execute(self._insert_members, rows)
 
-    @asked_again
+    @retried
     def claim(self, key: str, sweep: str, owner: str, *, after: int = 0) -> int | None:
         """Take a trial; returns the number of the attempt (from 1), or None where it is not to be had.
 
@@ -175,7 +175,7 @@ class Ledger:
             taken = connection.execute(_CLAIM, {"trial": key, "for_sweep": sweep, "holder": owner, "after": after, **times})
             return taken.scalar_one_or_none()
 
-    @asked_again
+    @retried
     def renew(self, owner: str, keys: Sequence[str]) -> list[str]:
         """Prolong claims; returns those that ``owner`` has lost, whose trials it must not touch any more."""
         if not keys:
@@ -199,7 +199,7 @@ class Ledger:
         assert state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED)
         return self._end(_FINISH, key, owner, state, why=reason)
 
-    @asked_again
+    @retried
     def states(self, keys: Iterable[str], sweep: str | None = None) -> dict[str, LedgerRow]:
         """What is known of those of ``keys`` that are registered.
 
@@ -219,21 +219,21 @@ class Ledger:
                     )
         return found
 
-    @asked_again
+    @retried
     def members(self, sweep: str) -> dict[str, str]:
         """Keys of a sweep's trials, each with its configuration's id."""
         with self._database.begin() as connection:
             rows = connection.execute(sa.select(_members.c.key, _members.c.configuration).where(_members.c.sweep == sweep))
             return {row.key: row.configuration for row in rows}
 
-    @asked_again
+    @retried
     def sweeps(self) -> list[str]:
         """Names of the sweeps that have registered trials."""
         with self._database.begin() as connection:
             names = connection.execute(sa.select(_members.c.sweep).distinct().order_by(_members.c.sweep)).scalars().all()
             return [str(name) for name in names]
 
-    @asked_again
+    @retried
     def memberships(self) -> dict[str, set[str]]:
         """Keys of all registered trials, each with the sweeps that it belongs to."""
         found: dict[str, set[str]] = {}
@@ -255,7 +255,7 @@ class Ledger:
             except ValueError as error:
                 raise SpecError(str(error)) from None
 
-    @asked_again
+    @retried
     def reclaim(self, is_dead: Callable[[str], bool]) -> list[str]:
         """Set back to WAITING what owners hold that are dead; returns the keys."""
         running = _trials.c.state == TrialState.RUNNING
@@ -269,7 +269,7 @@ class Ledger:
             freed = give_back.values(state=TrialState.WAITING, owner=None, lease_expires_s=None).returning(_trials.c.key)
             return sorted(connection.execute(freed).scalars())
 
-    @asked_again
+    @retried
     def reset_failed(self, keys: Iterable[str]) -> list[str]:
         """Let FAILED trials be tried again; returns those that were."""
         names = list(dict.fromkeys(keys))
@@ -281,7 +281,7 @@ class Ledger:
                 reset += connection.execute(again.returning(_trials.c.key)).scalars()
         return sorted(reset)
 
-    @asked_again
+    @retried
     def forget(self, key: str) -> bool:
         """Set a COMPLETE trial whose result is lost back to WAITING; False where it is not COMPLETE (any more)."""
         complete = sa.and_(_trials.c.key == key, _trials.c.state == TrialState.COMPLETE)
@@ -289,7 +289,7 @@ class Ledger:
             again = sa.update(_trials).where(complete).values(state=TrialState.WAITING, owner=None, reason=None)
             return connection.execute(again).rowcount == 1
 
-    @asked_again
+    @retried
     def _end(self, statement: sa.Update, key: str, owner: str, state: TrialState, **values: str | None) -> bool:
         with self._database.begin() as connection:
             ended = connection.execute(statement, {"trial": key, "holder": owner, "end": state, **values})

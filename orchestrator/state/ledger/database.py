@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from orchestrator.errors import TrackingError, redact
 from orchestrator.state.files import check_local
-from orchestrator.state.ledger.reconnect import CONNECTION, ConnectionLostError, Patience, wait_out
+from orchestrator.state.ledger.reconnect import CONNECTION, ConnectionLostError, Reconnection, wait_for_server
 
 LEDGER_VERSION = 1
 """Of the tables; one that is added is made where it is missing, and changes nothing for those who do not know it."""
@@ -41,13 +41,13 @@ class Database:
     """
 
     def __init__(self, url: str) -> None:
-        self.patience = Patience()
+        self.reconnection = Reconnection()
         with _telling(url):
             self.engine = _connect(url)
             self._create_tables()
             self.clock = self._find_clock()
         if self.is_server:
-            wait_out(self.engine, self.patience)
+            wait_for_server(self.engine, self.reconnection)
 
     @property
     def is_server(self) -> bool:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from orchestrator.errors import TrackingError
 from orchestrator.state.ledger.database import Database, tables
-from orchestrator.state.ledger.reconnect import asked_again
+from orchestrator.state.ledger.reconnect import retried
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Roster:
         self._lease_s = lease_s
 
     @contextmanager
-    def entered(self, owner: str, sweep: str, role: Role) -> Iterator[None]:
+    def registered(self, owner: str, sweep: str, role: Role) -> Iterator[None]:
         """Be known as a dispatcher of ``sweep`` for so long."""
         now_s = self._clock()
         row = {"owner": owner, "sweep": sweep, "role": role, "started_s": now_s, "seen_s": now_s, "num_stops": 0}
@@ -80,12 +80,12 @@ class Roster:
             yield
         finally:
             try:
-                self.strike([owner])
+                self.remove([owner])
             except TrackingError as error:  # the work is done, and whoever is long unseen counts as gone
                 _log.warning("%s", error)
 
-    @asked_again
-    def look(self, owner: str) -> int:
+    @retried
+    def check_in(self, owner: str) -> int:
         """Say that ``owner`` is alive; returns how often it is asked to stop.
 
         Raises:
@@ -95,7 +95,7 @@ class Roster:
         with self._database.begin() as connection:
             return connection.execute(alive.returning(_dispatchers.c.num_stops)).scalar_one_or_none() or 0
 
-    @asked_again
+    @retried
     def ask_to_stop(self, owners: Iterable[str], num_stops: int) -> None:
         """Have dispatchers stop, at the latest when they look next; what they were asked before holds if it was more."""
         asked = _dispatchers.c.owner.in_(list(owners))
@@ -103,7 +103,7 @@ class Roster:
         with self._database.begin() as connection:
             connection.execute(ask)
 
-    @asked_again
+    @retried
     def list_alive(self, is_alive: Callable[[str], bool | None]) -> list[DispatcherRow]:
         """Dispatchers in the order of their start; where ``is_alive`` cannot tell, those that have looked in lately."""
         oldest_s = self._clock() - self._lease_s
@@ -113,21 +113,21 @@ class Roster:
         known = {row.owner: is_alive(row.owner) for row in rows}
         return [row for row in rows if known[row.owner] or (known[row.owner] is None and row.seen_s >= oldest_s)]
 
-    @asked_again
-    def strike_dead(self, is_dead: Callable[[str], bool]) -> None:
+    @retried
+    def remove_dead(self, is_dead: Callable[[str], bool]) -> None:
         """Forget dispatchers that could not leave in an orderly way."""
         with self._database.begin() as connection:
             owners = connection.execute(sa.select(_dispatchers.c.owner)).scalars().all()
-        self.strike([owner for owner in owners if is_dead(owner)])
+        self.remove([owner for owner in owners if is_dead(owner)])
 
-    @asked_again
-    def strike(self, owners: Iterable[str]) -> None:
+    @retried
+    def remove(self, owners: Iterable[str]) -> None:
         """Forget dispatchers."""
         if names := list(owners):
             with self._database.begin() as connection:
                 connection.execute(sa.delete(_dispatchers).where(_dispatchers.c.owner.in_(names)))
 
-    @asked_again
+    @retried
     def write_plan(self, sweep: str, document: str) -> None:
         """Keep what ``sweep`` comes to, instead of what was kept of it before."""
         insert = self._database.insert(_plans).values(sweep=sweep, document=document, written_s=self._clock())
@@ -135,20 +135,20 @@ class Roster:
         with self._database.begin() as connection:
             connection.execute(insert.on_conflict_do_update(index_elements=["sweep"], set_=changed))
 
-    @asked_again
+    @retried
     def read_plan(self, sweep: str) -> str | None:
         """What was kept last; None where nothing was."""
         with self._database.begin() as connection:
             return connection.execute(sa.select(_plans.c.document).where(_plans.c.sweep == sweep)).scalar_one_or_none()
 
-    @asked_again
+    @retried
     def latest(self) -> str | None:
         """The sweep whose plan was written last."""
         newest = sa.select(_plans.c.sweep).order_by(_plans.c.written_s.desc(), _plans.c.sweep).limit(1)
         with self._database.begin() as connection:
             return connection.execute(newest).scalar_one_or_none()
 
-    @asked_again
+    @retried
     def sweeps(self) -> list[str]:
         """Names of the sweeps that have a plan here, or a dispatcher that is making one."""
         names = sa.union(sa.select(_plans.c.sweep), sa.select(_dispatchers.c.sweep))

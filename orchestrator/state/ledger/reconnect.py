@@ -39,7 +39,7 @@ class ConnectionLostError(TrackingError):
     """The server went away in the middle of a statement; whether that was carried out, nobody knows."""
 
 
-class Patience:
+class Reconnection:
     """How long a database that was there is waited for. Used by any number of threads; once it is lost, nobody waits any more."""
 
     def __init__(self, limit_s: float = LONGEST_WAIT_S) -> None:
@@ -47,7 +47,7 @@ class Patience:
         self._lost = threading.Event()
         self._is_told = False
 
-    def lose(self) -> None:
+    def give_up(self) -> None:
         """Have everybody who waits, now or later, give up; also from a signal handler."""
         self._lost.set()
 
@@ -57,38 +57,38 @@ class Patience:
             self._is_told = True  # once an outage, however many threads meet it
             _log.warning("the database is away; waiting for it for up to %.0f minutes, while trials go on", self._limit_s / 60)
         if time.monotonic() - since_s > self._limit_s:
-            self.lose()
+            self.give_up()
         return not self._lost.wait(WAIT_S)
 
-    def end(self) -> None:
+    def report_success(self) -> None:
         """The server is there."""
         self._is_told = False
 
 
-def wait_out(engine: sa.Engine, patience: Patience) -> None:
+def wait_for_server(engine: sa.Engine, reconnection: Reconnection) -> None:
     """Let everybody who needs a new connection from now on wait until the server is back.
 
     That is all a restart takes from those who are between two statements: the pool tries a connection before it lends it.
     """
-    sa.event.listen(engine, "do_connect", partial(_connect, patience))
+    sa.event.listen(engine, "do_connect", partial(_connect, reconnection))
 
 
 def _connect(
-    patience: Patience, dialect: Dialect, _entry: ConnectionPoolEntry, arguments: list[Any], parameters: dict[str, Any]
+    reconnection: Reconnection, dialect: Dialect, _entry: ConnectionPoolEntry, arguments: list[Any], parameters: dict[str, Any]
 ) -> DBAPIConnection:
     since_s = time.monotonic()
     while True:
         try:
             connection = dialect.connect(*arguments, **parameters)
         except dialect.loaded_dbapi.OperationalError:
-            if not patience.wait(since_s):
+            if not reconnection.wait(since_s):
                 raise
         else:
-            patience.end()
+            reconnection.report_success()
             return connection
 
 
-def asked_again(ask: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+def retried(ask: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
     """Ask once more where the connection was lost in the middle; for what may be asked twice.
 
     A claim that was carried out and never answered is held by nobody who knows of it: it is to be had again when it expires.

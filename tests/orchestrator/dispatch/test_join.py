@@ -11,7 +11,7 @@ import pytest
 from orchestrator.dispatch.join import join_sweep
 from orchestrator.errors import DataError, OrchestrateError, SpecError, TrackingError
 from orchestrator.launchers import LAUNCHERS
-from orchestrator.launchers.base import Claimant, Launcher
+from orchestrator.launchers.base import Launcher, Requester
 from orchestrator.operations.data.make import make_data
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.preflight import prepare
@@ -165,8 +165,8 @@ class Launched(Exception):
 def test_the_same_data_elsewhere_make_the_same_trials(begun: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """Found under ORCHESTRATE_DATA by its name, verified, and planned as the other machine did."""
 
-    def build(_slots: int | None, _threads: int | None, *, trials_per_gpu: int | str | None, claimant: Claimant) -> Launcher:
-        assert claimant == Claimant("shared", 7)
+    def build(_slots: int | None, _threads: int | None, *, trials_per_gpu: int | str | None, requester: Requester) -> Launcher:
+        assert requester == Requester("shared", 7)
         raise Launched
 
     monkeypatch.setitem(LAUNCHERS, "none", build)

@@ -14,7 +14,7 @@ ENTER_AND_STAY = """
 import sys, time
 from pathlib import Path
 from orchestrator.state.home import Home
-owner = Home(Path(sys.argv[1])).become_owner()
+owner = Home(Path(sys.argv[1])).new_owner()
 print(owner.name, flush=True)
 time.sleep(60)
 """
@@ -36,7 +36,7 @@ def test_environment_decides(tmp_path: Path) -> None:
 def test_an_owner_lives_until_it_closes(tmp_path: Path) -> None:
     """Two owners of one process are two; each is dead once closed, and leaves no file."""
     home = Home(tmp_path)
-    with home.become_owner() as one, home.become_owner() as two:
+    with home.new_owner() as one, home.new_owner() as two:
         assert one.name != two.name
         assert not home.is_dead(one.name)
         one.close()
@@ -67,7 +67,7 @@ def test_a_machine_of_the_same_name_is_another(tmp_path: Path) -> None:
     """Clones, and containers in their machine's network: numbers of their processes say nothing here."""
     elsewhere = f"{socket.gethostname()}:{os.getpid()}-0ther:1000"
     assert Home(tmp_path).is_alive(elsewhere) is None
-    with Home(tmp_path / "other").become_owner() as owner:
+    with Home(tmp_path / "other").new_owner() as owner:
         assert Home(tmp_path).is_alive(owner.name) is True
 
 

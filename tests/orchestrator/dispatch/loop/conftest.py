@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from orchestrator.dispatch.loop.dispatcher import Dispatcher, Outcome
-from orchestrator.launchers.base import UNKNOWN, JobExit, Launcher, Need
+from orchestrator.launchers.base import UNKNOWN, JobExit, Launcher, MemoryEstimate
 from orchestrator.launchers.worker.exit_codes import ExitCode
 from orchestrator.spec.sections import LimitsSpec
 from orchestrator.state.home import Home
@@ -173,10 +173,10 @@ class ScriptedLauncher:
     def launched(self) -> list[str]:
         return [job.folder.name for job in self.jobs]
 
-    def free_slots(self, need: Need = UNKNOWN) -> int:
+    def free_slots(self, need: MemoryEstimate = UNKNOWN) -> int:
         return self._num_slots - sum(job.exit is None for job in self.jobs)
 
-    def launch(self, folder: Path, need: Need = UNKNOWN) -> ScriptedJob:
+    def launch(self, folder: Path, need: MemoryEstimate = UNKNOWN) -> ScriptedJob:
         assert self.free_slots() > 0, "more attempts than slots"
         job = ScriptedJob(folder, self._script)
         self.jobs.append(job)
@@ -256,7 +256,7 @@ class Bench:
 def bench(tmp_path: Path) -> Any:
     """A fresh home."""
     home = Home(tmp_path / "home")
-    with home.become_owner() as owner:
+    with home.new_owner() as owner:
         yield Bench(home, Ledger(home.ledger_url), owner.name)
 
 

@@ -74,7 +74,7 @@ def tight_bench(tmp_path: Path) -> Iterator[Bench]:
     root.mkdir()
     with mounted(root, "12m"):
         home = Home(root)
-        with home.become_owner() as owner:
+        with home.new_owner() as owner:
             yield Bench(home, Ledger(home.ledger_url), owner.name)
 
 
@@ -119,7 +119,7 @@ def test_a_disk_on_which_nothing_can_be_written(
     assert "disk is full" in said
     assert tight_bench.folder(trial.key).result() is None
     subprocess.run(["mount", "-o", "remount,size=100m", str(tight_bench.home.root)], check=True)
-    with tight_bench.home.become_owner() as owner:
+    with tight_bench.home.new_owner() as owner:
         tight_bench.ledger.reclaim(lambda name: name == tight_bench.owner)  # as after its end, should it still hold the trial
         tight_bench.owner = owner.name
         [again] = tight_bench.run([Point("one", (trial,))], local_launcher, **local).trials

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import LaunchError
-from orchestrator.launchers.base import UNKNOWN, JobExit, Need
+from orchestrator.launchers.base import UNKNOWN, JobExit, MemoryEstimate
 from orchestrator.spec.sections import RetrySpec
 from orchestrator.state.ledger import Ledger
 from orchestrator.state.trial.failures import FailureKind
@@ -94,7 +94,7 @@ def test_where_no_worker_can_be_started_the_sweep_ends(bench: Bench) -> None:
     """After some tries it says so, and leaves nothing claimed."""
 
     class Broken(ScriptedLauncher):
-        def launch(self, folder: Path, need: Need = UNKNOWN) -> ScriptedJob:
+        def launch(self, folder: Path, need: MemoryEstimate = UNKNOWN) -> ScriptedJob:
             raise LaunchError("no worker can be started")
 
     with pytest.raises(LaunchError, match="no worker"):
@@ -108,14 +108,14 @@ def test_another_sweep_may_be_quicker_to_a_slot(bench: Bench) -> None:
     class Contested(ScriptedLauncher):
         num_lost = 0
 
-        def free_slots(self, need: Need = UNKNOWN) -> int:
+        def free_slots(self, need: MemoryEstimate = UNKNOWN) -> int:
             return super().free_slots() if self.num_lost in (0, 5) else self._wait()
 
         def _wait(self) -> int:
             self.num_lost += 1
             return 0
 
-        def launch(self, folder: Path, need: Need = UNKNOWN) -> ScriptedJob:
+        def launch(self, folder: Path, need: MemoryEstimate = UNKNOWN) -> ScriptedJob:
             if self.num_lost == 0:
                 self.num_lost = 1
                 raise LaunchError("no slot is free")

@@ -10,7 +10,7 @@ import torch
 
 from orchestrator.dispatch.loop.memory import Needs
 from orchestrator.errors import LaunchError
-from orchestrator.launchers.base import UNKNOWN, Claimant, JobExit, Need
+from orchestrator.launchers.base import UNKNOWN, JobExit, MemoryEstimate, Requester
 from orchestrator.launchers.local import LocalLauncher
 from orchestrator.launchers.slots.driver import read_nvidia_smi
 from orchestrator.launchers.slots.gpu_sharing import adjust
@@ -62,16 +62,16 @@ class GpuLauncher:
         """Trials, and where they were."""
         return [(job.folder.name, job.held.slot.visible_devices.removeprefix("GPU-")) for job in self.jobs]
 
-    def free_slots(self, need: Need = UNKNOWN) -> int:
+    def free_slots(self, need: MemoryEstimate = UNKNOWN) -> int:
         return self._table.count_free(need)
 
-    def fits(self, need: Need) -> bool:
+    def fits(self, need: MemoryEstimate) -> bool:
         return self._table.fits(need)
 
-    def line_up(self, needs: Sequence[Need]) -> Claimant | None:
+    def line_up(self, needs: Sequence[MemoryEstimate]) -> Requester | None:
         return self._table.line_up(needs)
 
-    def launch(self, folder: Path, need: Need = UNKNOWN) -> OnGpu:
+    def launch(self, folder: Path, need: MemoryEstimate = UNKNOWN) -> OnGpu:
         held = self._table.take(need)
         if held is None:
             raise LaunchError("no slot is free")
@@ -191,4 +191,4 @@ def test_a_real_gpu_is_shared_by_memory(
     assert outcome.result is not None
     started, first, *_ = bench.folder(trial.key).events()[0]
     assert 0 < first.facts["peak_memory_mb"] <= outcome.result.facts["peak_memory_mb"] + 1
-    assert first.facts["memory_mb"] == Need.of_peak(first.facts["peak_memory_mb"]).mb < started.facts["memory_mb"]
+    assert first.facts["memory_mb"] == MemoryEstimate.of_peak(first.facts["peak_memory_mb"]).mb < started.facts["memory_mb"]

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.dispatch.loop.memory import Needs, read_peaks
 from orchestrator.dispatch.loop.retries import Terms
-from orchestrator.launchers.base import UNKNOWN, Need
+from orchestrator.launchers.base import UNKNOWN, MemoryEstimate
 from orchestrator.state.home import Home
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import Attempt, Event, TrialResult, TrialSpec, TrialState
@@ -45,7 +45,7 @@ def test_a_trial_needs_what_its_like_have_needed(home: Home) -> None:
     finish(home, make_spec("a"), 4000)
     finish(home, make_spec("b", optimizer={"lr": 0.5}), 5000)
     needs = Needs(read_peaks(home))
-    assert needs.of(make_spec("new", loss={"name": "dice"}, epochs=99)) == Need(6200, is_measured=True)
+    assert needs.of(make_spec("new", loss={"name": "dice"}, epochs=99)) == MemoryEstimate(6200, is_measured=True)
     for other in ({"encoder": "resnet18"}, {"batch_size": 64}, {"input_size": [32, 64]}, {"optimizer": {"name": "sgd"}}):
         assert needs.of(make_spec(f"other {other}", **other)) == UNKNOWN
 
@@ -76,7 +76,7 @@ def test_a_running_attempt_tells_its_peak() -> None:
     needs.note_epoch(make_spec("a"), Event(kind="epoch", time_s=0, attempt=1, epoch=1))
     assert needs.of(make_spec("b")) == UNKNOWN
     needs.note_epoch(make_spec("a"), Event(kind="epoch", time_s=0, attempt=1, epoch=1, facts={"peak_memory_mb": 1000}))
-    assert needs.of(make_spec("b")) == Need.of_peak(1000)
+    assert needs.of(make_spec("b")) == MemoryEstimate.of_peak(1000)
 
 
 def test_what_was_too_little_is_told_instead_of_a_peak(home: Home) -> None:
@@ -85,4 +85,4 @@ def test_what_was_too_little_is_told_instead_of_a_peak(home: Home) -> None:
     spec = make_spec("a")
     needs.note_epoch(spec, Event(kind="epoch", time_s=0, attempt=1, epoch=1, facts={"peak_memory_mb": 1000}))
     needs.note_terms(spec, Terms(more_than_mb=24000))
-    assert needs.of(spec) == Need(24001)
+    assert needs.of(spec) == MemoryEstimate(24001)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.launchers.base import Claimant, Need
+from orchestrator.launchers.base import MemoryEstimate, Requester
 from tests.orchestrator.dispatch.loop.conftest import Bench, ScriptedLauncher, Ticks, complete, points
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -26,7 +26,7 @@ import sys, time
 from pathlib import Path
 from orchestrator.errors import LaunchError
 from orchestrator.state.home import Home
-from orchestrator.launchers.base import UNKNOWN, Claimant
+from orchestrator.launchers.base import UNKNOWN, Requester
 from orchestrator.launchers.worker.slot import Slot
 from orchestrator.launchers.slots.table import SlotTable
 from orchestrator.state.ledger import Ledger, Role
@@ -77,7 +77,7 @@ def script(job):
         return None
     return None if time.monotonic() < job.end_s else complete(job)
 
-table = SlotTable([Slot("cpu-0", "", 1)], root / "slots", most=1, claimant=Claimant(name, priority))
+table = SlotTable([Slot("cpu-0", "", 1)], root / "slots", most=1, requester=Requester(name, priority))
 home = Home(root / name)
 ledger = Ledger(home.ledger_url)
 with present(home, ledger, name, Role.SWEEP) as presence:
@@ -171,13 +171,13 @@ class Elsewhere(ScriptedLauncher):
         self.said: list[int] = []
         self._end = end
 
-    def fits(self, need: Need) -> bool:
+    def fits(self, need: MemoryEstimate) -> bool:
         return False
 
-    def line_up(self, needs: Sequence[Need]) -> Claimant | None:
+    def line_up(self, needs: Sequence[MemoryEstimate]) -> Requester | None:
         self.said.append(len(needs))
         self._num_slots = int(self._end())
-        return Claimant("urgent", 5) if needs else None
+        return Requester("urgent", 5) if needs else None
 
 
 def test_who_waits_from_the_beginning_is_told_why(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:

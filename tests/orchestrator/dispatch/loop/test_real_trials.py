@@ -51,7 +51,7 @@ search = SimpleNamespace(
     report=lambda *seen: False, report_end=lambda *seen: False, spend=lambda seconds: None, close=lambda: None,
 )
 tracker = SimpleNamespace(mirror=lambda *seen, **flags: None)
-with home.become_owner() as owner:
+with home.new_owner() as owner:
     launcher = LocalLauncher([Slot("cpu-0", "", 1)], locks=home.root / "slots")
     Dispatcher(
         sweep="sweep", search=search, launcher=launcher, tracker=tracker, ledger=Ledger(home.ledger_url), home=home,

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.dispatch.loop.retries import Failure, Terms, choose_terms, may_retry, read_failures
-from orchestrator.launchers.base import Need
+from orchestrator.launchers.base import MemoryEstimate
 from orchestrator.spec.sections import RetrySpec
 from orchestrator.state.trial.failures import FailureKind
 from orchestrator.state.trial.records import Event, TrialState
@@ -78,7 +78,7 @@ def test_a_larger_slot_comes_before_a_smaller_batch() -> None:
 def test_the_smallest_batch_may_still_need_a_larger_gpu() -> None:
     """Where there is one it is tried again; where there is none it has failed."""
 
-    def fits(need: Need) -> bool:
+    def fits(need: MemoryEstimate) -> bool:
         return need.mb <= 80000
 
     lacked = [Failure(1, OUT, memory_mb=24000)]

@@ -92,8 +92,8 @@ def test_a_sweep_is_stopped_gracefully(bench: Bench, start: Start) -> None:
     assert (len(report.asked), report.left, report.exit_code) == (1, (), 0)
     assert process.wait(timeout=30) == 130
     assert {row.state for row in bench.ledger.states("abc").values()} == {TrialState.WAITING}
-    with bench.ledger.roster.entered(bench.owner, SWEEP, Role.SWEEP):
-        assert bench.ledger.roster.look(bench.owner) == 0
+    with bench.ledger.roster.registered(bench.owner, SWEEP, Role.SWEEP):
+        assert bench.ledger.roster.check_in(bench.owner) == 0
 
 
 def test_now_kills_what_would_run_on(bench: Bench, start: Start) -> None:
@@ -137,8 +137,8 @@ def test_on_this_machine_a_wish_is_heard_without_waiting(bench: Bench) -> None:
     heard: list[str] = []
     roster = bench.ledger.roster
     with (
-        bench.home.become_owner() as owner,
-        roster.entered(owner.name, SWEEP, Role.SWEEP),
+        bench.home.new_owner() as owner,
+        roster.registered(owner.name, SWEEP, Role.SWEEP),
         StopListener(roster, owner, look_s=3600) as listener,
     ):
         wait_until(lambda: listener.num_looks == 1)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.launchers.base import ANY, UNKNOWN, Need
+from orchestrator.launchers.base import ANY, UNKNOWN, MemoryEstimate
 from orchestrator.launchers.slots.driver import read_nvidia_smi
 from orchestrator.launchers.slots.gpu_sharing import adjust
 from orchestrator.launchers.slots.gpus import GpuWatch
@@ -41,7 +41,7 @@ def auto(tmp_path: Path) -> SlotTable:
     return SlotTable(shares, tmp_path)
 
 
-def take(table: SlotTable, need: Need = UNKNOWN) -> HeldSlot:
+def take(table: SlotTable, need: MemoryEstimate = UNKNOWN) -> HeldSlot:
     """A slot that is to be had."""
     held = table.take(need)
     assert held is not None
@@ -71,14 +71,16 @@ def assert_kept(promises: list[Promise]) -> None:
 
 
 SETTINGS = st.sampled_from([1, 2, 3, "auto"])
-NEEDS = st.sampled_from([UNKNOWN, Need(20000), Need(500, is_measured=True), Need(9000, is_measured=True)])
+NEEDS = st.sampled_from(
+    [UNKNOWN, MemoryEstimate(20000), MemoryEstimate(500, is_measured=True), MemoryEstimate(9000, is_measured=True)]
+)
 STEPS = st.lists(st.tuples(st.integers(0, 3), NEEDS, st.booleans()), max_size=40)
 
 
 @settings(max_examples=60, deadline=None)
 @given(each=st.lists(SETTINGS, min_size=4, max_size=4), steps=STEPS)
 def test_dispatchers_with_different_settings_keep_each_others_promises(
-    each: list[object], steps: list[tuple[int, Need, bool]]
+    each: list[object], steps: list[tuple[int, MemoryEstimate, bool]]
 ) -> None:
     """Whatever is taken and given back in whatever order; and what is said to be free can be had."""
     with tempfile.TemporaryDirectory() as folder:
@@ -103,13 +105,13 @@ def test_dispatchers_with_different_settings_keep_each_others_promises(
 RACER = """
 import json, sys, time
 from pathlib import Path
-from orchestrator.launchers.base import Need, UNKNOWN
+from orchestrator.launchers.base import MemoryEstimate, UNKNOWN
 from orchestrator.launchers.slots.driver import read_nvidia_smi
 from orchestrator.launchers.slots.table import SlotTable, find_slots
 
 folder, setting, listing = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3]
 slots = find_slots(None, 1, trials_per_gpu=setting, environment={}, list_gpus=lambda: read_nvidia_smi(listing))
-table, needs = SlotTable(slots, folder), [UNKNOWN, Need(9000, is_measured=True)]
+table, needs = SlotTable(slots, folder), [UNKNOWN, MemoryEstimate(9000, is_measured=True)]
 print("ready", flush=True)
 sys.stdin.readline()
 for turn in range(60):
@@ -176,7 +178,7 @@ def test_what_is_not_measured_runs_alone_until_it_is(auto: SlotTable) -> None:
     """From then on there is room for others beside it, as many as the memory holds."""
     first, second = take(auto), take(auto)
     assert {first.slot.memory_mb, second.slot.memory_mb} == {24000, 80000}
-    need = Need.of_peak(5000)
+    need = MemoryEstimate.of_peak(5000)
     assert auto.count_free(ANY) == auto.count_free(need) == 0
     small = first if first.slot.memory_mb == 24000 else second
     assert adjust(small, 5000) == need.mb
@@ -187,29 +189,29 @@ def test_what_is_not_measured_runs_alone_until_it_is(auto: SlotTable) -> None:
 
 def test_a_peak_that_grows_keeps_others_out(auto: SlotTable) -> None:
     """An attempt that takes more than was measured before says so."""
-    held = [take(auto, Need(1000, is_measured=True)) for _ in range(2)]
-    before = auto.count_free(Need(8000, is_measured=True))
+    held = [take(auto, MemoryEstimate(1000, is_measured=True)) for _ in range(2)]
+    before = auto.count_free(MemoryEstimate(8000, is_measured=True))
     for one in held:
         adjust(one, 20000)
-    assert auto.count_free(Need(8000, is_measured=True)) < before
+    assert auto.count_free(MemoryEstimate(8000, is_measured=True)) < before
 
 
 def test_what_a_part_was_too_small_for_stays_alone(auto: SlotTable) -> None:
     """On a GPU with more, for as long as it runs."""
-    held = take(auto, Need(24001))
+    held = take(auto, MemoryEstimate(24001))
     assert (held.slot.visible_devices, held.slot.memory_mb) == ("GPU-large", 80000)
     assert adjust(held, 100) == 80000
-    assert {take(auto, Need(100, is_measured=True)).slot.visible_devices for _ in range(3)} == {"GPU-small"}
-    assert auto.count_free(Need(24001)) == 0
+    assert {take(auto, MemoryEstimate(100, is_measured=True)).slot.visible_devices for _ in range(3)} == {"GPU-small"}
+    assert auto.count_free(MemoryEstimate(24001)) == 0
 
 
 @pytest.mark.parametrize("setting", [1, "auto"])
 def test_a_trial_is_only_placed_where_it_fits(tmp_path: Path, setting: object) -> None:
     """It waits for the larger GPU though the smaller one is free; what is too large for all gets the largest."""
     table = make_table(tmp_path, setting)
-    large = Need(30000, is_measured=True)
-    assert (table.fits(large), table.fits(Need(80001))) == (True, False)
-    alone = take(table, Need(90000, is_measured=True))
+    large = MemoryEstimate(30000, is_measured=True)
+    assert (table.fits(large), table.fits(MemoryEstimate(80001))) == (True, False)
+    alone = take(table, MemoryEstimate(90000, is_measured=True))
     assert alone.slot.visible_devices == "GPU-large"
     assert (table.count_free(large), table.take(large)) == (0, None)
     assert table.count_free(UNKNOWN) == 1
@@ -220,15 +222,15 @@ def test_a_trial_is_only_placed_where_it_fits(tmp_path: Path, setting: object) -
 def test_a_fixed_share_is_a_part_of_the_memory(tmp_path: Path) -> None:
     """Two on a GPU have half of it each: where halves are too small, it is the other GPU's."""
     table = make_table(tmp_path, 2)
-    assert not table.fits(Need(40001))
-    assert {take(table, Need(13000, is_measured=True)).slot.visible_devices for _ in range(2)} == {"GPU-large"}
+    assert not table.fits(MemoryEstimate(40001))
+    assert {take(table, MemoryEstimate(13000, is_measured=True)).slot.visible_devices for _ in range(2)} == {"GPU-large"}
     assert take(table).slot.memory_mb == 12000
 
 
 def test_memory_that_others_use_is_not_given_away(tmp_path: Path) -> None:
     """A notebook on the GPU leaves room for one measured trial less; an empty GPU still takes one."""
     table = make_table(tmp_path, "auto", "0, GPU-small, 24000\n", used="0, GPU-small, 24000, 15000\n")
-    need = Need(8000, is_measured=True)
+    need = MemoryEstimate(8000, is_measured=True)
     take(table, need)
     assert table.take(need) is None
 
@@ -246,5 +248,5 @@ def test_a_claim_that_cannot_be_read_is_the_whole_gpu(tmp_path: Path, auto: Slot
 def test_a_gpu_whose_memory_is_not_known_is_not_shared_by_memory(tmp_path: Path) -> None:
     """By number it is."""
     listing = "0, GPU-x, [N/A]\n"
-    assert make_table(tmp_path / "auto", "auto", listing).count_free(Need(1, is_measured=True)) == 1
+    assert make_table(tmp_path / "auto", "auto", listing).count_free(MemoryEstimate(1, is_measured=True)) == 1
     assert make_table(tmp_path / "two", 2, listing).count_free(UNKNOWN) == 2

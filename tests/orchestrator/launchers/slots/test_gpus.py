@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import LaunchError
-from orchestrator.launchers.base import UNKNOWN, Need
+from orchestrator.launchers.base import UNKNOWN, MemoryEstimate
 from orchestrator.launchers.slots.driver import Gpu, GpuListing, read_nvidia_smi
 from orchestrator.launchers.slots.gpus import GpuWatch, find_gpus
 from orchestrator.launchers.slots.table import SlotTable, find_slots
@@ -151,11 +151,11 @@ def test_a_gpu_that_is_gone_is_no_larger_slot(driver: Driver, watch: GpuWatch, t
     """What waited for it goes where there is most memory left."""
     driver.listing = "0, GPU-a, 24000\n1, GPU-b, 80000\n"
     table = SlotTable(find_slots(environment={}, list_gpus=driver), tmp_path, watch=watch)
-    assert table.fits(Need(30000))
+    assert table.fits(MemoryEstimate(30000))
     driver.listing = "0, GPU-a, 24000\n"
     watch.look()
-    assert not table.fits(Need(30000))
-    held = table.take(Need(30000))
+    assert not table.fits(MemoryEstimate(30000))
+    held = table.take(MemoryEstimate(30000))
     assert held is not None
     assert held.slot.visible_devices == "GPU-a"
 

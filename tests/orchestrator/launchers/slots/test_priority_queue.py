@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.launchers.base import ANY, UNKNOWN, Claimant, Need
+from orchestrator.launchers.base import ANY, UNKNOWN, MemoryEstimate, Requester
 from orchestrator.launchers.slots.driver import read_nvidia_smi
 from orchestrator.launchers.slots.locks import HeldSlot, LockFolder
 from orchestrator.launchers.slots.priority_queue import FRESH_S, REPEAT_S, Line
@@ -24,17 +24,17 @@ from orchestrator.launchers.worker.slot import Slot
 from tests.orchestrator.clock import Clock
 from tests.orchestrator.launchers.users import run_as
 
-URGENT = Claimant("urgent", 5)
+URGENT = Requester("urgent", 5)
 LISTING = "0, GPU-small, 24000\n1, GPU-large, 80000\n"
 
 WAITER = """
 import sys, time
 from pathlib import Path
-from orchestrator.launchers.base import ANY, Claimant
+from orchestrator.launchers.base import ANY, Requester
 from orchestrator.launchers.worker.slot import Slot
 from orchestrator.launchers.slots.table import SlotTable
 
-table = SlotTable([Slot("cpu-0", "", 1)], Path(sys.argv[1]), claimant=Claimant("urgent", 5))
+table = SlotTable([Slot("cpu-0", "", 1)], Path(sys.argv[1]), requester=Requester("urgent", 5))
 while True:
     table.line_up([ANY])
     time.sleep(0.02)
@@ -49,13 +49,13 @@ def wait_until(is_so: Callable[[], bool], timeout_s: float = 30) -> None:
         time.sleep(0.01)
 
 
-def make_table(folder: Path, trials_per_gpu: object, claimant: Claimant) -> SlotTable:
+def make_table(folder: Path, trials_per_gpu: object, requester: Requester) -> SlotTable:
     """A dispatcher's table of two GPUs."""
     found = find_slots(None, 1, trials_per_gpu=trials_per_gpu, environment={}, list_gpus=lambda: read_nvidia_smi(LISTING))
-    return SlotTable(found, folder, claimant=claimant)
+    return SlotTable(found, folder, requester=requester)
 
 
-def take_all(table: SlotTable, need: Need = UNKNOWN) -> list[HeldSlot]:
+def take_all(table: SlotTable, need: MemoryEstimate = UNKNOWN) -> list[HeldSlot]:
     """Whatever is to be had."""
     return list(iter(lambda: table.take(need), None))
 
@@ -88,7 +88,7 @@ def test_a_free_slot_is_left_to_a_higher_priority_as_long_as_it_lives(tmp_path: 
 
 def test_what_is_not_said_again_counts_no_more(tmp_path: Path, clock: Clock) -> None:
     """It is repeated in time where it stays the same, and at once where it is new."""
-    high, low = (Line(LockFolder(tmp_path), claimant, ["cpu-0"], clock=clock) for claimant in (URGENT, Claimant("ordinary")))
+    high, low = (Line(LockFolder(tmp_path), requester, ["cpu-0"], clock=clock) for requester in (URGENT, Requester("ordinary")))
     for _ in range(20):
         high.stand("same", is_full=False, find=lambda: (["cpu-0"], {}))
         assert low.look_ahead().wants("cpu-0")
@@ -106,7 +106,7 @@ def test_what_is_not_said_again_counts_no_more(tmp_path: Path, clock: Clock) -> 
 def test_equals_wait_for_nobody(tmp_path: Path) -> None:
     """Nor does a higher one for a lower one."""
     slots = [Slot("cpu-0", "", 1)]
-    tables = [SlotTable(slots, tmp_path, claimant=claimant) for claimant in (URGENT, URGENT, Claimant("ordinary"))]
+    tables = [SlotTable(slots, tmp_path, requester=requester) for requester in (URGENT, URGENT, Requester("ordinary"))]
     for table in tables:
         table.line_up([ANY])
     assert [table.count_free() for table in tables] == [1, 1, 0]
@@ -114,7 +114,7 @@ def test_equals_wait_for_nobody(tmp_path: Path) -> None:
 
 def test_who_has_as_many_slots_as_they_may_keeps_only_those(tmp_path: Path, cpu_slots: tuple[Slot, ...]) -> None:
     """A slot beside them goes to others; one that they give back is theirs again, while they have something to start."""
-    high, low = SlotTable(cpu_slots, tmp_path, most=1, claimant=URGENT), SlotTable(cpu_slots, tmp_path)
+    high, low = SlotTable(cpu_slots, tmp_path, most=1, requester=URGENT), SlotTable(cpu_slots, tmp_path)
     first = high.take()
     assert first is not None
     high.line_up([ANY])
@@ -133,14 +133,14 @@ def test_who_has_as_many_slots_as_they_may_keeps_only_those(tmp_path: Path, cpu_
 
 def test_other_slots_are_another_line(tmp_path: Path, cpu_slots: tuple[Slot, ...]) -> None:
     """Who waits for slots that we do not have is not waited for."""
-    high, low = SlotTable(cpu_slots[:1], tmp_path, claimant=URGENT), SlotTable(cpu_slots[1:], tmp_path)
+    high, low = SlotTable(cpu_slots[:1], tmp_path, requester=URGENT), SlotTable(cpu_slots[1:], tmp_path)
     high.line_up([ANY])
     assert (low.count_free(), low.line_up([ANY])) == (1, None)
 
 
 def test_a_gpu_that_somebody_has_given_up_is_not_left_to_them(tmp_path: Path) -> None:
     """They would never take it."""
-    high, low = (make_table(tmp_path, 1, claimant) for claimant in (URGENT, Claimant("ordinary")))
+    high, low = (make_table(tmp_path, 1, requester) for requester in (URGENT, Requester("ordinary")))
     held = take_all(high)
     high.give_back(held[0], is_lost=True)
     high.give_back(held[1], is_lost=False)
@@ -150,7 +150,7 @@ def test_a_gpu_that_somebody_has_given_up_is_not_left_to_them(tmp_path: Path) ->
 
 def test_a_gpu_is_emptied_for_who_needs_all_of_it(tmp_path: Path) -> None:
     """The one with the fewest attempts; the other is filled as ever, and so are both when nobody waits."""
-    high, low = make_table(tmp_path, 1, URGENT), make_table(tmp_path, 3, Claimant("ordinary"))
+    high, low = make_table(tmp_path, 1, URGENT), make_table(tmp_path, 3, Requester("ordinary"))
     every = take_all(low)
     running = {gpu: [one for one in every if one.slot.visible_devices == gpu] for gpu in ("GPU-small", "GPU-large")}
     assert [len(some) for some in running.values()] == [3, 3]
@@ -169,8 +169,8 @@ def test_a_gpu_is_emptied_for_who_needs_all_of_it(tmp_path: Path) -> None:
 def test_a_part_that_somebody_has_no_slot_for_is_not_left_to_them(tmp_path: Path) -> None:
     """Though there is memory for it: with one slot a GPU, its name may be another's."""
     slots = [Slot(f"{gpu}-{share}", gpu, 1, 24000, None) for share in range(3) for gpu in ("GPU-a", "GPU-b")]
-    high, low = SlotTable(slots[:2], tmp_path, claimant=URGENT), SlotTable(slots, tmp_path)
-    small = Need(500, is_measured=True)
+    high, low = SlotTable(slots[:2], tmp_path, requester=URGENT), SlotTable(slots, tmp_path)
+    small = MemoryEstimate(500, is_measured=True)
     every = take_all(low, small)
     for one in every:
         if one.slot.name in ("GPU-a-1", "GPU-a-2", "GPU-b-2"):
@@ -181,20 +181,25 @@ def test_a_part_that_somebody_has_no_slot_for_is_not_left_to_them(tmp_path: Path
 
 
 SETTINGS = st.sampled_from([1, 2, 3, "auto"])
-NEEDS = st.sampled_from([UNKNOWN, Need(20000), Need(500, is_measured=True), Need(9000, is_measured=True)])
+NEEDS = st.sampled_from(
+    [UNKNOWN, MemoryEstimate(20000), MemoryEstimate(500, is_measured=True), MemoryEstimate(9000, is_measured=True)]
+)
 STEPS = st.lists(st.tuples(st.integers(0, 1), NEEDS, st.booleans()), max_size=20)
 
 
 @settings(max_examples=100, deadline=None)
 @given(each=st.tuples(SETTINGS, SETTINGS), steps=STEPS, high_need=NEEDS, low_need=NEEDS)
 def test_no_gpu_is_idle_for_nothing(
-    each: tuple[object, object], steps: list[tuple[int, Need, bool]], high_need: Need, low_need: Need
+    each: tuple[object, object],
+    steps: list[tuple[int, MemoryEstimate, bool]],
+    high_need: MemoryEstimate,
+    low_need: MemoryEstimate,
 ) -> None:
     """Whatever runs: what a lower one takes, the higher one could not have had; and what it leaves can be had by the higher one,
     but for one GPU at most, on which others run still.
     """
     with tempfile.TemporaryDirectory() as folder:
-        tables = [make_table(Path(folder), setting, Claimant("x", 1 - i)) for i, setting in enumerate(each)]
+        tables = [make_table(Path(folder), setting, Requester("x", 1 - i)) for i, setting in enumerate(each)]
         high, low = tables
         held: list[tuple[SlotTable, HeldSlot]] = []
         for number, need, is_taken in steps:
@@ -227,14 +232,14 @@ def test_users_give_way_to_each_other(cpu_slots: tuple[Slot, ...]) -> None:
     with tempfile.TemporaryDirectory() as parent:  # below tmp_path nobody else may look
         os.chmod(parent, 0o755)
         folder = Path(parent) / "slots"
-        ours = SlotTable(cpu_slots, folder, claimant=URGENT)
+        ours = SlotTable(cpu_slots, folder, requester=URGENT)
         ours.line_up([ANY])
         assert run_as(65534, lambda: SlotTable(cpu_slots, folder).count_free()) == 0
         ours.line_up(())
 
         def stand_and_look() -> int:
-            SlotTable(cpu_slots, folder, claimant=Claimant("theirs", 9)).line_up([ANY])
-            return SlotTable(cpu_slots, folder, claimant=URGENT).count_free()
+            SlotTable(cpu_slots, folder, requester=Requester("theirs", 9)).line_up([ANY])
+            return SlotTable(cpu_slots, folder, requester=URGENT).count_free()
 
         assert run_as(65534, stand_and_look) == 0
         assert [file.name for file in (folder / "line").iterdir()] == ["0.lock"]

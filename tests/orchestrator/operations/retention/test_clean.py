@@ -132,7 +132,7 @@ def test_a_living_dispatcher_keeps_caches_and_data(
     """It may be about to use them; when it has ended they go."""
     litter.write("cache/predictions/abc.u8")
     litter.write(f"data/{'0' * 16}-00000000/dataset.json")
-    with litter.home.become_owner() as owner:
+    with litter.home.new_owner() as owner:
         report = run_clean(capsys, monkeypatch)
     assert report["freed_bytes"] == 0
     assert report["left"] == [{"what": "caches and prepared data", "why": f"{owner.name} may need them"}]

@@ -153,7 +153,7 @@ def test_a_running_trial_tells_where_it_stands(scene: Scene) -> None:
 def test_the_document_has_the_documented_fields(scene: Scene) -> None:
     """Of a sweep of which one trial is done, one has failed and one runs."""
     scene.plan("a", "b", "c")
-    with scene.ledger.roster.entered(scene.owner, SWEEP, Role.SWEEP):
+    with scene.ledger.roster.registered(scene.owner, SWEEP, Role.SWEEP):
         scene.complete("a", miou=0.5, took_s=1)
         fail(scene.begin("b"), 1, failure=FailureKind.EXCEPTION, reason="ValueError: no")
         scene.ledger.finish("b", scene.owner, TrialState.FAILED, "ValueError: no")
@@ -165,7 +165,7 @@ def test_the_document_has_the_documented_fields(scene: Scene) -> None:
 def test_what_a_dead_dispatcher_left_waits(scene: Scene) -> None:
     """It is not shown as running, and named."""
     scene.plan("a")
-    with scene.home.become_owner() as owner:
+    with scene.home.new_owner() as owner:
         scene.begin("a", owner=owner.name)
         assert scene.look().counts == {TrialState.RUNNING: 1}
         scene.ledger.release("a", owner.name)
@@ -215,7 +215,7 @@ def test_what_mlflow_lacks_is_told(scene: Scene) -> None:
 def test_the_time_left_follows_from_finished_trials(scene: Scene) -> None:
     """And says how many; trials an hour count from the start of those that work on it now."""
     scene.plan("a", "b", "c")
-    with scene.ledger.roster.entered(scene.owner, SWEEP, Role.SWEEP):
+    with scene.ledger.roster.registered(scene.owner, SWEEP, Role.SWEEP):
         scene.complete("a", miou=0.5, took_s=600)
         scene.begin("b")
         status = scene.look()

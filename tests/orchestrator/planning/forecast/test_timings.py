@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.launchers.worker.main import measure_course
+from orchestrator.launchers.worker.main import measure_times
 from orchestrator.planning.forecast.timings import read_timings
 from orchestrator.state.machine import describe_drift
 from orchestrator.state.trial.folder import TrialFolder
@@ -41,12 +41,12 @@ def test_a_night_between_two_attempts_takes_no_time() -> None:
         event("epoch", 2, 40_014, 3),
         event("epoch", 2, 40_024, 4),
     ]
-    assert measure_course(events, 40_030) == {"attempts_s": 55, "epoch_s": 10, "val_s": 2}
+    assert measure_times(events, 40_030) == {"attempts_s": 55, "epoch_s": 10, "val_s": 2}
 
 
 def test_a_lone_epoch_is_its_training_and_its_validation() -> None:
     """What starting its attempt took would count once for each epoch of a longer training."""
-    found = measure_course([event("attempt_started", 1, 0), event("epoch", 1, 15, 1)], 20)
+    found = measure_times([event("attempt_started", 1, 0), event("epoch", 1, 15, 1)], 20)
     assert found == {"attempts_s": 20, "epoch_s": 9, "val_s": 2}
 
 

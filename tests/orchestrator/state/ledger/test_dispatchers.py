@@ -24,34 +24,34 @@ def unknown(_owner: str) -> bool | None:
 def test_a_wish_meets_those_who_are_there(roster: Roster) -> None:
     """Not those of another sweep, and none that begins later, be it under the same name."""
     with (
-        roster.entered("a:1:1", "s", Role.SWEEP),
-        roster.entered("b:1:1", "s", Role.WORKER),
-        roster.entered("c:1:1", "t", Role.SWEEP),
+        roster.registered("a:1:1", "s", Role.SWEEP),
+        roster.registered("b:1:1", "s", Role.WORKER),
+        roster.registered("c:1:1", "t", Role.SWEEP),
     ):
         roster.ask_to_stop([row.owner for row in roster.list_alive(unknown) if row.sweep == "s"], 1)
-        assert [roster.look(owner) for owner in ("a:1:1", "b:1:1", "c:1:1")] == [1, 1, 0]
-    with roster.entered("a:1:1", "s", Role.SWEEP):
-        assert roster.look("a:1:1") == 0
+        assert [roster.check_in(owner) for owner in ("a:1:1", "b:1:1", "c:1:1")] == [1, 1, 0]
+    with roster.registered("a:1:1", "s", Role.SWEEP):
+        assert roster.check_in("a:1:1") == 0
 
 
 def test_a_smaller_wish_takes_nothing_back(roster: Roster) -> None:
     """Whoever was asked to stop at once is not asked gracefully afterwards."""
-    with roster.entered("a:1:1", "s", Role.SWEEP):
+    with roster.registered("a:1:1", "s", Role.SWEEP):
         roster.ask_to_stop(["a:1:1"], 2)
         roster.ask_to_stop(["a:1:1"], 1)
-        assert roster.look("a:1:1") == 2
+        assert roster.check_in("a:1:1") == 2
 
 
 def test_those_of_other_machines_live_while_they_look_in(roster: Roster, clock: Clock) -> None:
     """Of this machine's it is known; what did not leave in an orderly way is forgotten when it is known to be dead."""
-    with roster.entered("far:1:1", "s", Role.WORKER), roster.entered("here:1:1", "s", Role.SWEEP):
+    with roster.registered("far:1:1", "s", Role.WORKER), roster.entered("here:1:1", "s", Role.SWEEP):
         clock.now_s += 59
-        roster.look("here:1:1")
+        roster.check_in("here:1:1")
         assert [row.owner for row in roster.list_alive(unknown)] == ["far:1:1", "here:1:1"]
         clock.now_s += 59
         assert [row.owner for row in roster.list_alive(unknown)] == ["here:1:1"]
         assert [row.owner for row in roster.list_alive(lambda owner: owner.startswith("far"))] == ["far:1:1"]
-        roster.strike_dead(lambda owner: owner == "here:1:1")
+        roster.remove_dead(lambda owner: owner == "here:1:1")
         assert roster.list_alive(lambda owner: True)[0].owner == "far:1:1"
 
 

@@ -26,7 +26,7 @@ KEYS = [f"k{index}" for index in range(6)]
 def bench(tmp_path: Path) -> Iterator[Bench]:
     """A fresh home."""
     home = Home(tmp_path / "home")
-    with home.become_owner() as owner:
+    with home.new_owner() as owner:
         yield Bench(home, Ledger(home.ledger_url), owner.name)
 
 

@@ -1,4 +1,4 @@
-"""No picture, nor its duplicate, stands on both sides, whatever is repeated, removed, folded or shuffled."""
+"""No image, nor its duplicate, stands on both sides, whatever is repeated, removed, folded or shuffled."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ ORIGINALS = make_synthetic(SyntheticConfig(num_images=16, seed=5)).images
 NUM_FOLDS = 3
 
 
-def change(picture: np.ndarray, kind: int, number: int) -> np.ndarray:
-    """The ``number``-th duplicate of a picture; kind 0: exact, 1: brighter or with noise, 2: with something pasted over it."""
+def change(image: np.ndarray, kind: int, number: int) -> np.ndarray:
+    """The ``number``-th duplicate of an image; kind 0: exact, 1: brighter or with noise, 2: with something pasted over it."""
     rng = np.random.default_rng(number)
     if kind == 1:
-        noisy = picture * (1 + 0.1 * (number % 2)) + rng.normal(0, 1, picture.shape)
+        noisy = image * (1 + 0.1 * (number % 2)) + rng.normal(0, 1, image.shape)
         return np.clip(np.round(noisy), 0, 255).astype(np.uint8)
     if kind == 2:
-        picture = picture.copy()
+        image = image.copy()
         top, left = rng.integers(0, 40), rng.integers(0, 80)
-        picture[top : top + 24, left : left + 40] = rng.integers(0, 256)
-    return picture
+        image[top : top + 24, left : left + 40] = rng.integers(0, 256)
+    return image
 
 
 @st.composite
 def made_up(draw: st.DrawFn) -> tuple[DataSet, np.ndarray]:
-    """A set of pictures with duplicates, some of them removed, and of which original each is."""
+    """A set of images with duplicates, some of them removed, and of which original each is."""
     copies = draw(st.lists(st.tuples(st.integers(0, 15), st.integers(1, 3)), min_size=1, max_size=8))
     kinds = draw(st.lists(st.integers(0, 2), min_size=16, max_size=16))
     owners = [*range(16), *(owner for owner, count in copies for _ in range(count))]
-    pictures = [*ORIGINALS, *(change(ORIGINALS[owner], kinds[owner], n) for n, owner in enumerate(owners[16:]))]
+    images = [*ORIGINALS, *(change(ORIGINALS[owner], kinds[owner], n) for n, owner in enumerate(owners[16:]))]
     order = np.array(draw(st.permutations(range(len(owners)))))
     clean = tuple(sorted(draw(st.sets(st.integers(0, len(owners) - 1), max_size=6))))
-    return load_from(np.stack(pictures)[order], clean), np.delete(np.array(owners)[order], clean)
+    return load_from(np.stack(images)[order], clean), np.delete(np.array(owners)[order], clean)
 
 
 def load_from(images: np.ndarray, clean: tuple[int, ...]) -> DataSet:
-    """The pictures with masks that hold both classes, by way of a file, cleaned."""
+    """The images with masks that hold both classes, by way of a file, cleaned."""
     masks = np.zeros_like(images)
     masks[:, :, 64:] = 1
     with tempfile.TemporaryDirectory() as folder:  # one for each example, which a fixture cannot give
@@ -57,7 +57,7 @@ def load_from(images: np.ndarray, clean: tuple[int, ...]) -> DataSet:
 
 
 def check_apart(data: SplitData, owners: np.ndarray, sampling: SamplingConfig) -> None:
-    """Check that no original has a picture, or a repeated one, in an epoch and another in validation."""
+    """Check that no original has an image, or a repeated one, in an epoch and another in validation."""
     trained = {int(owners[index]) for index in list_samples(data, sampling).indices}
     validated = {int(owners[index]) for index in data.split.val}
     assert trained
@@ -75,7 +75,7 @@ REPEATS = st.lists(
 def test_duplicates_stay_on_one_side(
     made: tuple[DataSet, np.ndarray], repeat: list[dict[str, object]], seed: int, fold: int | None, fraction: float
 ) -> None:
-    """D, DD, cleaning, folds and seeds never part a picture from its duplicates."""
+    """D, DD, cleaning, folds and seeds never part an image from its duplicates."""
     data, owners = made
     config = DataConfig(split_seed=seed, val_fraction=fraction)
     split = split_dataset(data, config, None if fold is None else Fold(index=fold, count=NUM_FOLDS))
@@ -83,7 +83,7 @@ def test_duplicates_stay_on_one_side(
 
 
 def test_broken_groups_are_caught() -> None:
-    """The check above notices a leak: with every picture in a group of its own, duplicates come apart."""
+    """The check above notices a leak: with every image in a group of its own, duplicates come apart."""
     data = load_from(np.concatenate([ORIGINALS, ORIGINALS]), ())
     parted = replace(data, groups=np.arange(32))
     with pytest.raises(AssertionError, match="not"):
@@ -92,12 +92,12 @@ def test_broken_groups_are_caught() -> None:
 
 @pytest.mark.parametrize("kind", [0, 1, 2])
 def test_lists_that_part_duplicates_are_refused(tmp_path: Path, kind: int) -> None:
-    """A user's own lists are held against the pictures, exact and near duplicates and pasted-over copies alike."""
+    """A user's own lists are held against the images, exact and near duplicates and pasted-over copies alike."""
     for part in ("images", "masks"):
         (tmp_path / part).mkdir()
     for index in range(8):
-        picture = change(ORIGINALS[0], kind, 1) if index == 7 else ORIGINALS[index]
-        Image.fromarray(picture).save(tmp_path / "images" / f"{index}.png")
+        image = change(ORIGINALS[0], kind, 1) if index == 7 else ORIGINALS[index]
+        Image.fromarray(image).save(tmp_path / "images" / f"{index}.png")
         Image.fromarray(np.tile(np.repeat([0, 1], 64).astype(np.uint8), (64, 1))).save(tmp_path / "masks" / f"{index}.png")
     config = write_lists(tmp_path, train="0 1 2 3 4 5", val="6 7")
     with pytest.raises(DataError, match=r"on both sides, such as 0 and 7"):

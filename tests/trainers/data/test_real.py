@@ -46,7 +46,7 @@ def test_second_preparation_reads_nothing(mars: DataSet, cache: Path) -> None:
     assert time.perf_counter() - start < 0.25
 
 
-def test_different_pictures_are_not_chained(mars: DataSet) -> None:
+def test_different_images_are_not_chained(mars: DataSet) -> None:
     """There are near duplicates, and 109 copies with something pasted over them, in small groups only."""
     sizes = np.bincount(mars.groups)
     assert 20 + 109 - 15 <= (sizes > 1).sum() <= 80 + 109

@@ -24,7 +24,7 @@ def assert_same(one: DataSet, other: DataSet) -> None:
 
 
 def test_hands_over_the_same_tiles(made, tiles: SyntheticSet) -> None:
-    """The pictures and labels that went in come out, in order, as uint8 with a channel axis."""
+    """The images and labels that went in come out, in order, as uint8 with a channel axis."""
     data = load_dataset(made.config)
     assert data.images.dtype == data.masks.dtype == np.uint8
     np.testing.assert_array_equal(data.images, tiles.images[..., None])

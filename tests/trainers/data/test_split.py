@@ -17,7 +17,7 @@ few = settings(max_examples=30, deadline=None)
 
 
 def data_set(groups: list[int], labels: list[int] | None = None, num_classes: int = 3) -> DataSet:
-    """Tiny noise pictures with the given groups, filled with their label; their first pixels hold every class but the last."""
+    """Tiny noise images with the given groups, filled with their label; their first pixels hold every class but the last."""
     num_images = len(groups)
     rng = np.random.default_rng(num_images)
     masks = np.zeros((num_images, 4, 4), np.uint8)
@@ -35,7 +35,7 @@ plain = DataConfig(ignore_classes=(2,))
 @few
 @given(groupings, st.floats(0.05, 0.6), st.integers(-5, 5))
 def test_sides_are_disjoint_and_cover(groups: list[int], fraction: float, seed: int) -> None:
-    """Every picture stands on exactly one side, in ascending order, and no group on both."""
+    """Every image stands on exactly one side, in ascending order, and no group on both."""
     split = make_split(data_set(groups), plain.model_copy(update={"val_fraction": fraction, "split_seed": seed}), None)
     assert sorted([*split.train, *split.val]) == list(range(len(groups)))
     assert (np.diff(split.train) > 0).all()
@@ -46,8 +46,8 @@ def test_sides_are_disjoint_and_cover(groups: list[int], fraction: float, seed: 
 
 @few
 @given(groupings, st.integers(2, 4), st.integers(0, 5))
-def test_every_picture_is_validated_once(groups: list[int], count: int, seed: int) -> None:
-    """Over the folds, the validation sides cover the pictures once, and keep groups whole."""
+def test_every_image_is_validated_once(groups: list[int], count: int, seed: int) -> None:
+    """Over the folds, the validation sides cover the images once, and keep groups whole."""
     config = plain.model_copy(update={"split_seed": seed})
     splits = [make_split(data_set(groups), config, Fold(index=index, count=count)) for index in range(count)]
     assert sorted(np.concatenate([split.val for split in splits])) == list(range(len(groups)))
@@ -73,21 +73,21 @@ def test_split_depends_on_nothing_else(groups: list[int], seed: int) -> None:
 
 @few
 @given(st.integers(10, 60), st.floats(0.02, 0.9))
-def test_size_is_exact_where_pictures_differ(num_images: int, fraction: float) -> None:
-    """Without duplicates the validation side has the asked share, and at least one picture."""
+def test_size_is_exact_where_images_differ(num_images: int, fraction: float) -> None:
+    """Without duplicates the validation side has the asked share, and at least one image."""
     split = make_split(data_set(list(range(num_images))), plain.model_copy(update={"val_fraction": fraction}), None)
     assert len(split.val) == max(1, round(num_images * fraction))
 
 
 def test_seed_changes_the_split() -> None:
-    """Another split seed chooses other pictures."""
+    """Another split seed chooses other images."""
     data = data_set(list(range(60)))
     vals = {tuple(make_split(data, plain.model_copy(update={"split_seed": seed}), None).val) for seed in range(4)}
     assert len(vals) == 4
 
 
 def test_rarest_class_is_spread() -> None:
-    """Both sides get their share of the pictures that hold the rarest scored class."""
+    """Both sides get their share of the images that hold the rarest scored class."""
     labels = [2] * 20 + [0] * 180
     data = data_set(list(range(200)), labels)
     for seed in range(5):
@@ -110,7 +110,7 @@ def test_only_group_of_a_class_is_trained_on() -> None:
         assert {0, 1} <= set(make_split(data, DataConfig(val_fraction=0.5, split_seed=seed), None).train.tolist())
 
 
-def test_limit_keeps_the_first_training_pictures() -> None:
+def test_limit_keeps_the_first_training_images() -> None:
     """The limit comes after splitting, in index order; validation stays whole."""
     data = data_set(list(range(30)))
     whole = make_split(data, plain, None)
@@ -128,14 +128,14 @@ def test_groups_are_found_where_nobody_has_looked() -> None:
 
 
 def test_one_group_leaves_a_side_empty() -> None:
-    """Pictures that are all alike cannot be split."""
-    with pytest.raises(DataError, match="side is empty, all 9 pictures are on the other"):
+    """Images that are all alike cannot be split."""
+    with pytest.raises(DataError, match="side is empty, all 9 images are on the other"):
         make_split(data_set([0] * 9), plain, None)
 
 
 def test_more_folds_than_groups() -> None:
     """The number of groups is the most folds there can be."""
-    with pytest.raises(DataError, match=r"4 folds of 3 groups of pictures .*at most 3 folds"):
+    with pytest.raises(DataError, match=r"4 folds of 3 groups of images .*at most 3 folds"):
         make_split(data_set([0, 0, 1, 1, 2, 2]), plain, Fold(index=0, count=4))
 
 
@@ -143,7 +143,7 @@ def test_class_absent_from_training() -> None:
     """A scored class that training lacks is named, with where it was found."""
     data = replace(data_set(list(range(10)), [2] + [0] * 9), split=Split(np.arange(1, 10), np.arange(1)))
     with pytest.raises(
-        DataError, match=r"absent from the 9 training pictures: class 2 \(2\), found in 1 of 10 pictures, 1 of them"
+        DataError, match=r"absent from the 9 training images: class 2 \(2\), found in 1 of 10 images, 1 of them"
     ):
         make_split(data, DataConfig(), None)
 
@@ -151,7 +151,7 @@ def test_class_absent_from_training() -> None:
 def test_class_that_does_not_exist() -> None:
     """A declared class without a pixel is an error until it is ignored; limiting training is not."""
     data = data_set(list(range(10)))
-    with pytest.raises(DataError, match=r"class 2 \(2\), found in 0 of 10 pictures"):
+    with pytest.raises(DataError, match=r"class 2 \(2\), found in 0 of 10 images"):
         make_split(data, DataConfig(), None)
     make_split(data, DataConfig(ignore_classes=(2,), limit=1), None)
 
@@ -164,9 +164,9 @@ def test_void_is_no_class() -> None:
 
 
 def test_lists_and_folds_contradict() -> None:
-    """Folds of a fixed split would all be alike: refused."""
+    """Folds of a fixed split would all be equal: rejected."""
     data = replace(data_set(list(range(10))), split=Split(np.arange(5), np.arange(5, 10)))
-    with pytest.raises(DataError, match="folds would all be alike"):
+    with pytest.raises(DataError, match="all folds would be equal"):
         make_split(data, plain, Fold(index=0, count=2))
 
 

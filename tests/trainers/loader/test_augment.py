@@ -18,7 +18,7 @@ def transforms(*named: tuple[str, dict[str, Any]]) -> tuple[TransformConfig, ...
 
 
 def make_pair(channels: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """A picture whose pixels all differ from their mirror image, and a mask that follows it."""
+    """An image whose pixels all differ from their mirror image, and a mask that follows it."""
     rng = np.random.default_rng(0)
     image = rng.integers(0, 200, (16, 24, channels), dtype=np.uint8)
     return image, (image[..., 0] // 50).astype(np.uint8)
@@ -27,7 +27,7 @@ def make_pair(channels: int = 1) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_named_ones_keep_shape_and_type(name: str, channels: int) -> None:
-    """Gray and colour pictures come out as they went in."""
+    """Gray and colour images come out as they went in."""
     image, mask = make_pair(channels)
     augment = build_augmentation(name)
     for seed in range(4):
@@ -43,8 +43,8 @@ def test_none_returns_what_it_was_given() -> None:
     assert same_mask is mask
 
 
-def test_flip_mirrors_half_of_the_pictures_with_their_masks() -> None:
-    """Left to right, picture and mask together, about every second time."""
+def test_flip_mirrors_half_of_the_images_with_their_masks() -> None:
+    """Left to right, image and mask together, about every second time."""
     image, mask = make_pair()
     augment = build_augmentation("flip")
     flips = 0

@@ -37,13 +37,13 @@ def is_same(first: list[tuple[Tensor, Tensor]], second: list[tuple[Tensor, Tenso
     [(8, 4, [4, 4]), (10, 4, [4, 4, 2]), (9, 4, [4, 5]), (1, 4, [1]), (3, 1, [1, 2])],
 )
 def test_no_last_batch_of_one(count: int, size: int, sizes: list[int]) -> None:
-    """A last single picture joins the batch before it, and every picture is there once."""
+    """A last single image joins the batch before it, and every image is there once."""
     batches = split_batches(np.arange(count), size)
     assert [len(b) for b in batches] == sizes
     assert np.concatenate(batches).tolist() == list(range(count))
 
 
-def test_every_picture_is_seen_once_an_epoch(make_data: Make) -> None:
+def test_every_image_is_seen_once_an_epoch(make_data: Make) -> None:
     """Without augmentation the epoch's masks are the training part's, in another order."""
     data = make_data(num_train=9)
     batches = make_batches(data, augmentation="none")
@@ -99,5 +99,5 @@ def test_data_is_not_written_to(make_data: Make) -> None:
 
 
 def test_sample_seeds_differ() -> None:
-    """Every (seed, epoch, picture) has its own."""
+    """Every (seed, epoch, image) has its own."""
     assert len({sample_seed(s, e, i) for s in range(5) for e in range(5) for i in range(20)}) == 500

@@ -1,4 +1,4 @@
-"""trainers.loader.sampling: which training pictures an epoch shows, and how often."""
+"""trainers.loader.sampling: which training images an epoch shows, and how often."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from trainers.loader.batches import TrainBatches
 from trainers.loader.sampling import count_occurrences, list_samples
 
 CLASSES = (0, 0, 1, 1, 1, 2, 2, 3)
-"""The one class of each picture of ``data``; the last two are validated on, so that class 3 is not trained on."""
+"""The one class of each image of ``data``; the last two are validated on, so that class 3 is not trained on."""
 
 
 @pytest.fixture
 def data() -> SplitData:
-    """Eight pictures, each of one class; class 0 is ignored."""
+    """Eight images, each of one class; class 0 is ignored."""
     masks = np.array(CLASSES, np.uint8)[:, None, None] * np.ones((1, 8, 8), np.uint8)
     images = (masks * 60)[..., None]
     names = tuple(map(str, range(8)))
@@ -38,12 +38,12 @@ def count(data: SplitData, *repeat: dict[str, Any]) -> dict[int, int]:
 
 
 def test_nothing_asked_for_is_the_training_part(data: SplitData) -> None:
-    """Each training picture once."""
+    """Each training image once."""
     assert count(data) == dict.fromkeys(range(6), 1)
 
 
 def test_duplicating_a_class(data: SplitData) -> None:
-    """D: pictures that hold one of the classes are there ``factor`` times, the others once."""
+    """D: images that hold one of the classes are there ``factor`` times, the others once."""
     assert count(data, {"classes": [2], "factor": 3}) == {0: 1, 1: 1, 2: 1, 3: 1, 4: 1, 5: 3}
     assert count(data, {"classes": [1, 2]}) == {0: 1, 1: 1, 2: 2, 3: 2, 4: 2, 5: 2}
 
@@ -55,12 +55,12 @@ def test_duplicating_everything_after_a_class(data: SplitData) -> None:
 
 
 def test_the_rarest_class_is_a_scored_one_that_occurs(data: SplitData) -> None:
-    """Class 2 is in one training picture; class 3 is in none, and class 0 is ignored."""
+    """Class 2 is in one training image; class 3 is in none, and class 0 is ignored."""
     assert count(data, {"factor": 2}) == {0: 1, 1: 1, 2: 1, 3: 1, 4: 1, 5: 2}
 
 
-def test_validation_pictures_are_never_shown(data: SplitData) -> None:
-    """Class 2 and 3 have validation pictures, which no repetition and no weight brings in."""
+def test_validation_images_are_never_shown(data: SplitData) -> None:
+    """Class 2 and 3 have validation images, which no repetition and no weight brings in."""
     config = SamplingConfig.model_validate({"repeat": [{"classes": [2, 3]}, {"classes": "all"}], "weight_power": 1})
     samples = list_samples(data, config)
     drawn = samples.indices[samples.draw(np.random.default_rng(0))]
@@ -73,10 +73,10 @@ def test_unknown_class_is_refused_with_the_known_ones(data: SplitData) -> None:
         count(data, {"classes": [2, 7]})
 
 
-def test_class_without_training_pictures_is_told(data: SplitData, caplog: pytest.LogCaptureFixture) -> None:
+def test_class_without_training_images_is_told(data: SplitData, caplog: pytest.LogCaptureFixture) -> None:
     """A limit may leave none; the training goes on as it is."""
     assert count(data, {"classes": [3]}) == dict.fromkeys(range(6), 1)
-    assert "none of 6 training pictures holds a class of [3]" in caplog.text
+    assert "none of 6 training images holds a class of [3]" in caplog.text
 
 
 def test_weights_follow_the_rarest_class(data: SplitData) -> None:
@@ -105,7 +105,7 @@ def test_occurrences_count_what_stands_before(indices: list[int]) -> None:
 
 
 def test_copies_are_augmented_differently_and_reproducibly(data: SplitData) -> None:
-    """Two copies of a picture in one epoch differ; the same epoch again is the same."""
+    """Two copies of an image in one epoch differ; the same epoch again is the same."""
     noise = [{"name": "GaussNoise", "options": {"std_range": [0.1, 0.2], "p": 1}}]
     only = replace(data, split=Split(np.array([5]), data.split.val))
     config = TrainConfig.model_validate({"augmentation": noise, "sampling": {"repeat": [{"classes": "all", "factor": 3}]}})
@@ -116,7 +116,7 @@ def test_copies_are_augmented_differently_and_reproducibly(data: SplitData) -> N
 
 
 def test_copies_may_have_an_augmentation_of_their_own(data: SplitData) -> None:
-    """The first of each picture stays as it is, its copies are turned bright."""
+    """The first of each image stays as it is, its copies are turned bright."""
     bright = [{"name": "RandomBrightnessContrast", "options": {"brightness_limit": [0.4, 0.4], "contrast_limit": [0, 0], "p": 1}}]
     only = replace(data, split=Split(np.array([2, 5]), data.split.val))
     config = TrainConfig.model_validate({"sampling": {"repeat": [{"classes": [2], "factor": 3, "augmentation": bright}]}})
@@ -126,7 +126,7 @@ def test_copies_may_have_an_augmentation_of_their_own(data: SplitData) -> None:
     assert shown == [(1, True), (2, False), (2, False), (2, True)]
 
 
-def test_pictures_are_brought_to_the_input_size(data: SplitData) -> None:
+def test_images_are_brought_to_the_input_size(data: SplitData) -> None:
     """Areas are averaged, labels are picked, never mixed."""
     images = np.zeros((8, 8, 8, 1), np.uint8)
     images[:, :, ::2] = 100

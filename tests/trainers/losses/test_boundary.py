@@ -21,7 +21,7 @@ masks = hnp.arrays(np.uint8, hnp.array_shapes(min_dims=3, max_dims=3, max_side=6
 
 
 def brute_force(mask: NDArray[np.uint8], c: int) -> NDArray[np.float64]:
-    """The map of one class of one picture from all pairs of pixels."""
+    """The map of one class of one image from all pairs of pixels."""
     inside = mask == c
     if inside.all() or not inside.any():
         return np.zeros(mask.shape)
@@ -34,9 +34,9 @@ def brute_force(mask: NDArray[np.uint8], c: int) -> NDArray[np.float64]:
 @settings(max_examples=50, deadline=None)
 @given(masks)
 def test_distances_are_those_between_all_pairs(mask: NDArray[np.uint8]) -> None:
-    """To the nearest pixel on the other side, less half a pixel, for every picture and class."""
+    """To the nearest pixel on the other side, less half a pixel, for every image and class."""
     found = signed_distances(torch.from_numpy(mask), [1, 2]).numpy()
-    expected = np.stack([[brute_force(picture, c) for c in (1, 2)] for picture in mask])
+    expected = np.stack([[brute_force(image, c) for c in (1, 2)] for image in mask])
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
@@ -50,17 +50,17 @@ def test_loss_by_hand(build: Callable[..., nn.Module]) -> None:
     torch.testing.assert_close(found, torch.tensor((of_class_1 + of_class_2) / 6))
 
 
-def test_class_that_a_picture_lacks_or_is_filled_by_has_no_boundary() -> None:
-    """Its map is zero; the other pictures of the batch do not matter."""
-    pictures = torch.tensor([[[1, 1], [1, 1]], [[1, 1], [1, 2]]])
-    distances = signed_distances(pictures, [1, 2, 3])
+def test_class_that_a_image_lacks_or_is_filled_by_has_no_boundary() -> None:
+    """Its map is zero; the other images of the batch do not matter."""
+    images = torch.tensor([[[1, 1], [1, 1]], [[1, 1], [1, 2]]])
+    distances = signed_distances(images, [1, 2, 3])
     assert (distances[0] == 0).all()
     assert (distances[1, :2] != 0).all()
     assert (distances[1, 2] == 0).all()
 
 
 def test_ignored_pixels_are_outside(build: Callable[..., nn.Module]) -> None:
-    """A picture of one class and background teaches its class, most of all far from the background."""
+    """An image of one class and background teaches its class, most of all far from the background."""
     logits = torch.zeros(1, 5, 1, 5, requires_grad=True)
     build({"name": "boundary"})(logits, torch.tensor([[[0, 3, 3, 3, 3]]])).backward()
     pull = -logits.grad[0, 3, 0]

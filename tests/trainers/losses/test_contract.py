@@ -94,7 +94,7 @@ def test_batch_without_valid_pixel_gives_zero(config: dict[str, Any], build: Bui
 
 @each_loss
 def test_order_of_the_batch_does_not_matter(config: dict[str, Any], build: Build, make_batch: MakeBatch) -> None:
-    """Permuted pictures have the same loss."""
+    """Permuted images have the same loss."""
     logits, target = make_batch(torch.float64)
     loss, order = build(config), [2, 0, 1]
     torch.testing.assert_close(loss(logits[order], target[order]), loss(logits, target))
@@ -102,7 +102,7 @@ def test_order_of_the_batch_does_not_matter(config: dict[str, Any], build: Build
 
 @each_loss
 @pytest.mark.parametrize("axis", [-1, -2])
-def test_mirrored_pictures_have_the_same_loss(config: dict[str, Any], axis: int, build: Build, make_batch: MakeBatch) -> None:
+def test_mirrored_images_have_the_same_loss(config: dict[str, Any], axis: int, build: Build, make_batch: MakeBatch) -> None:
     """No loss knows left from right or up from down."""
     logits, target = make_batch(torch.float64)
     loss = build(config)

@@ -27,7 +27,7 @@ def void_background(target: Tensor) -> Tensor:
 
 
 def keep_valid(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """The valid pixels as one long picture, for losses that ignore nothing themselves."""
+    """The valid pixels as one long image, for losses that ignore nothing themselves."""
     valid = void_background(target) != VOID
     return logits.permute(0, 2, 3, 1)[valid].T[None, :, None], target[valid][None, None]
 

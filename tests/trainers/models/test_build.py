@@ -36,8 +36,8 @@ def test_encoders_are_the_library_s() -> None:
 
 
 @pytest.mark.parametrize("arch", [a for a in ARCHITECTURES if a != "DPT"])
-def test_every_architecture_gives_logits_of_the_picture_s_size(arch: str) -> None:
-    """Gray pictures whose sides are no multiple of 32 pass through each, and gradients come back."""
+def test_every_architecture_gives_logits_of_the_image_s_size(arch: str) -> None:
+    """Gray images whose sides are no multiple of 32 pass through each, and gradients come back."""
     logits = build(arch)(torch.rand(2, 1, 40, 72))
     assert logits.shape == (2, 5, 40, 72)
     logits.sum().backward()
@@ -50,7 +50,7 @@ def test_encoders_of_every_origin_build(encoder: str) -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 50), (64, 128)])
-def test_pictures_of_any_size_pass(size: tuple[int, int]) -> None:
+def test_images_of_any_size_pass(size: tuple[int, int]) -> None:
     """Also smaller than the padding that they need."""
     model = build().eval()
     assert model(torch.rand(1, 1, *size)).shape == (1, 5, *size)
@@ -60,8 +60,8 @@ def test_size_that_needs_no_padding_is_left_alone() -> None:
     """The wrapper changes nothing at multiples of 32."""
     model = build().eval()
     assert isinstance(model, AnySize)
-    pictures = torch.rand(1, 1, 32, 64)
-    assert torch.equal(model(pictures), model.network(pictures))
+    images = torch.rand(1, 1, 32, 64)
+    assert torch.equal(model(images), model.network(images))
 
 
 def test_equal_seeds_give_equal_weights() -> None:

@@ -56,11 +56,11 @@ def test_a_unet_gives_the_same_logits_and_gradients(options: dict[str, object]) 
     )
     ours = copy.deepcopy(theirs)
     cheapen_upsampling(ours)
-    pictures = torch.randn(8, 1, 64, 96)
+    images = torch.randn(8, 1, 64, 96)
 
-    torch.testing.assert_close(ours(pictures), theirs(pictures), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours(images), theirs(images), rtol=1e-4, atol=1e-4)
     for model in (ours, theirs):
-        model(pictures).square().mean().backward()
+        model(images).square().mean().backward()
     assert [name for name, _ in ours.named_parameters()] == [name for name, _ in theirs.named_parameters()]
     for mine, original in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, original.grad, rtol=1e-2, atol=1e-3)

@@ -75,7 +75,7 @@ def test_other_means_are_what_the_selection_sums(save: Save, mean: Mean) -> None
     assert read_members(folder)[1] == mean
 
 
-def test_a_batch_holds_fewer_large_pictures(save: Save) -> None:
+def test_a_batch_holds_fewer_large_images(save: Save) -> None:
     """As many as all were validated with, as asked for, and never too many pixels."""
     member = Member(save("a", batch_size=7))
     assert Ensemble([member], device="cpu").batch_size((32, 48)) == 7

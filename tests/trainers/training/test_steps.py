@@ -32,15 +32,15 @@ def make_steps(model: nn.Module, *, accumulate: int = 1, lr: float = 0.1, counte
 
 
 def make_batches(count: int, size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches of ``size`` pictures, 4x4, whose labels are their brightness."""
+    """Batches of ``size`` images, 4x4, whose labels are their brightness."""
     random = torch.Generator().manual_seed(0)
-    pictures = torch.randint(0, 256, (count, size, 4, 4, 1), dtype=torch.uint8, generator=random)
-    return [(picture, (picture[..., 0] > 128).long()) for picture in pictures]
+    images = torch.randint(0, 256, (count, size, 4, 4, 1), dtype=torch.uint8, generator=random)
+    return [(image, (image[..., 0] > 128).long()) for image in images]
 
 
 @pytest.mark.parametrize("accumulate", [2, 3, 4, 100])
 def test_a_batch_in_parts_moves_the_weights_as_the_whole_one_does(accumulate: int) -> None:
-    """Without batch norm, and with as many scored pixels in each picture, accumulated gradients are the batch's."""
+    """Without batch norm, and with as many scored pixels in each image, accumulated gradients are the batch's."""
     torch.manual_seed(0)
     whole = nn.Conv2d(1, 2, 1)
     parts = copy.deepcopy(whole)
@@ -57,8 +57,8 @@ def test_on_step_is_called_once_a_batch() -> None:
     assert len(counted) == 3
 
 
-def test_no_part_is_a_single_picture() -> None:
-    """Batch norm over one pixel needs two: five pictures in four parts become two parts."""
+def test_no_part_is_a_single_image() -> None:
+    """Batch norm over one pixel needs two: five images in four parts become two parts."""
     sizes: list[int] = []
     model = nn.Sequential(nn.Conv2d(1, 2, 1))
     model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))

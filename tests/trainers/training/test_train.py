@@ -53,7 +53,7 @@ class Killed(Exception):
 
 
 def test_four_images_are_overfitted(tmp_path: Path, make_config: Config, make_data: Make) -> None:
-    """Trained and scored on the same four pictures, the network learns them by heart."""
+    """Trained and scored on the same four images, the network learns them by heart."""
     data = make_data(num_train=4, num_val=4)
     data.data.images[4:], data.data.masks[4:] = data.data.images[:4], data.data.masks[:4]
     result = run(make_config(encoder="resnet18", epochs=40, batch_size=4, optimizer={"lr": 0.01}), data, tmp_path)
@@ -255,15 +255,15 @@ def test_batch_norm_over_one_pixel_names_the_batch_size(tmp_path: Path, make_con
         run(config, make_data(), tmp_path)
 
 
-def test_odd_last_picture_does_not_break_batch_norm(tmp_path: Path, make_config: Config, make_data: Make) -> None:
-    """Seven pictures in batches of three: the seventh joins the second batch."""
+def test_odd_last_image_does_not_break_batch_norm(tmp_path: Path, make_config: Config, make_data: Make) -> None:
+    """Seven images in batches of three: the seventh joins the second batch."""
     assert run(make_config(arch="DeepLabV3", arch_options={}, epochs=1), make_data(num_train=7), tmp_path).epochs_run == 1
 
 
-def test_picture_size_that_an_architecture_cannot_take_is_refused(tmp_path: Path, make_config: Config, make_data: Make) -> None:
+def test_image_size_that_an_architecture_cannot_take_is_refused(tmp_path: Path, make_config: Config, make_data: Make) -> None:
     """Before the first step, with what the library says."""
     config = make_config(arch="DPT", arch_options={}, encoder="tu-vit_tiny_patch16_224")
-    with pytest.raises(ConfigError, match=r"'DPT' cannot take pictures of 32x32: Input height"):
+    with pytest.raises(ConfigError, match=r"'DPT' cannot take images of 32x32: Input height"):
         run(config, make_data(), tmp_path)
 
 
@@ -275,7 +275,7 @@ def test_validation_without_scored_pixels_is_refused(tmp_path: Path, make_config
         run(make_config(), data, tmp_path)
 
 
-def test_colour_pictures_of_odd_size_train(tmp_path: Path, make_config: Config, make_data: Make) -> None:
+def test_colour_images_of_odd_size_train(tmp_path: Path, make_config: Config, make_data: Make) -> None:
     """Three channels, 40x40 pixels, in bfloat16 where it is asked for."""
     result = run(make_config(epochs=1, precision="bf16"), make_data(channels=3, size=40), tmp_path)
     assert result.facts["precision"] == "bf16"

@@ -27,7 +27,7 @@ def run(config: TrainConfig, data: SplitData, folder: Path, *, seed: int = 0, **
 
 
 def predict(folder: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Probabilities that the checkpoint in ``folder`` gives these pictures, in the batches of the training's evaluation."""
+    """Probabilities that the checkpoint in ``folder`` gives these images, in the batches of the training's evaluation."""
     return np.concatenate(list(predict_probabilities(load_checkpoint(folder), images, batch_size=3)))
 
 
@@ -73,7 +73,7 @@ def test_clipping_bounds_what_a_step_can_do(tmp_path: Path, make_config: Config,
 
 
 def test_small_input_is_scored_at_full_size(tmp_path: Path, make_config: Config, make_data: Make) -> None:
-    """Trained at 16x16, predictions have the pictures' 32x32, and a checkpoint remembers how it sees them."""
+    """Trained at 16x16, predictions have the images' 32x32, and a checkpoint remembers how it sees them."""
     data = make_data()
     config = make_config(input_size=[16, 16])
     result = run(config, data, tmp_path)
@@ -86,7 +86,7 @@ def test_small_input_is_scored_at_full_size(tmp_path: Path, make_config: Config,
 def test_test_time_flips_are_a_mean(
     tmp_path: Path, make_config: Config, make_data: Make, flips: Any, axes: list[tuple[int, ...]]
 ) -> None:
-    """The predictions are the mean of those of the mirrored pictures, mirrored back."""
+    """The predictions are the mean of those of the mirrored images, mirrored back."""
     data = make_data()
     result = run(make_config(test_time_flips=flips), data, tmp_path)
     images, seen = data.data.images[data.split.val], []

@@ -28,7 +28,7 @@ def write_check(path: Path, fingerprint: str, positions: list[int], **fields: An
 
 
 def assert_without(data: DataSet, tiles: SyntheticSet, removed: list[int]) -> None:
-    """Check that exactly the pictures at ``removed`` are gone and that the others kept names and positions."""
+    """Check that exactly the images at ``removed`` are gone and that the others kept names and positions."""
     kept = np.setdiff1d(np.arange(len(tiles.images)), removed)
     np.testing.assert_array_equal(data.images[..., 0], tiles.images[kept])
     np.testing.assert_array_equal(data.masks, tiles.masks[kept])
@@ -71,7 +71,7 @@ def test_the_same_positions_share_a_folder(made, tmp_path: Path) -> None:
 
 
 def test_split_lists_lose_what_is_removed(folder: Path) -> None:
-    """Removed pictures drop out of the lists; the others stay on their side."""
+    """Removed images drop out of the lists; the others stay on their side."""
     (folder / "train.txt").write_text("\n".join(f"tile{index:02d}" for index in range(5, 20)))
     (folder / "val.txt").write_text("tile01\ntile03\ntile04")
     lists = SplitLists(train="train.txt", val="val.txt")
@@ -82,7 +82,7 @@ def test_split_lists_lose_what_is_removed(folder: Path) -> None:
     assert [data.names[index] for index in split.train] == [f"tile{index:02d}" for index in (5, *range(7, 20))]
 
 
-def test_a_removed_picture_may_be_unusable(folder: Path) -> None:
+def test_a_removed_image_may_be_unusable(folder: Path) -> None:
     """What is removed is not held against the options."""
     config = DataConfig(source=str(folder), num_classes=5)
     mask = np.full((16, 32), 77, np.uint8)
@@ -95,14 +95,14 @@ def test_a_removed_picture_may_be_unusable(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("clean", "told"),
     [
-        ((3, 20, 21), r"data\.clean: 20, 21: no such position in .*, which holds 20 pictures\. Allowed: 0 to 19"),
-        (tuple(range(19)), r"data\.clean: removes 19 of the 20 pictures"),
-        (tuple(range(20)), r"data\.clean: removes 20 of the 20 pictures"),
+        ((3, 20, 21), r"data\.clean: 20, 21: no such position in .*, which has 20 images\. Allowed: 0 to 19"),
+        (tuple(range(19)), r"data\.clean: removes 19 of the 20 images"),
+        (tuple(range(20)), r"data\.clean: removes 20 of the 20 images"),
         ("gone.json", r"data\.clean: gone\.json: cannot be read: No such file"),
     ],
 )
 def test_what_cannot_be_removed_is_refused(made, tmp_path: Path, clean: Any, told: str) -> None:
-    """Positions that do not exist, hardly a picture left, a missing file: loaded or prepared, and nothing is left behind."""
+    """Positions that do not exist, hardly an image left, a missing file: loaded or prepared, and nothing is left behind."""
     config = made.config.model_copy(update={"clean": clean})
     with pytest.raises(DataError, match=told):
         load_dataset(config)
@@ -112,9 +112,9 @@ def test_what_cannot_be_removed_is_refused(made, tmp_path: Path, clean: Any, tol
 
 
 def test_a_check_of_another_source_is_refused(made, tmp_path: Path) -> None:
-    """Its positions would be those of other pictures; the message names both fingerprints."""
+    """Its positions would be those of other images; the message names both fingerprints."""
     path = write_check(tmp_path / "check.json", "f" * 16, [2])
-    with pytest.raises(DataError, match=r"check\.json: was written for a source of fingerprint f{16}, this one has \w{16}"):
+    with pytest.raises(DataError, match=r"check\.json: was written for a source with fingerprint f{16}, but this one has \w{16}"):
         load_dataset(made.config.model_copy(update={"clean": path}))
 
 

@@ -19,14 +19,14 @@ def data() -> DataSet:
 
 
 def changed(data: DataSet, *, images: np.ndarray | None = None, masks: np.ndarray | None = None) -> DataSet:
-    """The set with other pictures or masks, ungrouped."""
+    """The set with other images or masks, ungrouped."""
     return replace(
         data, images=data.images if images is None else images, masks=data.masks if masks is None else masks, groups=None
     )
 
 
 def test_classes_are_counted(data: DataSet) -> None:
-    """Shares are of labelled pixels and sum to one; a class counts once a picture."""
+    """Shares are of labelled pixels and sum to one; a class counts once an image."""
     masks = np.zeros_like(data.masks)
     masks[:8, :, :32] = 3
     masks[:, :12] = VOID
@@ -41,7 +41,7 @@ def test_a_clean_set_is_told_to_be_clean(data: DataSet) -> None:
     assert (found.outliers, found.repeated_masks, found.all_ignored) == ((), (), ())
 
 
-def test_pictures_without_a_scored_pixel_are_told(data: DataSet) -> None:
+def test_images_without_a_scored_pixel_are_told(data: DataSet) -> None:
     """Void and ignored classes alike."""
     masks = np.ones_like(data.masks)
     masks[3], masks[5], masks[7, 0] = VOID, 0, 0
@@ -50,7 +50,7 @@ def test_pictures_without_a_scored_pixel_are_told(data: DataSet) -> None:
 
 
 def test_duplicates_are_told_with_how_far_their_masks_differ(data: DataSet) -> None:
-    """Identical and nearly identical pictures, as groups."""
+    """Identical and nearly identical images, as groups."""
     images, masks = np.concatenate([data.images, data.images[[1, 2]]]), np.concatenate([data.masks, data.masks[[1, 2]]])
     images[33] = np.clip(images[33].astype(int) + 3, 0, 255)
     masks[33] = (masks[2] + 1) % 5
@@ -73,14 +73,14 @@ def test_odd_intensities_are_told_with_the_reason(data: DataSet) -> None:
     assert told[3].startswith(("mean gray level 2", "contrast "))
 
 
-def test_equal_pictures_are_not_odd() -> None:
+def test_equal_images_are_not_odd() -> None:
     """Where there is no spread, nothing is far from the others."""
-    picture = np.random.default_rng(0).integers(60, 90, (1, 16, 16, 1), np.uint8)
-    assert find_odd_intensities(picture.repeat(25, axis=0)) == []
+    image = np.random.default_rng(0).integers(60, 90, (1, 16, 16, 1), np.uint8)
+    assert find_odd_intensities(image.repeat(25, axis=0)) == []
 
 
-def test_few_pictures_are_not_compared() -> None:
+def test_few_images_are_not_compared() -> None:
     """Of a handful, each is unlike the others; constant ones are told all the same."""
-    pictures = np.random.default_rng(0).integers(60, 90, (6, 16, 16, 1), np.uint8)
-    pictures[4], pictures[5] = pictures[4] + 120, 7
-    assert [odd.index for odd in find_odd_intensities(pictures)] == [5]
+    images = np.random.default_rng(0).integers(60, 90, (6, 16, 16, 1), np.uint8)
+    images[4], images[5] = images[4] + 120, 7
+    assert [odd.index for odd in find_odd_intensities(images)] == [5]

@@ -14,8 +14,8 @@ from trainers.data.sources.synthetic import SyntheticSet, make_synthetic
 
 def find(images: np.ndarray, masks: np.ndarray) -> tuple[Outlier, ...]:
     """Outliers of gray images (N, H, W) and their masks."""
-    pictures = images[..., None] if images.ndim == 3 else images
-    return find_outliers(pictures, masks, group_images(pictures))
+    images = images[..., None] if images.ndim == 3 else images
+    return find_outliers(images, masks, group_images(images))
 
 
 def indices(images: np.ndarray, masks: np.ndarray) -> list[int]:
@@ -68,7 +68,7 @@ def test_is_deterministic() -> None:
 
 
 def test_a_pasted_photograph_is_found_by_itself(terrain: SyntheticSet) -> None:
-    """Content with texture that returns in other pictures is enough, whatever the masks say."""
+    """Content with texture that returns in other images is enough, whatever the masks say."""
     images = terrain.images.copy()
     figure = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (30, 20), np.uint8), (3, 3), 0)
     for number, index in enumerate([4, 9, 20, 33]):
@@ -77,7 +77,7 @@ def test_a_pasted_photograph_is_found_by_itself(terrain: SyntheticSet) -> None:
 
 
 def test_pasted_colour_is_found(terrain: SyntheticSet) -> None:
-    """Pictures of three channels are searched as gray ones are."""
+    """Images of three channels are searched as gray ones are."""
     images = np.repeat(terrain.images[..., None], 3, axis=3)
     for index, x in ((4, 0), (9, 30), (20, 60)):
         images[index, 10:40, x : x + 30] = np.random.default_rng(0).integers(0, 256, (30, 30, 3))
@@ -91,16 +91,16 @@ def test_the_original_of_a_copy_stays(terrain: SyntheticSet, donor: int) -> None
     masks = np.concatenate([terrain.masks, terrain.masks[[donor]]])
     found = find(images, masks)
     assert [outlier.index for outlier in found] == [60]
-    assert f"a copy of picture {original} under another mask" in found[0].reasons
+    assert f"a copy of image {original} with another mask" in found[0].reasons
 
 
-def test_one_mask_on_many_pictures_is_wrong_somewhere(terrain: SyntheticSet, donor: int) -> None:
-    """Of differing pictures under one intricate mask at most one can be right."""
+def test_one_mask_on_many_images_is_wrong_somewhere(terrain: SyntheticSet, donor: int) -> None:
+    """Of differing images under one intricate mask at most one can be right."""
     others = [index for index in (3, 14, 15, 41) if index != donor]
     assert indices(terrain.images, give_mask(terrain, donor, others)) == sorted([donor, *others])
 
 
-def test_of_two_pictures_under_one_mask_nothing_says_which(terrain: SyntheticSet, donor: int) -> None:
+def test_of_two_images_under_one_mask_nothing_says_which(terrain: SyntheticSet, donor: int) -> None:
     """Both stay."""
     assert indices(terrain.images, give_mask(terrain, donor, [14 if donor != 14 else 15])) == []
 
@@ -122,21 +122,21 @@ def test_a_fixed_camera_repeats_its_masks(terrain: SyntheticSet) -> None:
     assert indices(terrain.images, masks) == []
 
 
-def test_what_most_pictures_share_is_no_outlier(terrain: SyntheticSet) -> None:
-    """A time stamp in every picture is how the set looks."""
+def test_what_most_images_share_is_no_outlier(terrain: SyntheticSet) -> None:
+    """A time stamp in every image is how the set looks."""
     images = terrain.images.copy()
     images[:, 2:14, 4:60] = np.random.default_rng(0).integers(0, 256, (12, 56))
     assert indices(images, terrain.masks) == []
 
 
-def test_repeated_pictures_are_no_pasted_content(terrain: SyntheticSet) -> None:
-    """Copies of whole pictures, as an augmented set holds them, are duplicates and nothing else."""
+def test_repeated_images_are_no_pasted_content(terrain: SyntheticSet) -> None:
+    """Copies of whole images, as an augmented set holds them, are duplicates and nothing else."""
     images, masks = (np.concatenate([array, array[:20], array[:20]]) for array in (terrain.images, terrain.masks))
     assert indices(images, masks) == []
 
 
 @pytest.mark.parametrize("shape", [(4, 1, 1, 1), (4, 3, 300, 3), (4, 300, 4, 1), (4, 5, 5, 1)])
-def test_pictures_too_small_to_judge(shape: tuple[int, ...]) -> None:
+def test_images_too_small_to_judge(shape: tuple[int, ...]) -> None:
     """Sets of any size are looked through without a complaint."""
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     assert indices(images, np.zeros(shape[:3], np.uint8)) == []

@@ -1,4 +1,4 @@
-"""Folders of pictures: what is read, and broken ones."""
+"""Folders of images: what is read, and broken ones."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_empty_folder(folder: Path) -> None:
     """Files of other kinds are counted in the message."""
     for file in (folder / "images").iterdir():
         file.rename(file.with_suffix(".webp"))
-    assert "no pictures; found 20 of .webp. Allowed: .png" in told_by(folder)
+    assert "no images; found 20 of .webp. Allowed: .png" in told_by(folder)
 
 
 def test_missing_pairs(folder: Path) -> None:
@@ -48,7 +48,7 @@ def test_missing_pairs(folder: Path) -> None:
 
 
 def test_same_stem_twice(folder: Path) -> None:
-    """Two files that would be one picture are named."""
+    """Two files that would be one image are named."""
     shutil.copy(folder / "images" / "tile03.png", folder / "images" / "tile03.bmp")
     assert "tile03.png: has the same stem as tile03.bmp" in told_by(folder)
 
@@ -56,10 +56,10 @@ def test_same_stem_twice(folder: Path) -> None:
 @pytest.mark.parametrize("part", ["images", "masks"])
 @pytest.mark.parametrize("keep", [0, 20, 90])
 def test_broken_file(folder: Path, part: str, keep: int) -> None:
-    """A picture that is cut off is named with its size."""
+    """An image that is cut off is named with its size."""
     file = folder / part / "tile05.png"
     file.write_bytes(file.read_bytes()[:keep])
-    assert f"{file}: cannot be read as a picture, {keep} bytes" in told_by(folder)
+    assert f"{file}: cannot be read as an image, {keep} bytes" in told_by(folder)
 
 
 def test_jpeg_mask(folder: Path) -> None:
@@ -97,7 +97,7 @@ def test_mask_of_another_size(folder: Path) -> None:
 
 
 def test_differing_sizes(folder: Path) -> None:
-    """Pictures of two sizes need data.size, and then fit."""
+    """Images of two sizes need data.size, and then fit."""
     for part in ("images", "masks"):
         file = folder / part / "tile05.png"
         Image.fromarray(np.zeros((24, 64), np.uint8)).save(file)
@@ -162,7 +162,7 @@ def lists(folder: Path, train: str, val: str) -> dict[str, SplitLists]:
 
 
 def test_split_lists_win(folder: Path) -> None:
-    """Lists fix both sides; pictures on neither are left out."""
+    """Lists fix both sides; images on neither are left out."""
     val = "tile03\n\ntile01\n"
     train = "\n".join(f"tile{index:02d}" for index in range(4, 20))
     config = DataConfig(source=str(folder), **lists(folder, train, val))
@@ -184,11 +184,11 @@ def test_split_lists_are_part_of_the_fingerprint(folder: Path) -> None:
     [
         ("tile00\ntile99", "tile01", "1 of 3 stems have no image: tile99. Did you mean"),
         ("tile00\ntile01", "tile01", "1 stem(s) listed twice: tile01"),
-        ("tile00", "\n", "val.txt: lists no picture"),
+        ("tile00", "\n", "val.txt: lists no image"),
     ],
 )
 def test_broken_split_lists(folder: Path, train: str, val: str, told: str) -> None:
-    """Lists that do not fit the pictures are named with what is wrong."""
+    """Lists that do not fit the images are named with what is wrong."""
     assert told in told_by(folder, **lists(folder, train, val))
 
 

@@ -70,10 +70,10 @@ def test_wrong_shape(tmp_path: Path, shape: tuple[int, ...]) -> None:
     assert "shape (N, 2, H, W)" in message
 
 
-def test_no_pictures(tmp_path: Path) -> None:
-    """An array without pictures is said to be empty."""
+def test_no_images(tmp_path: Path) -> None:
+    """An array without images is said to be empty."""
     np.savez(tmp_path / "set.npz", training_set=np.zeros((0, 2, 16, 32), np.uint8))
-    assert "holds no pictures" in told_by(tmp_path / "set.npz")
+    assert "holds no images" in told_by(tmp_path / "set.npz")
 
 
 def test_fractions(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_same_seed_same_tiles() -> None:
 
 @pytest.mark.parametrize("seed", [-1, 1, 2**70])
 def test_other_seed_other_tiles(seed: int) -> None:
-    """Any whole number is a seed, and gives pictures of its own."""
+    """Any whole number is a seed, and gives images of its own."""
     tiles = make_synthetic(SyntheticConfig(num_images=8, height=16, width=16))
     others = make_synthetic(SyntheticConfig(num_images=8, height=16, width=16, seed=seed))
     assert (tiles.images != others.images).any(axis=(1, 2)).all()

@@ -1,4 +1,4 @@
-"""Pictures without masks: what is taken for them, how they are brought to a model's channels, in which parts."""
+"""Images without masks: what is taken for them, how they are brought to a model's channels, in which parts."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ COLOUR = RANDOM.integers(0, 256, (5, 8, 6, 3), dtype=np.uint8)
 def test_the_images_of_an_archive_are_found(arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
     """The test set before the training set, whose images are the first of two; else the only array."""
     np.savez(tmp_path / "a.npz", **arrays)
-    pictures = open_unlabelled(tmp_path / "a.npz")
-    assert pictures.sizes == ((8, 6),) * 5
-    assert pictures.ids == ("0", "1", "2", "3", "4")
-    assert np.array_equal(pictures.read([3, 1], 1), GRAY[[3, 1]][..., np.newaxis])
+    images = open_unlabelled(tmp_path / "a.npz")
+    assert images.sizes == ((8, 6),) * 5
+    assert images.ids == ("0", "1", "2", "3", "4")
+    assert np.array_equal(images.read([3, 1], 1), GRAY[[3, 1]][..., np.newaxis])
 
 
 def test_colours_become_what_the_model_takes(tmp_path: Path) -> None:
@@ -56,12 +56,12 @@ def test_a_folder_keeps_names_and_sizes(tmp_path: Path) -> None:
     images.mkdir()
     for name, size in {"b.png": (4, 3), "a.JPG": (9, 7), "c.bmp": (4, 3)}.items():
         Image.fromarray(np.zeros(size, np.uint8)).save(images / name)
-    (images / "notes.txt").write_text("no picture")
+    (images / "notes.txt").write_text("no image")
     for folder in (tmp_path, images):
-        pictures = open_unlabelled(folder)
-        assert pictures.names == ("a", "b", "c")
-        assert pictures.sizes == ((9, 7), (4, 3), (4, 3))
-    assert pictures.read([1, 2], 1).shape == (2, 4, 3, 1)
+        opened = open_unlabelled(folder)
+        assert opened.names == ("a", "b", "c")
+        assert opened.sizes == ((9, 7), (4, 3), (4, 3))
+    assert opened.read([1, 2], 1).shape == (2, 4, 3, 1)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         "a.txt": "type '.txt'",
         "single.npz": "is a single array",
         "half.npz": "cannot be read as .npz, 200 bytes",
-        "empty": "no pictures; found no files",
+        "empty": "no images; found no files",
     }.items():
         with pytest.raises(DataError, match=message):
             open_unlabelled(tmp_path / name)
@@ -106,8 +106,8 @@ SIZES = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), max_size=40)
 
 
 @given(SIZES, st.integers(1, 6))
-def test_parts_hold_each_picture_once_and_one_size_each(sizes: list[tuple[int, int]], largest: int) -> None:
-    """None larger than what its size allows; pictures of one size keep their order."""
+def test_parts_hold_each_image_once_and_one_size_each(sizes: list[tuple[int, int]], largest: int) -> None:
+    """None larger than what its size allows; images of one size keep their order."""
     parts = list(split_by_size(sizes, lambda size: max(1, largest - size[0])))
     assert sorted(i for part in parts for i in part) == list(range(len(sizes)))
     assert all(len({sizes[i] for i in part}) == 1 for part in parts)

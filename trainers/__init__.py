@@ -6,7 +6,7 @@ imports.py    a user's own losses, architectures and transforms, by import path
 data/         a source -> checked images and masks, split into training and validation
 loader/       sampled, augmented batches of the training images
 models/       architecture and encoder -> network
-losses.py     loss configuration -> module
+losses/       loss configuration -> module
 device.py     device, precision and threads
 training/     the loop: optimiser, steps, checkpoints, evaluation
 metrics.py    confusion matrices -> IoU and mIoU

@@ -18,6 +18,19 @@ from trainers.errors import ConfigError
 
 
 @dataclass(frozen=True)
+class Compute:
+    """What a training may use.
+
+    device, num_threads: as in ``choose_device`` and ``limited_threads``; accumulate: parts that a batch is cut into if it does
+    not fit into the device's memory.
+    """
+
+    device: str | None = None
+    num_threads: int | None = None
+    accumulate: int = 1
+
+
+@dataclass(frozen=True)
 class Device:
     """A device and the precision that training uses on it."""
 
@@ -76,14 +89,14 @@ def num_loaders(device: Device, num_threads: int | None) -> int:
 
 
 @contextmanager
-def limited_threads(num_threads: int | None) -> Iterator[int]:
-    """Let torch and OpenCV use ``num_threads`` threads in the block (None: no change); yields torch's number."""
+def limited_threads(num_threads: int | None) -> Iterator[None]:
+    """Let torch and OpenCV use ``num_threads`` threads in the block; None: no change."""
     before = torch.get_num_threads(), cv2.getNumThreads()
     if num_threads is not None:
         torch.set_num_threads(num_threads)
         cv2.setNumThreads(num_threads)
     try:
-        yield torch.get_num_threads()
+        yield
     finally:
         torch.set_num_threads(before[0])
         cv2.setNumThreads(before[1])

@@ -1,4 +1,4 @@
-"""Checkpoints with weights, loaded once -> one mask an image: the argmax of a mean of their stored probabilities."""
+"""Checkpoints with weights, loaded once -> one mask per image: the argmax of the mean of their quantized probabilities."""
 
 from __future__ import annotations
 
@@ -25,17 +25,18 @@ from trainers.prediction.predict import load_checkpoint, predict_batch, quantize
 
 MEMBERS_FILE = "members.json"
 MAX_PIXELS = 2**23
-"""Of what is predicted at once, as 32 images of 512x512 have, whatever batches the members were trained with."""
+"""Most pixels predicted at once (32 images of 512x512), whatever the members' batch sizes."""
 MAX_TOTAL = 2**24
-"""Sum of the weights, so that 255 times as much is an exact uint32, and 65,535 times as much an int64."""
+"""Largest sum of the weights: 255 times as much is an exact uint32, 65,535 times as much an exact int64."""
 MAX_DENOMINATOR = 1000
-"""Of a weight as a fraction; weights are logged with six digits."""
+"""Largest denominator of a weight as a fraction; weights are logged with six digits."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """A checkpoint and its whole-numbered weight. size: (height, width) that its training brought every image to; flips: mirror
-    images that it is averaged over, None: as it was validated.
+    """A checkpoint and its weight, a whole number.
+
+    size: (height, width) of the images in its training; None: as they are. flips: to average over; None: as in its validation.
     """
 
     checkpoint: Path
@@ -47,10 +48,10 @@ class Member:
 class Ensemble:
     """Members on one device, ready to predict; a single model is an ensemble of one. Used by one thread.
 
-    The arithmetic is that of the selection: probabilities quantized to 0..255, summed as whole numbers, on ties the lowest class.
-    So the images that an ensemble was chosen on get the masks that it was chosen for. Where the batch or the number of threads
-    is another than in training, a network's last bits are others too: in float32 on the CPU, 0 to 76 of 1.6 million quantized
-    values were then off by one.
+    The arithmetic is that of the selection: probabilities quantized to 0..255 and summed as whole numbers; the lowest class wins
+    ties. So the validation images get the masks that the ensemble was selected for. With another batch size or number of
+    threads than in training, a network's last bits differ: in float32 on the CPU, 0 to 76 of 1.6 million quantized values were
+    off by one.
     """
 
     def __init__(
@@ -62,10 +63,10 @@ class Ensemble:
         flips: Flips | None = None,
         batch_size: int | None = None,
     ) -> None:
-        """Load the members. flips, batch_size: of all members; None takes each one's own, or what it was validated with.
+        """Load the members. flips, batch_size: for all members; None: each member's own, or as in its validation.
 
         Raises:
-            ConfigError: a checkpoint cannot be loaded, or they do not fit each other.
+            ConfigError: a checkpoint cannot be loaded, or the members do not match.
         """
         facts = [read_metadata(member.checkpoint) for member in members]
         self.in_channels: int = _check_same(members, [fact["in_channels"] for fact in facts], "input channels")
@@ -80,11 +81,11 @@ class Ensemble:
         ]
 
     def batch_size(self, size: tuple[int, int]) -> int:
-        """How many images of this size (height, width) are predicted at once: whole batches of every member, if that is few."""
+        """Number of images of this size (height, width) predicted at once: whole batches of each member, up to MAX_PIXELS."""
         return max(1, min(math.lcm(*(member.batch_size for member in self._members)), MAX_PIXELS // math.prod(size)))
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Classes (N, H, W) uint8 of images (N, H, W, in_channels) uint8 of any N, H and W."""
+        """Predict classes (N, H, W) uint8 of images (N, H, W, in_channels) uint8 of any N, H and W."""
         masks = np.empty(images.shape[:3], np.uint8)
         step = self.batch_size((images.shape[1], images.shape[2]))
         for start in range(0, len(images), step):
@@ -92,7 +93,7 @@ class Ensemble:
         return masks
 
     def _sum(self, images: NDArray[np.uint8]) -> NDArray[np.integer]:
-        """Weighted sums (B, C, H, W) of what the members' quantized probabilities add to a mean of this kind."""
+        """Weighted sums (B, C, H, W) of the members' addends."""
         number = np.uint32 if self._mean == "arithmetic" else np.int64
         sums = np.zeros((len(images), self.num_classes, *images.shape[1:3]), number)
         for member in self._members:
@@ -112,7 +113,7 @@ class _Loaded:
     batch_size: int
 
     def predict(self, images: NDArray[np.uint8]) -> Tensor:
-        """Probabilities (B, C, H, W) float32 of (B, H, W, C) uint8, computed at the size that the member was trained at."""
+        """Probabilities (B, C, H, W) float32 of (B, H, W, C) uint8, computed at the member's training size."""
         full = images.shape[1:3]
         if self.size is None or self.size == full:
             return predict_batch(self.network, images, self.device, flips=self.flips)
@@ -122,10 +123,10 @@ class _Loaded:
 
 
 def to_whole_weights(weights: Sequence[float]) -> tuple[int, ...]:
-    """The smallest whole numbers in the proportions of ``weights``: thirds become 1, 1, 1.
+    """Return the smallest whole numbers in the proportions of ``weights``: thirds become 1, 1, 1.
 
     Raises:
-        ConfigError: there are none small enough.
+        ConfigError: a weight is negative, all are 0, or the numbers would be too large.
     """
     fractions = [Fraction(weight).limit_denominator(MAX_DENOMINATOR) for weight in weights]
     denominator = math.lcm(*(fraction.denominator for fraction in fractions))
@@ -137,7 +138,7 @@ def to_whole_weights(weights: Sequence[float]) -> tuple[int, ...]:
 
 
 class _MemberEntry(Config):
-    """A member in members.json; its weights lie beside it."""
+    """A member in members.json; ``checkpoint`` is a file beside it."""
 
     checkpoint: str
     weight: int
@@ -152,7 +153,7 @@ class _MembersFile(Config):
 
 
 def save_members(folder: Path, members: Sequence[Member], *, mean: Mean = "arithmetic") -> None:
-    """Copy the checkpoints into ``folder`` (safetensors) with members.json, from which ``read_members`` finds them again."""
+    """Copy the checkpoints into ``folder`` with members.json, which ``read_members`` reads."""
     entries = []
     for number, member in enumerate(members):
         name = f"member-{number}.safetensors"
@@ -163,10 +164,10 @@ def save_members(folder: Path, members: Sequence[Member], *, mean: Mean = "arith
 
 
 def read_members(folder: Path) -> tuple[tuple[Member, ...], Mean]:
-    """What ``save_members`` wrote, and how it is combined, wherever the folder lies now.
+    """Return the members that ``save_members`` wrote, and their mean; the folder may have moved since.
 
     Raises:
-        ConfigError: it is missing or damaged.
+        ConfigError: members.json is missing or damaged.
     """
     try:
         file = _MembersFile.model_validate_json((folder / MEMBERS_FILE).read_bytes())

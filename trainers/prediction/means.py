@@ -1,4 +1,4 @@
-"""How members' stored probabilities are combined: what each of them adds, in whole numbers; numpy only."""
+"""Combines the members' quantized probabilities: what each adds to the sum of a class, in whole numbers; numpy only."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _LARGEST = 2**16 - 1
 
 
 def make_table(mean: Mean) -> NDArray[np.int32]:
-    """What a stored probability, 0..255, adds to the sum of its class: (256,).
+    """Return what a quantized probability, 0..255, adds to the sum of its class: (256,).
 
-    Itself for the arithmetic mean; for the geometric one its logarithm, a stored 0 taken for half a step, scaled to 0..65535 and
-    rounded, so that sums are exact. Of votes only the largest counts, and the table is not used.
+    The arithmetic mean adds the value itself. The geometric mean adds its logarithm, with 0 as half a step, scaled to 0..65535
+    and rounded, so that sums are exact. Votes do not use the table.
     """
     if mean != "geometric":
         return np.arange(256, dtype=np.int32)
@@ -26,7 +26,7 @@ def make_table(mean: Mean) -> NDArray[np.int32]:
 
 
 def to_addends(quantized: NDArray[np.uint8], mean: Mean) -> NDArray[np.integer]:
-    """What a member with stored probabilities (N, C, H, W) adds to the sums of the classes, of which the largest wins."""
+    """Return what a member with quantized probabilities (N, C, H, W) adds to the sums of the classes; the largest sum wins."""
     if mean == "vote":
         votes: NDArray[np.uint8] = (np.arange(quantized.shape[1])[:, None, None] == quantized.argmax(axis=1)[:, None]).astype(
             np.uint8

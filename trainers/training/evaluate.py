@@ -12,7 +12,7 @@ from torch import nn
 
 from trainers.config import OBJECTIVE, Flips, TrainConfig
 from trainers.data import SplitData
-from trainers.device import Device, choose_device, limited_threads
+from trainers.device import Compute, Device, choose_device, limited_threads
 from trainers.errors import DataError
 from trainers.metrics import class_iou, confusion_per_image, mean_iou
 from trainers.prediction.predict import load_checkpoint, predict_batch, quantize
@@ -20,10 +20,9 @@ from trainers.prediction.predict import load_checkpoint, predict_batch, quantize
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What is known of the validation images, in their order.
+    """Results of the V validation images, in order.
 
-    confusions: (V, C, C); predictions: (V, C, H, W), quantized probabilities, of which the confusions are the argmax's, or None
-    where they were not kept.
+    confusions: (V, C, C), of the argmax; predictions: (V, C, H, W) quantized probabilities, None if they were not kept.
     """
 
     confusions: NDArray[np.int64]
@@ -40,7 +39,7 @@ def evaluate(
     flips: Flips = "none",
     on_batch: Callable[[], None] = lambda: None,
 ) -> Evaluated:
-    """Predict every validation image, batch after batch; whatever is kept, the confusions are the same.
+    """Predict every validation image. Confusions do not depend on ``keep_predictions``.
 
     flips: as in ``predict_batch``; on_batch: called after each batch. The model must be on the device.
     """
@@ -71,23 +70,21 @@ def evaluate_checkpoint(
     data: SplitData,
     *,
     flips: Flips,
-    num_threads: int | None = None,
-    device: str | None = None,
-    accumulate: int = 1,
+    compute: Compute,
     on_batch: Callable[[], None] = lambda: None,
 ) -> Evaluated:
-    """Evaluate what ``train`` with these arguments has left in ``folder`` once more, with other flips than the configuration's.
+    """Evaluate the checkpoint that ``train`` wrote to ``folder`` again, with other flips.
 
     Raises:
         ConfigError: there is no such checkpoint.
     """
-    chosen = choose_device(device, config.precision)
-    with limited_threads(num_threads):
+    device = choose_device(compute.device, config.precision)
+    with limited_threads(compute.num_threads):
         return evaluate(
-            load_checkpoint(folder, chosen.torch),
+            load_checkpoint(folder, device.torch),
             data,
-            device=chosen,
-            batch_size=max(1, config.batch_size // accumulate),
+            device=device,
+            batch_size=max(1, config.batch_size // compute.accumulate),
             keep_predictions=True,
             flips=flips,
             on_batch=on_batch,

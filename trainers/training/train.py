@@ -1,4 +1,4 @@
-"""Configuration and data -> a trained model, its validation confusions and predictions; the loop, from top to bottom."""
+"""The training loop: configuration and data -> a trained model, its validation confusions and predictions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from trainers.config import CHECKPOINT_INTERVAL_S, OBJECTIVE, TRAINER_VERSION, EarlyStoppingConfig, TrainConfig
 from trainers.data import SplitData
 from trainers.data.checks import count_labels
-from trainers.device import Device, choose_device, limited_threads, num_loaders
+from trainers.device import Compute, Device, choose_device, limited_threads, num_loaders
 from trainers.errors import ConfigError
 from trainers.loader.batches import TrainBatches, sample_seed
 from trainers.losses import build_loss
@@ -33,15 +33,14 @@ from trainers.training.steps import Steps
 _log = logging.getLogger(__name__)
 
 KEPT_BYTES = 2**29
-"""Predictions up to this size are kept in memory from epoch to epoch."""
+"""Largest predictions that stay in memory from epoch to epoch."""
 
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What an epoch (from 1) came to: val/miou, val/iou/<class>, train/loss, lr, images_per_s, epoch_s.
+    """Results of an epoch (from 1); metrics: val/miou, val/iou/<class>, train/loss, lr, images_per_s, epoch_s.
 
-    val_s: seconds from the end of the training part, which epoch_s counts: of validating, and of keeping the best weights.
-    peak_memory_mb: as in the result's facts, so far.
+    val_s: seconds of validating and of keeping the best weights; epoch_s is training alone. peak_memory_mb: so far.
     """
 
     epoch: int
@@ -52,18 +51,32 @@ class EpochReport:
 
 
 class Continue(Enum):
-    """Answer to an EpochReport. STOP ends the training with a checkpoint from which it can go on."""
+    """Answer to an EpochReport. STOP ends the training with a checkpoint to resume from."""
 
     YES = "yes"
     STOP = "stop"
 
 
 @dataclass(frozen=True)
-class TrainResult:
-    """How a training ended; ``metrics`` are the best epoch's.
+class Callbacks:
+    """Called by the training: on_epoch after each epoch; on_checkpoint after last.pt was written; on_step after each batch of
+    training and evaluation.
+    """
 
-    confusions: (V, C, C) int64, one for each validation image; predictions: (V, C, H, W) uint8, probabilities of which
-    confusions are the argmax's. All in the order of the validation part, and None where the training was stopped.
+    on_epoch: Callable[[EpochReport], Continue] = lambda _report: Continue.YES
+    on_checkpoint: Callable[[], None] = lambda: None
+    on_step: Callable[[], None] = lambda: None
+
+
+NO_CALLBACKS = Callbacks()
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Result of a training; ``metrics`` are the best epoch's.
+
+    confusions: (V, C, C) int64, of the argmax; predictions: (V, C, H, W) uint8, quantized probabilities. Both are in the order
+    of the validation images, and None if the training was stopped.
     """
 
     stopped: bool
@@ -75,61 +88,40 @@ class TrainResult:
     facts: dict[str, Any]
 
 
-def _go_on(report: EpochReport) -> Continue:
-    return Continue.YES
-
-
-def _do_nothing() -> None:
-    return None
-
-
 def train(
     config: TrainConfig,
     data: SplitData,
     *,
     seed: int,
     folder: Path,
-    num_threads: int | None = None,
-    device: str | None = None,
+    compute: Compute,
     checkpoint_interval_s: float = CHECKPOINT_INTERVAL_S,
-    accumulate: int = 1,
-    on_epoch: Callable[[EpochReport], Continue] = _go_on,
-    on_checkpoint: Callable[[], None] = _do_nothing,
-    on_step: Callable[[], None] = _do_nothing,
+    callbacks: Callbacks = NO_CALLBACKS,
 ) -> TrainResult:
-    """Train, or go on from ``folder``/last.pt, and evaluate the best epoch's weights on the validation part.
+    """Train, or resume from ``folder``/last.pt, and evaluate the best epoch's weights on the validation images.
 
     All randomness comes from (seed, epoch, image). On the CPU, with equal threads and precision, equal calls give equal bits,
-    interrupted or not; on a GPU they give nearly equal results, as some of its sums have no fixed order. Writes last.pt (at most
-    every ``checkpoint_interval_s``, when stopped and after the last epoch) and best.safetensors. Who has put the result in safety
-    may remove last.pt; until then another call does no more than to evaluate again. accumulate: parts into which a batch is cut
-    where the device's memory does not hold it; on_checkpoint, on_step: called when last.pt has been written, and after each
-    batch, evaluation's too.
+    interrupted or not; on a GPU they give nearly equal results, as some of its sums have no fixed order. Writes
+    best.safetensors, and last.pt at most every ``checkpoint_interval_s``, when stopped and after the last epoch. Another call
+    only evaluates again until last.pt is removed, which is safe once the result is stored.
 
     Raises:
         ConfigError: the configuration cannot be built here.
-        DataError: the validation part has no scored pixel.
+        DataError: the validation images have no scored pixel.
         DivergedError: the loss is NaN or infinite.
         TrainerError: the folder holds another training's checkpoint.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    chosen = choose_device(device, config.precision)
-    with limited_threads(num_threads) as threads, torch.random.fork_rng(devices=[chosen.torch] if chosen.is_cuda else []):
+    device = choose_device(compute.device, config.precision)
+    with limited_threads(compute.num_threads), torch.random.fork_rng(devices=[device.torch] if device.is_cuda else []):
         training = _Training(
-            config,
-            data,
-            seed=seed,
-            folder=folder,
-            device=chosen,
-            num_threads=threads,
-            accumulate=accumulate,
-            on_step=on_step,
+            config, data, seed=seed, folder=folder, device=device, accumulate=compute.accumulate, callbacks=callbacks
         )
-        return training.run(checkpoint_interval_s, on_epoch, on_checkpoint)
+        return training.run(checkpoint_interval_s)
 
 
 class _Training:
-    """One training on one device: what stays the same from epoch to epoch, and how far it has come."""
+    """One training on one device, with its progress."""
 
     def __init__(
         self,
@@ -139,13 +131,12 @@ class _Training:
         seed: int,
         folder: Path,
         device: Device,
-        num_threads: int,
         accumulate: int,
-        on_step: Callable[[], None],
+        callbacks: Callbacks,
     ) -> None:
         torch.manual_seed(seed)
         self.config, self.data, self.seed, self.folder, self.device = config, data, seed, folder, device
-        self.num_threads, self.accumulate, self.on_step = num_threads, accumulate, on_step
+        self.batch_size, self.callbacks = max(1, config.batch_size // accumulate), callbacks
         check_scored(data)
         channels, classes = data.data.images.shape[-1], data.data.num_classes
         self.facts_of_model = {"config": config.model_dump(mode="json"), "in_channels": channels, "num_classes": classes}
@@ -154,11 +145,13 @@ class _Training:
         self._check_takes(data.data.images[data.split.train[:1]])
         counts = count_labels((data.data.masks[index] for index in data.split.train), classes).sum(axis=0)
         loss = build_loss(config.loss, num_classes=classes, ignore_classes=data.ignore_classes, class_counts=counts)
-        self.batches = TrainBatches(data, config, seed=seed, num_loaders=num_loaders(device, num_threads))
+        self.batches = TrainBatches(data, config, seed=seed, num_loaders=num_loaders(device, torch.get_num_threads()))
         optimizer = build_optimizer(config.optimizer, self.model)
         schedule = build_schedule(config.schedule, optimizer, num_steps=config.epochs * len(self.batches))
         self.trained = Trained(self.model, optimizer, schedule, build_average(config.ema, self.model))
-        self.steps = Steps(self.trained, loss.to(device.torch), config, device=device, accumulate=accumulate, on_step=on_step)
+        self.steps = Steps(
+            self.trained, loss.to(device.torch), config, device=device, accumulate=accumulate, on_step=callbacks.on_step
+        )
         self.identity = {
             "config": config.model_dump(mode="json", exclude_defaults=True),  # as in a trial's key: a new field changes nothing
             "seed": seed,
@@ -168,16 +161,14 @@ class _Training:
         }
         self.progress = load_last(folder, self.trained, identity=self.identity)
 
-    def run(
-        self, checkpoint_interval_s: float, on_epoch: Callable[[EpochReport], Continue], on_checkpoint: Callable[[], None]
-    ) -> TrainResult:
+    def run(self, checkpoint_interval_s: float) -> TrainResult:
         saved_s = time.monotonic()
-        best: Evaluated | None = None  # of the best epoch, where it was run here and is small enough to be kept
+        best: Evaluated | None = None  # of the best epoch, if it ran in this call and is small enough to keep
         while not self._is_done():
             epoch = self.progress.epochs_run + 1
             metrics = self._train_epoch(epoch)
             trained_s = time.monotonic()
-            evaluated = self._evaluate(keep_predictions=self.keeps_predictions)
+            evaluated = self._evaluate(keep_predictions=self._num_values <= KEPT_BYTES)
             metrics.update(score(evaluated.confusions, self.data))
             self.trained.schedule.after_epoch(metrics[OBJECTIVE])
             is_best = self._record(epoch, metrics)
@@ -190,11 +181,11 @@ class _Training:
                 val_s=time.monotonic() - trained_s,
                 peak_memory_mb=self.device.peak_memory_mb(),
             )
-            stop = on_epoch(report) is Continue.STOP
+            stop = self.callbacks.on_epoch(report) is Continue.STOP
             if stop or self._is_done() or time.monotonic() - saved_s >= checkpoint_interval_s:
                 save_last(self.folder, self.trained, self.progress, identity=self.identity)
                 saved_s = time.monotonic()
-                on_checkpoint()
+                self.callbacks.on_checkpoint()
             if stop:
                 return self._result(None)
         if best is None or best.predictions is None:
@@ -202,12 +193,11 @@ class _Training:
         return self._result(best)
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
-        """One pass over the training part."""
         torch.manual_seed(sample_seed(self.seed, epoch))  # dropout
         return self.steps.run(self.batches.epoch(epoch), epoch=epoch, first_step=1 + (epoch - 1) * len(self.batches))
 
     def _check_takes(self, images: NDArray[np.uint8]) -> None:
-        """Raise ConfigError where the network cannot take images of this size, or gives something else than their classes."""
+        """Raise ConfigError if the network cannot take images of this size, or its logits have the wrong shape."""
         expected = (len(images), self.data.data.num_classes, *images.shape[1:3])
         try:
             found = tuple(predict_batch(self.model.eval(), images, self.device).shape)
@@ -220,32 +210,31 @@ class _Training:
             raise ConfigError(f"arch {self.config.arch!r} gave logits of shape {found}; they must be {expected}")
 
     @property
-    def keeps_predictions(self) -> bool:
-        """Whether each epoch's predictions are kept until a better one's are there; else they are made again at the end."""
-        masks = self.data.data.masks
-        return len(self.data.split.val) * self.data.data.num_classes * math.prod(masks.shape[1:]) <= KEPT_BYTES
+    def _num_values(self) -> int:
+        """Of the predictions of all validation images, one byte each."""
+        return len(self.data.split.val) * self.data.data.num_classes * math.prod(self.data.data.masks.shape[1:])
 
     def _evaluate(self, *, keep_predictions: bool) -> Evaluated:
         return evaluate(
             self.trained.evaluated,
             self.data,
             device=self.device,
-            batch_size=max(1, self.config.batch_size // self.accumulate),
+            batch_size=self.batch_size,
             keep_predictions=keep_predictions,
             flips=self.config.test_time_flips,
-            on_batch=self.on_step,
+            on_batch=self.callbacks.on_step,
         )
 
     def _evaluate_best(self) -> Evaluated:
-        """Evaluate best.safetensors, which says itself which epoch it holds."""
+        """Evaluate best.safetensors; its metadata says which epoch it holds."""
         stored = read_metadata(self.folder)
         load_weights(self.trained.evaluated, self.folder)
         evaluated = self._evaluate(keep_predictions=True)
         if stored["epoch"] != self.progress.best_epoch:
-            # Killed after a better epoch than the checkpoint knew, and then, on a GPU, not reached again: its weights are kept.
+            # Killed after a better epoch than last.pt knew of, which on a GPU was not reached again: its weights stay.
             self.progress.best_epoch, self.progress.best_metrics = stored["epoch"], stored["metrics"]
         scores = score(evaluated.confusions, self.data)
-        if scores[OBJECTIVE] != stored["metrics"][OBJECTIVE]:  # other hardware, threads or precision than when it was trained
+        if scores[OBJECTIVE] != stored["metrics"][OBJECTIVE]:  # other hardware, threads or precision than in training
             _log.warning(
                 "%s of epoch %s: %s then, %s now", OBJECTIVE, stored["epoch"], stored["metrics"][OBJECTIVE], scores[OBJECTIVE]
             )
@@ -253,7 +242,7 @@ class _Training:
         return evaluated
 
     def _record(self, epoch: int, metrics: dict[str, float]) -> bool:
-        """Add the epoch to the history; keep its weights if it is the best so far. Of equals the earlier stays."""
+        """Add the epoch to the history; keep its weights if it is better than all before."""
         self.progress.history.append(metrics)
         is_best = self.progress.best_epoch == 0 or metrics[OBJECTIVE] > self.progress.best_metrics[OBJECTIVE]
         if is_best:
@@ -266,7 +255,7 @@ class _Training:
         return self.progress.epochs_run >= self.config.epochs or is_stale(self.config.early_stopping, self.progress)
 
     def _result(self, best: Evaluated | None) -> TrainResult:
-        """None: the training was stopped."""
+        """Build the result; ``best`` is None if the training was stopped."""
         rates = [metrics["images_per_s"] for metrics in self.progress.history]
         facts = {
             "num_parameters": sum(p.numel() for p in self.model.parameters()),
@@ -274,7 +263,7 @@ class _Training:
             "images_per_s": float(np.median(rates)),
             "device": self.device.name,
             "precision": self.device.precision,
-            "num_threads": self.num_threads,
+            "num_threads": torch.get_num_threads(),
             "peak_memory_mb": self.device.peak_memory_mb(),
             "num_train": len(self.data.split.train),
             "num_samples": self.batches.num_samples,

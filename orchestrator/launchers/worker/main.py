@@ -104,7 +104,8 @@ def _train(
 ) -> ExitCode:
     from orchestrator.launchers.worker.validation import add_flips, write_validation
     from trainers.data import open_dataset, split_dataset
-    from trainers.training.train import Continue, train
+    from trainers.device import Compute
+    from trainers.training.train import Callbacks, Continue, train
 
     spec = trial.spec()
     data = split_dataset(open_dataset(Path(attempt.data_folder)), spec.data, spec.fold)
@@ -135,13 +136,9 @@ def _train(
         data,
         seed=spec.seed,
         folder=trial.path,
-        num_threads=slot.num_threads,
-        device=slot.device,
+        compute=Compute(slot.device, slot.num_threads, attempt.accumulate),
         checkpoint_interval_s=attempt.checkpoint_s,
-        accumulate=attempt.accumulate,
-        on_epoch=on_epoch,
-        on_checkpoint=lambda: note_checkpoint(trial, reached),
-        on_step=heartbeat.beat,
+        callbacks=Callbacks(on_epoch, on_checkpoint=lambda: note_checkpoint(trial, reached), on_step=heartbeat.beat),
     )
     if trained.stopped:
         return _end_stopped(trial, attempt.number)

@@ -43,6 +43,7 @@ def add_flips(
 
     The result itself stays what it was. Flips that the trial was validated with need no second set; an earlier attempt's goes.
     """
+    from trainers.device import Compute
     from trainers.training.evaluate import evaluate_checkpoint, score
 
     shutil.rmtree(trial.flips, ignore_errors=True)
@@ -54,9 +55,7 @@ def add_flips(
         config,
         data,
         flips=attempt.keep_flips,
-        num_threads=slot.num_threads,
-        device=slot.device,
-        accumulate=attempt.accumulate,
+        compute=Compute(slot.device, slot.num_threads, attempt.accumulate),
         on_batch=on_batch,
     )
     assert flipped.predictions is not None

@@ -142,9 +142,7 @@ def test_more_folds_than_groups() -> None:
 def test_class_absent_from_training() -> None:
     """A scored class that training lacks is named, with where it was found."""
     data = replace(data_set(list(range(10)), [2] + [0] * 9), split=Split(np.arange(1, 10), np.arange(1)))
-    with pytest.raises(
-        DataError, match=r"absent from the 9 training images: class 2 \(2\), found in 1 of 10 images, 1 of them"
-    ):
+    with pytest.raises(DataError, match=r"absent from the 9 training images: class 2 \(2\), found in 1 of 10 images, 1 of them"):
         make_split(data, DataConfig(), None)
 
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from trainers.config import VOID, BoundaryLoss
-from trainers.losses import build_loss, signed_distances
+from trainers.losses import build_loss
+from trainers.losses.boundary import signed_distances
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from trainers.config import VOID, LovaszLoss
-from trainers.losses import build_loss, inverse_frequency
+from trainers.losses import build_loss
+from trainers.losses.pixelwise import inverse_frequency
 
 Build = Callable[..., nn.Module]
 MakeBatch = Callable[..., tuple[Tensor, Tensor]]

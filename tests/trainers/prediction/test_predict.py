@@ -12,6 +12,7 @@ from hypothesis.extra.numpy import arrays
 
 from trainers.config import TrainConfig
 from trainers.data import SplitData
+from trainers.device import Compute
 from trainers.errors import ConfigError
 from trainers.models.build import build_model
 from trainers.prediction.predict import load_checkpoint, predict_probabilities, quantize, read_metadata, to_input
@@ -73,7 +74,7 @@ def test_checkpoint_alone_gives_the_model_back(
 ) -> None:
     """Its file holds what is needed to rebuild it, and predicts what the training kept."""
     data = make_data()
-    result = train(make_config(), data, seed=0, folder=tmp_path, num_threads=1, device="cpu")
+    result = train(make_config(), data, seed=0, folder=tmp_path, compute=Compute("cpu", num_threads=1))
     model = load_checkpoint(tmp_path / "best.safetensors")
     images = data.data.images[data.split.val]
     probabilities = np.concatenate(list(predict_probabilities(model, images, batch_size=3, device="cpu")))

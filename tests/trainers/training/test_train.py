@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 
 from trainers.config import EarlyStoppingConfig, TrainConfig
 from trainers.data import SplitData
+from trainers.device import Compute
 from trainers.errors import ConfigError, DataError, DivergedError, TrainerError
 from trainers.metrics import confusion_per_image, mean_iou
 from trainers.training.checkpoint import Progress
-from trainers.training.train import Continue, EpochReport, TrainResult, is_stale, train
+from trainers.training.train import Callbacks, Continue, EpochReport, TrainResult, is_stale, train
 
 Make = Callable[..., SplitData]
 Config = Callable[..., TrainConfig]
@@ -28,9 +29,25 @@ DROPOUT = {
 """What draws from every random source that there is."""
 
 
-def run(config: TrainConfig, data: SplitData, folder: Path, *, seed: int = 0, **options: Any) -> TrainResult:
+def run(
+    config: TrainConfig,
+    data: SplitData,
+    folder: Path,
+    *,
+    seed: int = 0,
+    interval_s: float = 15,
+    **callbacks: Any,
+) -> TrainResult:
     """Train on one thread of the CPU."""
-    return train(config, data, seed=seed, folder=folder, num_threads=1, device="cpu", **options)
+    return train(
+        config,
+        data,
+        seed=seed,
+        folder=folder,
+        compute=Compute("cpu", num_threads=1),
+        checkpoint_interval_s=interval_s,
+        callbacks=Callbacks(**callbacks),
+    )
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -148,7 +165,7 @@ def test_killed_training_goes_on_bit_for_bit(tmp_path: Path, make_config: Config
         return Continue.YES
 
     with pytest.raises(Killed):
-        run(config, make_data(), tmp_path / "killed", checkpoint_interval_s=interval_s, on_epoch=kill)
+        run(config, make_data(), tmp_path / "killed", interval_s=interval_s, on_epoch=kill)
     assert (tmp_path / "left" / "last.pt").exists() is (interval_s == 0)
     again = run(config, make_data(), tmp_path / "left")
     assert is_equal(weights(tmp_path / "whole"), weights(tmp_path / "left"))
@@ -295,7 +312,7 @@ def test_facts_can_be_written_as_json(tmp_path: Path, make_config: Config, make_
 def test_unknown_device_is_refused(tmp_path: Path, make_config: Config, make_data: Make) -> None:
     """The message says what there is."""
     with pytest.raises(ConfigError, match="device 'tpu9000' cannot be used"):
-        train(make_config(), make_data(), seed=0, folder=tmp_path, device="tpu9000")
+        train(make_config(), make_data(), seed=0, folder=tmp_path, compute=Compute("tpu9000"))
 
 
 def test_every_batch_is_told(tmp_path: Path, make_config: Config, make_data: Make) -> None:

@@ -13,17 +13,18 @@ from numpy.typing import NDArray
 
 from trainers.config import TrainConfig
 from trainers.data import SplitData
+from trainers.device import Compute
 from trainers.models.build import build_model
 from trainers.prediction.predict import load_checkpoint, predict_probabilities, quantize
-from trainers.training.train import Continue, TrainResult, train
+from trainers.training.train import Callbacks, Continue, TrainResult, train
 
 Make = Callable[..., SplitData]
 Config = Callable[..., TrainConfig]
 
 
-def run(config: TrainConfig, data: SplitData, folder: Path, *, seed: int = 0, **options: Any) -> TrainResult:
+def run(config: TrainConfig, data: SplitData, folder: Path, *, seed: int = 0, **callbacks: Any) -> TrainResult:
     """Train on one thread of the CPU."""
-    return train(config, data, seed=seed, folder=folder, num_threads=1, device="cpu", **options)
+    return train(config, data, seed=seed, folder=folder, compute=Compute("cpu", num_threads=1), callbacks=Callbacks(**callbacks))
 
 
 def predict(folder: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:

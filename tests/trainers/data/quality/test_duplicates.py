@@ -25,9 +25,9 @@ def changed(images: np.ndarray, change: str) -> np.ndarray:
     if change == "noise":
         return np.clip(np.round(images + rng.normal(0, 1, images.shape)), 0, 255).astype(np.uint8)
     if change == "jpeg":
-        return np.stack(
-            [cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 85])[1], 0) for image in images]
-        )[..., None]
+        return np.stack([cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 85])[1], 0) for image in images])[
+            ..., None
+        ]
     return images
 
 

@@ -79,7 +79,7 @@ OUTSIDE = {
     "apprise": ("orchestrator.dispatch.notifications",),
     "numba": ("orchestrator.ensemble.selection.kernel",),
     "llvmlite": ("orchestrator.ensemble.selection.kernel",),
-    "scipy": ("orchestrator.ensemble.evaluation",),
+    "scipy": ("orchestrator.ensemble.evaluation", "trainers.data.quality.duplicates"),
     "albumentations": ("trainers.loader.transforms", "orchestrator.launchers.worker.preload"),
     "segmentation_models_pytorch": ("trainers.models", "trainers.losses", "orchestrator.launchers.worker.preload"),
 }

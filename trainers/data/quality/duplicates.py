@@ -36,10 +36,10 @@ def group_images(images: NDArray[np.uint8]) -> NDArray[np.int64]:
     Pairs of nearly identical images connect a group; its id is its smallest index. A copy with a pasted object belongs to the
     group of its original.
     """
-    parent = np.arange(len(images), dtype=np.int64)
-    _unite_identical(images, parent)
-    for one, other in find_copies(images):
-        unite(parent, int(one), int(other))
+    first_seen: dict[bytes, int] = {}
+    digests = (hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in images)
+    pairs = [np.array([(first_seen.setdefault(digest, index), index) for index, digest in enumerate(digests)], np.int64)]
+    pairs.append(find_copies(images))
     coarse, detail, energy = _describe(images)
     for start in range(0, len(images), _CHUNK):
         correlation = coarse[start : start + _CHUNK] @ coarse[start:].T
@@ -47,16 +47,19 @@ def group_images(images: NDArray[np.uint8]) -> NDArray[np.int64]:
         for part in range(0, len(first), _CHUNK):
             left, right = first[part : part + _CHUNK] + start, second[part : part + _CHUNK] + start
             same = _correlate_blocks(detail, energy, left, right) > _DETAIL_CORRELATION
-            for one, other in zip(left[same], right[same], strict=True):
-                unite(parent, int(one), int(other))
-    return np.array([find_root(parent, index) for index in range(len(parent))], np.int64)
+            pairs.append(np.stack([left[same], right[same]], axis=1))
+    return connect(np.concatenate(pairs), len(images))
 
 
-def _unite_identical(images: NDArray[np.uint8], parent: NDArray[np.int64]) -> None:
-    first_seen: dict[bytes, int] = {}
-    for index, image in enumerate(images):
-        digest = hashlib.sha256(np.ascontiguousarray(image).data).digest()
-        unite(parent, first_seen.setdefault(digest, index), index)
+def connect(pairs: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Return (count,) the smallest index that each index is connected to by ``pairs`` (P, 2)."""
+    from scipy.sparse import coo_array  # not at the top: exported models import this module but need no scipy
+    from scipy.sparse.csgraph import connected_components
+
+    links = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
+    labels = connected_components(links, directed=False)[1]
+    smallest: NDArray[np.int64] = np.unique(labels, return_index=True)[1][labels]
+    return smallest
 
 
 def find_copies(images: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -123,17 +126,3 @@ def _correlate_blocks(detail: FloatArray, energy: FloatArray, left: NDArray[np.i
         product = cv2.resize(detail[one] * detail[other], _BLOCKS, interpolation=cv2.INTER_AREA)
         correlation[index] = (product / np.sqrt(energy[one] * energy[other] + 1e-6)).ravel()
     return np.asarray(np.median(correlation, axis=1), np.float32)
-
-
-def find_root(parent: NDArray[np.int64], index: int) -> int:
-    """Return the smallest index of the set that holds ``index``; parent: (N,), initially arange(N)."""
-    while parent[index] != index:
-        parent[index] = parent[parent[index]]  # halves the path for the next search
-        index = int(parent[index])
-    return index
-
-
-def unite(parent: NDArray[np.int64], one: int, other: int) -> None:
-    """Merge the sets that hold ``one`` and ``other``."""
-    first, second = sorted((find_root(parent, one), find_root(parent, other)))
-    parent[second] = first

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.data.quality.duplicates import find_root, unite
+from trainers.data.quality.duplicates import connect
 
 _MIN_CORNERS = 10
 """Masks with fewer corners recur naturally: one class within a frame, a straight horizon. Measured on images from a rover:
@@ -44,10 +44,9 @@ def find_repeated_masks(masks: NDArray[np.uint8], groups: NDArray[np.int64]) -> 
     for index in np.flatnonzero(count_corners(masks) >= _MIN_CORNERS):
         digest = hashlib.sha256(np.ascontiguousarray(masks[index]).data).digest()
         identical[index] = first_seen.setdefault(digest, int(index))
-    parent = identical.copy()
-    for one, other in _find_similar(masks, np.array(sorted(first_seen.values()), np.int64)):
-        unite(parent, one, other)
-    roots = np.array([find_root(parent, index) for index in range(len(parent))], np.int64)
+    similar = _find_similar(masks, np.array(sorted(first_seen.values()), np.int64))
+    equal = np.stack([identical, np.arange(len(masks))], axis=1)
+    roots = connect(np.concatenate([equal, np.array(similar, np.int64).reshape(-1, 2)]), len(masks))
     repeated = np.flatnonzero(np.bincount(roots, minlength=len(masks)) > 1)
     sets = [np.flatnonzero(roots == root) for root in repeated]
     return [RepeatedMask(members, identical[members]) for members in sets if len(np.unique(groups[members])) > 1]
@@ -82,11 +81,7 @@ def _find_similar(masks: NDArray[np.uint8], distinct: NDArray[np.int64]) -> list
         either = (is_minor[later] | is_minor[index]).sum(axis=1)
         for other in later[differing <= _MAX_SAMPLED * either + 1]:
             one, two = int(distinct[index]), int(distinct[other])
-            if np.count_nonzero(flat[one] != flat[two]) <= _MAX_DIFFERENCE * _measure_border(masks[one]):
+            border = np.count_nonzero(np.diff(masks[one], axis=0)) + np.count_nonzero(np.diff(masks[one], axis=1))
+            if np.count_nonzero(flat[one] != flat[two]) <= _MAX_DIFFERENCE * border:
                 pairs.append((one, two))
     return pairs
-
-
-def _measure_border(mask: NDArray[np.uint8]) -> int:
-    """Number of pixel pairs, vertical or horizontal neighbours, with different labels."""
-    return int(np.count_nonzero(mask[1:] != mask[:-1]) + np.count_nonzero(mask[:, 1:] != mask[:, :-1]))

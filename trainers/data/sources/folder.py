@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ _MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 _LOSSY_SUFFIXES = (".jpg", ".jpeg")
 _IMAGE_MODES = ("L", "RGB", "RGBA", "P")
 _MASK_MODES = ("1", "L", "P", "I", "I;16")
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 """Exceptions that Pillow raises for damaged files, by format."""
 
 
@@ -67,7 +68,11 @@ class FolderSource:
         return tuple(self._pairs)
 
     def num_channels(self) -> int:
-        return 1 if all(_read_mode(image) == "L" for image, _ in self._pairs.values()) else 3
+        for file, _ in self._pairs.values():
+            with open_image(file) as image:
+                if image.mode != "L":
+                    return 3
+        return 1
 
     def read(self) -> Iterator[LabelledImage]:
         for image_file, mask_file in self._pairs.values():
@@ -131,13 +136,21 @@ def _check_pairs(path: Path, images: dict[str, Path], masks: dict[str, Path]) ->
         raise DataError(f"{path}: {'; '.join(problems)}. Every image needs one mask, paired by stem.")
 
 
-def _read_mode(file: Path) -> str:
-    """Return Pillow's mode of an image, from the file's header."""
+@contextmanager
+def open_image(file: Path) -> Iterator[Image.Image]:
+    """Open an image with Pillow.
+
+    Raises:
+        DataError: it cannot be decoded, here or inside the block.
+    """
     try:
         with Image.open(file) as image:
-            return image.mode
-    except BROKEN as error:
-        raise DataError(say_broken(file, error)) from error
+            yield image
+    except _BROKEN as error:
+        size = file.stat().st_size
+        raise DataError(
+            f"{file}: cannot be read as an image, {size} bytes: {error}. Repair it, or remove image and mask."
+        ) from error
 
 
 def read_image(file: Path) -> NDArray[np.uint8]:
@@ -146,13 +159,10 @@ def read_image(file: Path) -> NDArray[np.uint8]:
     Raises:
         DataError: the file cannot be decoded or does not have 8 bits per channel.
     """
-    try:
-        with Image.open(file) as image:
-            image.load()
-            mode = image.mode
-            converted = image if mode in ("L", "RGB") else image.convert("RGB")
-    except BROKEN as error:
-        raise DataError(say_broken(file, error)) from error
+    with open_image(file) as image:
+        image.load()
+        mode = image.mode
+        converted = image if mode in ("L", "RGB") else image.convert("RGB")
     if mode not in _IMAGE_MODES:
         raise DataError(f"{file}: image of mode {mode!r}. Allowed: 8 bits per channel, gray or RGB ({', '.join(_IMAGE_MODES)}).")
     return np.asarray(converted, np.uint8)
@@ -160,14 +170,9 @@ def read_image(file: Path) -> NDArray[np.uint8]:
 
 def _read_mask(file: Path) -> NDArray[np.integer[Any]]:
     """Return (H, W) of an integer type: the ids as stored; of a palette its indices."""
-    try:
-        with Image.open(file) as image:
-            image.load()
-            mode, kind = image.mode, image.format
-            mask = np.array(image)
-    except BROKEN as error:
-        raise DataError(say_broken(file, error)) from error
-    if kind == "JPEG":
+    with open_image(file) as image:
+        mode, mask = image.mode, np.array(image)
+    if image.format == "JPEG":
         raise DataError(_say_lossy(file))
     if mode not in _MASK_MODES:
         raise DataError(
@@ -191,11 +196,6 @@ def _read_list(file: Path) -> tuple[str, ...]:
 
 def _say_lossy(file: Path) -> str:
     return f"{file}: mask is a JPEG, and JPEG compression changes labels. Allowed: {', '.join(_MASK_SUFFIXES)}."
-
-
-def say_broken(file: Path, error: Exception) -> str:
-    """The message for an image file that cannot be decoded."""
-    return f"{file}: cannot be read as an image, {file.stat().st_size} bytes: {error}. Repair it, or remove image and mask."
 
 
 def _size(array: NDArray[Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -53,9 +53,16 @@ class NpzSource:
     def split(self) -> None:
         """None: a .npz has no lists."""
 
+    def _choose_key(self, keys: Sequence[str]) -> str:
+        if KEY not in keys:
+            hint = " The key 'test_set' holds images without masks: nothing to train on." if "test_set" in keys else ""
+            found = ", ".join(map(repr, keys)) or "nothing"
+            raise DataError(f"{self._path}: holds {found}, no {KEY!r}.{hint} {_ALLOWED}.")
+        return KEY
+
     @cached_property
     def _tiles(self) -> NDArray[np.uint8]:
-        array = _read_array(self._path)
+        _, array = read_array(self._path, self._choose_key, _ALLOWED)
         found = f"{self._path}: {KEY!r} has shape {array.shape} and type {array.dtype}"
         if array.ndim != 4 or array.shape[1] != 2:
             raise DataError(f"{found}. {_ALLOWED}.")
@@ -64,15 +71,20 @@ class NpzSource:
         return to_uint8(array, found)
 
 
-def _read_array(path: Path) -> NDArray[np.generic]:
-    """Return the array ``training_set``; never unpickles."""
+def read_array(path: Path, choose_key: Callable[[Sequence[str]], str], allowed: str) -> tuple[str, NDArray[np.generic]]:
+    """Return the key that ``choose_key`` takes of those in the file, and its array; never unpickles.
+
+    Raises:
+        DataError: the file cannot be read; ``allowed`` ends the message.
+    """
     try:
         with open(path, "rb") as file:  # np.load leaves a file that it cannot read open
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{path}: is a single array, not a .npz archive. {_ALLOWED}.")
+                raise DataError(f"{path}: is a single array, not a .npz archive. {allowed}.")
             with archive:
-                return _choose_array(archive, path)
+                key = choose_key(archive.files)
+                return key, archive[key]
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
         raise DataError(
             f"{path}: cannot be read as .npz, {path.stat().st_size} bytes: {error}. Is it cut off? Copy or download it again."
@@ -80,15 +92,7 @@ def _read_array(path: Path) -> NDArray[np.generic]:
     except ValueError as error:
         pickled = "Object arrays" in str(error) or "pickle" in str(error)
         found = "holds Python objects (pickled), which are never loaded" if pickled else f"cannot be read as .npz: {error}"
-        raise DataError(f"{path}: {found}. {_ALLOWED}.") from error
-
-
-def _choose_array(archive: np.lib.npyio.NpzFile, path: Path) -> NDArray[np.generic]:
-    if KEY not in archive.files:
-        hint = " The key 'test_set' holds images without masks: nothing to train on." if "test_set" in archive.files else ""
-        raise DataError(f"{path}: holds {', '.join(map(repr, archive.files)) or 'nothing'}, no {KEY!r}.{hint} {_ALLOWED}.")
-    array: NDArray[np.generic] = archive[KEY]
-    return array
+        raise DataError(f"{path}: {found}. {allowed}.") from error
 
 
 def to_uint8(array: NDArray[np.generic], found: str) -> NDArray[np.uint8]:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from trainers.data.images import set_channels
-from trainers.data.sources.folder import BROKEN, IMAGE_SUFFIXES, find_files, read_image, say_broken
-from trainers.data.sources.npz import KEY, to_uint8
+from trainers.data.sources.folder import IMAGE_SUFFIXES, find_files, open_image, read_image
+from trainers.data.sources.npz import KEY, read_array, to_uint8
 from trainers.errors import DataError
 
 TEST_KEY = "test_set"
@@ -73,7 +70,12 @@ class FolderImages:
         files = find_files(inner if inner.is_dir() else path, IMAGE_SUFFIXES)
         self.names = self.ids = tuple(sorted(files))
         self._files = [files[name] for name in self.names]
-        self.sizes = tuple(_read_size(file) for file in self._files)
+        self.sizes = tuple(self._read_size(file) for file in self._files)
+
+    @staticmethod
+    def _read_size(file: Path) -> Size:
+        with open_image(file) as image:
+            return image.height, image.width
 
     def read(self, positions: Sequence[int], num_channels: int) -> NDArray[np.uint8]:
         return np.stack([set_channels(read_image(self._files[i]), num_channels) for i in positions])
@@ -105,26 +107,16 @@ def split_by_size(sizes: Sequence[Size], batch_size: Callable[[Size], int]) -> I
         yield from (positions[start : start + step] for start in range(0, len(positions), step))
 
 
-def _read_size(file: Path) -> Size:
-    try:
-        with Image.open(file) as image:
-            return image.height, image.width
-    except BROKEN as error:
-        raise DataError(say_broken(file, error)) from error
-
-
 def _read_images(path: Path) -> NDArray[np.uint8]:
-    """(N, H, W, C), C 1 or 3; never unpickles."""
-    try:
-        with open(path, "rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{path}: is a single array, not a .npz archive. {_ALLOWED}.")
-            with archive:
-                name = _choose_key(archive.files, path)
-                array: NDArray[np.generic] = archive[name]
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as .npz, {path.stat().st_size} bytes: {error}. {_ALLOWED}.") from error
+    """(N, H, W, C), C 1 or 3."""
+
+    def choose_key(keys: Sequence[str]) -> str:
+        known = [key for key in (TEST_KEY, KEY) if key in keys]
+        if not known and len(keys) != 1:
+            raise DataError(f"{path}: holds {', '.join(map(repr, keys)) or 'nothing'}. {_ALLOWED}.")
+        return (known or keys)[0]
+
+    name, array = read_array(path, choose_key, _ALLOWED)
     found = f"{path}: {name!r} has shape {array.shape} and type {array.dtype}"
     if name == KEY and array.ndim == 4 and array.shape[1] == 2:
         array = array[:, 0]
@@ -132,12 +124,3 @@ def _read_images(path: Path) -> NDArray[np.uint8]:
     if images.ndim != 4 or 0 in images.shape or images.shape[3] not in (1, 3):
         raise DataError(f"{found}. {_ALLOWED}.")
     return to_uint8(images, found)
-
-
-def _choose_key(names: Sequence[str], path: Path) -> str:
-    for name in (TEST_KEY, KEY):
-        if name in names:
-            return name
-    if len(names) != 1:
-        raise DataError(f"{path}: holds {', '.join(map(repr, names)) or 'nothing'}. {_ALLOWED}.")
-    return names[0]

@@ -1,8 +1,18 @@
 """Names of segmentation_models_pytorch 0.6, to check a sweep file without torch; a test compares them with the library."""
 
+_UNET = ("encoder_depth", "decoder_use_norm", "decoder_channels", "decoder_attention_type", "decoder_interpolation")
+_DEEPLAB = (
+    "encoder_depth",
+    "encoder_output_stride",
+    "decoder_channels",
+    "decoder_atrous_rates",
+    "decoder_aspp_separable",
+    "decoder_aspp_dropout",
+    "upsampling",
+)
 ARCHITECTURES = {
-    "Unet": ("encoder_depth", "decoder_use_norm", "decoder_channels", "decoder_attention_type", "decoder_interpolation"),
-    "UnetPlusPlus": ("encoder_depth", "decoder_use_norm", "decoder_channels", "decoder_attention_type", "decoder_interpolation"),
+    "Unet": _UNET,
+    "UnetPlusPlus": _UNET,
     "MAnet": ("encoder_depth", "decoder_use_norm", "decoder_channels", "decoder_pab_channels", "decoder_interpolation"),
     "Linknet": ("encoder_depth", "decoder_use_norm"),
     "FPN": (
@@ -15,24 +25,8 @@ ARCHITECTURES = {
         "upsampling",
     ),
     "PSPNet": ("encoder_depth", "psp_out_channels", "decoder_use_norm", "psp_dropout", "upsampling"),
-    "DeepLabV3": (
-        "encoder_depth",
-        "encoder_output_stride",
-        "decoder_channels",
-        "decoder_atrous_rates",
-        "decoder_aspp_separable",
-        "decoder_aspp_dropout",
-        "upsampling",
-    ),
-    "DeepLabV3Plus": (
-        "encoder_depth",
-        "encoder_output_stride",
-        "decoder_channels",
-        "decoder_atrous_rates",
-        "decoder_aspp_separable",
-        "decoder_aspp_dropout",
-        "upsampling",
-    ),
+    "DeepLabV3": _DEEPLAB,
+    "DeepLabV3Plus": _DEEPLAB,
     "PAN": ("encoder_depth", "encoder_output_stride", "decoder_channels", "decoder_interpolation", "upsampling"),
     "UPerNet": ("encoder_depth", "decoder_channels", "decoder_use_norm", "upsampling"),
     "Segformer": ("encoder_depth", "decoder_segmentation_channels", "upsampling"),

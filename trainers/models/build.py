@@ -22,21 +22,19 @@ from trainers.models.depthwise import quicken_depthwise
 from trainers.models.upsample import cheapen_upsampling
 
 STRIDE = 32
-"""What the deepest features of every encoder are smaller by; sides of the input are padded to a multiple of it."""
+"""Factor from the deepest features of an encoder to its input; the input's sides are padded to a multiple of it."""
 STRIDES = {"PAN": 128}
-"""Of the architectures that halve those features again."""
-SET_HERE = {"self", "encoder_name", "encoder_weights", "in_channels", "classes", "aux_params", "activation", "kwargs"}
-"""Arguments of smp's architectures that ``arch_options`` cannot set: other fields do, or the training needs them as they are."""
+"""Strides of architectures that halve the encoder's features again."""
 
 
 def build_model(config: TrainConfig, *, in_channels: int, num_classes: int) -> nn.Module:
-    """Build the network with initial weights from torch's random state, pretrained only if ``encoder_weights`` is set.
+    """Build the network with initial weights from torch's random state, or pretrained if ``encoder_weights`` is set.
 
-    It maps (N, in_channels, H, W) float of any H and W to logits (N, num_classes, H, W). An architecture of the user's own is
-    called with ``in_channels``, ``classes`` and ``arch_options``.
+    It maps (N, in_channels, H, W) float of any H and W to logits (N, num_classes, H, W). A custom architecture is called with
+    ``in_channels``, ``classes`` and ``arch_options``.
 
     Raises:
-        ConfigError: the combination cannot be built; the message says what the library says, and what is allowed.
+        ConfigError: the combination cannot be built; the message quotes the library and says what is allowed.
     """
     if is_import_path(config.arch):
         build: Callable[..., Any] = import_object(config.arch)
@@ -54,25 +52,22 @@ def build_model(config: TrainConfig, *, in_channels: int, num_classes: int) -> n
 
 
 def place_model(model: nn.Module, device: torch.device) -> nn.Module:
-    """Move the network to the device and its weights into channels-last order, which is quicker; returns it.
+    """Move the network to the device and its weights to channels-last order, which is faster; returns it.
 
-    But for 1x1 convolutions with a stride over few channels, such as mobileone's first: in that order torch 2.15's backward
-    pass on the CPU writes beyond its memory there (seen with 1 to 5 channels and stride 2, not from 8 on), and the process dies.
+    1x1 convolutions with a stride over few channels, such as mobileone's first, keep the plain order. In channels-last order
+    torch 2.15's backward pass on the CPU writes beyond its memory there (with 1 to 5 channels and stride 2, not from 8 on), and
+    the process dies.
     """
     model.to(device).to(memory_format=torch.channels_last)
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.stride != (1, 1) and layer.in_channels % 8:
             layer.to(memory_format=torch.contiguous_format)
-            layer.register_forward_pre_hook(_in_plain_order)
+            layer.register_forward_pre_hook(lambda _layer, inputs: tuple(value.contiguous() for value in inputs))
     return model
 
 
-def _in_plain_order(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(value.contiguous() for value in inputs)
-
-
 class AnySize(nn.Module):
-    """Pads images at the bottom and the right to multiples of ``stride``, and cuts the logits of ``network`` back."""
+    """Pads images at the bottom and the right to multiples of ``stride``, and crops the logits of ``network``."""
 
     def __init__(self, network: nn.Module, *, stride: int) -> None:
         super().__init__()
@@ -83,7 +78,7 @@ class AnySize(nn.Module):
         height, width = images.shape[-2:]
         bottom, right = -height % self.stride, -width % self.stride
         if bottom or right:
-            # A reflection continues the texture, but can only be as long as what it mirrors.
+            # A reflection continues the texture, but cannot be longer than the image.
             mode = "reflect" if bottom < height and right < width else "replicate"
             images = F.pad(images, (0, right, 0, bottom), mode=mode)
         logits: Tensor = self.network(images)
@@ -91,9 +86,9 @@ class AnySize(nn.Module):
 
 
 class AtSize(nn.Module):
-    """Shows ``network`` images of ``size`` (height, width) and brings its logits back to theirs, when it evaluates.
+    """In evaluation, resizes images to ``size`` (height, width) and the logits of ``network`` back.
 
-    In training the pairs are of that size already, labels too.
+    In training, images and masks have that size already.
     """
 
     def __init__(self, network: nn.Module, size: tuple[int, int]) -> None:
@@ -120,7 +115,7 @@ def _build(config: TrainConfig, build: Callable[..., Any], options: dict[str, An
     except OSError as error:
         raise ConfigError(f"encoder_weights {config.encoder_weights!r}: download failed: {error}") from error
     except (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError, AssertionError) as error:
-        # Whatever smp and timm raise for what they cannot build: wrong depths, sizes, channels, names.
+        # What smp and timm raise for wrong depths, sizes, channels and names.
         raise ConfigError(
             f"arch {config.arch!r} with encoder {config.encoder!r}, {options['in_channels']} input channels and arch_options "
             f"{config.arch_options} cannot be built: {type(error).__name__}: {error}"
@@ -131,7 +126,7 @@ def _build(config: TrainConfig, build: Callable[..., Any], options: dict[str, An
 
 
 def _check_weights(encoder: str, weights: str) -> None:
-    """Answer unknown weights, and a missing network, at once: the hub's client would try for half a minute."""
+    """Reject unknown weights, or a missing network, at once: the hub's client would retry for half a minute."""
     repository, revision = _weights_repository(encoder, weights)
     if isinstance(try_to_load_from_cache(repository, "model.safetensors", revision=revision), str):
         return
@@ -158,8 +153,6 @@ def _weights_repository(encoder: str, weights: str) -> tuple[str, str | None]:
 def _answers(url: str) -> bool:
     try:
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=5).close()
-    except urllib.error.HTTPError:
-        return True  # an answer, whatever it says
-    except OSError:
-        return False
+    except OSError as error:
+        return isinstance(error, urllib.error.HTTPError)  # any answer counts
     return True

@@ -1,9 +1,9 @@
-"""Depthwise convolution of maps lower than its kernel, with a quick weight gradient; models.py puts it into networks on the CPU.
+"""Depthwise convolution of maps lower than its kernel with a fast weight gradient; build.py puts it into networks on the CPU.
 
 Encoders for small devices (MobileNet, EfficientNet) end in such maps: 2x4 values of a 64x128 image, under kernels of 3x3 and
-5x5. oneDNN, as of torch 2.15, has no kernel of its own for their weight gradient on the CPU and takes ten times as long and more
-(15 to 50 ms instead of 0.3 to 3, for 576 channels and a batch of 32). Padded by hand, and a larger kernel taken apart into
-overlapping ones of 3x3, they are maps like any other. benchmarks/depthwise.py measures what that is worth.
+5x5. oneDNN, as of torch 2.15, has no special kernel for their weight gradient on the CPU and takes at least ten times as long
+(15 to 50 ms instead of 0.3 to 3, for 576 channels and a batch of 32). Padding the maps, and cutting a larger kernel into
+overlapping ones of 3x3, avoids that. benchmarks/depthwise.py measures the gain.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 PART = 3
-"""Side of the kernels that a larger one is taken apart into."""
+"""Side of the kernels that a larger one is cut into."""
 
 
 def quicken_depthwise(network: nn.Module) -> None:
-    """Let depthwise convolutions of small maps learn quicker; weights, names and, up to rounding, results stay as they are."""
+    """Make depthwise convolutions of small maps faster; weights, names and, up to rounding, results do not change."""
     for layer in network.modules():
         if type(layer) is nn.Conv2d and _is_taken(layer):
-            layer.__class__ = _DepthwiseConv2d  # the only way to keep the names of its weights without building it again
+            layer.__class__ = _DepthwiseConv2d  # keeps the weights and their names
 
 
 def _is_taken(layer: nn.Conv2d) -> bool:
@@ -41,7 +41,7 @@ def _is_taken(layer: nn.Conv2d) -> bool:
 
 
 class _DepthwiseConv2d(nn.Conv2d):
-    """torch's layer, but for maps lower than the kernel, in float32 on the CPU."""
+    """torch's layer, with another gradient for maps lower than the kernel, in float32 on the CPU."""
 
     def forward(self, maps: Tensor) -> Tensor:
         is_measured = maps.device.type == "cpu" and maps.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
@@ -74,7 +74,7 @@ class _ConvolveDepthwise(torch.autograd.Function):
 
 
 def _kernel_gradient(maps: Tensor, gradient: Tensor, kernels: Tensor, *, stride: int) -> Tensor:
-    """Gradient of the kernels, (C, 1, K, K), from that of the convolution's result."""
+    """Gradient of the kernels, (C, 1, K, K), from the gradient of the output."""
     channels, _, side, _ = kernels.shape
     padded = F.pad(maps, [side // 2] * 4)
     height, width = ((length - 1) * stride + PART for length in gradient.shape[-2:])

@@ -1,9 +1,9 @@
-"""Doubling a feature map and convolving it, in one step that multiplies less; models.py puts it into U-Nets on the CPU.
+"""Upsampling and convolution in one step with fewer multiplications; build.py puts it into U-Nets on the CPU.
 
-Upsampling to the nearest neighbour copies every value four times, and a 3x3 convolution then multiplies copies: the nine taps of
-an output pixel meet four values only. Adding up the weights first gives a transposed convolution of stride 2 with a 4x4 kernel,
-which is the same sum with four multiplications an output pixel instead of nine; where pixels are few beside the channels, nine
-products with differences of neighbours serve for four output pixels. benchmarks/upsample.py measures what that is worth.
+Nearest-neighbour upsampling copies every value four times, so the nine taps of a 3x3 convolution see only four values. Adding up
+the weights first gives a transposed convolution of stride 2 with a 4x4 kernel: the same sum with four multiplications per output
+pixel instead of nine. With few pixels per channel, nine products with differences of neighbours give four output pixels.
+benchmarks/upsample.py measures the gain.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 FEW_PIXELS = 48
-"""Pixels of a batch for each channel, below which differences are the quicker way."""
+"""Pixels of a batch per channel below which differences are faster."""
 
 
 def upsample_and_convolve(features: Tensor, weight: Tensor) -> Tensor:
@@ -31,15 +31,15 @@ def upsample_and_convolve(features: Tensor, weight: Tensor) -> Tensor:
 
 
 _SUMS = torch.tensor([[1.0, 0, 0], [1, 1, 1], [0, 0, 1]])
-"""(3, 3): which taps of a row add up to what multiplies the difference to the pixel before, the pixel, the difference behind."""
+"""(3, 3): taps of a row whose sums multiply the difference to the previous pixel, the pixel, the difference to the next one."""
 
 
 def upsample_and_convolve_by_differences(features: Tensor, weight: Tensor) -> Tensor:
     """Equal ``upsample_and_convolve`` up to rounding, with nine multiplications for four output pixels instead of sixteen.
 
-    As in Winograd's short convolutions: with taps a, b, c the two output pixels that a row's ``x[i]`` becomes are
-    ``a (x[i-1] - x[i]) + (a + b + c) x[i]`` and ``(a + b + c) x[i] + c (x[i+1] - x[i])``, three products; columns likewise.
-    The quicker of the two where the pixels are few beside the channels, for it moves nine maps instead of one.
+    As in Winograd's short convolutions: with taps a, b, c a row's ``x[i]`` becomes two output pixels,
+    ``a (x[i-1] - x[i]) + (a + b + c) x[i]`` and ``(a + b + c) x[i] + c (x[i+1] - x[i])``, from three products; columns likewise.
+    Moves nine maps instead of one, so it is faster only with few pixels per channel.
     features: (N, C, H, W) float; weight: (D, C, 3, 3) float. Returns (N, D, 2H, 2W).
     """
     outputs, channels = weight.shape[:2]
@@ -51,7 +51,7 @@ def upsample_and_convolve_by_differences(features: Tensor, weight: Tensor) -> Te
 
 
 class _MultiplyDifferences(torch.autograd.Function):
-    """features (N, C, H, W), factors (9, D, C) -> (N, D, 2H, 2W); inside, nine maps are (3, 3, N, H, W, channels)."""
+    """features (N, C, H, W), factors (9, D, C) -> (N, D, 2H, 2W); the nine maps are (3, 3, N, H, W, channels)."""
 
     @staticmethod
     def forward(context: Any, features: Tensor, factors: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class _MultiplyDifferences(torch.autograd.Function):
 
 
 def _take_differences(maps: Tensor) -> Tensor:
-    """(N, H, W, C) -> (3, 3, N, H, W, C): differences to the row above, none, to the row below; of each, columns alike."""
+    """(N, H, W, C) -> (3, 3, N, H, W, C): differences to the row above, none, to the row below; likewise of columns."""
     taken = maps.new_empty(3, 3, *maps.shape)
     taken[1, 1] = maps
     _take_along(1, taken[:, 1])
@@ -96,7 +96,7 @@ def _take_differences(maps: Tensor) -> Tensor:
 
 
 def _take_along(axis: int, taken: Tensor) -> None:
-    """Fill in the differences before and behind the maps in the middle, beyond whose borders are zeros."""
+    """Fill in the differences before and behind the maps in the middle, with zeros beyond their borders."""
     before, maps, behind = taken
     last = maps.shape[axis] - 1
     first, second = maps.narrow(axis, 0, last), maps.narrow(axis, 1, last)
@@ -107,7 +107,7 @@ def _take_along(axis: int, taken: Tensor) -> None:
 
 
 def _add_up_differences(gradients: Tensor) -> Tensor:
-    """(3, 3, N, H, W, C), which is overwritten, -> (N, H, W, C): of what _take_differences took them."""
+    """Gradient of ``_take_differences``: (3, 3, N, H, W, C), which is overwritten, -> (N, H, W, C)."""
     for rows in gradients:
         _add_up_along(2, rows)
     _add_up_along(1, gradients[:, 1])
@@ -124,18 +124,15 @@ def _add_up_along(axis: int, gradients: Tensor) -> None:
 
 
 def cheapen_upsampling(network: nn.Module) -> None:
-    """Let the decoder blocks of a U-Net multiply less; weights, their names and, up to rounding, results stay as they are."""
+    """Make the decoder blocks of a U-Net faster; weights, their names and, up to rounding, results do not change."""
     for block in network.modules():
-        if type(block) is smp_unet.UnetDecoderBlock and block.interpolation_mode == "nearest" and _has_no_attention(block):
-            block.__class__ = _CheapBlock  # the only way to keep the names of its weights without building it again
-
-
-def _has_no_attention(block: nn.Module) -> bool:
-    return isinstance(block.get_submodule("attention1.attention"), nn.Identity)
+        is_nearest = type(block) is smp_unet.UnetDecoderBlock and block.interpolation_mode == "nearest"
+        if is_nearest and isinstance(block.get_submodule("attention1.attention"), nn.Identity):
+            block.__class__ = _CheapBlock  # keeps the weights and their names
 
 
 class _CheapBlock(smp_unet.UnetDecoderBlock):  # type: ignore[misc]  # smp publishes no types
-    """smp's block: doubles the features, joins the skip connection, convolves twice."""
+    """smp's block: upsamples the features, joins the skip connection, convolves twice."""
 
     def forward(
         self, feature_map: Tensor, target_height: int, target_width: int, skip_connection: Tensor | None = None

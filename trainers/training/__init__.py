@@ -1,7 +1,6 @@
 """Trains a model epoch by epoch, resumes from checkpoints, and evaluates the best epoch.
 
-optim.py       optimiser and learning-rate schedule
-average.py     exponential moving average of the weights
+optim.py       optimiser, learning-rate schedule, moving average of the weights
 checkpoint.py  last.pt to resume from, best.safetensors to keep
 steps.py       the pass over an epoch's batches
 evaluate.py    validation images -> confusion matrices, predictions, metrics

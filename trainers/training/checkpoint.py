@@ -92,7 +92,12 @@ def load_last(folder: Path, trained: Trained, *, identity: dict[str, Any]) -> Pr
         why = f"has schema version {version}" if version != SCHEMA_VERSION else f"lacks its {BEST}"
         logger.warning("%s: %s; the training starts anew", path, why)
         return Progress()
-    _check_same(path, found, identity)
+    for name, value in identity.items():
+        if found.get(name) != value:
+            raise TrainerError(
+                f"{path}: belongs to another training: its {name} is {found.get(name)!r}, expected {value!r}. "
+                "Choose another folder, or delete the file to start anew."
+            )
     trained.model.load_state_dict(state["model"])
     trained.optimizer.load_state_dict(state["optimizer"])
     trained.schedule.load_state_dict(state["schedule"])
@@ -106,15 +111,6 @@ def save_best(folder: Path, model: nn.Module, facts: dict[str, Any]) -> None:
     weights = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
     metadata = {"trainer": json.dumps({"schema_version": SCHEMA_VERSION, **facts})}
     _replace(folder / BEST, lambda path: save_file(weights, path, metadata=metadata))
-
-
-def _check_same(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
-    for name, value in expected.items():
-        if found.get(name) != value:
-            raise TrainerError(
-                f"{path}: belongs to another training: its {name} is {found.get(name)!r}, expected {value!r}. "
-                "Choose another folder, or delete the file to start anew."
-            )
 
 
 def _replace(path: Path, write: Callable[[Path], None]) -> None:

@@ -1,4 +1,4 @@
-"""Optimizer and schedule configuration -> optimizer and learning rate of each step."""
+"""Configuration -> optimizer, learning rate of each step, and moving average of the weights."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any, assert_never
 
 import torch
 from timm.optim.lion import Lion
+from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
-from trainers.config import OptimizerConfig, ScheduleConfig
+from trainers.config import EmaConfig, OptimizerConfig, ScheduleConfig
 
 START = 1 / 25
 """First rate of a warm-up, as a share of the peak."""
@@ -38,6 +39,16 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Op
             return Lion(parameters, **options)
         case _:
             assert_never(config.name)
+
+
+def build_average(config: EmaConfig, model: nn.Module) -> ModelEmaV3:
+    """Build the exponential moving average of ``model``, batch norm statistics included; it starts as a copy.
+
+    Call ``update(model, step=...)`` after each step, from 1 over the whole training. The decay rises as 1 - step^(-2/3) to the
+    configured one, so that a short training forgets its initial weights.
+    Source: Polyak and Juditsky 1992, Acceleration of Stochastic Approximation by Averaging; the rise is timm's.
+    """
+    return ModelEmaV3(model, decay=config.decay, use_warmup=True)
 
 
 class Schedule:

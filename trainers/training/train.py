@@ -24,10 +24,9 @@ from trainers.loader.batches import TrainBatches, sample_seed
 from trainers.losses import build_loss
 from trainers.models.build import build_model, place_model
 from trainers.prediction.predict import load_weights, measure_latency_ms, predict_batch, read_metadata
-from trainers.training.average import build_average
 from trainers.training.checkpoint import Progress, Trained, load_last, save_best, save_last
 from trainers.training.evaluate import Evaluated, check_scored, evaluate, score
-from trainers.training.optim import build_optimizer, build_schedule
+from trainers.training.optim import build_average, build_optimizer, build_schedule
 from trainers.training.steps import Steps
 
 _log = logging.getLogger(__name__)
@@ -148,7 +147,8 @@ class _Training:
         self.batches = TrainBatches(data, config, seed=seed, num_loaders=num_loaders(device, torch.get_num_threads()))
         optimizer = build_optimizer(config.optimizer, self.model)
         schedule = build_schedule(config.schedule, optimizer, num_steps=config.epochs * len(self.batches))
-        self.trained = Trained(self.model, optimizer, schedule, build_average(config.ema, self.model))
+        average = None if config.ema is None else build_average(config.ema, self.model)
+        self.trained = Trained(self.model, optimizer, schedule, average)
         self.steps = Steps(
             self.trained, loss.to(device.torch), config, device=device, accumulate=accumulate, on_step=callbacks.on_step
         )
@@ -166,7 +166,9 @@ class _Training:
         best: Evaluated | None = None  # of the best epoch, if it ran in this call and is small enough to keep
         while not self._is_done():
             epoch = self.progress.epochs_run + 1
-            metrics = self._train_epoch(epoch)
+            torch.manual_seed(sample_seed(self.seed, epoch))  # dropout
+            first_step = 1 + self.progress.epochs_run * len(self.batches)
+            metrics = self.steps.run(self.batches.epoch(epoch), epoch=epoch, first_step=first_step)
             trained_s = time.monotonic()
             evaluated = self._evaluate(keep_predictions=self._num_values <= KEPT_BYTES)
             metrics.update(score(evaluated.confusions, self.data))
@@ -191,10 +193,6 @@ class _Training:
         if best is None or best.predictions is None:
             best = self._evaluate_best()
         return self._result(best)
-
-    def _train_epoch(self, epoch: int) -> dict[str, float]:
-        torch.manual_seed(sample_seed(self.seed, epoch))  # dropout
-        return self.steps.run(self.batches.epoch(epoch), epoch=epoch, first_step=1 + (epoch - 1) * len(self.batches))
 
     def _check_takes(self, images: NDArray[np.uint8]) -> None:
         """Raise ConfigError if the network cannot take images of this size, or its logits have the wrong shape."""

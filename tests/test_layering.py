@@ -50,7 +50,7 @@ NARROWER = {
     "tracking.checkpoints": (
         "errors",
         "state",
-        *(f"tracking.{name}" for name in ("checkpoints", "change_marks", "client", "errors", "location", "mirrored", "tags")),
+        *(f"tracking.{name}" for name in ("checkpoints", "change_marks", "client", "errors", "location", "mirror_state", "tags")),
     ),
 }
 """Parts of a room that may import less than the room."""

@@ -37,7 +37,7 @@ from orchestrator.state.trial.folder import TrialFile
 from orchestrator.state.trial.records import TrialSpec
 from orchestrator.tracking.checkpoints.uploads import open_checkpoints
 from orchestrator.tracking.location import TrackingLocation
-from orchestrator.tracking.mirror.queue import MlflowTracker
+from orchestrator.tracking.mirror.tracker import MlflowTracker
 
 MIRROR_TIMEOUT_S = 120.0
 """How long the end of a sweep waits for the tracking server."""
@@ -160,7 +160,7 @@ def run_plan(
     tracker = MlflowTracker(TrackingLocation.of(home), takeover_s=spec.limits.takeover_s)
     reported = {str(row.id): row.reported for row in spec.rows}
     tracker.label(spec.name, {t.spec.key: make_label(t.configuration, t.spec, reported) for t in plan.trials})
-    tracker.note_rule(spec.name, write_rule(spec.keep.checkpoints))
+    tracker.record_keep(spec.name, write_rule(spec.keep.checkpoints))
     tracker.reconcile(spec.name, lambda: live_keys(ledger, spec.name))
     storage, history = home.optuna_url or home.optuna_journal, partial(read_epochs, home)
     in_order = longest_first(plan, spec, durations_s)

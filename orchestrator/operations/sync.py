@@ -114,7 +114,7 @@ def _sync_sweep(sweep: str, *, home: Home, ledger: Ledger, patience_s: float) ->
 
     try:
         repairer = patiently(lambda: Repairer(location))
-        lacking = patiently(lambda: repairer.look(sweep, folders, live_keys))
+        lacking = patiently(lambda: repairer.find_missing(sweep, folders, live_keys))
         for folder in lacking.folders:
             key = folder.path.name
             try:

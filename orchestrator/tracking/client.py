@@ -1,4 +1,4 @@
-"""A client that can use the place where the records are, and the few calls that both writing and reading need."""
+"""An MLflow client for a tracking location, and the calls that readers and writers share."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from mlflow.entities import Experiment, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
 from orchestrator.state.files import check_local
-from orchestrator.tracking.change_marks import write_mark
+from orchestrator.tracking.change_marks import format_mark
 from orchestrator.tracking.errors import make_tracking_error
 from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.tags import SWEEP_EXPERIMENT, Tag
 
 
 class MarkingClient(MlflowClient):
-    """An MlflowClient whose writes leave a mark: in the same request where that is possible, else right after it."""
+    """An MlflowClient that tags every run it changes with the time, in the same request where MLflow allows it."""
 
     def create_run(
         self,
@@ -31,7 +31,7 @@ class MarkingClient(MlflowClient):
         tags: dict[str, Any] | None = None,
         run_name: str | None = None,
     ) -> Run:
-        return super().create_run(experiment_id, start_time, {**(tags or {}), Tag.WRITTEN: write_mark(time.time())}, run_name)
+        return super().create_run(experiment_id, start_time, {**(tags or {}), Tag.WRITTEN: _now()}, run_name)
 
     def log_batch(
         self,
@@ -41,7 +41,7 @@ class MarkingClient(MlflowClient):
         tags: Sequence[RunTag] = (),
         synchronous: bool | None = True,
     ) -> None:
-        super().log_batch(run_id, metrics, params, [*tags, RunTag(Tag.WRITTEN, write_mark(time.time()))], synchronous=synchronous)
+        super().log_batch(run_id, metrics, params, [*tags, RunTag(Tag.WRITTEN, _now())], synchronous=synchronous)
 
     def set_tag(self, run_id: str, key: str, value: Any, synchronous: bool | None = True) -> None:
         self.log_batch(run_id, tags=[RunTag(key, str(value))], synchronous=synchronous)
@@ -64,10 +64,10 @@ _SQLITE = "sqlite:///"
 
 
 def connect(location: TrackingLocation) -> MlflowClient:
-    """A client of ``place`` that never touches MLflow's global state; a database gets its tables if it has none.
+    """A client that never touches MLflow's global state; a database without tables gets them.
 
     Raises:
-        TrackingError: it cannot be reached or used.
+        TrackingError: the location cannot be reached or used.
     """
     logging.getLogger("mlflow.store.db").setLevel(logging.WARNING)  # two lines about new tables, in the middle of a display
     if location.uri.startswith(_SQLITE):
@@ -75,13 +75,13 @@ def connect(location: TrackingLocation) -> MlflowClient:
     try:
         if not location.is_database:
             return _open(location.uri)
-        with alone_at(location):  # a client that finds no tables makes them
+        with lock_database(location):  # a client that finds no tables creates them
             if location.uri.startswith(_SQLITE):
-                _make_file(Path(location.uri.removeprefix(_SQLITE)))
+                _create_database(Path(location.uri.removeprefix(_SQLITE)))
             client = _open(location.uri)
             client.search_experiments(max_results=1)
             return client
-    except Exception as error:  # until it is connected, each database's driver raises errors of its own
+    except Exception as error:  # before the connection stands, each database driver raises errors of its own
         raise make_tracking_error(location, error) from error
 
 
@@ -92,7 +92,7 @@ def find_experiment(client: MlflowClient, sweep: str) -> str | None:
 
 
 def ensure_experiment(client: MlflowClient, location: TrackingLocation, sweep: str) -> str:
-    """The id of the sweep's experiment, made if need be; one that somebody deleted is brought back."""
+    """The id of the sweep's experiment, which is created or restored if need be."""
     experiment = client.get_experiment_by_name(sweep)
     if experiment is None:
         artifact_location = (location.artifacts / sweep).absolute().as_uri() if location.is_database else None
@@ -109,7 +109,7 @@ def ensure_experiment(client: MlflowClient, location: TrackingLocation, sweep: s
 
 
 def all_experiments(client: MlflowClient) -> list[Experiment]:
-    """Every experiment that is not deleted, whoever made it."""
+    """Every experiment that is not deleted."""
     token: str | None = None
     experiments: list[Experiment] = []
     while True:
@@ -120,7 +120,7 @@ def all_experiments(client: MlflowClient) -> list[Experiment]:
 
 
 def search_runs(client: MlflowClient, experiments: Sequence[str], query: str, *, view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
-    """Every run that fits, page by page; view: deleted ones, or those that are not."""
+    """Every matching run of these experiments; view: deleted runs, or those that are not."""
     token: str | None = None
     runs: list[Run] = []
     while True:
@@ -130,19 +130,34 @@ def search_runs(client: MlflowClient, experiments: Sequence[str], query: str, *,
             return runs
 
 
-def _open(uri: str) -> MlflowClient:
-    return MarkingClient(tracking_uri=uri, registry_uri=uri)
+def search_sweep(client: MlflowClient, sweep: str, query: str) -> list[Run]:
+    """Every matching run of one sweep; none if the sweep has no experiment."""
+    experiment = find_experiment(client, sweep)
+    return [] if experiment is None else search_runs(client, [experiment], query)
 
 
-def alone_at(location: TrackingLocation) -> FileLock:
-    """One process at a time: two that create the same tables both fail, and leave what no other can complete."""
+def search_everywhere(client: MlflowClient, query: str) -> list[Run]:
+    """Every matching run of all experiments."""
+    return search_runs(client, [str(found.experiment_id) for found in all_experiments(client)], query)
+
+
+def lock_database(location: TrackingLocation) -> FileLock:
+    """Lets one process at a time create tables: two would both fail and leave tables that nobody can complete."""
     location.locks.mkdir(parents=True, exist_ok=True)
     name = hashlib.sha256(location.uri.encode()).hexdigest()[:12]
     return FileLock(location.locks / f"mlflow-{name}.lock")
 
 
-def _make_file(database: Path) -> None:
-    """The database with all its tables, unless it is there. At once: if its maker were killed, nobody could complete it."""
+def _now() -> str:
+    return format_mark(time.time())
+
+
+def _open(uri: str) -> MlflowClient:
+    return MarkingClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _create_database(database: Path) -> None:
+    """Create the database with all its tables at once: after a kill halfway nobody could complete it."""
     if database.exists():
         return
     database.parent.mkdir(parents=True, exist_ok=True)

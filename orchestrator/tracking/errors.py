@@ -1,4 +1,4 @@
-"""What MLflow, its database or the network raise -> one error of ours: where, what and what to do, and no password in it."""
+"""Translates errors of MLflow, its database and the network into TrackingError, without passwords."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ import requests
 from orchestrator.errors import TrackingError, redact
 from orchestrator.tracking.location import RefusedError, TrackingLocation
 
-_EVERY_REQUEST = {401, 403, 408, 429}  # of all 4xx those that the next request would meet as well
+_GENERAL_4XX = {401, 403, 408, 429}
+"""Client errors that the next request would meet as well: they concern the connection, not what was sent."""
 
 
 @contextmanager
 def translate_errors(location: TrackingLocation) -> Iterator[None]:
-    """Turn what MLflow (its database's errors included) or the network raises into a TrackingError without passwords.
+    """Raise a TrackingError instead of what MLflow, its database or the network raise.
 
     Raises:
-        RefusedError: the server answered, and refused what it was sent.
+        RefusedError: the server answered and refused this request.
         TrackingError: everything else.
     """
     try:
@@ -31,7 +32,7 @@ def translate_errors(location: TrackingLocation) -> Iterator[None]:
 
 
 def make_tracking_error(location: TrackingLocation, error: Exception) -> TrackingError:
-    """The error to raise instead of ``error``."""
+    """The error to raise instead of ``error``: where, what, and a hint."""
     found = redact(" ".join(str(error).split()))[:600]
     if _is_refusal(error):
         return RefusedError(f"{location}: {type(error).__name__}: {found}")
@@ -44,13 +45,13 @@ def make_tracking_error(location: TrackingLocation, error: Exception) -> Trackin
 
 
 def _is_mlflow(error: Exception) -> bool:
-    """Without importing mlflow, which takes seconds: who raises its errors has done so."""
+    """Without importing mlflow: whatever raises its errors has imported it."""
     exceptions = sys.modules.get("mlflow.exceptions")
     return exceptions is not None and isinstance(error, exceptions.MlflowException)
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Whether the fault is in what was sent; MLflow reports a lost connection as an internal error, which is 500."""
+    """Whether the request itself is at fault; MLflow reports a lost connection as an internal error, status 500."""
     if _is_mlflow(error):
         from mlflow.exceptions import ERROR_CODE_TO_HTTP_STATUS, MlflowException
 
@@ -60,4 +61,4 @@ def _is_refusal(error: Exception) -> bool:
         status, is_known_path = error.response.status_code, True
     else:
         return False
-    return 400 <= status < 500 and status not in _EVERY_REQUEST and is_known_path
+    return 400 <= status < 500 and status not in _GENERAL_4XX and is_known_path

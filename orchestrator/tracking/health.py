@@ -1,8 +1,7 @@
-"""Single questions to a tracking server, with the login of every other request, as `orchestrate doctor` asks them."""
+"""Single requests to a tracking server, with the login that every request uses; for `orchestrate doctor`."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import socket
 import time
 import uuid
@@ -21,21 +20,16 @@ _TIMEOUT_S = 10
 
 
 @dataclass(frozen=True)
-class Answer:
-    """status: of HTTP. text: the beginning of the body. ahead_s: the server's clock less ours, to a second; None: untold."""
+class ServerAnswer:
+    """status: of HTTP. text: beginning of the body. ahead_s: server's clock minus ours, to a second; None if not given."""
 
     status: int
     text: str
     ahead_s: float | None
 
 
-def client_version() -> str:
-    """Of the mlflow of this machine."""
-    return importlib.metadata.version("mlflow")
-
-
-def ask_version(location: TrackingLocation) -> Answer:
-    """The server's version; told to everybody, under whatever name they know it.
+def ask_version(location: TrackingLocation) -> ServerAnswer:
+    """Ask for the server's version, which needs no login.
 
     Raises:
         TrackingError: there is no answer.
@@ -43,8 +37,8 @@ def ask_version(location: TrackingLocation) -> Answer:
     return _ask(location, "GET", "/version")
 
 
-def ask_experiments(location: TrackingLocation) -> Answer:
-    """Whether records are shown to whoever we are.
+def ask_experiments(location: TrackingLocation) -> ServerAnswer:
+    """Ask for an experiment, which needs a login that may read.
 
     Raises:
         TrackingError: there is no answer.
@@ -52,10 +46,10 @@ def ask_experiments(location: TrackingLocation) -> Answer:
     return _ask(location, "GET", "/api/2.0/mlflow/experiments/search?max_results=1")
 
 
-def try_files(location: TrackingLocation) -> Answer:
-    """Write a small file and read it; the answer that is not as it should be, or the last.
+def try_files(location: TrackingLocation) -> ServerAnswer:
+    """Write a small file and read it back; returns the first answer that is wrong, else the last.
 
-    It is one for each machine, and stays: who may add to the team's experiments need not be allowed to remove anything.
+    Each machine has one such file, which stays: an account that may add files need not be allowed to delete any.
 
     Raises:
         TrackingError: there is no answer.
@@ -65,10 +59,12 @@ def try_files(location: TrackingLocation) -> Answer:
     if written.status != 200:
         return written
     read = _ask(location, "GET", name)
-    return read if read.status != 200 or read.text == content else Answer(500, "what was read is not what was written", None)
+    if read.status == 200 and read.text != content:
+        return ServerAnswer(500, "what was read is not what was written", None)
+    return read
 
 
-def _ask(location: TrackingLocation, method: str, path: str, content: str | None = None) -> Answer:
+def _ask(location: TrackingLocation, method: str, path: str, content: str | None = None) -> ServerAnswer:
     options = {} if content is None else {"data": content.encode()}
     began_s = time.time()
     try:
@@ -84,9 +80,9 @@ def _ask(location: TrackingLocation, method: str, path: str, content: str | None
     except MlflowException as error:
         raise TrackingError(f"{location}: {redact(' '.join(str(error).split()))[:300]}") from error
     middle_s = (began_s + time.time()) / 2
-    return Answer(response.status_code, response.text[:300].strip(), _find_lead(response.headers.get("Date"), middle_s))
+    return ServerAnswer(response.status_code, response.text[:300].strip(), _find_lead(response.headers.get("Date"), middle_s))
 
 
 def _find_lead(date: str | None, now_s: float) -> float | None:
-    """The header's seconds are whole: on average half a second has passed since."""
+    """The header has whole seconds: on average half a second has passed."""
     return None if date is None else parsedate_to_datetime(date).timestamp() + 0.5 - now_s

@@ -1,4 +1,4 @@
-"""Where the records of this machine's trials are kept; knows the addresses and opens nothing."""
+"""Where the records of this machine's trials are kept: addresses only, nothing is opened."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from orchestrator.state.home import Home
 
 @dataclass(frozen=True)
 class TrackingLocation:
-    """The tracking server of this machine, and the folders that belong to it."""
+    """MLflow's server or database, and the folders of this machine that belong to it."""
 
     uri: str
     artifacts: Path
@@ -19,13 +19,13 @@ class TrackingLocation:
     trials: Path
     locks: Path
     index: Path | None = None
-    """Where it is kept what a server has said of its runs; None: it is asked for all of them each time."""
+    """Folder of the cached index of a server's runs; None: no cache."""
     is_shared: bool = True
-    """Whether other machines know which trials there are, and may go on with those of this one."""
+    """Whether other machines know this one's trials and may resume them."""
 
     @classmethod
     def of(cls, home: Home) -> TrackingLocation:
-        """What ``home`` says."""
+        """The location that ``home`` names."""
         return cls(
             uri=home.mlflow_uri,
             artifacts=home.artifacts,
@@ -41,13 +41,12 @@ class TrackingLocation:
 
     @property
     def is_server(self) -> bool:
-        """Whether it is asked over HTTP."""
         return self.uri.startswith(("http://", "https://"))
 
     def __str__(self) -> str:
-        """The URI as it may be shown: without a password."""
+        """The URI without a password."""
         return redact(self.uri)
 
 
 class RefusedError(TrackingError):
-    """The server is well and refuses this one request; what else there is to send it may take."""
+    """The server works but refuses this one request; others may still succeed."""

@@ -33,94 +33,54 @@ class Tag(StrEnum):
     """The names of all tags, grouped by what carries them."""
 
     # Every run.
-    KIND = "kind"
-    """Trial or ensemble, a RunKind."""
-    SWEEP = "sweep"
-    """Name of the sweep that the run belongs to."""
-    CURRENT = "current"
-    """``true`` on the one run that represents a trial or an ensemble's row in its sweep, else ``false``."""
-    STATE = "state"
-    """A TrialState."""
-    REASON = "reason"
-    """Why there is no result, or why the trial waits."""
-    SEED = "seed"
-    """Seed of the trial, or of the ensemble's row."""
-    ROW = "row"
-    """Id of the row in the sweep's table."""
-    REPORTED = "reported"
-    """Value published for that row."""
-    FORMER_ROW = "former_row"
-    """Row of an earlier form of the sweep file."""
-    SCORED_FINGERPRINT = "scored_fingerprint"
-    """Fingerprint of the images, labels and classes that the scores belong to."""
-    WRITTEN = "written"
-    """When the run was last changed, in UTC, such as ``2026-11-22T18:05``: MLflow cannot be asked what has changed."""
-    ORCHESTRATE_VERSION = "orchestrate_version"
-    """Version that created the run."""
+    KIND = "kind"  # trial or ensemble, a RunKind
+    SWEEP = "sweep"  # name of the sweep that the run belongs to
+    CURRENT = "current"  # ``true`` on the one run that counts, of a trial or an ensemble's row in a sweep; else ``false``
+    STATE = "state"  # a TrialState
+    REASON = "reason"  # why there is no result, or why the trial waits
+    SEED = "seed"  # seed of the trial, or of the ensemble's row
+    ROW = "row"  # id of the row in the sweep's table
+    REPORTED = "reported"  # value published for that row
+    FORMER_ROW = "former_row"  # row of an earlier form of the sweep file
+    SCORED_FINGERPRINT = "scored_fingerprint"  # fingerprint of the images, labels and classes that the scores belong to
+    WRITTEN = "written"  # when the run was last changed (UTC), which MLflow cannot be asked; see change_marks.py
+    ORCHESTRATE_VERSION = "orchestrate_version"  # version that created the run
 
     # A trial's run.
-    KEY = "key"
-    """The trial's key."""
-    CONFIGURATION = "configuration"
-    """Id of the trial's configuration."""
-    FOLD = "fold"
-    """``index/count`` of a cross-validation fold."""
-    DEVIATION = "deviation"
-    """How training differed from the configuration, such as a smaller batch; empty where it did not."""
-    SOURCE_FINGERPRINT = "source_fingerprint"
-    """Fingerprint of the data set's source."""
-    SCHEMA_VERSION = "schema_version"
-    """Version of the trial folder's files."""
-    ATTEMPT = "attempt"
-    """Number of the last attempt."""
-    EPOCHS_RUN = "epochs_run"
-    """Epochs trained."""
-    BEST_EPOCH = "best_epoch"
-    """Epoch of the best validation score."""
-    FAILURE = "failure"
-    """Kind of failure; empty after a success."""
-    LAST_FAILURE = "last_failure"
-    """The last failed attempt, even if a later one succeeded."""
-    FLIPS = FLIPS
-    """Test-time flips whose predictions were kept."""
-    CACHED_FROM = "cached_from"
-    """Id of the run that trained the trial and holds its files."""
-    NUM_PARAMETERS = "system.num_parameters"
-    """Parameters of the model."""
-    LATENCY_MS = "system.latency_ms"
-    """Milliseconds to predict one image."""
+    KEY = "key"  # the trial's key
+    CONFIGURATION = "configuration"  # id of the trial's configuration
+    FOLD = "fold"  # ``index/count`` of a cross-validation fold
+    DEVIATION = "deviation"  # how training differed from the configuration, such as a smaller batch; empty where it did not
+    SOURCE_FINGERPRINT = "source_fingerprint"  # fingerprint of the data set's source
+    SCHEMA_VERSION = "schema_version"  # version of the trial folder's files
+    ATTEMPT = "attempt"  # number of the last attempt
+    EPOCHS_RUN = "epochs_run"  # epochs trained
+    BEST_EPOCH = "best_epoch"  # epoch of the best validation score
+    FAILURE = "failure"  # kind of failure; empty after a success
+    LAST_FAILURE = "last_failure"  # the last failed attempt, even if a later one succeeded
+    FLIPS = FLIPS  # test-time flips whose predictions were kept
+    CACHED_FROM = "cached_from"  # id of the run that trained the trial and holds its files
+    NUM_PARAMETERS = "system.num_parameters"  # parameters of the model
+    LATENCY_MS = "system.latency_ms"  # milliseconds to predict one image
 
     # Checkpoints of a trial's run.
-    CHECKPOINT = "checkpoint"
-    """JSON: which of the run's files another machine would resume from, until the trial has ended."""
-    RESUMED_FROM = "goes_on_from"
-    """The checkpoint that the trial was resumed from."""
-    CHECKPOINT_REMOVED = "checkpoint_removed"
-    """The rule that removed the checkpoint."""
+    CHECKPOINT = "checkpoint"  # JSON: which of the run's files another machine would resume from, until the trial has ended
+    RESUMED_FROM = "goes_on_from"  # the checkpoint that the trial was resumed from
+    CHECKPOINT_REMOVED = "checkpoint_removed"  # the rule that removed the checkpoint
 
     # An ensemble's run.
-    ENSEMBLE = "ensemble"
-    """Hash of ``ensemble.json``: equal ensembles are one run."""
-    MEMBERS = "members"
-    """Keys of the members, separated by commas."""
-    ROWS = "rows"
-    """Rows of the members, separated by commas."""
-    BEST_MEMBER = "best_member"
-    """Key of the best member."""
-    MEAN = "mean"
-    """How probabilities are combined, unless as their arithmetic mean."""
-    WIDENING = "widening"
-    """Factor by which intervals of a chosen ensemble's differences exceed those from images alone."""
-    CHOSEN = "chosen_s"
-    """Unix time of the last choice; the run may have started with an earlier, equal choice."""
+    ENSEMBLE = "ensemble"  # hash of ``ensemble.json``: equal ensembles are one run
+    MEMBERS = "members"  # keys of the members, separated by commas
+    ROWS = "rows"  # rows of the members, separated by commas
+    BEST_MEMBER = "best_member"  # key of the best member
+    MEAN = "mean"  # how probabilities are combined, unless as their arithmetic mean
+    WIDENING = "widening"  # factor by which intervals of a chosen ensemble's differences exceed those from images alone
+    CHOSEN = "chosen_s"  # Unix time of the last choice; the run may have started with an earlier, equal choice
 
     # A sweep's experiment, and a logged model.
-    ORCHESTRATE = "orchestrate"
-    """``sweep``: marks the experiments that sweeps made."""
-    KEEP = "keep"
-    """Which checkpoints the sweep keeps."""
-    MODEL_IDENTITY = "orchestrate.identity"
-    """Equal for equal models."""
+    ORCHESTRATE = "orchestrate"  # ``sweep``: marks the experiments that sweeps made
+    KEEP = "keep"  # which checkpoints the sweep keeps
+    MODEL_IDENTITY = "orchestrate.identity"  # equal for equal models
 
 
 SYSTEM = "system."

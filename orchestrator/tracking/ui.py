@@ -1,4 +1,4 @@
-"""MLflow's page as a leaderboard: its address sorted by the figure of merit, and a server to show it from a local database."""
+"""MLflow's page as a leaderboard: its address, sorted by val/miou, and a server that shows a local database."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ _START_TIMEOUT_S = 120
 
 
 @dataclass
-class Page:
-    """A sweep's page and, where the records are in a database, the server that shows it until ``close``."""
+class LeaderboardPage:
+    """A sweep's page and, if the records are in a database, the server that shows it until ``close``."""
 
     url: str
     process: subprocess.Popen[bytes] | None = None
 
     def wait(self) -> None:
-        """Until the server ends; returns at once where it is not ours."""
+        """Wait until our own server ends, if there is one."""
         if self.process is not None:
             self.process.wait()
 
     def close(self) -> None:
-        """End the server, if it is ours."""
+        """End our own server, if there is one."""
         if self.process is not None:
             self.process.terminate()
             self.process.wait()
 
 
-def open_page(location: TrackingLocation, sweep: str | None = None, *, port: int = 0, browse: bool = True) -> Page:
+def open_page(location: TrackingLocation, sweep: str | None = None, *, port: int = 0, browse: bool = True) -> LeaderboardPage:
     """Show a sweep (default: the latest) in MLflow, sorted by val/miou, best first.
 
-    port: of the server on 127.0.0.1 for a local database; 0 takes a free one. browse: open a browser where there is a screen.
+    port: of our own server on 127.0.0.1; 0: any free one. browse: open a browser if there is a screen.
 
     Raises:
         TrackingError: the records cannot be read, there is no such sweep, or no server can be started.
     """
-    from orchestrator.tracking.reader.runs import RunReader  # imports mlflow, which takes seconds
+    from orchestrator.tracking.reader.runs import RunReader
 
     reader = RunReader(location)
     wanted = sweep or reader.latest_sweep()
@@ -56,16 +56,16 @@ def open_page(location: TrackingLocation, sweep: str | None = None, *, port: int
     base = location.uri
     if location.is_database:
         process, base = _start_server(location, port or _free_port())
-    page = Page(make_url(base, experiment), process)
+    page = LeaderboardPage(make_url(base, experiment), process)
     if browse and _has_screen():
         webbrowser.open(page.url)
     return page
 
 
 def make_url(base: str, experiment: str | None) -> str:
-    """The address of an experiment's table, best val/miou first; of the front page where there is no experiment.
+    """The address of an experiment's table, best val/miou first; without an experiment that of the front page.
 
-    The page takes its order from these fields only if they are given in full (mlflow 3.17, useExperimentPageSearchFacets).
+    The page takes its order from these fields only if all are given (mlflow 3.17, useExperimentPageSearchFacets).
     """
     if experiment is None:
         return base.rstrip("/")
@@ -84,13 +84,13 @@ def make_url(base: str, experiment: str | None) -> str:
 
 
 def _start_server(location: TrackingLocation, port: int) -> tuple[subprocess.Popen[bytes], str]:
-    """The database's address goes through the environment: it may hold a password."""
+    """The database's address is passed in the environment because it may hold a password."""
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     environment = os.environ | {
         "MLFLOW_BACKEND_STORE_URI": location.uri,
         "MLFLOW_ARTIFACTS_DESTINATION": str(location.artifacts),
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # for LLM evaluations: processes and seconds that a table does not need
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # for LLM evaluations: costs processes and seconds
     }
     environment.pop("MLFLOW_TRACKING_URI", None)
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -104,7 +104,7 @@ def _start_server(location: TrackingLocation, port: int) -> tuple[subprocess.Pop
             time.sleep(0.1)
     process.kill()
     raise TrackingError(
-        f"mlflow server on {base}: did not come up ({'ended' if process.returncode else 'no answer'}). Is port {port} taken? "
+        f"mlflow server on {base}: did not start ({'ended' if process.returncode else 'no answer'}). Is port {port} in use? "
         f"Try another, or run `mlflow server --backend-store-uri {location}` to see what it says."
     )
 
@@ -117,5 +117,5 @@ def _free_port() -> int:
 
 
 def _has_screen() -> bool:
-    """A browser that would take over the terminal is none."""
+    """Whether a browser can open a window; one that would take over the terminal does not count."""
     return sys.platform in {"darwin", "win32"} or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

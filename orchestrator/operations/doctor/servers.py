@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import time
 from collections.abc import Iterator
@@ -78,7 +79,7 @@ def check_tracking(home: Home) -> Iterator[Finding]:
         if (refusal := _judge_entry(location, entered)) is not None:
             yield refusal
             return
-        yield from _judge_welcome(location, version, probe.client_version())
+        yield from _judge_welcome(location, version, importlib.metadata.version("mlflow"))
         yield _judge_files(location, probe.try_files(location))
     except TrackingError as error:
         yield wrong("tracking", str(error), "Is the server up, MLFLOW_TRACKING_URI right, and its port open to this machine?")
@@ -99,7 +100,7 @@ def _open_database(home: Home, location: TrackingLocation) -> Finding:
     return well("tracking", f"{location}: open")
 
 
-def _judge_entry(location: TrackingLocation, entered: probe.Answer) -> Finding | None:
+def _judge_entry(location: TrackingLocation, entered: probe.ServerAnswer) -> Finding | None:
     """Why we are not let in; None where we are."""
     name = os.environ.get("MLFLOW_TRACKING_USERNAME")
     if entered.status == 401 and name is None:
@@ -127,7 +128,7 @@ def _judge_entry(location: TrackingLocation, entered: probe.Answer) -> Finding |
     return None
 
 
-def _judge_welcome(location: TrackingLocation, version: probe.Answer, ours: str) -> Iterator[Finding]:
+def _judge_welcome(location: TrackingLocation, version: probe.ServerAnswer, ours: str) -> Iterator[Finding]:
     theirs = version.text if version.status == 200 else "untold"
     told = f"{location}: MLflow {theirs}, here {ours}"
     if theirs.split(".")[:1] != ours.split(".")[:1]:
@@ -145,7 +146,7 @@ def _judge_welcome(location: TrackingLocation, version: probe.Answer, ours: str)
         )
 
 
-def _judge_files(location: TrackingLocation, tried: probe.Answer) -> Finding:
+def _judge_files(location: TrackingLocation, tried: probe.ServerAnswer) -> Finding:
     if tried.status == 200:
         return well("files", "written and read through the server")
     if tried.status == 503:

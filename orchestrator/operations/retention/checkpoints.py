@@ -16,10 +16,10 @@ from orchestrator.state.ledger import Ledger, LedgerRow
 from orchestrator.state.trial.folder import TrialFile, TrialFolder
 from orchestrator.state.trial.records import TrialState
 from orchestrator.tracking.location import TrackingLocation
-from orchestrator.tracking.mirrored import read_sent
+from orchestrator.tracking.mirror_state import read_mirror_state
 
 if TYPE_CHECKING:
-    from orchestrator.tracking.checkpoints.retention import CheckpointRecords, CheckpointRun, Records
+    from orchestrator.tracking.checkpoints.retention import CheckpointRecords, CheckpointRun, CheckpointSnapshot
 
 KEPT_STATES = (TrialState.COMPLETE, TrialState.PRUNED)
 """Whose checkpoint a rule may remove; a failed trial may be tried again, and then goes on from it."""
@@ -35,7 +35,7 @@ class Checkpoints:
     def __init__(self, home: Home, ledger: Ledger, records: CheckpointRecords, keys: Collection[str] | None = None) -> None:
         self._home = home
         self._records = records
-        self._read: Records = records.read()
+        self._read: CheckpointSnapshot = records.read()
         self._memberships = ledger.memberships()
         runs: dict[str, list[CheckpointRun]] = defaultdict(list)
         for run in self._read.runs:
@@ -109,7 +109,7 @@ class Checkpoints:
 
     def _was_sent(self, folder: TrialFolder, run: CheckpointRun) -> bool:
         """Whether the file in the folder is the one that the mirror sent to this run."""
-        sent = read_sent(folder, str(TrackingLocation.of(self._home)))
+        sent = read_mirror_state(folder, str(TrackingLocation.of(self._home)))
         if sent is None or sent.run_id != run.run_id:
             return False
         return sent.artifacts.get(TrialFile.WEIGHTS) == mark_file(folder.weights)

@@ -217,7 +217,7 @@ def _open_records(home: Home) -> CheckpointRecords:
 
 
 def _noting(records: CheckpointRecords | None) -> Callable[[str, str], None]:
-    return records.note_removal if records is not None else lambda run_id, reason: None
+    return records.record_removal if records is not None else lambda run_id, reason: None
 
 
 def _list_keys(ledger: Ledger, sweeps: Sequence[str]) -> set[str] | None:

@@ -16,7 +16,7 @@ from orchestrator.state.ledger import DispatcherRow, Ledger, LedgerRow
 from orchestrator.state.trial.folder import TrialFile, TrialFolder
 from orchestrator.state.trial.records import OBJECTIVE, Event, TrialResult, TrialState
 from orchestrator.tracking.location import TrackingLocation
-from orchestrator.tracking.mirrored import read_sent
+from orchestrator.tracking.mirror_state import read_mirror_state
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ def _list_unmirrored(sweep: str, home: Home, ledger: Ledger) -> Iterator[TrialFo
     for folder in list_resting(sweep, home=home, ledger=ledger):
         progress = folder.path / TrialFile.PROGRESS
         if progress.exists():
-            sent = read_sent(folder, server)
+            sent = read_mirror_state(folder, server)
             is_ended = folder.has_result
             if sent is None or sent.running or sent.ended != is_ended or sent.offset < progress.stat().st_size:
                 yield folder

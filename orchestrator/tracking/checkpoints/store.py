@@ -1,7 +1,7 @@
-"""Checkpoints of trials that have not ended, kept with their runs on the server, for another machine to go on from.
+"""Checkpoints of unfinished trials, kept with their runs on the server so that another machine can resume them.
 
-A tag of the run says which files are the checkpoint, with their sizes and hashes. It changes when all of them are there, and they
-take turns between two folders: who is killed in the midst of an upload leaves the last whole checkpoint as it was.
+A tag of the run names the checkpoint's files, sizes and hashes. Uploads alternate between two folders, and the tag changes when
+an upload is complete: a kill in the middle leaves the previous checkpoint intact.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import mlflow  # noqa: F401  whole, before its parts (see __init__.py)
+import mlflow  # noqa: F401  whole, before its parts (see tracking/__init__.py)
 from mlflow.entities import Run
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -24,16 +24,16 @@ from orchestrator.errors import TrackingError
 from orchestrator.state.trial.checkpoint import RESUME_FILES, Fetched, copied
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import TrialState
-from orchestrator.tracking.client import all_experiments, connect, search_runs
+from orchestrator.tracking.client import connect, search_everywhere
 from orchestrator.tracking.errors import translate_errors
 from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.tags import Tag, match_trials
 
 FOLDER = "checkpoint"
-"""Of a run's files: below it lie the two folders that take turns."""
+"""Of the run's files: contains the two folders ``0`` and ``1``."""
 
 _TRIES = 3
-"""Looks for a checkpoint that is replaced by a later one while it is fetched."""
+"""Tries to fetch a checkpoint that others replace meanwhile."""
 
 
 class _File(BaseModel):
@@ -42,8 +42,8 @@ class _File(BaseModel):
     sha256: str
 
 
-class Mirrored(BaseModel):
-    """A checkpoint on the server, as its run's tag describes it. turn: which of the two folders holds it."""
+class UploadedCheckpoint(BaseModel):
+    """A checkpoint on the server, as its run's tag describes it. turn: the folder that holds it, 0 or 1."""
 
     model_config = ConfigDict(frozen=True)
     epoch: int
@@ -59,25 +59,25 @@ class Mirrored(BaseModel):
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundCheckpoint:
     """A checkpoint on the server, and the run that holds it."""
 
     run: Run
-    mirrored: Mirrored
+    uploaded: UploadedCheckpoint
 
     def describe(self) -> str:
-        """For people, and for the page of the run that goes on from it."""
-        said = self.mirrored
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(said.time_s))
-        return f"goes on from epoch {said.epoch}, which attempt {said.attempt} on {said.host} has mirrored at {when} UTC"
+        """For people, and for the page of the run that is resumed from it."""
+        found = self.uploaded
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(found.time_s))
+        return f"resumed from epoch {found.epoch} of attempt {found.attempt} on {found.host}, uploaded {when} UTC"
 
 
 class _DamagedError(Exception):
-    """What the server holds under a checkpoint's name is not that checkpoint."""
+    """The files on the server are not those that the tag describes."""
 
 
 class CheckpointStore:
-    """Reads and writes the checkpoints of one tracking server. Used by one thread; every method may be repeated without harm.
+    """Reads and writes the checkpoints of one tracking server. For one thread; every method may be repeated.
 
     Raises:
         TrackingError: the server cannot be used; so does every method.
@@ -88,7 +88,7 @@ class CheckpointStore:
         self._client = connect(location)
 
     def send(self, folder: TrialFolder, run_id: str) -> None:
-        """Let the run hold the folder's checkpoint, unless it holds one as late already, or the trial has ended elsewhere."""
+        """Upload the folder's checkpoint, unless the run has one as recent or the trial has ended elsewhere."""
         with translate_errors(self._location), copied(folder) as copy:
             if copy is None:
                 return
@@ -98,7 +98,7 @@ class CheckpointStore:
             has_ended = run.data.tags.get(Tag.STATE) not in (TrialState.RUNNING, TrialState.WAITING)
             if has_ended or (before is not None and before.epoch >= epoch):
                 return
-            now = Mirrored(
+            now = UploadedCheckpoint(
                 epoch=epoch,
                 attempt=folder.last_attempt(),
                 host=socket.gethostname(),
@@ -111,44 +111,43 @@ class CheckpointStore:
             if before is not None:
                 self._remove(run, before.path)
 
-    def find(self, key: str) -> Found | None:
-        """The latest checkpoint of a trial, whichever of its runs holds it."""
+    def find(self, key: str) -> FoundCheckpoint | None:
+        """The latest checkpoint of a trial in any of its runs."""
         with translate_errors(self._location):
-            held = [Found(run, mirrored) for run in self._runs_of(key) if (mirrored := _read(run)) is not None]
-            return max(held, key=lambda found: found.mirrored.epoch, default=None)
+            held = [FoundCheckpoint(run, uploaded) for run in self._runs_of(key) if (uploaded := _read(run)) is not None]
+            return max(held, key=lambda found: found.uploaded.epoch, default=None)
 
     def fetch(self, key: str, target: Path, *, after: int) -> Fetched:
-        """Bring the latest checkpoint into the folder ``target``, if it is of a later epoch than ``after``.
+        """Download the latest checkpoint into the folder ``target`` if it is later than epoch ``after``.
 
-        One that is not what its run says is removed, so that nobody finds it again.
+        A damaged checkpoint is deleted, so that nobody finds it again.
         """
         for _ in range(_TRIES):
             found = self.find(key)
             if found is None:
-                return Fetched(None, "no checkpoint of it is mirrored")
-            if found.mirrored.epoch <= after:
-                return Fetched(None, f"the mirrored checkpoint is of epoch {found.mirrored.epoch}")
+                return Fetched(None, "no checkpoint of it is on the server")
+            if found.uploaded.epoch <= after:
+                return Fetched(None, f"the checkpoint on the server is of epoch {found.uploaded.epoch}")
             try:
                 self._download(found, target)
             except _DamagedError as error:
                 newer = self.find(key)
-                if newer is not None and newer.mirrored != found.mirrored:  # just now replaced
+                if newer is not None and newer.uploaded != found.uploaded:  # replaced meanwhile
                     continue
                 with translate_errors(self._location):
                     self._withdraw_from(found.run)
-                return Fetched(None, f"the mirrored checkpoint is damaged: {error}", is_damaged=True)
-            return Fetched(found.mirrored.epoch, found.describe())
+                return Fetched(None, f"the checkpoint on the server is damaged: {error}", is_damaged=True)
+            return Fetched(found.uploaded.epoch, found.describe())
         raise TrackingError(f"{self._location}: the checkpoint of {key} is replaced faster than it can be fetched")
 
     def withdraw(self, key: str) -> None:
-        """Let no run of a trial hold a checkpoint any more."""
+        """Delete the checkpoints of all runs of a trial."""
         with translate_errors(self._location):
             for run in self._runs_of(key):
                 self._withdraw_from(run)
 
     def _runs_of(self, key: str) -> list[Run]:
-        experiments = [str(found.experiment_id) for found in all_experiments(self._client)]
-        return search_runs(self._client, experiments, match_trials(key))
+        return search_everywhere(self._client, match_trials(key))
 
     def _withdraw_from(self, run: Run) -> None:
         if Tag.CHECKPOINT in run.data.tags:
@@ -156,13 +155,13 @@ class CheckpointStore:
         if any(file.path == FOLDER for file in self._client.list_artifacts(run.info.run_id)):
             self._remove(run, FOLDER)
 
-    def _download(self, found: Found, target: Path) -> None:
-        """Size by size first, as a file that is not there at all looks like trouble of the server's when it is asked for."""
-        run_id, said = str(found.run.info.run_id), found.mirrored
+    def _download(self, found: FoundCheckpoint, target: Path) -> None:
+        """Compare sizes first: requesting a file that does not exist looks like a failure of the server."""
+        run_id, uploaded = str(found.run.info.run_id), found.uploaded
         with translate_errors(self._location):
-            sizes = {str(file.path): file.file_size for file in self._client.list_artifacts(run_id, said.path)}
-            for name, expected in said.files.items():
-                path = f"{said.path}/{name}"
+            sizes = {str(file.path): file.file_size for file in self._client.list_artifacts(run_id, uploaded.path)}
+            for name, expected in uploaded.files.items():
+                path = f"{uploaded.path}/{name}"
                 size = sizes.get(path)
                 if size != expected.size:
                     raise _DamagedError(
@@ -175,7 +174,7 @@ class CheckpointStore:
                 fetched.replace(target / name)
 
     def _remove(self, run: Run, path: str) -> None:
-        """Remove files of a run; who may add to an experiment need not be allowed to, and then empties them."""
+        """Delete files of a run, or empty them if the account may add files but not delete them."""
         repository = get_artifact_repository(str(run.info.artifact_uri), tracking_uri=self._location.uri)
         try:
             with translate_errors(self._location):
@@ -198,11 +197,11 @@ class CheckpointStore:
             self._client.log_artifact(run_id, str(empty), str(Path(name).parent))
 
 
-def _read(run: Run) -> Mirrored | None:
-    """What its tag says; None where it has none that this version understands."""
+def _read(run: Run) -> UploadedCheckpoint | None:
+    """The run's checkpoint by its tag; None if there is none that this version can read."""
     with suppress(KeyError, ValidationError):
-        found = Mirrored.model_validate_json(run.data.tags[Tag.CHECKPOINT])
-        return found if found.files.keys() == {*RESUME_FILES} else None  # they become names of files here
+        found = UploadedCheckpoint.model_validate_json(run.data.tags[Tag.CHECKPOINT])
+        return found if found.files.keys() == {*RESUME_FILES} else None  # these become file names on this machine
     return None
 
 

@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING
 from orchestrator.errors import TrackingError
 from orchestrator.state.trial.folder import TrialFile, TrialFolder
 from orchestrator.tracking.location import RefusedError, TrackingLocation
-from orchestrator.tracking.mirrored import read_sent
+from orchestrator.tracking.mirror_state import read_mirror_state
 
 if TYPE_CHECKING:
     from orchestrator.tracking.checkpoints.store import CheckpointStore
 
 _RETRY_S, _CLOSING_RETRY_S = 30.0, 1.0
-"""Between two tries, where the server does not answer."""
+"""Pause between two tries when the server does not answer."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass
-class _Task:
-    """has_news: since it was seen to last. ended: no process works in the folder."""
+class _Upload:
+    """has_news: there may be a newer checkpoint than the last one sent. ended: no process works in the folder."""
 
     folder: TrialFolder
     due_s: float
@@ -35,8 +35,9 @@ class _Task:
 
 
 def open_checkpoints(location: TrackingLocation) -> Callable[[], CheckpointStore] | None:
-    """What opens the checkpoints of a server; None where they stay in their trial folders: records are in a database, or the
-    ledger is this machine's alone, so that no other could ever go on with its trials.
+    """A function that opens the server's checkpoint store; None if no other machine could resume this one's trials.
+
+    That is so if the records are in a database, or if the ledger belongs to this machine alone.
     """
 
     def open_store() -> CheckpointStore:
@@ -48,15 +49,15 @@ def open_checkpoints(location: TrackingLocation) -> Callable[[], CheckpointStore
 
 
 class CheckpointUploads:
-    """Sends a running trial's checkpoint every ``every_s`` seconds, and at once where its attempt was stopped; removes it when
-    the trial has ended. No method but ``close`` ever waits. One is sent at a time, and the pause begins when it is there: a slow
-    server gets fewer of them.
+    """Sends a running trial's checkpoint every ``every_s`` seconds and when its attempt stops; deletes it when the trial ends.
+
+    One upload runs at a time, and the pause begins after it: a slow server gets fewer. No method but ``close`` ever waits.
     """
 
     def __init__(self, open_store: Callable[[], CheckpointStore], server: str, every_s: float) -> None:
         self._server = server
         self._every_s = every_s
-        self._tasks: dict[str, _Task] = {}
+        self._uploads: dict[str, _Upload] = {}
         self._open_store = cache(open_store)
         self._is_busy = False
         self._closing = self._stopped = False
@@ -64,81 +65,81 @@ class CheckpointUploads:
         self._thread: threading.Thread | None = None
 
     def note(self, folder: TrialFolder, *, ended: bool) -> None:
-        """What the folder tells is on the server; it may have a new checkpoint, or its attempt has ended."""
+        """The folder was mirrored: it may have a new checkpoint, or its attempt has ended."""
         with self._changed:
             now_s = time.monotonic()
-            task = self._tasks.setdefault(folder.path.name, _Task(folder, now_s + self._every_s))
-            task.folder, task.has_news, task.ended = folder, True, ended
+            upload = self._uploads.setdefault(folder.path.name, _Upload(folder, now_s + self._every_s))
+            upload.folder, upload.has_news, upload.ended = folder, True, ended
             if ended:
-                task.due_s = now_s
+                upload.due_s = now_s
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
 
     def close(self, timeout_s: float) -> None:
-        """Wait until those of stopped attempts are sent, and those of ended trials removed; at most ``timeout_s``."""
+        """Wait until checkpoints of stopped attempts are sent and those of ended trials deleted; at most ``timeout_s``."""
         deadline_s = time.monotonic() + timeout_s
         with self._changed:
             self._closing = True
-            self._tasks = {key: task for key, task in self._tasks.items() if task.ended}
-            for task in self._tasks.values():
-                task.due_s = 0.0
+            self._uploads = {key: upload for key, upload in self._uploads.items() if upload.ended}
+            for upload in self._uploads.values():
+                upload.due_s = 0.0
             self._changed.notify_all()
-            while (self._tasks or self._is_busy) and (left_s := deadline_s - time.monotonic()) > 0:
+            while (self._uploads or self._is_busy) and (left_s := deadline_s - time.monotonic()) > 0:
                 self._changed.wait(left_s)
             self._stopped = True
             self._changed.notify_all()
 
     def _work(self) -> None:
-        while (task := self._take()) is not None:
+        while (upload := self._take()) is not None:
             is_done = True
             try:
-                self._see_to(task.folder)
+                self._update(upload.folder)
             except RefusedError as error:
-                _log.warning("The checkpoint of %s is not mirrored: %s", task.folder.path.name, error)
-            except TrackingError as error:  # of which the mirror itself tells
-                _log.debug("checkpoint of %s: %s", task.folder.path.name, error)
+                _log.warning("The checkpoint of %s is not mirrored: %s", upload.folder.path.name, error)
+            except TrackingError as error:  # the mirror logs this one
+                _log.debug("checkpoint of %s: %s", upload.folder.path.name, error)
                 is_done = False
-            except Exception as error:  # whatever it is, those of the other trials are to be sent
-                _log.warning("The checkpoint of %s is not mirrored yet: %s: %s", task.folder.path, type(error).__name__, error)
+            except Exception as error:  # of any kind: the other trials' checkpoints must still be sent
+                _log.warning("The checkpoint of %s is not mirrored yet: %s: %s", upload.folder.path, type(error).__name__, error)
                 is_done = False
-            self._put_back(task, is_done=is_done)
+            self._put_back(upload, is_done=is_done)
 
-    def _see_to(self, folder: TrialFolder) -> None:
+    def _update(self, folder: TrialFolder) -> None:
         mark = folder.path / TrialFile.MIRRORED
         if folder.result() is not None:
             if mark.exists():
                 self._open_store().withdraw(folder.path.name)
                 mark.unlink(missing_ok=True)
             return
-        sent = read_sent(folder, self._server)
-        if sent is not None and sent.run_id is not None and folder.checkpoint.exists():
+        state = read_mirror_state(folder, self._server)
+        if state is not None and state.run_id is not None and folder.checkpoint.exists():
             mark.touch()
-            self._open_store().send(folder, sent.run_id)
+            self._open_store().send(folder, state.run_id)
 
-    def _take(self) -> _Task | None:
-        """The next one that is due; None when there will be none."""
+    def _take(self) -> _Upload | None:
+        """The next upload that is due; None when there will be none."""
         with self._changed:
             while not self._stopped:
                 now_s = time.monotonic()
-                waiting = [task for task in self._tasks.values() if task.has_news]
-                task = min(waiting, key=lambda task: task.due_s, default=None)
-                if task is not None and task.due_s <= now_s:
-                    task.has_news = False
+                waiting = [upload for upload in self._uploads.values() if upload.has_news]
+                upload = min(waiting, key=lambda upload: upload.due_s, default=None)
+                if upload is not None and upload.due_s <= now_s:
+                    upload.has_news = False
                     self._is_busy = True
-                    return task
-                self._changed.wait(None if task is None else task.due_s - now_s)
+                    return upload
+                self._changed.wait(None if upload is None else upload.due_s - now_s)
             return None
 
-    def _put_back(self, task: _Task, *, is_done: bool) -> None:
+    def _put_back(self, upload: _Upload, *, is_done: bool) -> None:
         with self._changed:
             self._is_busy = False
             if not is_done:
-                task.has_news = True
-                task.due_s = time.monotonic() + (_CLOSING_RETRY_S if self._closing else _RETRY_S)
-            elif not task.has_news or not task.ended:
-                task.due_s = time.monotonic() + self._every_s
-                if task.ended:
-                    self._tasks.pop(task.folder.path.name, None)
+                upload.has_news = True
+                upload.due_s = time.monotonic() + (_CLOSING_RETRY_S if self._closing else _RETRY_S)
+            elif not upload.has_news or not upload.ended:
+                upload.due_s = time.monotonic() + self._every_s
+                if upload.ended:
+                    self._uploads.pop(upload.folder.path.name, None)
             self._changed.notify_all()

@@ -1,4 +1,7 @@
-"""A trial's runs on different terms, such as a batch cut for the GPU's memory: each a run of its own, the last one current."""
+"""Keeps a sweep's runs up to date: their names and rows, and which of a trial's runs is the current one.
+
+A trial has one run per deviation, such as a batch halved to fit the GPU's memory. Only the last one is current.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +13,17 @@ from mlflow.entities import Run, RunTag
 from orchestrator.errors import TrialError
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import TrialState
-from orchestrator.tracking.client import find_experiment, search_runs
+from orchestrator.tracking.client import search_runs, search_sweep
 from orchestrator.tracking.tags import RunLabel, Tag, match_trials
 
 
 def relabel_runs(client: MlflowClient, sweep: str, labels: Mapping[str, RunLabel]) -> None:
-    """Bring name, row and published figure of the sweep's runs up to date.
+    """Update name, row and published value of the sweep's runs.
 
-    labels: key -> label, of every trial that the plan knows. Two forms of one table (other epochs, other data) lie in one
-    experiment: only runs of the present one carry ``row``, the others ``former_row``.
+    labels: key -> label, of every planned trial. Earlier forms of the table (other epochs, other data) share the experiment:
+    runs of the present form have the tag ``row``, the others ``former_row``.
     """
-    experiment = find_experiment(client, sweep)
-    for run in [] if experiment is None else search_runs(client, [experiment], match_trials()):
+    for run in search_sweep(client, sweep, match_trials()):
         label = labels.get(run.data.tags.get(Tag.KEY, ""))
         if label is not None:
             _apply(client, run, label)
@@ -43,7 +45,7 @@ def _apply(client: MlflowClient, run: Run, label: RunLabel) -> None:
 
 
 def read_deviation(folder: TrialFolder) -> str:
-    """In which way the trial was, or is now, not trained as its spec says; empty where it is."""
+    """How training deviates from the trial's spec; empty if it does not."""
     result = folder.result()
     if result is not None:
         return result.deviation or ""
@@ -54,24 +56,16 @@ def read_deviation(folder: TrialFolder) -> str:
 
 
 def make_current(client: MlflowClient, experiment: str, key: str, *, deviation: str) -> Run | None:
-    """The trial's run on these terms, if there is one, as its current one; runs on other terms are closed."""
+    """Make the trial's run with this deviation the current one and close the others; None if it has no such run."""
     found = None
-    for run in _runs_of(client, experiment, key):
-        if _deviation(run) == deviation:
+    for run in search_runs(client, [experiment], match_trials(key)):
+        if run.data.tags.get(Tag.DEVIATION, "") == deviation:
             found = found or run
         elif run.data.tags.get(Tag.CURRENT) != "false":
             client.set_tag(run.info.run_id, Tag.STATE, str(TrialState.FAILED))
-            client.set_tag(run.info.run_id, Tag.REASON, f"tried again as: {deviation or 'it was asked for'}")
+            client.set_tag(run.info.run_id, Tag.REASON, f"retried as: {deviation or 'configured'}")
             client.set_terminated(run.info.run_id, "FAILED")
-            client.set_tag(run.info.run_id, Tag.CURRENT, "false")  # last, as it says that the rest is done
+            client.set_tag(run.info.run_id, Tag.CURRENT, "false")  # last: it states that the rest is done
     if found is not None and found.data.tags.get(Tag.CURRENT) == "false":
         client.set_tag(found.info.run_id, Tag.CURRENT, "true")
     return found
-
-
-def _runs_of(client: MlflowClient, experiment: str, key: str) -> list[Run]:
-    return search_runs(client, [experiment], match_trials(key))
-
-
-def _deviation(run: Run) -> str:
-    return str(run.data.tags.get(Tag.DEVIATION, ""))

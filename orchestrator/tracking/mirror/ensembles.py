@@ -1,4 +1,4 @@
-"""Ensembles -> runs of their sweep's experiment, each once; of a table's row only the last one stays current."""
+"""Ensembles -> runs of their sweep's experiment, each once; only the last ensemble of a row stays current."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from orchestrator.tracking.errors import translate_errors
 from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.tags import EnsembleRecord, RunKind, Tag, legalize, match_tags
 
-_A_BATCH = 100
+_BATCH_SIZE = 100
 
 
 def log_ensemble(location: TrackingLocation, sweep: str, record: EnsembleRecord) -> str:
-    """Record an ensemble in the sweep's experiment; returns the id of its run, which there may have been already.
+    """Record an ensemble in the sweep's experiment; returns the id of its run, new or not.
 
     Raises:
         TrackingError: the server cannot be used.
@@ -34,7 +34,7 @@ def log_ensemble(location: TrackingLocation, sweep: str, record: EnsembleRecord)
 
 
 def log_table(client: MlflowClient, location: TrackingLocation, sweep: str, records: Sequence[EnsembleRecord]) -> list[str]:
-    """Record the ensembles of a sweep's table, and let no other row of an earlier table stay current; the runs' ids."""
+    """Record all ensembles of a sweep's table; those of earlier tables stop being current. Returns the runs' ids."""
     experiment = ensure_experiment(client, location, sweep)
     known = _search(client, experiment)
     run_ids = [_log(client, experiment, sweep, record, known=known) for record in records]
@@ -69,7 +69,7 @@ def _log(client: MlflowClient, experiment: str, sweep: str, record: EnsembleReco
     if record.reason:
         tags[Tag.REASON] = record.reason[:1000]
     run_id = str(client.create_run(experiment, tags=tags, run_name=record.name).info.run_id)
-    _log_figures(client, run_id, record)
+    _log_metrics(client, run_id, record)
     client.log_text(run_id, text, "ensemble.json")
     for path in record.files:
         client.log_artifact(run_id, str(path))
@@ -77,18 +77,18 @@ def _log(client: MlflowClient, experiment: str, sweep: str, record: EnsembleReco
     return run_id
 
 
-def _log_figures(client: MlflowClient, run_id: str, record: EnsembleRecord) -> None:
+def _log_metrics(client: MlflowClient, run_id: str, record: EnsembleRecord) -> None:
     now_ms = round(time.time() * 1000)
     names = legalize(record.metrics)
     points = [Metric(name, value, now_ms, 0) for name, value in zip(names, record.metrics.values(), strict=True)]
     params = [Param(name, value) for name, value in record.make_params().items()]
-    client.log_batch(run_id, points, params[:_A_BATCH], synchronous=True)
-    for start in range(_A_BATCH, len(params), _A_BATCH):
-        client.log_batch(run_id, (), params[start : start + _A_BATCH], synchronous=True)
+    client.log_batch(run_id, points, params[:_BATCH_SIZE], synchronous=True)
+    for start in range(_BATCH_SIZE, len(params), _BATCH_SIZE):
+        client.log_batch(run_id, (), params[start : start + _BATCH_SIZE], synchronous=True)
 
 
 def _relabel(client: MlflowClient, run: Run, record: EnsembleRecord) -> None:
-    """What is no part of the document may have changed in the sweep file."""
+    """Update what the sweep file may have changed without changing the document."""
     changed = {name: value for name, value in record.tags.items() if run.data.tags.get(name) != value}
     if changed:
         client.log_batch(run.info.run_id, tags=[RunTag(name, value) for name, value in changed.items()], synchronous=True)

@@ -1,4 +1,4 @@
-"""One trial folder -> one run: sends what has not been sent yet, finds its run again, takes every time from the folder."""
+"""One trial folder -> one run: finds the run again, sends what it lacks, and takes all times from the folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-import mlflow  # noqa: F401  whole, before its parts (see __init__.py)
+import mlflow  # noqa: F401  whole, before its parts (see tracking/__init__.py)
 from filelock import FileLock
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
@@ -18,7 +18,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_SOURCE_NAME, MLFL
 from orchestrator.state.files import mark_file
 from orchestrator.state.trial.folder import ARTIFACTS, TrialFile, TrialFolder
 from orchestrator.state.trial.records import OBJECTIVE, TrialResult, TrialSpec, TrialState
-from orchestrator.tracking.client import all_experiments, connect, ensure_experiment, find_experiment, search_runs
+from orchestrator.tracking.client import connect, ensure_experiment, search_everywhere, search_sweep
 from orchestrator.tracking.errors import translate_errors
 from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.mirror.current_runs import make_current, read_deviation, relabel_runs
@@ -30,21 +30,25 @@ from orchestrator.tracking.mirror.run_data import (
     describe_events,
     describe_result,
     describe_trial,
-    headline,
+    final_points,
     make_params,
     pick_up_series,
 )
-from orchestrator.tracking.mirrored import Sent, read_sent, write_sent
+from orchestrator.tracking.mirror_state import MirrorState, read_mirror_state, write_mirror_state
 from orchestrator.tracking.tags import EnsembleRecord, RunKind, RunLabel, Tag, match_trials
 
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAILED: "FAILED"}
-_METRICS_A_BATCH, _OTHERS_A_BATCH = 800, 100  # MLflow takes 1000 of all kinds together, 100 params, 100 tags, 1 MB
+_METRICS_PER_BATCH, _OTHERS_PER_BATCH = 800, 100  # MLflow allows 1000 items in all, 100 params, 100 tags, 1 MB
 _ABANDONED_ENSEMBLE_S = 600  # logging one takes seconds
-_GONE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}  # no such run here; a run that somebody deleted
+_GONE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}  # no such run; a deleted run
 
 
 class Recorder:
-    """Writes trial folders into one tracking place. Used by one thread; every method may be repeated without harm."""
+    """Writes trial folders to one tracking location. For one thread; every method may be repeated.
+
+    Raises:
+        TrackingError: the server cannot be used; so does every method.
+    """
 
     def __init__(self, location: TrackingLocation) -> None:
         self._location = location
@@ -54,19 +58,19 @@ class Recorder:
     def send(self, sweep: str, folder: TrialFolder, *, ended: bool, label: RunLabel | None = None) -> str:
         """Bring the trial's run up to date and return its id.
 
-        ended: no process works in the folder any more. label: how the sweep calls a run that has to be made; None: as the trial
-        calls itself, which is what the first sweep that trained it called it.
+        ended: no process works in the folder any more. label: the sweep's label for a new run; None: the trial's own name, which
+        the first sweep gave it.
 
-        A finished trial of which this folder has sent nothing, while there is a run of it, was trained elsewhere or before:
-        it is referred to.
+        If a run of a finished trial exists of which this folder has sent nothing, the trial was trained elsewhere or earlier:
+        the sweep gets a run that refers to it.
 
         Raises:
-            TrackingError: the server cannot be used; what was sent so far is remembered.
             TrialError: the folder is not a trial's.
         """
-        with _alone_with(folder), translate_errors(self._location):
-            result, sent = folder.result(), read_sent(folder, str(self._location))
-            if sent is None and result is not None:
+        with FileLock(folder.path / TrialFile.MIRROR_LOCK, thread_local=False), translate_errors(self._location):
+            # The lock keeps out other mirrors of this machine, as of two dispatchers on one sweep: both would create the run.
+            result, state = folder.result(), read_mirror_state(folder, str(self._location))
+            if state is None and result is not None:
                 first = self._find_anywhere(folder.spec().key, result)
                 if first is not None and not _is_ahead(first, result):
                     return self.refer(sweep, folder.spec(), result, label=label)
@@ -74,53 +78,37 @@ class Recorder:
                     return str(first.info.run_id)
             run_id, owner = self._send_own(sweep, folder, ended=ended, label=label)
             result = folder.result()
-            if owner != sweep and result is not None:  # begun by another sweep, in whose experiment its run stays
+            if owner != sweep and result is not None:  # another sweep started the trial, and its experiment keeps the run
                 return self.refer(sweep, folder.spec(), result, label=label)
             return run_id
 
     def relabel(self, sweep: str, labels: Mapping[str, RunLabel]) -> None:
-        """Call the sweep's runs what its present plan calls them: key -> label.
-
-        Raises:
-            TrackingError: the server cannot be used.
-        """
+        """Rename the sweep's runs as its present plan labels them; labels: key -> label."""
         with translate_errors(self._location):
             relabel_runs(self._client, sweep, labels)
 
-    def note_rule(self, sweep: str, rule: str) -> None:
-        """Record which checkpoints the sweep keeps, for whoever cleans up.
-
-        Raises:
-            TrackingError: the server cannot be used.
-        """
+    def record_keep(self, sweep: str, rule: str) -> None:
+        """Record which checkpoints the sweep keeps, for `orchestrate clean`."""
         with translate_errors(self._location):
             self._client.set_experiment_tag(ensure_experiment(self._client, self._location, sweep), Tag.KEEP, rule)
 
     def log_table(self, sweep: str, records: Sequence[EnsembleRecord]) -> list[str]:
-        """Record the fixed ensembles of the sweep's table; returns their runs' ids.
-
-        Raises:
-            TrackingError: the server cannot be used.
-        """
+        """Record the fixed ensembles of the sweep's table; returns their runs' ids."""
         with translate_errors(self._location):
             return log_table(self._client, self._location, sweep, records)
 
     def refer(self, sweep: str, spec: TrialSpec, result: TrialResult, *, label: RunLabel | None = None) -> str:
-        """Show a trial that was done before in the sweep's experiment; its files stay with its first run. Returns the run's id.
-
-        Raises:
-            TrackingError: the server cannot be used.
-        """
+        """Show a cached trial in the sweep's experiment; its files stay with its first run. Returns the run's id."""
         folder = TrialFolder(self._location.trials / spec.key)
         with translate_errors(self._location):
             experiment = ensure_experiment(self._client, self._location, sweep)
             own, first = self._find_current(experiment, result), self._find_anywhere(spec.key, result)
-            if folder.result() is not None and not tells(first, result):
-                # The sweep that trained it ended before its mirror did.
+            if folder.result() is not None and not has_result(first, result):
+                # The sweep that trained it ended before its mirror had sent everything.
                 owner = first.data.tags.get(Tag.SWEEP, sweep) if first and not _is_ahead(first, result) else sweep
                 self._send_own(owner, folder, ended=True, label=label if owner == sweep else None)
                 own, first = self._find_current(experiment, result), self._find_anywhere(spec.key, result)
-            if own is not None and tells(own, result):
+            if own is not None and has_result(own, result):
                 return str(own.info.run_id)
             origin: dict[str, str] = {} if first is None else {Tag.CACHED_FROM: str(first.info.run_id)}
             if own is None:
@@ -133,23 +121,22 @@ class Recorder:
     def _refer(
         self, run_id: str, spec: TrialSpec, result: TrialResult, *, origin: Mapping[str, str], known: Collection[str]
     ) -> str:
-        """Finish a run that refers to another: new, half written at a kill, or ended elsewhere. known: params that it has."""
+        """Complete a run that refers to another: new, half written, or ended elsewhere. known: its params."""
         self._log(run_id, points=[], params={}, tags=origin)
         params = {name: value for name, value in make_params(spec).items() if name not in known}
         tags = describe_result(result)
         points, progress = continue_series(TrialFolder(self._location.trials / spec.key).events()[0], Progress())
-        self._log(run_id, points=points + headline(result, progress), params=params, tags=tags)
+        self._log(run_id, points=points + final_points(result, progress), params=params, tags=tags)
         self._client.set_terminated(run_id, STATUS[result.state], round(result.ended_s * 1000))
         return run_id
 
     def find_abandoned(self, sweep: str, live_keys: Callable[[], Collection[str]]) -> list[str]:
-        """Keys of the sweep's RUNNING runs that nobody works on; those without a folder on this machine are closed here.
+        """Keys of the sweep's RUNNING runs that no process works on; those without a folder on this machine are closed.
 
-        So are ensembles whose process was killed while it logged them.
+        Also closes ensembles whose process was killed while logging them.
         """
         with translate_errors(self._location):
-            experiment = find_experiment(self._client, sweep)
-            running = [] if experiment is None else search_runs(self._client, [experiment], "attributes.status = 'RUNNING'")
+            running = search_sweep(self._client, sweep, "attributes.status = 'RUNNING'")
             live = live_keys() if running else ()
             here: list[str] = []
             for run in running:
@@ -160,71 +147,70 @@ class Recorder:
                     continue
                 if TrialFolder(self._location.trials / key).exists:
                     here.append(key)
-                elif (
-                    self._client.get_run(run.info.run_id).info.status == "RUNNING"
-                ):  # still: another machine may just have ended it
+                elif self._client.get_run(run.info.run_id).info.status == "RUNNING":  # another machine may just have ended it
                     self._stop(run.info.run_id)
             return here
 
     def _send_own(self, sweep: str, folder: TrialFolder, *, ended: bool, label: RunLabel | None) -> tuple[str, str]:
-        """Bring the folder's own run up to date: its id, and the sweep that it belongs to, which is ``sweep`` if it is new."""
-        sent = read_sent(folder, str(self._location)) or Sent(server=str(self._location), sweep=sweep)
-        if sent.deviation != (deviation := read_deviation(folder)):  # on other terms: a new run, told from the first epoch on
-            sent = Sent(server=sent.server, sweep=sent.sweep, deviation=deviation)
+        """Bring the folder's own run up to date; returns its id and its sweep, which is ``sweep`` for a new run."""
+        state = read_mirror_state(folder, str(self._location)) or MirrorState(server=str(self._location), sweep=sweep)
+        if state.deviation != (deviation := read_deviation(folder)):  # a new run, sent from the first epoch on
+            state = MirrorState(server=state.server, sweep=state.sweep, deviation=deviation)
         try:
-            return self._send(folder, sent, ended=ended, label=label if sent.sweep == sweep else None), sent.sweep
+            return self._send(folder, state, ended=ended, label=label if state.sweep == sweep else None), state.sweep
         except MlflowException as error:
-            if error.error_code not in _GONE or sent.run_id is None:
+            if error.error_code not in _GONE or state.run_id is None:
                 raise
-        # The run that mirror.json remembers is gone (deleted by somebody, or another database): tell all of it anew.
-        sent = Sent(server=sent.server, sweep=sweep, deviation=deviation)
-        return self._send(folder, sent, ended=ended, label=label), sweep
+        # The run in mirror.json is gone (deleted, or of another database): send everything again.
+        state = MirrorState(server=state.server, sweep=sweep, deviation=deviation)
+        return self._send(folder, state, ended=ended, label=label), sweep
 
-    def _send(self, folder: TrialFolder, sent: Sent, *, ended: bool, label: RunLabel | None) -> str:
+    def _send(self, folder: TrialFolder, state: MirrorState, *, ended: bool, label: RunLabel | None) -> str:
         spec, result = folder.spec(), folder.result()
-        events, offset = folder.events(sent.offset)
-        run_id = sent.run_id
+        events, offset = folder.events(state.offset)
+        run_id = state.run_id
         if run_id is None:
-            run_id, sent = self._open(sent, spec, folder, label=label)
-            # at once: whoever looks on from another machine wants to know what is trained
-            sent = self._send_files(run_id, folder, sent.model_copy(update={"run_id": run_id}), names=(TrialFile.SPEC,))
-        points, progress = continue_series(events, Progress(sent.epoch, sent.best))
-        tags: dict[str, str] = (
-            {} if result else {Tag.STATE: str(TrialState.WAITING if ended else TrialState.RUNNING), Tag.REASON: ""}
-        )
+            run_id, state = self._open(state, spec, folder, label=label)
+            # at once, so that other machines can see what is being trained
+            state = self._send_files(run_id, folder, state.model_copy(update={"run_id": run_id}), names=(TrialFile.SPEC,))
+        points, progress = continue_series(events, Progress(state.epoch, state.best))
+        unfinished = TrialState.WAITING if ended else TrialState.RUNNING
+        tags: dict[str, str] = {} if result else {Tag.STATE: unfinished, Tag.REASON: ""}
         self._log(run_id, points=points, params={}, tags=describe_events(events) | tags)
-        sent = sent.model_copy(
+        state = state.model_copy(
             update={"run_id": run_id, "offset": offset, "epoch": progress.epoch, "best": progress.best, "ended": False}
         )
-        write_sent(folder, sent)
+        write_mirror_state(folder, state)
         if ended or result:
-            sent = self._send_files(run_id, folder, sent)
-        if result:  # after the files: whoever finds the run COMPLETE finds them all
-            self._log(run_id, points=headline(result, progress), params={}, tags=describe_result(result))
+            state = self._send_files(run_id, folder, state)
+        if result:  # after the files: a run that is COMPLETE has all of them
+            self._log(run_id, points=final_points(result, progress), params={}, tags=describe_result(result))
             self._client.set_terminated(run_id, STATUS[result.state], round(result.ended_s * 1000))
         elif ended:
             self._stop(run_id, round(events[-1].time_s * 1000) if events else None)
-        elif not sent.running:
+        elif not state.running:
             self._client.update_run(run_id, "RUNNING")  # a resumed attempt continues its run
-        write_sent(folder, sent.model_copy(update={"ended": result is not None, "running": not (ended or result)}))
+        write_mirror_state(folder, state.model_copy(update={"ended": result is not None, "running": not (ended or result)}))
         return run_id
 
-    def _open(self, sent: Sent, spec: TrialSpec, folder: TrialFolder, *, label: RunLabel | None) -> tuple[str, Sent]:
-        """The trial's run, made if the server has none yet, and what was sent to it."""
-        experiment = ensure_experiment(self._client, self._location, sent.sweep)
-        run = make_current(self._client, experiment, spec.key, deviation=sent.deviation)
+    def _open(
+        self, state: MirrorState, spec: TrialSpec, folder: TrialFolder, *, label: RunLabel | None
+    ) -> tuple[str, MirrorState]:
+        """The trial's run, created if the server has none, and what was sent to it."""
+        experiment = ensure_experiment(self._client, self._location, state.sweep)
+        run = make_current(self._client, experiment, spec.key, deviation=state.deviation)
         events, _ = folder.events()
         if run is None:
             started_s = events[0].time_s if events else (folder.path / TrialFile.SPEC).stat().st_mtime
-            tags = describe_trial(sent.sweep, spec, deviation=sent.deviation)
+            tags = describe_trial(state.sweep, spec, deviation=state.deviation)
             run_id = self._create(experiment, spec, tags=tags, start_s=started_s, label=label)
             self._log(run_id, points=[], params=make_params(spec), tags={})
-            return run_id, sent
+            return run_id, state
         missing = {name: value for name, value in make_params(spec).items() if name not in run.data.params}
-        self._log(run.info.run_id, points=[], params=missing, tags={})  # params cannot change: a path may differ here
+        self._log(run.info.run_id, points=[], params=missing, tags={})  # params cannot change; a path may differ on this machine
         history = self._client.get_metric_history(run.info.run_id, f"epoch/{OBJECTIVE}")
         begun = pick_up_series([Point(one.key, one.value, one.timestamp, one.step) for one in history], events)
-        return str(run.info.run_id), sent.model_copy(update={"epoch": begun.epoch, "best": begun.best})
+        return str(run.info.run_id), state.model_copy(update={"epoch": begun.epoch, "best": begun.best})
 
     def _create(
         self, experiment: str, spec: TrialSpec, *, tags: Mapping[str, str], start_s: float, label: RunLabel | None
@@ -235,29 +221,35 @@ class Recorder:
         return str(run.info.run_id)
 
     def _log(self, run_id: str, *, points: list[Point], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        """In as few batches as MLflow's limits allow."""
+        """Send in as few batches as MLflow's limits allow."""
         metrics = [Metric(point.key, point.value, point.time_ms, point.step) for point in points]
         all_params = [Param(name, value) for name, value in params.items()]
         all_tags = [RunTag(name, value) for name, value in tags.items()]
         while metrics or all_params or all_tags:
             self._client.log_batch(
-                run_id, metrics[:_METRICS_A_BATCH], all_params[:_OTHERS_A_BATCH], all_tags[:_OTHERS_A_BATCH], synchronous=True
+                run_id,
+                metrics[:_METRICS_PER_BATCH],
+                all_params[:_OTHERS_PER_BATCH],
+                all_tags[:_OTHERS_PER_BATCH],
+                synchronous=True,
             )
-            metrics = metrics[_METRICS_A_BATCH:]
-            all_params, all_tags = all_params[_OTHERS_A_BATCH:], all_tags[_OTHERS_A_BATCH:]
+            metrics = metrics[_METRICS_PER_BATCH:]
+            all_params, all_tags = all_params[_OTHERS_PER_BATCH:], all_tags[_OTHERS_PER_BATCH:]
 
-    def _send_files(self, run_id: str, folder: TrialFolder, sent: Sent, *, names: Collection[str] = ARTIFACTS) -> Sent:
-        """Upload what changed since it was uploaded last, remembering each file at once."""
+    def _send_files(
+        self, run_id: str, folder: TrialFolder, state: MirrorState, *, names: Collection[str] = ARTIFACTS
+    ) -> MirrorState:
+        """Upload the files that changed since their last upload, and save each upload at once."""
         for name in names:
             path = folder.path / name
-            if path.exists() and (mark := mark_file(path)) != sent.artifacts.get(name):
+            if path.exists() and (mark := mark_file(path)) != state.artifacts.get(name):
                 self._client.log_artifact(run_id, str(path), os.path.dirname(name) or None)
-                sent = sent.model_copy(update={"artifacts": sent.artifacts | {name: mark}})
-                write_sent(folder, sent)
-        return sent
+                state = state.model_copy(update={"artifacts": state.artifacts | {name: mark}})
+                write_mirror_state(folder, state)
+        return state
 
     def _stop(self, run_id: str, end_ms: int | None = None) -> None:
-        """Mark a run whose trial waits to be resumed."""
+        """Close a run whose trial waits to be resumed."""
         self._log(run_id, points=[], params={}, tags={Tag.STATE: str(TrialState.WAITING)})
         self._client.set_terminated(run_id, "KILLED", end_ms)
 
@@ -270,20 +262,14 @@ class Recorder:
         return make_current(self._client, experiment, result.key, deviation=result.deviation or "")
 
     def _find_anywhere(self, key: str, result: TrialResult) -> Run | None:
-        """The run that a trial was recorded as first, in whichever sweep; of several the one that ended with ``result``."""
-        experiments = [str(found.experiment_id) for found in all_experiments(self._client)]
-        runs = search_runs(self._client, experiments, match_trials(key))
+        """The run that first recorded a trial, in any sweep; of several the one that ended with ``result``."""
+        runs = search_everywhere(self._client, match_trials(key))
         firsts = [run for run in runs if Tag.CACHED_FROM not in run.data.tags]
-        return next((run for run in firsts if tells(run, result)), firsts[0] if firsts else None)
+        return next((run for run in firsts if has_result(run, result)), firsts[0] if firsts else None)
 
 
-def _alone_with(folder: TrialFolder) -> FileLock:
-    """Keeps out other mirrors of this machine, such as those of two dispatchers on one sweep: both would make the run."""
-    return FileLock(folder.path / TrialFile.MIRROR_LOCK, thread_local=False)
-
-
-def tells(run: Run | None, result: TrialResult) -> bool:
-    """Whether all that the trial left is on the server: the state is the last that is sent."""
+def has_result(run: Run | None, result: TrialResult) -> bool:
+    """Whether the run holds everything of ``result``: the state is sent last."""
     if run is None:
         return False
     tags = run.data.tags
@@ -291,12 +277,12 @@ def tells(run: Run | None, result: TrialResult) -> bool:
 
 
 def _is_ahead(run: Run, result: TrialResult) -> bool:
-    """Whether another machine has done what failed here: its success stands."""
+    """Whether another machine succeeded where this one did not: its success stands."""
     return run.data.tags.get(Tag.STATE) == TrialState.COMPLETE and result.state is not TrialState.COMPLETE
 
 
 def _describe_origin() -> dict[str, str]:
-    """Tags about who ran it and from which commit of the working directory."""
+    """Tags about the user and the commit of the working directory."""
     tags: dict[str, str] = {
         Tag.ORCHESTRATE_VERSION: importlib.metadata.version("orchestrate"),
         MLFLOW_SOURCE_NAME: "orchestrate",
@@ -308,5 +294,5 @@ def _describe_origin() -> dict[str, str]:
             ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=5
         ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
-        return tags  # not a repository, or no git: nothing to name
+        return tags  # not a repository, or no git
     return tags | {MLFLOW_GIT_COMMIT: commit}

@@ -1,8 +1,8 @@
-"""Events and configuration of a trial -> the metrics, params and tags that MLflow shows; knows no server.
+"""Events and configuration of a trial -> the metrics, params and tags that MLflow shows. Needs no server.
 
-MLflow's table shows of every metric the value at the highest step. So what an epoch measured is logged as ``epoch/<name>``,
-while the plain ``<name>`` is what it was at the best epoch so far: ``val/miou`` rises in steps, and its last value, logged once
-more when the trial has ended, is the trial's. Sorting the page by ``val/miou`` is sorting by the figure of merit.
+MLflow's table shows the value of a metric at its highest step. So the measurements of an epoch are logged as ``epoch/<name>``.
+The plain ``<name>`` is the value at the best epoch so far, logged once more when the trial has ended.
+Sorting the page by ``val/miou`` therefore sorts it by the trials' results.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a trial's series has been told."""
+    """How much of a trial's metrics has been sent."""
 
     epoch: int = 0
     best: float | None = None
@@ -41,7 +41,7 @@ class Progress:
 def continue_series(events: Iterable[Event], before: Progress) -> tuple[list[Point], Progress]:
     """The points that ``events`` add after ``before``.
 
-    An epoch counts once: what a resumed attempt trains again after its checkpoint is passed over.
+    Each epoch counts once: epochs that a resumed attempt trains again are skipped.
     """
     points: list[Point] = []
     epoch, best = before.epoch, before.best
@@ -57,13 +57,13 @@ def continue_series(events: Iterable[Event], before: Progress) -> tuple[list[Poi
     return points, Progress(epoch=epoch, best=best)
 
 
-def pick_up_series(told: Iterable[Point], events: Iterable[Event]) -> Progress:
-    """How far a run's series has been told, of which only the server knows; told: the points of ``epoch/val/miou``.
+def pick_up_series(sent: Iterable[Point], events: Iterable[Event]) -> Progress:
+    """How much of a run's metrics is on the server, according to the server alone; sent: its points of ``epoch/val/miou``.
 
-    What another machine told of an epoch stands when it is trained again here. A series that ends as our own events do is ours:
-    it may be told again from its beginning, in case somebody was killed while he told it.
+    Epochs sent by another machine stand when they are trained again here. If the last point equals one of our own events, the
+    metrics are ours: they may be sent again from the start, in case a process was killed while sending.
     """
-    by_step = {point.step: point for point in told}
+    by_step = {point.step: point for point in sent}
     own = {(event.epoch, round(event.time_s * 1000)) for event in events if event.kind == "epoch"}
     last = by_step.get(max(by_step, default=0))
     if last is None or (last.step, last.time_ms) in own:
@@ -71,13 +71,13 @@ def pick_up_series(told: Iterable[Point], events: Iterable[Event]) -> Progress:
     return Progress(last.step, max(point.value for point in by_step.values()))
 
 
-def headline(result: TrialResult, progress: Progress) -> list[Point]:
-    """The trial's own figures, as the last step of the plain metrics."""
+def final_points(result: TrialResult, progress: Progress) -> list[Point]:
+    """The trial's result, as the last step of the plain metrics."""
     return _points(result.metrics, time_s=result.ended_s, step=max(result.epochs_run, progress.epoch))
 
 
 def make_params(spec: TrialSpec) -> dict[str, str]:
-    """The configuration with dotted names, as a sweep file spells them; data with ``data.`` before."""
+    """The configuration under dotted names as in a sweep file; those of the data begin with ``data.``."""
     params: dict[str, str] = {}
     _flatten("", spec.train.model_dump(mode="json"), params)
     is_synthetic = spec.data.source == "synthetic"
@@ -87,7 +87,7 @@ def make_params(spec: TrialSpec) -> dict[str, str]:
 
 
 def describe_trial(sweep: str, spec: TrialSpec, *, deviation: str) -> dict[str, str]:
-    """Tags that never change, but for ``current``."""
+    """Tags that never change, except ``current``."""
     tags: dict[str, str] = {
         Tag.KIND: RunKind.TRIAL,
         Tag.SWEEP: sweep,
@@ -103,7 +103,7 @@ def describe_trial(sweep: str, spec: TrialSpec, *, deviation: str) -> dict[str, 
 
 
 def describe_events(events: Iterable[Event]) -> dict[str, str]:
-    """Tags about the last attempt; and about the last that failed, though a later one may have come to its end."""
+    """Tags about the last attempt, and about the last failed one even if a later one succeeded."""
     tags: dict[str, str] = {}
     for event in events:
         facts = dict(event.facts)
@@ -116,7 +116,7 @@ def describe_events(events: Iterable[Event]) -> dict[str, str]:
 
 
 def describe_result(result: TrialResult) -> dict[str, str]:
-    """Tags of a trial that has ended, and of what it left; a success takes the reason of an earlier failure away."""
+    """Tags of a trial that has ended; a success clears the reason of an earlier failure."""
     facts = dict(result.facts)
     tags = {
         Tag.STATE: result.state,
@@ -137,7 +137,7 @@ def describe_system(facts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _points(metrics: Mapping[str, float], *, time_s: float, step: int, prefix: str = "") -> list[Point]:
-    """Without what is not finite: MLflow would show 1.8e308 for infinity."""
+    """Drops values that are not finite: MLflow would show 1.8e308 for infinity."""
     time_ms = round(time_s * 1000)
     names = legalize(prefix + key for key in metrics)
     named = zip(names, metrics.values(), strict=True)

@@ -1,4 +1,4 @@
-"""Checkpoints -> an MLflow model: a script, safetensors and the package that reads them; a folder, or logged to a run."""
+"""Checkpoints -> an MLflow model of a script, safetensors and the package that reads them: in a folder, or logged to a run."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _SCRIPT = Path(__file__).with_name("served_model.py")
 class ModelParts:
     """What a logged model is made of.
 
-    members: folder that ``trainers.prediction.ensemble.save_members`` wrote; code: packages and modules that it needs besides
-    installed ones; in_channels: 1 or 3; size: (height, width) of the example; identity: the same for the same model.
+    members: folder written by ``trainers.prediction.ensemble.save_members``; code: packages and modules to include;
+    in_channels: 1 or 3; size: (height, width) of the example; identity: equal for equal models.
     """
 
     members: Path
@@ -43,12 +43,12 @@ class ModelParts:
 
 
 def save_model(parts: ModelParts, folder: Path) -> None:
-    """Write the model as ``folder``, which must not exist; ``mlflow.pyfunc.load_model`` and ``mlflow models serve`` take it."""
+    """Write the model to ``folder``, which must not exist, for ``mlflow.pyfunc.load_model`` and ``mlflow models serve``."""
     _save(parts, folder, Model())
 
 
 def log_model(location: TrackingLocation, run_id: str, parts: ModelParts) -> str:
-    """Log the model as an output of the run, once for the same identity; returns its URI, ``models:/m-...``.
+    """Log the model as an output of the run, once per identity; returns its URI, ``models:/m-...``.
 
     Raises:
         TrackingError: the server cannot be used.
@@ -99,7 +99,7 @@ def _make_signature(in_channels: int) -> ModelSignature:
 
 
 def _channel_axis(in_channels: int) -> tuple[int, ...]:
-    """Gray pictures come without an axis for it."""
+    """Gray images have no channel axis."""
     return () if in_channels == 1 else (in_channels,)
 
 
@@ -109,6 +109,6 @@ def list_requirements() -> list[str]:
 
 
 def _find(client: MlflowClient, experiment: str, identity: str) -> LoggedModel | None:
-    """A model of that identity that was logged completely."""
+    """A completely logged model with that identity."""
     found = client.search_logged_models([experiment], f"tags.`{Tag.MODEL_IDENTITY}` = '{identity}'")
     return next((model for model in found if model.status == LoggedModelStatus.READY), None)

@@ -1,4 +1,4 @@
-"""Trials that another machine has finished: found by their keys on the server, entered into this machine's trial folders."""
+"""Finds trials that another machine has finished, and copies their results into this machine's trial folders."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _log = logging.getLogger(__name__)
 
 
 def adopt_finished(home: Home, specs: Iterable[TrialSpec]) -> list[str]:
-    """Fetch the results of those trials that are COMPLETE on the server; returns their keys.
+    """Fetch the results of trials that are COMPLETE on the server; returns their keys.
 
-    A trial of which the server lacks a file is left to be trained, and so is one that a process of this machine works on.
+    Skips trials that a process of this machine works on, and those whose files are missing on the server: they are trained.
 
     Raises:
         TrackingError: the server cannot be reached.
@@ -37,7 +37,7 @@ def adopt_finished(home: Home, specs: Iterable[TrialSpec]) -> list[str]:
         # earlier versions sent no progress; only pruners and charts want it
         missing = [name for name, path in found.items() if path is None and name != TrialFile.PROGRESS]
         if missing:
-            _log.warning("%s is COMPLETE on the server, which has no %s of it: it is trained again", run.name, missing[0])
+            _log.warning("%s is COMPLETE on the server, but its %s is missing there: it is trained again", run.name, missing[0])
             continue
         _enter(folder, by_key[key], {name: path for name, path in found.items() if path is not None})
         adopted.append(key)
@@ -45,7 +45,7 @@ def adopt_finished(home: Home, specs: Iterable[TrialSpec]) -> list[str]:
 
 
 def _enter(folder: TrialFolder, spec: TrialSpec, files: dict[TrialFile, Path]) -> None:
-    """Make ``folder`` the finished trial's; without mirror.json the mirror refers to the run that it came from."""
+    """Make ``folder`` that of the finished trial; without mirror.json the mirror refers to the run it came from."""
     folder.create(spec)
     for name in OF_ATTEMPTS:
         (folder.path / name).unlink(missing_ok=True)

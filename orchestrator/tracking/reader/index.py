@@ -1,4 +1,4 @@
-"""What a tracking server has of each experiment, kept on this machine: only what is new is asked for."""
+"""A cache of a server's runs on this machine, one file per experiment: only changed runs are requested."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock
 
 from orchestrator.state.files import replacing
-from orchestrator.tracking.change_marks import list_beginnings
+from orchestrator.tracking.change_marks import list_prefixes
 from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.reader.row import RunRow
 from orchestrator.tracking.reader.source import RunSource
@@ -22,48 +22,44 @@ from orchestrator.tracking.tags import Tag
 INDEX_VERSION = 2
 
 SKEW_S = 900.0
-"""By which the clocks of those who write may differ from this machine's."""
+"""By how much clocks of other machines may differ from this one's."""
 
 SAVE_S = 300.0
-"""After which a file is written although it tells nothing new: so long is asked for again, and thousands of runs take a while."""
+"""After which an unchanged file is written again: the next read then has to cover a shorter period."""
 
 WHOLE_S = 6 * 3600.0
-"""After which everything is read anew: what people change by hand on MLflow's page leaves no mark."""
+"""After which everything is read again: changes made by hand on MLflow's page leave no mark."""
 
 
 @dataclass
-class _Known:
-    """What is known of an experiment, by the runs' ids. read_s: when it was asked for last; whole_s: when all of it was."""
+class _Cached:
+    """The cached runs of an experiment, by id. read_s: time of the last read; whole_s: of the last read of everything."""
 
     rows: dict[str, RunRow] = field(default_factory=dict)
     deleted: set[str] = field(default_factory=set)
     read_s: float = 0.0
     whole_s: float = 0.0
     saved_s: float = 0.0
-    """The read_s that its file has."""
+    """The read_s in its file."""
     is_new: bool = False
-    """Something is not as its file has it."""
+    """Whether it differs from its file."""
 
 
 class RunIndex:
-    """The runs of experiments, from a file for each and what the server has more. Any number of processes may use one folder."""
+    """The runs of experiments: from the cache, updated by the server. Several processes may share one folder."""
 
     def __init__(self, location: TrackingLocation, source: RunSource, folder: Path) -> None:
         self._source = source
         self._folder = folder / hashlib.sha256(location.uri.encode()).hexdigest()[:12]
 
     def read(self, experiments: Sequence[str]) -> list[RunRow]:
-        """Every run of these experiments that is not deleted.
-
-        Raises:
-            What the source raises where the server cannot be used.
-        """
+        """Every run of these experiments that is not deleted; raises what the source raises."""
         self._folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self._folder / "lock"):
             now_s = time.time()
             known = {experiment: self._load(experiment, now_s) for experiment in experiments}
             if self._has_lost_runs(known.values()):
-                known = {experiment: _Known() for experiment in experiments}
+                known = {experiment: _Cached() for experiment in experiments}
             self._read_whole({experiment: found for experiment, found in known.items() if not found.read_s}, now_s)
             self._read_new({experiment: found for experiment, found in known.items() if found.read_s < now_s}, now_s)
             for experiment, found in known.items():
@@ -71,13 +67,13 @@ class RunIndex:
                     self._save(experiment, found)
         return [row for found in known.values() for row in found.rows.values()]
 
-    def _has_lost_runs(self, known: Iterable[_Known]) -> bool:
-        """Whether the run that was written last is gone, as on a server that was restored from a backup."""
+    def _has_lost_runs(self, known: Iterable[_Cached]) -> bool:
+        """Whether the most recently changed run is gone, as after a restored backup."""
         rows = [row for found in known for row in found.rows.values()]
         newest = max(rows, key=lambda row: row.tags.get(Tag.WRITTEN, ""), default=None)
         return newest is not None and self._source.find_run(newest.run_id) is None
 
-    def _read_whole(self, known: dict[str, _Known], now_s: float) -> None:
+    def _read_whole(self, known: dict[str, _Cached], now_s: float) -> None:
         if not known:
             return
         for row in self._source.search(list(known)):
@@ -88,14 +84,14 @@ class RunIndex:
             found.read_s = found.whole_s = now_s
             found.is_new = True
 
-    def _read_new(self, known: dict[str, _Known], now_s: float) -> None:
+    def _read_new(self, known: dict[str, _Cached], now_s: float) -> None:
         if not known:
             return
         since_s = min(found.read_s for found in known.values())
-        beginnings = list_beginnings(since_s - SKEW_S, now_s + SKEW_S)
-        assert beginnings is not None, "everything is read anew before that"
-        for beginning in beginnings:
-            for row in self._source.search(list(known), f"tags.{Tag.WRITTEN} LIKE '{beginning}%'"):
+        prefixes = list_prefixes(since_s - SKEW_S, now_s + SKEW_S)
+        assert prefixes is not None, "everything is read again before that"
+        for prefix in prefixes:
+            for row in self._source.search(list(known), f"tags.{Tag.WRITTEN} LIKE '{prefix}%'"):
                 found = known[row.experiment_id]
                 found.is_new |= found.rows.get(row.run_id) != row
                 found.rows[row.run_id] = row
@@ -111,18 +107,18 @@ class RunIndex:
             found.is_new |= found.deleted != deleted[experiment]
             found.deleted, found.read_s = deleted[experiment], now_s
 
-    def _load(self, experiment: str, now_s: float) -> _Known:
-        """What the experiment's file says; nothing where there is none, or where it is damaged, another version's or old."""
+    def _load(self, experiment: str, now_s: float) -> _Cached:
+        """The experiment's file; an empty cache if it is missing, damaged, too old or of another version."""
         try:
             document: dict[str, Any] = json.loads(self._file(experiment).read_bytes())
             if document["version"] != INDEX_VERSION or not 0 <= now_s - document["whole_s"] < WHOLE_S:
-                return _Known()
+                return _Cached()
             rows = {row["run_id"]: RunRow(**row) for row in document["rows"]}
-            return _Known(rows, set(document["deleted"]), document["read_s"], document["whole_s"], saved_s=document["read_s"])
+            return _Cached(rows, set(document["deleted"]), document["read_s"], document["whole_s"], saved_s=document["read_s"])
         except (OSError, ValueError, KeyError, TypeError):
-            return _Known()
+            return _Cached()
 
-    def _save(self, experiment: str, known: _Known) -> None:
+    def _save(self, experiment: str, known: _Cached) -> None:
         rows = [vars(row) for row in known.rows.values()]
         document = {"version": INDEX_VERSION, "read_s": known.read_s, "whole_s": known.whole_s, "deleted": sorted(known.deleted)}
         with replacing(self._file(experiment)) as scratch:

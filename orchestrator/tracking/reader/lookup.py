@@ -1,4 +1,4 @@
-"""What a person calls a model (run id, trial key, sweep) -> the trials that it is made of, as the records know them."""
+"""Run id, trial key or sweep name -> the trials that a model consists of."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 
 from orchestrator.errors import TrackingError
 from orchestrator.state.trial.records import TrialState
-from orchestrator.tracking.client import all_experiments, connect, find_experiment, search_runs
+from orchestrator.tracking.client import all_experiments, connect, find_experiment, search_everywhere, search_runs
 from orchestrator.tracking.errors import translate_errors
 from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.tags import RunKind, Tag, is_sweep, match_tags, match_trials, read_flips, read_weights
@@ -26,8 +26,8 @@ _KEY = re.compile(r"[0-9a-f]{4,16}")
 class FoundModel:
     """A trial, or an ensemble of several.
 
-    weights: key of each member's trial -> its weight; mean: how they are combined; flips: key of each that is averaged over other
-    mirror images than it was validated with -> over which.
+    weights: key of each member -> its weight; mean: how they are combined; flips: key -> flips, of members that use other flips
+    than they were validated with.
     """
 
     name: str
@@ -38,12 +38,10 @@ class FoundModel:
 
 
 def find_model(location: TrackingLocation, name: str) -> FoundModel:
-    """Find a model by the id of a run, the key of a trial or the beginning of one, or a sweep's name.
-
-    A sweep stands for the ensemble that ``best-ensemble`` chose of it last.
+    """Find a model by run id, trial key (or its beginning) or sweep name; a sweep stands for its last chosen ensemble.
 
     Raises:
-        TrackingError: there is none, or several; the message says what is known.
+        TrackingError: there is none, or several; the message says what there is.
     """
     client = connect(location)
     with translate_errors(location):
@@ -56,7 +54,7 @@ def find_model(location: TrackingLocation, name: str) -> FoundModel:
         keys = sorted({run.data.tags[Tag.KEY] for run in runs})
         if len(keys) > 1:
             raise TrackingError(
-                f"{location}: {name!r} is the beginning of {len(keys)} trials' keys: {_some(keys)}. Give more of it."
+                f"{location}: {name!r} is the beginning of {len(keys)} trials' keys: {_some(keys)}. Give more characters."
             )
         if not keys:
             raise _unknown(location, client, name)
@@ -71,10 +69,10 @@ def _take(location: TrackingLocation, run: Run) -> FoundModel:
     elif tags.get(Tag.KIND) == RunKind.TRIAL:
         weights = {tags[Tag.KEY]: 1.0}
     else:
-        raise TrackingError(f"{location}: run {run.info.run_id} ({name}) is neither a trial nor an ensemble of `orchestrate`'s.")
+        raise TrackingError(f"{location}: run {run.info.run_id} ({name}) is neither a trial nor an ensemble of `orchestrate`.")
     if tags.get(Tag.STATE) != TrialState.COMPLETE:
         raise TrackingError(
-            f"{location}: {name} ({run.info.run_id}) is {tags.get(Tag.STATE, 'unfinished')}; only what is COMPLETE predicts. "
+            f"{location}: {name} ({run.info.run_id}) is {tags.get(Tag.STATE, 'unfinished')}; only a COMPLETE one can predict. "
             "Let its sweep finish, or give the path of its checkpoint."
         )
     return FoundModel(name, weights, run_id=run.info.run_id, mean=tags.get(Tag.MEAN, "arithmetic"), flips=flips)
@@ -91,7 +89,7 @@ def _get_run(client: MlflowClient, run_id: str) -> Run | None:
 
 def _latest_ensemble(location: TrackingLocation, client: MlflowClient, sweep: str, experiment: str) -> Run:
     runs = search_runs(client, [experiment], match_tags({Tag.KIND: RunKind.ENSEMBLE, Tag.STATE: TrialState.COMPLETE}))
-    chosen = [run for run in runs if Tag.ROW not in run.data.tags]  # fixed ones are several, and none is the latest
+    chosen = [run for run in runs if Tag.ROW not in run.data.tags]  # of fixed ensembles none is the latest
     if not chosen:
         fixed = "".join(f" Row {run.data.tags[Tag.ROW]} is run {run.info.run_id}." for run in runs)
         raise TrackingError(
@@ -102,8 +100,7 @@ def _latest_ensemble(location: TrackingLocation, client: MlflowClient, sweep: st
 
 
 def _find_trials(client: MlflowClient, key: str) -> list[Run]:
-    experiments = [str(found.experiment_id) for found in all_experiments(client)]
-    return search_runs(client, experiments, f"{match_trials()} and tags.{Tag.KEY} LIKE '{key}%'")
+    return search_everywhere(client, f"{match_trials()} and tags.{Tag.KEY} LIKE '{key}%'")
 
 
 def _unknown(location: TrackingLocation, client: MlflowClient, name: str) -> TrackingError:
@@ -112,8 +109,8 @@ def _unknown(location: TrackingLocation, client: MlflowClient, name: str) -> Tra
         check_known(name, sweeps, "sweep")
     except ValueError as error:
         return TrackingError(
-            f"{location}: {error} Nor is it a run's id, a trial's key (`orchestrate leaderboard --json` shows them), or a "
-            "checkpoint's path."
+            f"{location}: {error} It is not a run id, a trial key (see `orchestrate leaderboard --json`) or the path of a "
+            "checkpoint either."
         )
     raise AssertionError(f"{name} is a sweep")  # and would have been found
 

@@ -1,10 +1,10 @@
-"""Runs as MLflow's own client reads them, wherever it can: databases, and servers that need more than a login."""
+"""Reads runs with MLflow's client: from databases, and from servers that need more than a login."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import mlflow  # noqa: F401  whole, before its parts (see __init__.py)
+import mlflow  # noqa: F401  whole, before its parts (see tracking/__init__.py)
 from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 
@@ -17,7 +17,7 @@ class ClientSource:
     """A RunSource.
 
     Raises:
-        TrackingError: the place cannot be used.
+        TrackingError: the location cannot be used.
     """
 
     def __init__(self, location: TrackingLocation) -> None:
@@ -51,7 +51,7 @@ class ClientSource:
 
 
 def make_row(run: Run) -> RunRow:
-    """As the client tells it."""
+    """A run of MLflow's client."""
     return RunRow.of(
         run_id=str(run.info.run_id),
         experiment_id=str(run.info.experiment_id),

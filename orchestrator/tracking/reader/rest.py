@@ -1,6 +1,6 @@
-"""Runs as a tracking server tells them over MLflow's REST interface (https://mlflow.org/docs/latest/rest-api.html).
+"""Reads runs of a server by MLflow's REST interface (https://mlflow.org/docs/latest/rest-api.html).
 
-Only reads, and only what readers of runs need: so that a leaderboard need not wait for mlflow's import, of several seconds.
+So a leaderboard need not import mlflow, which takes seconds.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _RETRIES = Retry(
 
 
 class RestSource:
-    """A RunSource. The login is MLFLOW_TRACKING_USERNAME and _PASSWORD, or _TOKEN."""
+    """A RunSource; logs in by MLFLOW_TRACKING_USERNAME and _PASSWORD, or _TOKEN."""
 
     def __init__(self, location: TrackingLocation) -> None:
         self._api = location.uri.rstrip("/") + _API
-        self._timeout_s = float(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"])  # the package has set it
+        self._timeout_s = float(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"])  # set by tracking/__init__.py
         self._session = requests.Session()
         self._session.headers.update(_make_login(os.environ))
         self._session.mount(self._api, HTTPAdapter(max_retries=_RETRIES))
@@ -80,7 +80,7 @@ class RestSource:
         return self._read(response)
 
     def _read(self, response: requests.Response) -> dict[str, Any]:
-        """Raises: requests.RequestException: it is not the answer that was asked for."""
+        """Raises: requests.RequestException: the answer is not the one requested."""
         if response.ok:
             answer: dict[str, Any] = response.json()
             return answer
@@ -91,7 +91,7 @@ class RestSource:
 
 
 def _make_login(environment: Mapping[str, str]) -> dict[str, str]:
-    """Headers, as MLflow's client sends them; ~/.netrc counts for both, for it is requests that reads it."""
+    """The headers that MLflow's client sends; requests reads ~/.netrc for both."""
     username, password = environment.get("MLFLOW_TRACKING_USERNAME"), environment.get("MLFLOW_TRACKING_PASSWORD")
     if username and password:
         return {"Authorization": "Basic " + base64.standard_b64encode(f"{username}:{password}".encode()).decode()}
@@ -100,7 +100,7 @@ def _make_login(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _read_error(response: requests.Response) -> dict[str, Any]:
-    """What MLflow says of a refusal; empty where the answer is somebody else's, as a proxy's."""
+    """MLflow's description of a refusal; empty if the answer is not MLflow's, such as a proxy's."""
     try:
         said = response.json()
     except requests.JSONDecodeError:
@@ -113,7 +113,7 @@ def _read_pairs(pairs: Sequence[dict[str, Any]] | None) -> dict[str, str]:
 
 
 def _read_ms(value: str | int | None) -> int | None:
-    """Of protobuf's int64, which JSON may hold as text; MLflow has None until there is one."""
+    """A protobuf int64, which JSON may hold as text; 0 and missing mean None."""
     return None if value in (None, "", 0, "0") else int(value)
 
 

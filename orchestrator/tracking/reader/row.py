@@ -1,4 +1,4 @@
-"""One run of a tracking server, as its readers want it."""
+"""One run of MLflow, as its readers need it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class RunRow:
     key: str
     name: str
     state: str
-    """A TrialState, as of the last time the mirror spoke."""
+    """A TrialState, as last mirrored."""
     metrics: dict[str, float]
     params: dict[str, str]
     tags: dict[str, str]
     start_s: float
     end_ms: int | None = None
-    """When it ended, as MLflow has it: another time, another result."""
+    """When it ended, by MLflow: another time means another result."""
 
     @classmethod
     def of(
@@ -39,7 +39,7 @@ class RunRow:
         params: Mapping[str, str],
         tags: Mapping[str, str],
     ) -> RunRow:
-        """As a server tells it; what is ours of it is in its tags."""
+        """From the fields of MLflow; ours are read from the tags."""
         return cls(
             run_id=run_id,
             experiment_id=experiment_id,
@@ -56,12 +56,12 @@ class RunRow:
 
     @property
     def files_run_id(self) -> str:
-        """The run that holds the files: a run of a cached trial refers to the first one."""
+        """The run that holds the files: a cached trial's run refers to the first one."""
         return self.tags.get(Tag.CACHED_FROM, self.run_id)
 
 
 def one_run_per_key(runs: Iterable[RunRow]) -> dict[str, RunRow]:
-    """Key -> run, each trial once: the run that trained it if it is among ``runs``, else one that refers to that."""
+    """Key -> run, each trial once: the run that trained it if it is among ``runs``, else one that refers to it."""
     by_key: dict[str, RunRow] = {}
     for run in sorted(runs, key=lambda run: Tag.CACHED_FROM in run.tags):
         by_key.setdefault(run.key, run)

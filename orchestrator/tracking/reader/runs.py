@@ -1,4 +1,4 @@
-"""Runs -> rows for the leaderboard, a trial's files wherever it was trained, finished trials; and ensembles as runs."""
+"""Reads runs of trials and ensembles, and their files wherever they lie."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 _LOCK = ".lock"
 _ENDED = "ended"
-"""Beside fetched files: when the result that they are of had ended. A trial that is trained again keeps its run."""
+"""Beside downloaded files: end of the result they belong to. A trial that is trained again keeps its run."""
 
 
 class RunReader:
-    """Reads runs of one tracking place. Used by one thread."""
+    """Reads runs of one tracking location. For one thread."""
 
     def __init__(self, location: TrackingLocation) -> None:
         self._location = location
@@ -40,7 +40,7 @@ class RunReader:
 
     @cached_property
     def _client(self) -> MlflowClient:
-        """For files and what is written; made when it is needed first, for importing mlflow takes seconds."""
+        """Downloads files; created when first needed, because importing mlflow takes seconds."""
         from orchestrator.tracking.client import connect
 
         return connect(self._location)
@@ -50,7 +50,7 @@ class RunReader:
         return self._location
 
     def list_runs(self, sweeps: Sequence[str] = ()) -> list[RunRow]:
-        """Current runs of trials, of the sweeps named or of all, in the order of their start.
+        """Current runs of trials of these sweeps, or of all, in the order of their start.
 
         Raises:
             TrackingError: the server cannot be used, or has no such sweep.
@@ -59,7 +59,7 @@ class RunReader:
             return self._list_current(RunKind.TRIAL, sweeps)
 
     def list_ensembles(self, sweeps: Sequence[str] = ()) -> list[RunRow]:
-        """Current runs of ensembles, fixed or chosen, of the sweeps named or of all, in the order of their start.
+        """Current runs of fixed and chosen ensembles of these sweeps, or of all, in the order of their start.
 
         Raises:
             TrackingError: the server cannot be used, or has no such sweep.
@@ -68,7 +68,7 @@ class RunReader:
             return self._list_current(RunKind.ENSEMBLE, sweeps)
 
     def list_table_ensembles(self, sweep: str) -> list[RunRow]:
-        """Those of a sweep that are rows of its table.
+        """Current runs of a sweep's fixed ensembles, which are rows of its table.
 
         Raises:
             TrackingError: the server cannot be used, or has no such sweep.
@@ -82,15 +82,16 @@ class RunReader:
             return latest.sweep if latest is not None else None
 
     def find_finished(self, keys: Iterable[str]) -> dict[str, RunRow]:
-        """The runs under which trials are COMPLETE, on whatever machine and in whatever sweep; keys without one are left out."""
+        """Key -> COMPLETE run, of any machine and sweep; keys without one are missing."""
         with translate_errors(self._location):
             wanted = frozenset(keys)
             rows = self._list_complete() if wanted else []
             return one_run_per_key(row for row in rows if row.key in wanted)
 
     def fetch(self, run: RunRow, name: str, cache: Path, *, from_folder: bool = True) -> Path:
-        """A file of the run's trial: from its folder on this machine, unless that will not do, else from the server, once for
-        each of its results.
+        """A file of the run's trial, from its folder on this machine or, once per result, from the server.
+
+        from_folder: whether the folder may be used.
 
         Raises:
             TrackingError: neither has it.
@@ -99,14 +100,12 @@ class RunReader:
         if path is None:
             raise TrackingError(
                 f"{self._location}: run {run.files_run_id} ({run.name}) has no file {name}. Was its artifact folder removed, or "
-                "does it lie on another machine? Run the sweep again to train the trial anew."
+                "is it on another machine? Run the sweep again to train the trial again."
             )
         return path
 
     def find_file(self, run: RunRow, name: str, cache: Path, *, from_folder: bool = True) -> Path | None:
-        """As ``fetch``, but None where the run has no such file. from_folder: whether this machine's trial folder will do.
-
-        name: with its folder before it, where it lies in one.
+        """As ``fetch``, but None if the run has no such file. name: including its folder, if it has one.
 
         Raises:
             TrackingError: the server cannot be used.
@@ -128,14 +127,14 @@ class RunReader:
         return target
 
     def has_file_here(self, run: RunRow, name: str, cache: Path) -> bool:
-        """Whether ``find_file`` would ask no server."""
+        """Whether ``find_file`` needs no server."""
         fetched = cache / run.files_run_id
         return (self._location.trials / run.key / name).exists() or (_is_current(fetched, run) and (fetched / name).exists())
 
     def mark_own_file(self, run: RunRow, name: str) -> str | None:
-        """What tells a file of the trial's folder on this machine from others under its name; None where it has none."""
+        """A mark that changes with a file of the trial's folder on this machine; None if there is no such file."""
         try:
-            return mark_file(f"{self._location.trials}/{run.key}/{name}")  # of thousands; a Path takes longer than to look
+            return mark_file(f"{self._location.trials}/{run.key}/{name}")  # creating a Path takes longer than the stat
         except OSError:
             return None
 
@@ -149,7 +148,7 @@ class RunReader:
             return self._experiments([sweep])[0]
 
     def _list_complete(self) -> list[RunRow]:
-        """All at once: MLflow 3.17 knows no IN for tags, and a search a key is a round trip a key."""
+        """All in one search: MLflow 3.17 has no IN for tags, and one search per key is one round trip per key."""
         if self._index is not None:
             ours = [e.experiment_id for e in self._source.list_experiments() if is_sweep(e.tags)]
             return [r for r in self._index.read(ours) if r.tags.get(Tag.KIND) == RunKind.TRIAL and r.state == TrialState.COMPLETE]
@@ -178,7 +177,7 @@ class RunReader:
 
 
 def _is_current(fetched: Path, run: RunRow) -> bool:
-    """Whether what lies in ``fetched`` is of the run's present result."""
+    """Whether the files in ``fetched`` belong to the run's present result."""
     try:
         return (fetched / _ENDED).read_text(encoding="utf-8") == str(run.end_ms)
     except FileNotFoundError:
@@ -186,7 +185,7 @@ def _is_current(fetched: Path, run: RunRow) -> bool:
 
 
 def _make_current(fetched: Path, run: RunRow) -> None:
-    """Make place for files of the run's present result: those of an earlier one go."""
+    """Delete files of an earlier result of the run."""
     fetched.mkdir(parents=True, exist_ok=True)
     with FileLock(fetched / _LOCK):
         if _is_current(fetched, run):
@@ -198,11 +197,11 @@ def _make_current(fetched: Path, run: RunRow) -> None:
 
 
 def _is_of(folder: TrialFolder, run: RunRow) -> bool:
-    """Whether the folder is of the run's trial, and of no earlier result than the run's, as one that was adopted may be."""
+    """Whether the folder holds the run's trial, with no earlier result; one that was adopted may be earlier."""
     try:
         result = folder.result()
         if result is not None and run.state == TrialState.COMPLETE and round(result.ended_s * 1000) < (run.end_ms or 0):
             return False
         return folder.spec().key == run.key
     except TrialError:
-        return False  # another version's folder: the server's copy is read instead
+        return False  # of another version: the server's copy is read instead

@@ -1,4 +1,4 @@
-"""Where runs are read from: a tracking server by its REST interface, or whatever place MLflow's own client can use."""
+"""Chooses how runs are read: a server by its REST interface, everything else by MLflow's client."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ _NEEDS_CLIENT = (
     "MLFLOW_TRACKING_SERVER_CERT_PATH",
     "MLFLOW_WORKSPACE",
 )
-"""Ways to reach a server that only MLflow's client has (mlflow/utils/credentials.py, rest_utils.py)."""
+"""Ways to reach a server that only MLflow's client supports (mlflow/utils/credentials.py, rest_utils.py)."""
 
 
 class RunSource(Protocol):
-    """Reads of runs and experiments; what cannot be read is raised as it comes (telling.py explains it). Used by one thread."""
+    """Reads runs and experiments. Raises errors as they come; callers use ``translate_errors``. For one thread."""
 
     def list_experiments(self) -> list[ExperimentRow]:
-        """All that are not deleted, whoever made them."""
+        """All that are not deleted."""
 
     def find_experiment(self, name: str) -> str | None:
         """The id of an experiment, deleted or not."""
 
     def search(self, experiments: Sequence[str], query: str = "", *, is_deleted: bool = False) -> list[RunRow]:
-        """Every run that fits, of those that are deleted or of those that are not."""
+        """Every matching run, of those that are deleted or of those that are not."""
 
     def find_latest(self, experiments: Sequence[str], query: str) -> RunRow | None:
-        """Of the runs that fit and are not deleted the one that was started last."""
+        """The matching run that started last, without deleted ones."""
 
     def find_run(self, run_id: str) -> RunRow | None:
-        """A run, deleted or not; None where there is none."""
+        """A run, deleted or not; None if there is none."""
 
     def list_files(self, run_id: str, folder: str = "") -> list[str]:
-        """The files that a run holds at its top, or in one of its folders, those in folders below left out: ``folder/name``."""
+        """The run's files at its top level or in one folder, as ``folder/name``; not those in subfolders."""
 
 
 def open_source(location: TrackingLocation) -> RunSource:
-    """The quickest that can be used: importing mlflow takes longer than to ask a server for what is new.
+    """The fastest way that works: importing mlflow takes longer than asking a server for changes.
 
     Raises:
-        TrackingError: the place cannot be used.
+        TrackingError: the location cannot be used.
     """
     if location.is_server and not _needs_client(os.environ):
         from orchestrator.tracking.reader.rest import RestSource

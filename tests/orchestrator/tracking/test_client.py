@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.tracking.client import alone_at, connect
+from orchestrator.tracking.client import connect, lock_database
 from orchestrator.tracking.location import TrackingLocation
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1
@@ -23,7 +23,7 @@ def test_nobody_touches_a_database_that_another_makes(empty_database: Path, loca
     """Two that make its tables leave one that nobody can use: the second waits."""
     assert empty_database.exists()  # MLflow is imported: what would come too early comes at once
     second = threading.Thread(target=connect, args=(location,))
-    with alone_at(location):
+    with lock_database(location):
         second.start()
         second.join(timeout=1)
         assert second.is_alive()

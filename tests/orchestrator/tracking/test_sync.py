@@ -12,8 +12,8 @@ from orchestrator.state.ledger import Ledger
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import TrialState
 from orchestrator.tracking.location import TrackingLocation
-from orchestrator.tracking.mirror.queue import MlflowTracker
 from orchestrator.tracking.mirror.recorder import Recorder
+from orchestrator.tracking.mirror.tracker import MlflowTracker
 from tests.orchestrator.tracking.mirror.test_mirror import mirror, runs_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1

@@ -35,7 +35,7 @@ def test_the_rule_frees_all_but_the_best(bench: Bench) -> None:
     """In folders and in the artifact store; everything else of the trials stays."""
     for key, best in [("a", 0.5), ("b", 0.7), ("c", 0.6)]:
         bench.end(key, best=best)
-    bench.recorder.note_rule("s", "1")
+    bench.recorder.record_keep("s", "1")
     removed, left = apply_keep(bench.home, "s")
     assert {key: bench.has_checkpoint(key) for key in "abc"} == {"a": False, "b": True, "c": False}
     assert (len(removed), left) == (4, [])
@@ -47,7 +47,7 @@ def test_the_rule_frees_all_but_the_best(bench: Bench) -> None:
 def test_a_removed_checkpoint_says_so(bench: Bench) -> None:
     """To whoever predicts or exports with it, by key or by path, also where only MLflow knows; and how to get it back."""
     folder = bench.end("abcd")
-    bench.recorder.note_rule("s", "none")
+    bench.recorder.record_keep("s", "none")
     apply_keep(bench.home, "s")
     told = r"removed by `keep: \{checkpoints: none\}` of sweep s.* `orchestrate retry SWEEP --trial abcd`"
     for name in ("abcd", str(folder.path), str(folder.path / CHECKPOINT)):
@@ -63,7 +63,7 @@ def test_a_members_checkpoint_stays(bench: Bench) -> None:
     bench.end("a", best=0.5)
     bench.end("b", best=0.7)
     run_id = log_ensemble(TrackingLocation.of(bench.home), "s", EnsembleRecord("two", {"a": 1.0}, {}, {"a": 1}))
-    bench.recorder.note_rule("s", "none")
+    bench.recorder.record_keep("s", "none")
     apply_keep(bench.home, "s")
     assert (bench.has_checkpoint("a"), bench.has_checkpoint("b")) == (True, False)
     assert [member.name for member in find_files(run_id, bench.home).members] == ["a"]
@@ -73,7 +73,7 @@ def test_what_somebody_works_on_stays(bench: Bench) -> None:
     """A worker in the folder, a dispatcher's lease, a trial that waits to be tried again."""
     for key in ("locked", "leased", "again"):
         bench.end(key, state=TrialState.PRUNED if key == "leased" else TrialState.COMPLETE)
-    bench.recorder.note_rule("s", "none")
+    bench.recorder.record_keep("s", "none")
     assert bench.ledger.claim("leased", "other", "somebody") is not None
     assert bench.ledger.forget("again")
     with FileLock(bench.home.trial_folder("locked") / "lock"):
@@ -87,14 +87,14 @@ def test_what_somebody_works_on_stays(bench: Bench) -> None:
 def test_what_is_not_in_mlflow_yet_stays(bench: Bench) -> None:
     """Nothing is known of what it is worth, nor could it say that it is gone."""
     bench.end("a", is_sent=False)
-    bench.recorder.note_rule("s", "none")
+    bench.recorder.record_keep("s", "none")
     assert apply_keep(bench.home, "s") == ([], [])
 
 
 def test_a_failed_trial_can_be_gone_on_with(bench: Bench) -> None:
     """A rule at the end of a sweep takes neither of its checkpoints."""
     folder = bench.end("a", state=TrialState.FAILED)
-    bench.recorder.note_rule("s", "none")
+    bench.recorder.record_keep("s", "none")
     assert apply_keep(bench.home, "s") == ([], [])
     assert folder.checkpoint.exists()
 
@@ -102,7 +102,7 @@ def test_a_failed_trial_can_be_gone_on_with(bench: Bench) -> None:
 def test_without_mlflow_no_checkpoint_goes(bench: Bench, tmp_path: Path) -> None:
     """Nobody knows who needs it; the rest is freed, and the report says what was left."""
     folder = bench.end("a")
-    bench.recorder.note_rule("s", "none")
+    bench.recorder.record_keep("s", "none")
     bench.home.mlflow_db.write_bytes(b"no database")
     with pytest.raises(TrackingError):
         apply_keep(bench.home, "s")

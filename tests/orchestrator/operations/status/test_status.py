@@ -27,7 +27,7 @@ from orchestrator.state.trial.failures import FailureKind
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import Attempt, Event, TrialResult, TrialSpec, TrialState
 from orchestrator.tracking.location import TrackingLocation
-from orchestrator.tracking.mirrored import Sent, write_sent
+from orchestrator.tracking.mirror_state import MirrorState, write_mirror_state
 from tests.orchestrator.documented import documented_fields, fields_of
 from trainers.config import DataConfig, TrainConfig
 
@@ -208,7 +208,7 @@ def test_what_mlflow_lacks_is_told(scene: Scene) -> None:
     scene.begin("c")
     size = (sent.path / "progress.jsonl").stat().st_size
     location = str(TrackingLocation.of(scene.home))
-    write_sent(sent, Sent(server=location, sweep=SWEEP, run_id="r", offset=size, ended=True))
+    write_mirror_state(sent, MirrorState(server=location, sweep=SWEEP, run_id="r", offset=size, ended=True))
     assert scene.look().unmirrored == ("trial a",)
 
 

@@ -18,7 +18,7 @@ from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.tracking.checkpoints.store import CheckpointStore
 from orchestrator.tracking.checkpoints.uploads import open_checkpoints
 from orchestrator.tracking.location import TrackingLocation
-from orchestrator.tracking.mirror.queue import MlflowTracker
+from orchestrator.tracking.mirror.tracker import MlflowTracker
 from tests.orchestrator.postgresql import PASSWORD
 from tests.orchestrator.state.trial.test_checkpoint import train
 from tests.orchestrator.tracking.conftest import Server, Wait, Worker, make_guarded
@@ -85,7 +85,7 @@ def test_what_is_fetched_is_what_was_sent_last(machine: Machine, tmp_path: Path)
     target.mkdir()
     fetched = machine.store.fetch(machine.trial.path.name, target, after=2)
     assert fetched.epoch == 3
-    assert fetched.says.startswith("goes on from epoch 3, which attempt 1 on ")
+    assert fetched.says.startswith("resumed from epoch 3 of attempt 1 on ")
     with copied(machine.trial) as expected:
         assert expected is not None
         for file in expected[0].iterdir():
@@ -98,10 +98,10 @@ def test_one_that_is_no_later_is_left_where_it_is(machine: Machine, tmp_path: Pa
     machine.send(4)
     before = machine.mirrored()
     fetched = machine.store.fetch(machine.trial.path.name, tmp_path, after=4)
-    assert (fetched.epoch, fetched.says) == (None, "the mirrored checkpoint is of epoch 4")
+    assert (fetched.epoch, fetched.says) == (None, "the checkpoint on the server is of epoch 4")
     machine.send(3)
     assert machine.mirrored() == before
-    assert machine.store.fetch("unknown", tmp_path, after=0).says == "no checkpoint of it is mirrored"
+    assert machine.store.fetch("unknown", tmp_path, after=0).says == "no checkpoint of it is on the server"
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
@@ -118,7 +118,7 @@ def test_a_damaged_one_is_told_and_never_found_again(machine: Machine, running: 
     assert (fetched.epoch, fetched.is_damaged) == (None, True)
     assert "last.pt of run" in fetched.says
     assert machine.mirrored() == {}
-    assert machine.store.fetch(machine.trial.path.name, tmp_path, after=0).says == "no checkpoint of it is mirrored"
+    assert machine.store.fetch(machine.trial.path.name, tmp_path, after=0).says == "no checkpoint of it is on the server"
     machine.send(2)
     assert machine.mirrored()["epoch"] == 2
 

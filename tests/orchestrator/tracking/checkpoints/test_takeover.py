@@ -109,7 +109,7 @@ def test_a_lost_machines_trial_goes_on_from_its_mirrored_checkpoint(
     run = find_run(client)
     assert run is not None
     assert (run.info.status, run.data.tags["attempt"]) == ("FINISHED", "2")
-    assert run.data.tags["goes_on_from"].startswith(f"goes on from epoch {first.epoch - 1}, which attempt 1 on ")
+    assert run.data.tags["goes_on_from"].startswith(f"resumed from epoch {first.epoch - 1} of attempt 1 on ")
     steps = [point.step for point in client.get_metric_history(run.info.run_id, "epoch/val/miou")]
     assert sorted(steps) == list(range(1, 21))
     assert "checkpoint" not in run.data.tags

@@ -67,7 +67,7 @@ def test_other_terms_are_another_run(location: TrackingLocation, retried: TrialF
     assert tags_of(runs[""], "current", "state", "reason") == {
         "current": "false",
         "state": "FAILED",
-        "reason": f"tried again as: {CUT}",
+        "reason": f"retried as: {CUT}",
     }
     assert runs[""].info.status == "FAILED"
     assert runs[CUT].info.status == "RUNNING"

@@ -10,7 +10,7 @@ from mlflow.entities import Run
 
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.tracking.location import TrackingLocation
-from orchestrator.tracking.mirror.queue import MlflowTracker
+from orchestrator.tracking.mirror.tracker import MlflowTracker
 from orchestrator.tracking.reader.runs import RunReader
 from orchestrator.tracking.tags import EnsembleRecord, RunLabel
 

@@ -11,7 +11,7 @@ from mlflow.entities import Run
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import Event, TrialState
 from orchestrator.tracking.location import TrackingLocation
-from orchestrator.tracking.mirror.queue import MlflowTracker
+from orchestrator.tracking.mirror.tracker import MlflowTracker
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1
 
@@ -325,7 +325,7 @@ def test_an_outage_is_told_once(location, worker, server, wait, caplog) -> None:
     remote = TrackingLocation(server.uri, location.artifacts, location.trials, location.locks)
     server.start()
     tracker = MlflowTracker(remote)
-    tracker.note_rule("s", "all")
+    tracker.record_keep("s", "all")
     wait(lambda: MlflowClient(tracking_uri=server.uri).get_experiment_by_name("s") is not None)
     server.kill()
     folder = worker.start()
@@ -348,7 +348,7 @@ def test_a_store_that_is_full_is_told_once(location, worker, wait, caplog) -> No
     client = MlflowClient(tracking_uri=location.uri)
     for rule in ("all", "none", "5"):
         wait(lambda: tracker.trouble is not None)
-        tracker.note_rule("s", rule)
+        tracker.record_keep("s", rule)
         wait(lambda rule=rule: rule in client.get_experiment_by_name("s").tags.values())
         wait(lambda: tracker.trouble is None)  # it is known again when the files are tried the next time
     assert caplog.text.count("Not mirrored yet") == 1, caplog.text

@@ -14,7 +14,7 @@ from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
 from orchestrator.state.trial.records import TrialState
 from orchestrator.tracking.location import TrackingLocation
-from orchestrator.tracking.mirror.queue import MlflowTracker
+from orchestrator.tracking.mirror.tracker import MlflowTracker
 from tests.orchestrator.dispatch.loop.conftest import Bench, ScriptedJob, ScriptedLauncher, complete, points, states_of
 from tests.orchestrator.tracking.conftest import Server, Wait
 from tests.orchestrator.tracking.mirror.test_mirror import history_of, runs_of

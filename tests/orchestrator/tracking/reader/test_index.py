@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 
-from orchestrator.tracking.change_marks import list_beginnings, write_mark
+from orchestrator.tracking.change_marks import format_mark, list_prefixes
 from orchestrator.tracking.client import connect
 from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.reader.index import WHOLE_S, RunIndex
@@ -26,15 +26,15 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:D
 @given(st.floats(1e9, 4e9), st.floats(0, 20 * 86400), st.floats(0, 1))
 def test_every_moment_of_a_time_is_asked_for(since_s: float, length_s: float, share: float) -> None:
     """Its mark begins with one of the words; they are few."""
-    beginnings = list_beginnings(since_s, since_s + length_s)
-    assert beginnings is not None
-    assert len(beginnings) <= 31
-    assert write_mark(since_s + share * length_s).startswith(tuple(beginnings))
+    prefixes = list_prefixes(since_s, since_s + length_s)
+    assert prefixes is not None
+    assert len(prefixes) <= 31
+    assert format_mark(since_s + share * length_s).startswith(tuple(prefixes))
 
 
 def test_a_long_time_is_not_asked_for() -> None:
     """It is cheaper to read everything."""
-    assert list_beginnings(0, 60 * 86400) is None
+    assert list_prefixes(0, 60 * 86400) is None
 
 
 class Indexed:
@@ -89,7 +89,7 @@ def test_a_server_restored_from_a_backup_is_read_anew(indexed: Indexed) -> None:
     """Runs that it has lost are not shown."""
     lost = indexed.client.create_run(indexed.experiment, tags={"n": "3"}).info.run_id
     indexed.read()
-    later = write_mark(time.time() + 60)
+    later = format_mark(time.time() + 60)
     MlflowClient(indexed.location.uri).set_tag(lost, Tag.WRITTEN, later)  # later than the others, and still found
     assert lost in indexed.read()
     database = indexed.location.uri.removeprefix("sqlite:///")

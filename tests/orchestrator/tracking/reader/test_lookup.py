@@ -66,7 +66,7 @@ def test_a_trial_that_failed_predicts_nothing(location: TrackingLocation, worker
     folder = worker.start(KEY)
     worker.finish(folder, state=TrialState.FAILED)
     Recorder(location).send("s", folder, ended=True)
-    with pytest.raises(TrackingError, match="is FAILED; only what is COMPLETE predicts"):
+    with pytest.raises(TrackingError, match="is FAILED; only a COMPLETE one can predict"):
         find_model(location, KEY)
 
 

@@ -1,5 +1,5 @@
-# make demo   set everything up, run the demonstration sweep, its leaderboard and its ensemble
-# make test   set everything up, run linters and tests
+# make demo           set everything up, run the demo sweep, rank its trials, build the best ensemble
+# make test           set everything up, run linters and tests
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,12 +10,19 @@ BACKUP ?= backups/$(shell date -u +%Y-%m-%dT%H%M%SZ)
 
 help:
 	@sed -n '1,/^PYTHON/{s/^# //p}' Makefile
-	@echo "make lint   ruff and mypy    make test-fast   without the slow tests    make test-long   only the longest    make chaos   60 random kills    make bench   benchmarks/    make clean   remove .venv"
-	@echo "make backup   what the server of docker-compose.yml holds, into backups/    make restore BACKUP=backups/...    make test-compose   the server, from nothing (root, Docker, debootstrap)"
+	@echo "make lint           run ruff and mypy"
+	@echo "make test-fast      run the tests without the slow ones"
+	@echo "make test-long      run only the longest tests"
+	@echo "make chaos          kill processes of sweeps 60 times at random, and compare the results"
+	@echo "make test-compose   start, kill and restore the team server (root, Docker, debootstrap)"
+	@echo "make bench          run benchmarks/"
+	@echo "make backup         save the team server's databases and files into backups/"
+	@echo "make restore BACKUP=backups/...   put a backup back"
+	@echo "make clean          remove .venv"
 
 setup: $(VENV)/.ready
 
-# .ready is written last: an installation that was interrupted is done again.
+# .ready is written last, so that an interrupted installation is repeated.
 $(VENV)/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) -V 2>&1). Name another: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 2; }
@@ -31,10 +38,10 @@ demo: setup
 	$(BIN)/orchestrate best-ensemble demo --k 4
 	@echo
 	@echo "Where to look next:"
-	@echo "  $(BIN)/orchestrate ui                            MLflow's page, sorted by val/miou, with pictures of every trial"
+	@echo "  $(BIN)/orchestrate ui                            MLflow's page, sorted by val/miou, with images of every trial"
 	@echo "  $(BIN)/orchestrate sweep sweeps/demo.yaml        again: nothing is trained twice"
 	@echo "  $(BIN)/orchestrate sweep sweeps/losses.yaml --set data.source=YOUR.npz --plan"
-	@echo "  sweeps/demo.yaml                                 the file that was run; copy it and change it"
+	@echo "  sweeps/demo.yaml                                 the file that ran; copy it and change it"
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -1,25 +1,25 @@
-"""What the dispatcher itself costs a trial, early and late in a sweep, and how far MLflow lags behind it.
+"""The dispatcher's own cost per trial, early and late in a sweep, and the lag of the MLflow mirror.
 
     python benchmarks/dispatcher.py [--trials N] [--slots N]
 
-A whole `orchestrate sweep`: its file, plan, Optuna journal, ledger, trial folders, loop and mirror to MLflow (SQLite). Only the
-attempts do nothing: each leaves a result and ends at once. Time is the CPU time of the dispatcher's thread between one launch and
-the next, memory that of the whole process. Neither may grow with the number of trials before. The mirror works in a thread of its
-own and is waited for two minutes at the end; the last line says how many runs it had sent by then, and how long it took for one.
+Runs a whole `orchestrate sweep`: file, plan, Optuna journal, ledger, trial folders, loop and mirror to MLflow (SQLite). Only the
+attempts do nothing: each writes a result and ends at once. Time is the CPU time of the dispatcher's thread between two launches;
+memory is that of the whole process. Neither may grow with the number of finished trials. The mirror runs in its own thread; the
+sweep waits two minutes for it at the end. The last line prints how many runs it had sent by then, and its time per run.
 
-Figures:
-2026-11-22, AMD EPYC, 2 cores, hardly anything beside it: 2,000 trials in 67 s, 9.73 ms a trial, the ten tenths 9.2 to 10.7, last
-by first 1.06; memory 307 MB after 200 trials, 331 after 2,000. 1,702 runs were in MLflow after 191 s, 112 ms each. With four
-other processes at work 10.51 ms. One parameter with 2,000 choices instead of a grid of three, under load: 17.0 ms, 14.0 growing
-to 21.0, and 18 MB every 200 trials, because Optuna keeps and compares all choices with each trial.
-2026-11-23, the same machine, nothing beside it: 2,000 trials in 58 s, but 13.21 ms a trial, the tenths 11.2 to 16.1, last by
-first 1.23; 303 to 332 MB; 1,724 runs after 181 s, 105 ms each. The machine had become slower, and all figures up to here count
-what the benchmark itself does, results and a look at memory, as the dispatcher's. Without that, and with the ledger's
-statements built once, a cheaper lock at Optuna's journal and one of two looks at all its trials left out: 2,000 trials in 44
-s, 8.30 ms a trial, the tenths 7.4 to 9.1, last by first 0.97; 302 to 330 MB; all 2,000 runs after 164 s, 82 ms each. Trees in
-turn, 600 trials each, both counted so: before 10.30 and 12.85, now 8.62 and 7.46. Three hours later, after further changes:
-600 trials 9.80 to 10.40 in four runs, the tree of the morning and this one in turn and alike; 2,000 trials 8.79 ms, the tenths
-7.9 to 10.0, last by first 0.82, 300 to 330 MB, 1,756 runs after 169 s, 96 ms each.
+Results:
+2026-11-22, AMD EPYC, 2 cores, little other load: 2,000 trials in 67 s, 9.73 ms per trial, tenths of the sweep 9.2 to 10.7, last /
+first 1.06; memory 307 MB after 200 trials, 331 after 2,000. 1,702 runs were in MLflow after 191 s, 112 ms each. With four other
+busy processes 10.51 ms. One parameter with 2,000 choices instead of a grid of three, under load: 17.0 ms, growing from 14.0 to
+21.0, and 18 MB per 200 trials, because Optuna keeps and compares all choices with each trial.
+2026-11-23, the same machine, no other load: 2,000 trials in 58 s, but 13.21 ms per trial, tenths 11.2 to 16.1, last / first 1.23;
+303 to 332 MB; 1,724 runs after 181 s, 105 ms each. The machine had become slower. All results so far include the benchmark's own
+work (results, reading memory). Without that, with the ledger's statements built once, a cheaper lock of Optuna's journal and one
+of two queries of all trials removed: 2,000 trials in 44 s, 8.30 ms per trial, tenths 7.4 to 9.1, last / first 0.97; 302 to 330
+MB; all 2,000 runs after 164 s, 82 ms each. Old and new code alternating, 600 trials each, both without the benchmark's own work:
+before 10.30 and 12.85, now 8.62 and 7.46. Three hours later, after further changes: 600 trials 9.80 to 10.40 in four runs, equal
+for the morning's and the new code; 2,000 trials 8.79 ms, tenths 7.9 to 10.0, last / first 0.82, 300 to 330 MB, 1,756 runs after
+169 s, 96 ms each.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ search: {{method: grid, space: {{optimizer.lr: {rates}, batch_size: [2, 4, 8, 16
 
 @dataclass
 class NoWork:
-    """An attempt that is complete when it is first looked at."""
+    """An attempt that completes at its first poll."""
 
     folder: Path
     has_ended: bool = False
@@ -72,17 +72,17 @@ class NoWork:
             )
             trial.write_result(result)
             self.has_ended = True
-            NoWorkLauncher.last.not_ours_s += time.thread_time() - began_s
+            NoWorkLauncher.last.benchmark_s += time.thread_time() - began_s
         return JobExit(0)
 
     def stop(self, *, force: bool = False) -> None:
-        """It has ended."""
+        """Do nothing: it has ended."""
 
 
 class NoWorkLauncher:
-    """Some slots for attempts that do nothing; remembers what the process had used at each launch.
+    """Slots for attempts that do nothing; records the process's CPU time and memory at each launch.
 
-    not_ours_s: of that time, what went into measuring and into results, which workers write.
+    benchmark_s: CPU time of measuring and of writing results, which is not the dispatcher's work.
     """
 
     last: NoWorkLauncher
@@ -90,7 +90,7 @@ class NoWorkLauncher:
     def __init__(self, num_slots: int, *_threads: object, **_sharing: object) -> None:
         self._num_slots = num_slots
         self._jobs: list[NoWork] = []
-        self.not_ours_s = 0.0
+        self.benchmark_s = 0.0
         self.cpu_s: list[float] = []
         self.memory_mb: list[float] = []
         self.launched_s: list[float] = []
@@ -102,15 +102,15 @@ class NoWorkLauncher:
 
     def launch(self, folder: Path, need: MemoryEstimate = UNKNOWN) -> NoWork:
         began_s = time.thread_time()
-        self.cpu_s.append(began_s - self.not_ours_s)
+        self.cpu_s.append(began_s - self.benchmark_s)
         self.launched_s.append(time.monotonic())
         self.memory_mb.append(psutil.Process().memory_info().rss / 1e6)
-        self.not_ours_s += time.thread_time() - began_s
+        self.benchmark_s += time.thread_time() - began_s
         self._jobs.append(NoWork(folder))
         return self._jobs[-1]
 
     def close(self) -> None:
-        """Nothing runs."""
+        """Do nothing: nothing runs."""
 
 
 def main() -> None:
@@ -135,7 +135,7 @@ def main() -> None:
     tenth = len(took_ms) // 10
     tenths = [sum(took_ms[i * tenth : (i + 1) * tenth]) / tenth for i in range(10)]
     memory = [launcher.memory_mb[min(i * tenth, len(took_ms))] for i in range(11)]
-    print(f"{options.trials} trials: {sum(took_ms) / len(took_ms):.2f} ms of the dispatcher's CPU time a trial")
+    print(f"{options.trials} trials: {sum(took_ms) / len(took_ms):.2f} ms of the dispatcher's CPU time per trial")
     print("each tenth, ms:    ", " ".join(f"{value:6.2f}" for value in tenths), f"  last / first {tenths[-1] / tenths[0]:.2f}")
     print("resident memory, MB:", " ".join(f"{value:6.0f}" for value in memory))
     trials_s = launcher.launched_s[-1] - launcher.launched_s[0]

@@ -1,27 +1,27 @@
-"""Seconds to choose up to four of 64 and of 256 candidates: ours beside the numpy loop that a user writes and AutoGluon's.
+"""Seconds to select up to four of 64 and of 256 candidates: ours, a plain numpy loop and AutoGluon.
 
     python benchmarks/ensemble.py [--sizes 64 256] [--peer-python PATH] [--repeat N]
 
-Candidates are softmax maps of 261x5x64x128 made from a seed, of differing quality and with errors in common, a third of the
-pixels ignored. All sides take the same stored bytes and the same metric, mIoU of the mean, and choose greedily (k=4).
+Candidates are generated softmax maps of 261x5x64x128 with different quality and shared errors; a third of the pixels is ignored.
+All methods read the same stored bytes, use the same metric, mIoU of the mean, and select greedily (k=4).
 
-- ours: the search, all of its K rounds, with the store open and the kernel compiled; the median of several. Opening, which maps
-  and checks the files, is printed beside. So are the whole from a cold start (a fresh process that imports, unpacks, regroups,
-  searches with `auto` and cross-fits, from an empty cache), and the same with what the first time left in the cache.
+- ours: the search, all of its K rounds, with the store open and the kernel compiled; median of several runs. Also printed:
+  opening the store (mapping and checking the files), the whole from a cold start (a new process that imports, unpacks, regroups,
+  searches with `auto` and cross-fits, with an empty cache), and the whole with the cache filled.
 - numpy: `(sums + candidate).argmax(axis=1)` and a bincount at the scored pixels, float32, arrays in memory.
-- AutoGluon: its EnsembleSelection(ensemble_size=4) on the scored pixels, float32, with the same metric. It chooses with
-  replacement, which comes to the same where no member is taken twice. It wants an environment of its own:
+- AutoGluon: its EnsembleSelection(ensemble_size=4) on the scored pixels, float32, with the same metric. It selects with
+  replacement, which makes no difference if no member is taken twice. It needs its own environment:
 
       python -m venv /somewhere/else && /somewhere/else/bin/pip install autogluon.core
       python benchmarks/ensemble.py --peer-python /somewhere/else/bin/python
 
-  Without one it is left out.
+  Without --peer-python it is skipped.
 
-Before that, greedy among 1,000 candidates, in a fresh process, for the memory that is no file's pages.
+First, a greedy search among 1,000 candidates in a new process measures the memory beyond mapped files.
 
-The bandwidth is that of a plain read of 1 GiB by as many threads; our share of it goes by the bytes of the candidates.
+The bandwidth is that of a plain read of 1 GiB by as many threads; our share of it counts the bytes of the candidates.
 
-Figures, 2026-11-22, AMD EPYC with AVX2, 2 cores that read 26 GB/s, little beside it, the same members for all three:
+Results, 2026-11-22, AMD EPYC with AVX2, 2 cores that read 26 GB/s, little other load, the same members for all three:
 
                              64 candidates             256 candidates
   ours, all four rounds      0.146 s (12.7 GB/s)       0.590 s (12.6 GB/s)
@@ -30,9 +30,8 @@ Figures, 2026-11-22, AMD EPYC with AVX2, 2 cores that read 26 GB/s, little besid
   opening the store          0.29 s                    0.67 s
   whole from a cold start    6.2 s, 3.4 with cache     15.4 s, 5.2 with cache
 
-An hour before, with the first round (each candidate alone, which opening counts anyway) left out, as our own command has it:
-0.082 and 0.296 s, numpy 277 and 295 times, AutoGluon 318 and 334. 1,000 candidates, which the disk had to be read for: 72 s,
-233 MB beyond files.
+An hour earlier, without the first round (each candidate alone, which opening computes anyway), as in our command: 0.082 and
+0.296 s, numpy 277 and 295 times, AutoGluon 318 and 334. 1,000 candidates, read from disk: 72 s, 233 MB beyond files.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ import numpy as np
 NUM_IMAGES, NUM_CLASSES, HEIGHT, WIDTH, K = 261, 5, 64, 128, 4
 IGNORED = (0,)
 SHARES = (0.34, 0.27, 0.22, 0.16, 0.01)
-"""Of the classes, the ignored one first."""
+"""Pixel shares of the classes, the ignored one first."""
 
 
 def make_labels() -> np.ndarray:
@@ -65,7 +64,7 @@ def make_labels() -> np.ndarray:
 
 
 def make_candidate(number: int, labels: np.ndarray, common: np.ndarray) -> np.ndarray:
-    """Quantized softmax maps; its signal and how much of its noise is its own go by its number."""
+    """Return quantized softmax maps; ``number`` determines the signal and the share of independent noise."""
     random = np.random.default_rng(number + 1)
     signal, own = 1.5 + 1.5 * random.random(), 0.6 + 0.6 * random.random()
     logits = own * random.standard_normal((NUM_CLASSES, *labels.shape), np.float32) + common
@@ -75,7 +74,7 @@ def make_candidate(number: int, labels: np.ndarray, common: np.ndarray) -> np.nd
 
 
 def write_store(folder: Path, num_candidates: int) -> list[Path]:
-    """A trial folder for each candidate."""
+    """Write a trial folder for each candidate."""
     from orchestrator.state.trial.outputs import write_predictions
 
     labels = make_labels()
@@ -108,7 +107,7 @@ def compute_miou(confusion: np.ndarray) -> float:
 
 
 def time_numpy(folders: list[Path], _labels: Path) -> dict[str, Any]:
-    """What a user writes."""
+    """Time the loop that a user would write."""
     labels = make_labels()
     candidates = [candidate.astype(np.float32) for candidate in read_candidates(folders)]
     started = time.perf_counter()
@@ -154,7 +153,7 @@ print(json.dumps({"took_s": time.perf_counter() - started, "members": [int(i) fo
 
 
 def time_autogluon(folders: list[Path], python: Path, scratch: Path) -> dict[str, Any]:
-    """In a process of another environment; what it loads before does not count."""
+    """Time AutoGluon in its own environment; loading does not count."""
     labels = make_labels()
     is_scored = ~np.isin(labels, IGNORED)
     np.save(scratch / "labels.npy", labels[is_scored])
@@ -175,7 +174,7 @@ def time_ours(folders: list[Path], cache: Path, repeat: int) -> dict[str, Any]:
     from orchestrator.ensemble.selection.pool import Search
 
     names = [folder.name for folder in folders]
-    load_pool(names[:2], folders[:2], cache, names=names[:2])  # compiles
+    load_pool(names[:2], folders[:2], cache, names=names[:2])  # compiles the kernel
     started = time.perf_counter()
     pool = load_pool(names, folders, cache, names=names)
     open_s = time.perf_counter() - started
@@ -184,7 +183,7 @@ def time_ours(folders: list[Path], cache: Path, repeat: int) -> dict[str, Any]:
     alone = pool._counter
     assert isinstance(alone, CandidateCounter)
     for _ in range(repeat):
-        pool._counter = CandidateCounter(pool.layout, alone._blocks, "arithmetic")  # remembers nothing, not even each alone
+        pool._counter = CandidateCounter(pool.layout, alone._blocks, "arithmetic")  # without cached results
         started = time.perf_counter()
         found = pool.select(every, k=K, search=Search("greedy"))
         times.append(time.perf_counter() - started)
@@ -200,7 +199,7 @@ def time_ours(folders: list[Path], cache: Path, repeat: int) -> dict[str, Any]:
 
 @contextmanager
 def watch_memory() -> Iterator[dict[str, float]]:
-    """Of this process, while it lasts: the most MB that are no file's pages."""
+    """Measure this process's peak memory beyond mapped files, in MB, during the block."""
     found, ended = {"anonymous_mb": 0.0}, threading.Event()
 
     def watch() -> None:
@@ -218,7 +217,7 @@ def watch_memory() -> Iterator[dict[str, float]]:
 
 
 def time_whole(folders: list[Path], cache: Path) -> dict[str, Any]:
-    """Everything that a command does once it knows the folders, in this process."""
+    """Time everything that the command does once it knows the folders, in this process."""
     from orchestrator.ensemble.best import load_pool
     from orchestrator.ensemble.evaluation.evaluate import evaluate
 
@@ -229,7 +228,7 @@ def time_whole(folders: list[Path], cache: Path) -> dict[str, Any]:
 
 
 class Shifted(Sequence[np.ndarray]):
-    """Any number of candidates out of few: their pictures shifted to the right, ever farther."""
+    """Any number of candidates from a few: shifted to the right by different widths."""
 
     def __init__(self, folders: list[Path], number: int) -> None:
         self._few, self._number = list(read_candidates(folders[:8])), number
@@ -242,7 +241,7 @@ class Shifted(Sequence[np.ndarray]):
 
 
 def time_many(folders: list[Path], number: int) -> dict[str, Any]:
-    """More candidates than memory is for, out of a sequence that makes each when it is asked for."""
+    """Search among more candidates than fit into memory, from a sequence that generates each on access."""
     from orchestrator.ensemble.selection.pool import Pool, Search
 
     with watch_memory() as memory:
@@ -266,7 +265,7 @@ def measure_bandwidth() -> float:
 
 
 def in_child(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    """Run a function of this file in a fresh process; ``wall_s`` is what all of it took."""
+    """Run a function of this file in a new process; ``wall_s`` is the total time."""
     code = (
         f"import sys, json; sys.path[:0] = {sys.path!r}; from pathlib import Path, PosixPath; import ensemble; "
         f"print(json.dumps(ensemble.{work.__name__}(*{arguments!r})))"
@@ -306,14 +305,14 @@ def compare(folders: list[Path], scratch: Path, options: argparse.Namespace, ban
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 256])
-    parser.add_argument("--peer-python", type=Path, help="of an environment that has autogluon.core")
+    parser.add_argument("--peer-python", type=Path, help="Python of an environment with autogluon.core")
     parser.add_argument("--peers", nargs="*", default=["numpy", "autogluon"], choices=["numpy", "autogluon"])
     parser.add_argument("--many", type=int, default=1000, help="candidates to measure memory with; 0 for none")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="keep the candidates there instead of in a temporary folder")
     options = parser.parse_args()
     if not options.peer_python and "autogluon" in options.peers:
-        print("AutoGluon is left out: no --peer-python (see --help)")
+        print("AutoGluon is skipped: no --peer-python (see --help)")
     bandwidth = measure_bandwidth()
     print(f"{os.cpu_count()} threads read {bandwidth:.1f} GB/s")
     with tempfile.TemporaryDirectory() as temporary:

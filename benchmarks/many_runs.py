@@ -1,10 +1,10 @@
-"""A server that has many runs: how long `orchestrate leaderboard` takes, at first and then, and MLflow's page for its search.
+"""Seconds of `orchestrate leaderboard`, first and repeated calls, and of MLflow's page, on a server with many runs.
 
     PYTHONPATH=. python benchmarks/many_runs.py [NUM_RUNS]
 
-Starts a PostgreSQL and an MLflow server of its own on this machine. The runs are written into the database as MLflow would have
-written them: two seeds a configuration, 12 metrics of 10 epochs, 20 params and 10 tags each; the two small files of each that a
-ranking needs are put where an earlier ranking would have put them.
+Starts its own PostgreSQL and MLflow server on this machine. Writes the runs into the database as MLflow would: two seeds per
+configuration, each run with 12 metrics over 10 epochs, 20 params and 10 tags. Puts the two small files of each run that a
+ranking needs into the cache, as an earlier ranking would.
 
 2026-11-22, 5,000 runs, AMD EPYC, two cores: first call 29.6 s, second 2.6 s, third 2.4 s, after 50 more runs 6.0 s, as a table
 2.5 s. MLflow's page 0.2 s; all runs by `runs/search` 11.6 s. Earlier that day, with mlflow imported (4.8 s): second call 7.9 s.
@@ -92,11 +92,11 @@ def measure(num_runs: int, url: str, uri: str, folder: Path) -> None:
         num_found += len(found["runs"])
         if not (token := found.get("next_page_token")):
             break
-    print(f"all {num_found} runs asked for by `runs/search`, as without an index: {time.perf_counter() - began_s:.1f} s")
+    print(f"all {num_found} runs by `runs/search`, as without an index: {time.perf_counter() - began_s:.1f} s")
 
 
 def time_leaderboard(environment: dict[str, str]) -> tuple[float, int]:
-    """Seconds of the whole command, and how many trials it ranked."""
+    """Return the seconds of the whole command and the number of ranked trials."""
     began_s = time.perf_counter()
     done = subprocess.run([*COMMAND, SWEEP, "--json"], env=environment, capture_output=True, text=True, check=False)
     took_s = time.perf_counter() - began_s
@@ -105,7 +105,7 @@ def time_leaderboard(environment: dict[str, str]) -> tuple[float, int]:
 
 
 def fill(url: str, experiment: str, num_runs: int, home: Path, *, is_now: bool = False) -> None:
-    """Runs of the last three weeks, or of this minute."""
+    """Write runs of the last three weeks, or of this minute."""
     rng, numbers = random.Random(num_runs), np.random.default_rng(num_runs)
     rows: dict[str, list[tuple[Any, ...]]] = {"runs": [], "params": [], "tags": [], "metrics": [], "latest_metrics": []}
     for number in range(num_runs):

@@ -1,6 +1,6 @@
-"""The plain script that a user would write for four losses; what plain_sweep.py measures ours against.
+"""The plain script that a user would write for four losses; plain_sweep.py compares `orchestrate sweep` with it.
 
-python benchmarks/plain_script.py FILE.npz NUM_IMAGES NUM_EPOCHS      prints the four val/miou as JSON
+python benchmarks/plain_script.py FILE.npz NUM_IMAGES NUM_EPOCHS      # prints the four val/miou as JSON
 """
 
 from __future__ import annotations

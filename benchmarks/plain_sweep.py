@@ -1,22 +1,21 @@
-"""Images per second, start to end, of `orchestrate sweep` beside the plain script that a user would write.
+"""Images per second of `orchestrate sweep`, from start to end, compared with the plain script that a user would write.
 
-The same work for both: four losses, Unet/mobilenet_v2, 1024 training images, 2 epochs, validation after each epoch, best
-checkpoint, everything logged to MLflow on SQLite. Each side is a fresh process in a fresh folder, so start-up counts for both.
-They run in turn, as often as asked for.
+Both do the same work: four losses, Unet/mobilenet_v2, 1024 training images, 2 epochs, validation after each epoch, best
+checkpoint, everything logged to MLflow on SQLite. Each runs as a new process in an empty folder, so start-up counts.
+They alternate, ``--repeat`` times.
 
     python benchmarks/plain_sweep.py [--source FILE.npz] [--repeat N]
 
-The plain side is `plain_script.py` beside this file: one process, float32, Optuna's GridSampler, a DataLoader with two workers.
+The plain script is `plain_script.py`: one process, float32, Optuna's GridSampler, a DataLoader with two workers.
 
-Figures:
+Results:
 2026-11-22, AMD EPYC with AVX2 and without bf16, 2 cores, mars_train.npz, one run: ours 242.1 s (33.8 images/s), plain 422.0 s
-(19.4 images/s), ratio 1.74. Later that day, upsample.py in its second form: ours 223.5 s; plain about 410 s (ended in its fourth
-training, after 103, 97 and 100 s for the others), ratio 1.84. In the evening, with depthwise.py and the machine quicker
-for both: ours 179.0 s (45.8 images/s), plain 323.5 s (25.3 images/s), ratio 1.81. All of these in an environment without compiled
-bytecode, which costs ours the more processes the more.
-2026-11-23, the same machine, one run each, in a fresh clone: before upsample.py's third form 197.1 s and 413.0 s, ratio 2.10,
-and, other programs beside ours, 206.8 and 373.3 s, ratio 1.80; with it 158.4 s (51.7 images/s) and 327.4 s
-(25.0 images/s), ratio 2.07.
+(19.4 images/s), ratio 1.74. Later that day, with the second version of upsample.py: ours 223.5 s, plain about 410 s (stopped in
+its fourth training, after 103, 97 and 100 s for the others), ratio 1.84. In the evening, with depthwise.py and a faster machine:
+ours 179.0 s (45.8 images/s), plain 323.5 s (25.3 images/s), ratio 1.81. All without compiled bytecode, which slows down ours
+more, as it starts more processes.
+2026-11-23, the same machine, one run each, in a new clone: before the third version of upsample.py 197.1 s and 413.0 s, ratio
+2.10, and with other load 206.8 and 373.3 s, ratio 1.80; with it 158.4 s (51.7 images/s) and 327.4 s (25.0 images/s), ratio 2.07.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ search:
 
 
 def run_ours(source: str, folder: Path) -> float:
-    """Seconds that `orchestrate sweep` takes in a fresh home."""
+    """Return the seconds of `orchestrate sweep` with an empty home."""
     file = folder / "plain.yaml"
     file.write_text(SWEEP.format(source=source, images=NUM_IMAGES, epochs=NUM_EPOCHS))
     command = [str(Path(sys.executable).with_name("orchestrate")), "sweep", str(file), "--json"]
@@ -60,7 +59,7 @@ def run_ours(source: str, folder: Path) -> float:
 
 
 def run_plain(source: str, folder: Path) -> float:
-    """Seconds that the plain script takes."""
+    """Return the seconds of the plain script."""
     command = [sys.executable, str(HERE / "plain_script.py"), source, str(NUM_IMAGES), str(NUM_EPOCHS)]
     started = time.perf_counter()
     done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True, check=True)

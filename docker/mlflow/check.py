@@ -1,6 +1,6 @@
-"""Exit 0 when clients are served, by every name that they know: records and files are read as one of the team would.
+"""Health check: exit 0 if the server answers the team's requests for records and files under each of its names.
 
-MLflow's /health stays green while clients are refused, and while the database is away.
+MLflow's /health stays green while clients are refused or the database is down.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PATHS = ("mlflow/experiments/search?max_results=1", "mlflow-artifacts/artifacts?
 
 
 def main() -> int:
-    """Say what is wrong on standard error, where `docker inspect` shows it."""
+    """Print the error to standard error, where `docker inspect` shows it."""
     login = base64.b64encode(f"{TEAM}:{os.environ['MLFLOW_TEAM_PASSWORD']}".encode()).decode()
     for host in ("mlflow:5000", *public_hosts()):
         for path in PATHS:

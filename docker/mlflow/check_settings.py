@@ -1,4 +1,4 @@
-"""Runs first: exit 1, which keeps everything else from starting, when .env holds what is not to be used."""
+"""Runs first: exits with 1 if .env has unusable values, so that nothing else starts."""
 
 import sys
 
@@ -9,7 +9,7 @@ for fault in faults:
     print(f".env: {fault}", file=sys.stderr)
 if faults:
     print(
-        "`openssl rand -hex 16` prints a password; .env.example says the rest. Then `docker compose up -d`.",
+        "`openssl rand -hex 16` prints a password; .env.example explains the rest. Then run `docker compose up -d`.",
         file=sys.stderr,
     )
 sys.exit(bool(faults))

@@ -1,6 +1,6 @@
-"""Files of a server that keeps them in S3, for docker/backup.sh and docker/restore.sh: out through a pipe, and in again.
+"""Copies the files of a server with S3 to or from a pipe, for docker/backup.sh and docker/restore.sh.
 
-What passes is the tar that a volume with these files would make, so that a backup of the one can be restored to the other.
+The format is the tar of a volume with these files, so that a backup of one can be restored to the other.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from bucket import Bucket
 
 
 class Pipe:
-    """A part of a stream, which can only be read on."""
+    """A stream that can only be read forward."""
 
     def __init__(self, content: BinaryIO) -> None:
         self.read = content.read
 
 
 def read(bucket: Bucket, output: BinaryIO) -> None:
-    """All that is there now; what is removed meanwhile is left away."""
+    """Write all files as a tar, without those that are removed meanwhile."""
     with tarfile.open(fileobj=output, mode="w|", format=tarfile.PAX_FORMAT) as archive:
         for name in bucket.list_names():
             if (found := bucket.read(name)) is not None:
@@ -31,7 +31,7 @@ def read(bucket: Bucket, output: BinaryIO) -> None:
 
 
 def write(bucket: Bucket, source: BinaryIO) -> None:
-    """Over what is there; what else is there stays: a bucket may be others', too."""
+    """Write the files of a tar over existing ones. Other files stay: others may use the bucket, too."""
     with tarfile.open(fileobj=source, mode="r|") as archive:
         for entry in archive:
             if (content := archive.extractfile(entry)) is not None:

@@ -1,4 +1,4 @@
-"""Makes the bucket that ARTIFACTS_DESTINATION names, as soon as the S3 server is up; one that is there stays as it is."""
+"""Creates the bucket of ARTIFACTS_DESTINATION, if it does not exist, as soon as the S3 server is up."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GIVE_UP_S = 120
 
 place = os.environ["MLFLOW_ARTIFACTS_DESTINATION"]
 if not IN_S3.fullmatch(place):
-    sys.exit(f".env: ARTIFACTS_DESTINATION is {place!r}; with the profile s3 it is to be s3://BUCKET.")
+    sys.exit(f".env: ARTIFACTS_DESTINATION is {place!r}; with the profile s3 it must be s3://BUCKET.")
 deadline_s = time.monotonic() + GIVE_UP_S
 while True:
     try:

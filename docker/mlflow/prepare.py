@@ -1,4 +1,4 @@
-"""Runs once a start: databases and their owners, migrations, MLflow's users; what is there already is brought up to date."""
+"""Runs once per start: creates or updates the databases, their owners, MLflow's tables and its users."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from settings import DATABASES, TEAM, password_of, url_of
 
 
 def main() -> None:
-    """In the order in which one needs the other."""
+    """Prepare all, in the order of their dependencies."""
     prepare_databases()
     migrate()
     prepare_users()
 
 
 def prepare_databases() -> None:
-    """A role each for MLflow and for orchestrate, with the password of .env, and what they own."""
+    """Create the roles of MLflow and orchestrate, with the passwords of .env, and their databases."""
     with psycopg.connect(
         host="database", user="postgres", password=os.environ["POSTGRES_PASSWORD"], dbname="postgres", autocommit=True
     ) as connection:
@@ -37,7 +37,7 @@ def prepare_databases() -> None:
 
 
 def migrate() -> None:
-    """MLflow's tables, to the version of this image."""
+    """Bring MLflow's tables to the version of this image."""
     engine = sqlalchemy.create_engine(url_of("mlflow"))
     _safe_initialize_tables(engine)
     _upgrade_db(engine)
@@ -45,7 +45,7 @@ def migrate() -> None:
 
 
 def prepare_users() -> None:
-    """The administrator and the team, with the passwords of .env."""
+    """Create the administrator and the team, with the passwords of .env."""
     store = SqlAlchemyStore()
     store.init_db(url_of("mlflow_auth"))
     for name, variable, is_admin in (("admin", "MLFLOW_ADMIN_PASSWORD", True), (TEAM, "MLFLOW_TEAM_PASSWORD", False)):

@@ -1,4 +1,4 @@
-"""Becomes the tracking server: writes what MLflow reads from files, puts the rest into its environment."""
+"""Starts the tracking server: writes MLflow's configuration file and sets its environment."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ CONFIG = Path("/tmp/basic_auth.ini")
 
 
 def main() -> None:
-    """Never returns."""
+    """Replace this process by the server."""
     hosts = ["mlflow", "localhost", "127.0.0.1", *public_hosts()]
     origins = [f"{scheme}://{host}{port}" for scheme in ("http", "https") for host in hosts for port in ("", ":*")]
     admin = os.environ["MLFLOW_ADMIN_PASSWORD"]
-    # a team shares experiments: whoever may log in may add to any of them
+    # a team shares experiments: every user may add to all of them
     CONFIG.write_text(
         "[mlflow]\ndefault_permission = EDIT\n"
         f"database_uri = {url_of('mlflow_auth')}\nadmin_username = admin\nauth_cache_ttl_seconds = 60\n",
@@ -28,9 +28,9 @@ def main() -> None:
         "MLFLOW_AUTH_CONFIG_PATH": str(CONFIG),
         "MLFLOW_AUTH_ADMIN_PASSWORD": admin,
         "MLFLOW_FLASK_SERVER_SECRET_KEY": hashlib.sha256(f"cookies {admin}".encode()).hexdigest(),
-        # a Host that is not listed is answered with 403; naming any replaces MLflow's defaults
+        # a request for another host gets 403; this list replaces MLflow's defaults
         "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(f"{host}{port}" for host in hosts for port in ("", ":*")),
-        # and so is what the page sends when it was opened under a name that is not listed here
+        # so do requests from a page that was opened under another name
         "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(origins),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }

@@ -31,7 +31,7 @@ def test_the_examples_passwords_are_refused(images: dict[str, str]) -> None:
         done = run(*command, "up", "--detach", check=False, env=os.environ | images)
         assert done.returncode != 0
         log = run(*command, "logs", "settings", env=os.environ | images).stdout
-        assert "MLFLOW_TEAM_PASSWORD is the example's" in log
+        assert "MLFLOW_TEAM_PASSWORD is still the example's" in log
         assert run(*command, "ps", "--quiet", "mlflow", env=os.environ | images).stdout.strip() == ""
     finally:
         run(*command, "down", "--volumes", env=os.environ | images)

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from trainers.config import TrainConfig, is_import_path
 from trainers.errors import ConfigError
 from trainers.imports import import_object
-from trainers.models.depthwise import quicken_depthwise
-from trainers.models.upsample import cheapen_upsampling
+from trainers.models.depthwise import use_fast_depthwise
+from trainers.models.upsample import use_fast_upsampling
 
 STRIDE = 32
 """Factor from the deepest features of an encoder to its input; the input's sides are padded to a multiple of it."""
@@ -45,8 +45,8 @@ def build_model(config: TrainConfig, *, in_channels: int, num_classes: int) -> n
             _check_weights(config.encoder, config.encoder_weights)
         options = {**config.arch_options, "encoder_name": config.encoder, "encoder_weights": config.encoder_weights}
     network = _build(config, build, {**options, "in_channels": in_channels, "classes": num_classes})
-    cheapen_upsampling(network)
-    quicken_depthwise(network)
+    use_fast_upsampling(network)
+    use_fast_depthwise(network)
     model = AnySize(network, stride=STRIDES.get(config.arch, STRIDE))
     return model if config.input_size is None else AtSize(model, config.input_size)
 

@@ -19,7 +19,7 @@ PART = 3
 """Side of the kernels that a larger one is cut into."""
 
 
-def quicken_depthwise(network: nn.Module) -> None:
+def use_fast_depthwise(network: nn.Module) -> None:
     """Make depthwise convolutions of small maps faster; weights, names and, up to rounding, results do not change."""
     for layer in network.modules():
         if type(layer) is nn.Conv2d and _is_taken(layer):

@@ -123,15 +123,15 @@ def _add_up_along(axis: int, gradients: Tensor) -> None:
     maps.narrow(axis, 1, last).add_(behind.narrow(axis, 0, last))
 
 
-def cheapen_upsampling(network: nn.Module) -> None:
+def use_fast_upsampling(network: nn.Module) -> None:
     """Make the decoder blocks of a U-Net faster; weights, their names and, up to rounding, results do not change."""
     for block in network.modules():
         is_nearest = type(block) is smp_unet.UnetDecoderBlock and block.interpolation_mode == "nearest"
         if is_nearest and isinstance(block.get_submodule("attention1.attention"), nn.Identity):
-            block.__class__ = _CheapBlock  # keeps the weights and their names
+            block.__class__ = _FastBlock  # keeps the weights and their names
 
 
-class _CheapBlock(smp_unet.UnetDecoderBlock):  # type: ignore[misc]  # smp publishes no types
+class _FastBlock(smp_unet.UnetDecoderBlock):  # type: ignore[misc]  # smp publishes no types
     """smp's block: upsamples the features, joins the skip connection, convolves twice."""
 
     def forward(

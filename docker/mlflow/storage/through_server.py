@@ -1,4 +1,4 @@
-"""Files in S3, handed through MLflow's server: by itself it sends clients to S3, at an address that only the server knows."""
+"""Transfers files in S3 through MLflow's server. By default it sends clients to S3, at an address that only the server knows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository
 
 
 class ThroughServer(ArtifactRepository):
-    """Has MLflow's class for S3 instead of being it: what that one derives from tells the server what to offer to clients."""
+    """Wraps MLflow's class for S3 instead of deriving from it: its base class would make the server send clients to S3."""
 
     def __init__(self, artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None) -> None:
         super().__init__(artifact_uri, tracking_uri, registry_uri)

@@ -8,7 +8,7 @@ from torch import nn
 
 from trainers.config import TrainConfig
 from trainers.models.build import build_model
-from trainers.models.depthwise import quicken_depthwise
+from trainers.models.depthwise import use_fast_depthwise
 
 
 def gradients_of(layer: nn.Conv2d, maps: torch.Tensor, weighting: torch.Tensor) -> list[torch.Tensor]:
@@ -30,7 +30,7 @@ def test_results_and_gradients_are_torchs(side: int, size: tuple[int, int], stri
     layer = nn.Conv2d(6, 6, side, stride=stride, padding=side // 2, groups=6, bias=bias)
     ours = nn.Conv2d(6, 6, side, stride=stride, padding=side // 2, groups=6, bias=bias)
     ours.load_state_dict(layer.state_dict())
-    quicken_depthwise(ours)
+    use_fast_depthwise(ours)
     assert type(ours) is not nn.Conv2d
     maps = torch.randn(3, 6, *size).contiguous(memory_format=torch.channels_last)
     weighting = torch.randn_like(layer(maps))
@@ -42,7 +42,7 @@ def test_results_and_gradients_are_torchs(side: int, size: tuple[int, int], stri
 def test_double_precision_gradients_are_exact() -> None:
     """What is not float32 is torch's own, which finite differences confirm."""
     layer = nn.Conv2d(2, 2, 3, padding=1, groups=2).double()
-    quicken_depthwise(layer)
+    use_fast_depthwise(layer)
     assert torch.autograd.gradcheck(layer, torch.randn(1, 2, 2, 3, dtype=torch.float64, requires_grad=True))
 
 
@@ -61,7 +61,7 @@ def test_double_precision_gradients_are_exact() -> None:
 )
 def test_other_convolutions_are_left_alone(layer: nn.Conv2d) -> None:
     """Full ones, dilated ones, those with other borders."""
-    quicken_depthwise(layer)
+    use_fast_depthwise(layer)
     assert type(layer) is nn.Conv2d
 
 
@@ -72,7 +72,7 @@ def test_maps_as_high_as_the_kernel_take_torchs_way() -> None:
     maps = torch.randn(2, 4, 3, 5)
     expected = gradients_of(layer, maps, torch.ones(2, 4, 3, 5))
     layer.weight.grad = None
-    quicken_depthwise(layer)
+    use_fast_depthwise(layer)
     assert all(map(torch.equal, gradients_of(layer, maps, torch.ones(2, 4, 3, 5)), expected))
 
 

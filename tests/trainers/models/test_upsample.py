@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainers.models.upsample import cheapen_upsampling, upsample_and_convolve, upsample_and_convolve_by_differences
+from trainers.models.upsample import use_fast_upsampling, upsample_and_convolve, upsample_and_convolve_by_differences
 
 
 @pytest.mark.parametrize("double", [upsample_and_convolve, upsample_and_convolve_by_differences])
@@ -55,7 +55,7 @@ def test_a_unet_gives_the_same_logits_and_gradients(options: dict[str, object]) 
         "resnet18", encoder_weights=None, in_channels=1, classes=3, decoder_channels=(48, 32, 16, 16, 16), **options
     )
     ours = copy.deepcopy(theirs)
-    cheapen_upsampling(ours)
+    use_fast_upsampling(ours)
     images = torch.randn(8, 1, 64, 96)
 
     torch.testing.assert_close(ours(images), theirs(images), rtol=1e-4, atol=1e-4)
@@ -70,6 +70,6 @@ def test_blocks_of_a_unet_are_replaced_unless_they_have_attention() -> None:
     """The rewriting takes place where it is meant to, so that the tests above test it."""
     plain = smp.Unet("resnet18", encoder_weights=None, in_channels=1, classes=3)
     attending = smp.Unet("resnet18", encoder_weights=None, in_channels=1, classes=3, decoder_attention_type="scse")
-    for model, expected in ((plain, "_CheapBlock"), (attending, "UnetDecoderBlock")):
-        cheapen_upsampling(model)
+    for model, expected in ((plain, "_FastBlock"), (attending, "UnetDecoderBlock")):
+        use_fast_upsampling(model)
         assert {type(block).__name__ for block in model.decoder.blocks} == {expected}

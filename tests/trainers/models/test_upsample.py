@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainers.models.upsample import use_fast_upsampling, upsample_and_convolve, upsample_and_convolve_by_differences
+from trainers.models.upsample import upsample_and_convolve, upsample_and_convolve_by_differences, use_fast_upsampling
 
 
 @pytest.mark.parametrize("double", [upsample_and_convolve, upsample_and_convolve_by_differences])

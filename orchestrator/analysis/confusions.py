@@ -1,4 +1,4 @@
-"""A trial's confusion matrices as rankings and comparisons take them: read only where a figure is not known already."""
+"""A trial's confusion matrices as results take them: read only when a value is not cached."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.analysis.cache import Figures, make_mark
+from orchestrator.analysis.cache import ValueCache, make_mark
 from orchestrator.analysis.stats import compute_miou, resample
 
 T = TypeVar("T")
@@ -18,31 +18,31 @@ Content = tuple[NDArray[np.integer], tuple[int, ...]]
 
 
 class Matrices:
-    """What one seed was scored by, be it of one trial or of all its folds. Used by one thread.
+    """The matrices of one seed: of one trial, or of all its folds. Used by one thread.
 
-    read: called at most once, when the first figure has to be computed. mark: equal as long as what it would return is.
-    figures: those of earlier commands; without it or a mark nothing is kept.
+    read: called at most once, when the first value has to be computed. mark: equal as long as what ``read`` returns is the same.
+    cache: values of earlier commands; without it or a mark nothing is cached.
     """
 
-    def __init__(self, read: Callable[[], Content], *, mark: str | None = None, figures: Figures | None = None) -> None:
+    def __init__(self, read: Callable[[], Content], *, mark: str | None = None, cache: ValueCache | None = None) -> None:
         self._read = read
-        self._figures = figures
-        self.mark = mark if figures is not None else None
+        self._cache = cache
+        self.mark = mark if cache is not None else None
 
     @classmethod
     def of(cls, confusions: NDArray[np.integer], ignore_classes: tuple[int, ...] = ()) -> Matrices:
-        """Those that are here."""
+        """Of matrices that are in memory."""
         return cls(lambda: (confusions, ignore_classes))
 
     @classmethod
     def join(cls, parts: Sequence[Matrices]) -> Matrices:
-        """Those of several folds, one after another."""
+        """Of several folds, one after another."""
         if len(parts) == 1:
             return parts[0]
         return cls(
             lambda: (np.concatenate([part.confusions for part in parts]), parts[0].ignore_classes),
             mark=join_marks(parts),
-            figures=parts[0]._figures,
+            cache=parts[0]._cache,
         )
 
     @property
@@ -64,11 +64,11 @@ class Matrices:
         def draw() -> NDArray[np.float64]:
             return resample(self.confusions, self.ignore_classes)
 
-        return draw() if self._figures is None or self.mark is None else self._figures.recall_drawn(self.mark, draw)
+        return draw() if self._cache is None or self.mark is None else self._cache.recall_drawn(self.mark, draw)
 
     def recall(self, what: str, mark: str | None, compute: Callable[[], T]) -> T:
-        """Something else that follows from these matrices, and from whatever else ``mark`` names; JSON made lists of tuples."""
-        return compute() if self._figures is None or mark is None else self._figures.recall(what, mark, compute)
+        """Any other value that follows from what ``mark`` names. JSON turns tuples into lists."""
+        return compute() if self._cache is None or mark is None else self._cache.recall(what, mark, compute)
 
     @cached_property
     def _content(self) -> Content:

@@ -1,21 +1,25 @@
-"""Trials of one configuration -> one result that can be compared: folds of a seed joined, its seeds side by side."""
+"""Trials of one configuration -> one result: folds of a seed joined, seeds side by side; its estimate and its differences.
+
+Leaderboard, comparison and report all take their mIoU, 95 % CIs and ties from here.
+"""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from functools import cached_property
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.analysis.confusions import Matrices, join_marks
 from orchestrator.analysis.stats import (
-    Difference,
-    Estimate,
-    Spread,
+    MetricEstimate,
+    PairedDifference,
+    SeedSpread,
     compute_class_iou,
     find_bounds,
     judge,
@@ -23,15 +27,19 @@ from orchestrator.analysis.stats import (
     resample_classes,
     vary_seeds,
 )
-from orchestrator.analysis.trials import Entry, strip_seed
+from orchestrator.analysis.trials import Trial, TrialLoader, strip_seed
+from orchestrator.tracking.tags import Tag
+
+if TYPE_CHECKING:
+    from orchestrator.tracking.reader.row import RunRow
 
 
 @dataclass(frozen=True)
-class Scored:
+class Result:
     """What a configuration, a single trial or an ensemble scored. Equal ``fingerprints`` mean the same images in order.
 
-    samples: of each seed its matrices, those of all folds one after another.
-    fingerprints: of what each fold was scored on. left_out: names of trials that lack a fold or have no matrices.
+    samples: the matrices of each seed, those of all its folds one after another. fingerprints: what each fold was scored on.
+    left_out: names of trials whose seed lacks a fold or was scored on other images.
     """
 
     name: str
@@ -42,7 +50,7 @@ class Scored:
     left_out: tuple[str, ...] = ()
     class_names: Mapping[int, str] = field(default_factory=dict)
     widening: float = 1
-    """Of intervals of differences to it: 1, or more where it was chosen on these images by cross-fitting."""
+    """Of CIs of differences to it: 1, or more where it was chosen on these images by cross-fitting."""
 
     @property
     def confusions(self) -> tuple[NDArray[np.integer], ...]:
@@ -65,12 +73,12 @@ class Scored:
 
     @cached_property
     def replicates(self) -> NDArray[np.float64]:
-        """The mean over seeds, drawn from bootstrap samples of the images, (R,): paired among results on the same images."""
+        """The mean over seeds of each bootstrap sample of the images, (R,): paired among results on the same images."""
         drawn: NDArray[np.float64] = np.mean([sample.replicates for sample in self.samples], axis=0)
         return drawn
 
     def resample_classes(self) -> NDArray[np.float64]:
-        """Draw each class's IoU in the same way: (R, C)."""
+        """The same of each class's IoU: (R, C)."""
         drawn: NDArray[np.float64] = np.mean([resample_classes(one, self.ignore_classes) for one in self.confusions], axis=0)
         return drawn
 
@@ -79,73 +87,121 @@ class Scored:
         return np.stack([compute_class_iou(one, self.ignore_classes) for one in self.confusions])
 
 
-def score_trial(entry: Entry) -> Scored | None:
-    """What one trial scored, be it a fold or not; None where its matrices were not kept."""
-    if not entry.is_done or entry.matrices is None:
-        return None
-    return Scored(
-        name=entry.name,
-        samples=(entry.matrices,),
-        fingerprints=(entry.scored_fingerprint or "",),
-        keys=(entry.key,),
-        seeds=(entry.seed or 0,),
+def score_trial(trial: Trial) -> Result:
+    """What one finished trial scored, on its own fold if it has one."""
+    assert trial.matrices is not None, f"{trial.name} is not done"
+    return Result(
+        name=trial.name,
+        samples=(trial.matrices,),
+        fingerprints=(trial.scored_fingerprint or "",),
+        keys=(trial.key,),
+        seeds=(trial.seed or 0,),
     )
 
 
-def join_trials(entries: Sequence[Entry]) -> Scored | None:
-    """What finished trials of one configuration scored together; None where no seed has all its folds."""
-    by_seed: dict[int, list[Entry]] = defaultdict(list)
-    for entry in entries:
-        if entry.is_done and entry.matrices is not None:
-            by_seed[entry.seed or 0].append(entry)
-    whole = {seed: _in_order(folds) for seed, folds in sorted(by_seed.items()) if _is_whole(folds)}
-    if not whole:
-        return None
-    scored_on = Counter(tuple(e.scored_fingerprint or "" for e in folds) for folds in whole.values())
+def score_ensemble(run: RunRow, loader: TrialLoader) -> Result:
+    """What an ensemble scored. The matrices of a chosen one are cross-fitted, so that choosing did not flatter it.
+
+    Raises:
+        TrackingError: its matrices cannot be fetched, or are damaged.
+    """
+    return Result(
+        name=run.name,
+        samples=(Matrices.of(*loader.load_confusions(run)),),
+        fingerprints=tuple(run.tags.get(Tag.SCORED_FINGERPRINT, "").split(",")),
+        seeds=(int(run.tags[Tag.SEED]),) if Tag.SEED in run.tags else (),
+        widening=float(run.tags.get(Tag.WIDENING, 1)),
+    )
+
+
+def join_folds(trials: Iterable[Trial]) -> dict[str, Result]:
+    """One result per seed, under the key by which ensembles know it. Seeds that lack a fold are left out."""
+    by_seed: dict[tuple[str, int], list[Trial]] = defaultdict(list)
+    for trial in trials:
+        if trial.is_done:
+            key = name_joined(trial.configuration, trial.seed or 0) if trial.fold else trial.key
+            by_seed[key, trial.fold[1] if trial.fold else 1].append(trial)
+    joined = {}
+    for (key, num_folds), found in by_seed.items():
+        folds = {trial.fold: score_trial(trial) for trial in sorted(found, key=lambda trial: trial.fold or (0, 1))}
+        if len(folds) == num_folds:
+            parts = list(folds.values())
+            joined[key] = replace(
+                parts[0],
+                samples=(Matrices.join([part.samples[0] for part in parts]),),
+                fingerprints=tuple(part.fingerprints[0] for part in parts),
+                keys=tuple(part.keys[0] for part in parts),
+            )
+    return joined
+
+
+def join_seeds(results: Sequence[Result]) -> Result:
+    """Results of one seed each -> one over all seeds that were scored on the same images, by majority."""
+    scored_on = Counter(result.fingerprints for result in results)
     fingerprints = max(scored_on, key=lambda prints: (scored_on[prints], prints))
-    kept = {seed: folds for seed, folds in whole.items() if tuple(e.scored_fingerprint or "" for e in folds) == fingerprints}
-    used = [entry for folds in kept.values() for entry in folds]
-    keys = {entry.key for entry in used}
-    return Scored(
-        name=strip_seed(used[0].name),
-        samples=tuple(Matrices.join([e.matrices for e in folds if e.matrices is not None]) for folds in kept.values()),
-        fingerprints=fingerprints,
-        keys=tuple(entry.key for entry in used),
-        seeds=tuple(kept),
-        left_out=tuple(entry.name for entry in entries if entry.key not in keys),
+    kept = sorted((result for result in results if result.fingerprints == fingerprints), key=lambda result: result.seeds)
+    return replace(
+        kept[0],
+        samples=tuple(result.samples[0] for result in kept),
+        keys=tuple(key for result in kept for key in result.keys),
+        seeds=tuple(seed for result in kept for seed in result.seeds),
     )
 
 
-def find_spread(results: Iterable[Scored]) -> Spread | None:
-    """How far seeds lie apart, by all these results together."""
-    return pool_spread([result.mious for result in results])
+def join_trials(trials: Sequence[Trial]) -> Result | None:
+    """What the finished trials of one configuration scored together; None where no seed has all its folds."""
+    seeds = list(join_folds(trials).values())
+    if not seeds:
+        return None
+    joined = join_seeds(seeds)
+    left_out = tuple(trial.name for trial in trials if trial.key not in joined.keys)
+    return replace(joined, name=strip_seed(joined.name), left_out=left_out)
 
 
-def estimate(result: Scored, spread: Spread | None) -> Estimate:
-    """The mean over seeds with its interval over images and, where ``spread`` knows of them, seeds."""
-    mark = join_marks(result.samples, spread)
+def join_configurations(trials: Iterable[Trial]) -> list[Result]:
+    """The result of each configuration that has one."""
+    by_configuration: dict[str, list[Trial]] = defaultdict(list)
+    for trial in trials:
+        by_configuration[trial.configuration or trial.key].append(trial)
+    return [result for found in by_configuration.values() if (result := join_trials(found)) is not None]
+
+
+def pool_spread_of(results: Iterable[Result], fingerprints: tuple[str, ...]) -> SeedSpread | None:
+    """How far seeds lie apart, by all those of the results that were scored on these images; None where none has several."""
+    return pool_spread([result.mious for result in results if result.fingerprints == fingerprints and len(result.samples) > 1])
+
+
+def estimate(result: Result, spread: SeedSpread | None) -> MetricEstimate:
+    """The mean over seeds, with its 95 % CI over images and, where ``spread`` is known, seeds."""
     low, high = result.samples[0].recall(
-        "ci95", mark, lambda: find_bounds(result.replicates + vary_seeds(spread, [len(result.samples)]))
+        "ci95",
+        join_marks(result.samples, spread),
+        lambda: find_bounds(result.replicates + vary_seeds(spread, [len(result.samples)])),
     )
-    return Estimate(result.miou, low, high)
+    return MetricEstimate(result.miou, low, high)
 
 
-def compare_results(first: Scored, second: Scored, spread: Spread | None) -> Difference:
-    """Subtract the second mean over seeds from the first, both on the same images: paired over images, not over seeds."""
+def compare_results(
+    first: Result, second: Result, spread: SeedSpread | None, *, is_paired_by_seed: bool = False
+) -> PairedDifference:
+    """Subtract the second mean over seeds from the first, both on the same images: paired over images.
+
+    spread: of the seeds of one result; with ``is_paired_by_seed``, of the differences between the two at the same seed.
+    """
     assert first.fingerprints == second.fingerprints, (first.fingerprints, second.fingerprints)
     widening = max(first.widening, second.widening)
+    num_seeds = [len(first.samples)] if is_paired_by_seed else [len(first.samples), len(second.samples)]
 
     def find() -> tuple[float, float, float, float]:
-        seeds = vary_seeds(spread, [len(first.samples), len(second.samples)])
         value, drawn = first.miou - second.miou, first.replicates - second.replicates
-        return astuple(judge(value, value + widening * (drawn - value) + seeds))
+        return astuple(judge(value, value + widening * (drawn - value) + vary_seeds(spread, num_seeds)))
 
-    mark = join_marks((*first.samples, *second.samples), len(first.samples), spread, widening)
-    return Difference(*first.samples[0].recall("difference", mark, find))
+    mark = join_marks((*first.samples, *second.samples), len(first.samples), num_seeds, spread, widening)
+    return PairedDifference(*first.samples[0].recall("difference", mark, find))
 
 
-def compare_class_results(first: Scored, second: Scored) -> dict[int, Difference]:
-    """The same of each class's IoU, of the classes that both have; seeds of a class lie as far apart as these two say."""
+def compare_class_results(first: Result, second: Result) -> dict[int, PairedDifference]:
+    """The same of the IoU of each class that both have. The spread of a class's seeds is that of these two results."""
     assert first.fingerprints == second.fingerprints, (first.fingerprints, second.fingerprints)
     ious = [result.class_ious() for result in (first, second)]
     values = ious[0].mean(axis=0) - ious[1].mean(axis=0)
@@ -155,16 +211,6 @@ def compare_class_results(first: Scored, second: Scored) -> dict[int, Difference
         spread = pool_spread([seeds[:, c].tolist() for seeds in ious])
         found[c] = judge(float(values[c]), drawn[:, c] + vary_seeds(spread, [len(seeds) for seeds in ious]))
     return found
-
-
-def _is_whole(folds: Sequence[Entry]) -> bool:
-    """Whether a seed has each of its folds once; without folds there is just one trial."""
-    count = folds[0].fold[1] if folds[0].fold else 1
-    return len(folds) == count and len({entry.fold for entry in folds}) == count
-
-
-def _in_order(folds: Sequence[Entry]) -> list[Entry]:
-    return sorted(folds, key=lambda entry: entry.fold or (0, 1))
 
 
 def name_joined(configuration: str, seed: str | int) -> str:

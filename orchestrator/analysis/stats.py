@@ -1,6 +1,6 @@
-"""Confusion matrices per image -> mIoU, its interval, and whether two results differ; knows no runs.
+"""Confusion matrices per image -> mIoU, its 95 % CI, and whether two results differ; knows no runs.
 
-Wherever images belong together (a scene, near duplicates), ``sum_groups`` first: a group is then drawn as a whole.
+Where images belong together (a scene, near duplicates), call ``sum_groups`` first: the bootstrap then draws whole groups.
 """
 
 from __future__ import annotations
@@ -20,17 +20,21 @@ _LEVEL = 95.0
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A figure and the bounds of its 95 % interval."""
+class MetricEstimate:
+    """A metric and the bounds of its 95 % CI."""
 
     value: float
     low: float
     high: float
 
+    @property
+    def ci95(self) -> tuple[float, float]:
+        return self.low, self.high
+
 
 @dataclass(frozen=True)
-class Difference:
-    """How much higher a first value is than a second one on the same images, with its 95 % interval."""
+class PairedDifference:
+    """How much higher a first value is than a second one on the same images, with its 95 % CI."""
 
     value: float
     low: float
@@ -39,14 +43,18 @@ class Difference:
     """Share of the replicates in which the first is higher; ties count half."""
 
     @property
-    def has_evidence(self) -> bool:
-        """Whether the interval leaves 0 out."""
+    def is_significant(self) -> bool:
+        """Whether the CI excludes 0."""
         return self.low > 0 or self.high < 0
+
+    @property
+    def ci95(self) -> tuple[float, float]:
+        return self.low, self.high
 
 
 @dataclass(frozen=True)
-class Spread:
-    """How far seeds of one configuration lie apart: a standard deviation, and the degrees of freedom that it was found with."""
+class SeedSpread:
+    """The standard deviation between seeds of one configuration, and the degrees of freedom of that estimate."""
 
     value: float
     degrees: int
@@ -60,11 +68,6 @@ def compute_miou(confusions: NDArray[np.integer], ignore_classes: tuple[int, ...
     return float(mean_iou(confusions.sum(axis=0, dtype=np.int64), ignore_classes))
 
 
-def compute_each_miou(confusions: NDArray[np.integer], ignore_classes: tuple[int, ...]) -> NDArray[np.float64]:
-    """The same of several matrices, each summed over all images already: (n,) of (n, C, C)."""
-    return mean_iou(confusions, ignore_classes)
-
-
 def compute_class_iou(confusions: NDArray[np.integer], ignore_classes: tuple[int, ...]) -> NDArray[np.float64]:
     """IoU of each class, (C,), of the matrix summed over all images, (V, C, C); NaN for a class without a score."""
     return class_iou(confusions.sum(axis=0, dtype=np.int64), ignore_classes)
@@ -73,7 +76,7 @@ def compute_class_iou(confusions: NDArray[np.integer], ignore_classes: tuple[int
 def sum_groups(confusions: NDArray[np.integer], groups: NDArray[np.int64] | None) -> NDArray[np.integer]:
     """Add up the matrices (V, C, C) of images that belong together: (G, C, C), in the order of the groups' numbers.
 
-    groups: (V,), equal for images of one group; None: each image is its own. A bootstrap over the sums draws whole groups.
+    groups: (V,), equal for images of one group; None: each image is a group.
     """
     if groups is None:
         return confusions
@@ -84,9 +87,9 @@ def sum_groups(confusions: NDArray[np.integer], groups: NDArray[np.int64] | None
 
 
 def resample(confusions: NDArray[np.integer], ignore_classes: tuple[int, ...], *, seed: int = 0) -> NDArray[np.float64]:
-    """Draw the figure of merit of NUM_REPLICATES bootstrap samples of the images: (R,).
+    """Draw the mIoU of NUM_REPLICATES bootstrap samples of the images: (R,).
 
-    With the same number of images and the same seed the samples are the same, so that differences of two results are paired.
+    The same number of images and the same seed give the same samples, so that differences of two results are paired.
     Source: Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13 (percentile intervals).
     """
     values: NDArray[np.float64] = mean_iou(_resample_sums(confusions, seed), ignore_classes)
@@ -98,35 +101,35 @@ def resample_classes(confusions: NDArray[np.integer], ignore_classes: tuple[int,
     return class_iou(_resample_sums(confusions, seed), ignore_classes)
 
 
-def pool_spread(results: Iterable[Sequence[float]]) -> Spread | None:
-    """What configurations say together of how far seeds lie apart; None where none has two.
+def pool_spread(results: Iterable[Sequence[float]]) -> SeedSpread | None:
+    """Pool the standard deviation between seeds over all configurations; None where none has two seeds.
 
-    results: of each configuration the figures of its seeds.
+    results: for each configuration, the values of its seeds.
     """
     squares, degrees = 0.0, 0
-    for figures in results:
-        squares += float(np.var(figures)) * len(figures)
-        degrees += len(figures) - 1
-    return _round(Spread((squares / degrees) ** 0.5, degrees)) if degrees > 0 else None
+    for values in results:
+        squares += float(np.var(values)) * len(values)
+        degrees += len(values) - 1
+    return _round(SeedSpread((squares / degrees) ** 0.5, degrees)) if degrees > 0 else None
 
 
-def _round(spread: Spread) -> Spread:
-    """Where many seeds say it, to half the standard error that it has anyway: one seed more leaves known intervals as they are.
+def _round(spread: SeedSpread) -> SeedSpread:
+    """From 64 degrees on, round to half the standard error of the spread, so that one more seed leaves cached CIs valid.
 
-    A normal distribution's standard deviation of n degrees has one of 1 in sqrt(2n); Student's t hardly changes above 64.
+    The standard deviation of a normal distribution has a relative standard error of 1 / sqrt(2 n) with n degrees; Student's t
+    hardly changes above 64.
     """
     if spread.degrees < 64 or spread.value == 0:
         return spread
     degrees = 2 ** (spread.degrees.bit_length() - 1)
     step = math.log1p((2 * degrees) ** -0.5)
-    return Spread(math.exp(round(math.log(spread.value) / step) * step), degrees)
+    return SeedSpread(math.exp(round(math.log(spread.value) / step) * step), degrees)
 
 
-def vary_seeds(spread: Spread | None, num_seeds: Iterable[int], *, seed: int = 0) -> NDArray[np.float64]:
-    """Draw what other seeds would have added to a mean, or to a difference of means, over these numbers of seeds: (R,).
+def vary_seeds(spread: SeedSpread | None, num_seeds: Iterable[int], *, seed: int = 0) -> NDArray[np.float64]:
+    """Draw what other seeds would add to a mean, or to a difference of means, over these numbers of seeds: (R,).
 
-    Two or three seeds are too few to be resampled: their bootstrap is too narrow. So this draws from Student's t around 0.
-    Zeros where nothing is known of seeds.
+    A bootstrap of two or three seeds would be too narrow, so this draws from Student's t around 0. Without a spread: zeros.
     Source: Student 1908, The Probable Error of a Mean; pooled as in the two-sample test.
     """
     if spread is None:
@@ -136,7 +139,7 @@ def vary_seeds(spread: Spread | None, num_seeds: Iterable[int], *, seed: int = 0
 
 
 def find_bounds(values: NDArray[np.float64]) -> tuple[float, float]:
-    """The 95 % interval that replicates make; those in which nothing is scored are left out."""
+    """The 95 % CI of replicates; those in which nothing is scored are left out."""
     scored = values[np.isfinite(values)]
     if scored.size == 0:
         return float("nan"), float("nan")
@@ -144,10 +147,10 @@ def find_bounds(values: NDArray[np.float64]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def estimate_miou(confusions: NDArray[np.integer], ignore_classes: tuple[int, ...], *, seed: int = 0) -> Estimate:
-    """Compute mIoU with a bootstrap interval over images."""
+def estimate_miou(confusions: NDArray[np.integer], ignore_classes: tuple[int, ...], *, seed: int = 0) -> MetricEstimate:
+    """Compute mIoU with its bootstrap CI over images."""
     low, high = find_bounds(resample(confusions, ignore_classes, seed=seed))
-    return Estimate(compute_miou(confusions, ignore_classes), low, high)
+    return MetricEstimate(compute_miou(confusions, ignore_classes), low, high)
 
 
 def compare(
@@ -157,7 +160,7 @@ def compare(
     *,
     seed: int = 0,
     widening: float = 1,
-) -> Difference:
+) -> PairedDifference:
     """Subtract the mIoU of ``second`` from that of ``first``, both (V, C, C) of the same images in order: paired bootstrap.
 
     widening: as ``judge`` takes it.
@@ -175,24 +178,24 @@ def compare_classes(
     *,
     seed: int = 0,
     widening: float = 1,
-) -> dict[int, Difference]:
-    """The same of each class's IoU, of the classes that both have; differences of one sample belong together."""
+) -> dict[int, PairedDifference]:
+    """The same for the IoU of each class that both have."""
     assert first.shape == second.shape, (first.shape, second.shape)
     values = compute_class_iou(first, ignore_classes) - compute_class_iou(second, ignore_classes)
     drawn = resample_classes(first, ignore_classes, seed=seed) - resample_classes(second, ignore_classes, seed=seed)
-    return {int(c): judge(float(values[c]), drawn[:, c], widening=widening) for c in np.flatnonzero(np.isfinite(values))}
+    return {c: judge(float(values[c]), drawn[:, c], widening=widening) for c in np.flatnonzero(np.isfinite(values)).tolist()}
 
 
-def judge(value: float, differences: NDArray[np.float64], *, widening: float = 1) -> Difference:
-    """A difference with the interval that its replicates (R,) make; those in which nothing is scored are left out.
+def judge(value: float, differences: NDArray[np.float64], *, widening: float = 1) -> PairedDifference:
+    """A difference with the CI of its replicates (R,); those in which nothing is scored are left out.
 
-    widening: by how much replicates lie farther from the value than the images alone would have them.
+    widening: factor by which the replicates are moved away from the value.
     """
     differences = differences if widening == 1 else value + widening * (differences - value)
     low, high = find_bounds(differences)
     scored = differences[np.isfinite(differences)]
     above = np.mean(scored > 0) + np.mean(scored == 0) / 2 if scored.size else np.nan
-    return Difference(value, low, high, float(above))
+    return PairedDifference(value, low, high, float(above))
 
 
 def _resample_sums(confusions: NDArray[np.integer], seed: int) -> NDArray[np.float64]:
@@ -203,7 +206,7 @@ def _resample_sums(confusions: NDArray[np.integer], seed: int) -> NDArray[np.flo
     return summed.reshape(NUM_REPLICATES, num_classes, num_classes)
 
 
-@lru_cache(maxsize=2)  # a leaderboard draws from one set of images hundreds of times, and drawing is what takes long
+@lru_cache(maxsize=2)  # a leaderboard draws from one set of images hundreds of times, and drawing takes longest
 def _draw(num_images: int, seed: int) -> NDArray[np.float64]:
     """How often each image is in each sample: (R, V)."""
     draws = np.random.default_rng(seed).multinomial(num_images, np.full(num_images, 1 / num_images), size=NUM_REPLICATES)

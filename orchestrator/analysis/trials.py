@@ -1,8 +1,9 @@
-"""Runs -> trials as leaderboard, comparison and report take them: with their matrices, wherever their files lie."""
+"""Runs -> trials with their configuration and confusion matrices, wherever their files lie."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from orchestrator.analysis.cache import Figures, make_mark
+from orchestrator.analysis.cache import ValueCache, make_mark
 from orchestrator.analysis.confusions import Matrices
 from orchestrator.analysis.stats import compute_class_iou, sum_groups
 from orchestrator.errors import TrackingError
@@ -34,8 +35,8 @@ _SUFFIX = re.compile(r"( seed \d+)?( fold \d+/\d+)?(?= again |$)")
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A trial as it comes to the leaderboard."""
+class Trial:
+    """One training, as the analysis sees it."""
 
     key: str
     name: str
@@ -47,69 +48,58 @@ class Entry:
     metrics: dict[str, float]
     scored_fingerprint: str | None = None
     matrices: Matrices | None = None
-    """Of the validation images, those that belong together added up; None: not kept, so there is no interval."""
+    """Of the validation images, added up by group; None unless it is COMPLETE."""
     reason: str | None = None
     seed: int | None = None
     fold: tuple[int, int] | None = None
     """Index and number of folds."""
     row: str | None = None
-    """Its row in the sweep's table, and the figure published for that."""
+    """Its row in the sweep file, and the mIoU published for that row."""
     reported: float | None = None
 
     @property
     def miou(self) -> float:
-        """From the matrices, or as it was logged."""
-        return self.metrics.get(OBJECTIVE, float("nan")) if self.matrices is None else self.matrices.miou
-
-    @property
-    def confusions(self) -> NDArray[np.integer] | None:
-        """(V, C, C), read when they are asked for first."""
-        return None if self.matrices is None else self.matrices.confusions
-
-    @property
-    def ignore_classes(self) -> tuple[int, ...]:
-        """Those that the matrices leave unscored."""
-        return () if self.matrices is None else self.matrices.ignore_classes
+        return float("nan") if self.matrices is None else self.matrices.miou
 
     @property
     def is_done(self) -> bool:
-        """Whether it has a figure to be ranked by."""
-        return self.state in (TrialState.COMPLETE, TrialState.CACHED) and bool(np.isfinite(self.miou))
+        """Whether it has an mIoU to be ranked by."""
+        return math.isfinite(self.miou)
 
 
 def strip_seed(name: str) -> str:
-    """A trial's name without its seed and fold: what its configuration is called."""
+    """A trial's name without its seed and fold: the name of its configuration."""
     return _SUFFIX.sub("", name)
 
 
-class EntryLoader:
-    """Reads trials from one tracking place, and the groups of images once for each set of images. Used by one thread.
+class TrialLoader:
+    """Reads trials from one tracking server, and the groups of images once per set of images. Used by one thread.
 
-    figures: what is known of trials that have ended; their files are then not read.
+    values: cached values of trials that have ended, whose files are then not read.
     """
 
-    def __init__(self, reader: RunReader, cache: Path, figures: Figures | None = None) -> None:
+    def __init__(self, reader: RunReader, cache: Path, values: ValueCache | None = None) -> None:
         self._reader = reader
         self._files = cache / "files"
-        self._figures = figures
+        self._values = values
         self._groups: dict[str, NDArray[np.int64] | None] = {}
 
-    def load_all(self, runs: Iterable[RunRow]) -> list[Entry]:
-        """Each trial once, although several sweeps may share it; matrices come from the trial folders or, once, from the server.
+    def load_all(self, runs: Iterable[RunRow]) -> list[Trial]:
+        """Each trial once, even where several sweeps share it. Files come from the trial folder, or else from the server.
 
         Raises:
             TrackingError: a file cannot be fetched, or is damaged.
         """
         return [self.load(run) for run in one_run_per_key(runs).values()]
 
-    def load(self, run: RunRow) -> Entry:
-        """One trial.
+    def load(self, run: RunRow) -> Trial:
+        """Read one trial.
 
         Raises:
             TrackingError: a file cannot be fetched, or is damaged.
         """
         mark = self._mark(run)
-        entry = Entry(
+        entry = Trial(
             key=run.key,
             name=run.name,
             configuration=run.tags.get(Tag.CONFIGURATION, ""),
@@ -128,14 +118,14 @@ class EntryLoader:
         if run.state != TrialState.COMPLETE:
             return entry
         groups = self.load_groups(run)
-        return replace(entry, matrices=Matrices(lambda: self.load_confusions(run, groups), mark=mark, figures=self._figures))
+        return replace(entry, matrices=Matrices(lambda: self.load_confusions(run, groups), mark=mark, cache=self._values))
 
     def load_confusions(
         self, run: RunRow, groups: NDArray[np.int64] | None = None
     ) -> tuple[NDArray[np.integer], tuple[int, ...]]:
-        """The confusion matrices (V, C, C) that a run has kept, added up by group, and the classes that are not scored.
+        """The confusion matrices (V, C, C) of a run, added up by group, and the classes that are not scored.
 
-        groups: (V,) of a trial's images, as load_groups has them; an ensemble's matrices are kept by group.
+        groups: (V,) of a trial's images, from ``load_groups``; an ensemble's matrices are stored by group.
 
         Raises:
             TrackingError: they cannot be fetched, or are damaged.
@@ -145,13 +135,13 @@ class EntryLoader:
             confusions, ignored = read_confusions(path)
             return sum_groups(confusions, groups), ignored
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise TrackingError(f"{path}: damaged ({error}). Remove it, so that it is fetched or trained again.") from error
+            raise _damaged(path, error) from error
 
     def load_groups(self, run: RunRow) -> NDArray[np.int64] | None:
-        """The group of each of a trial's validation images, (V,); None where nobody said.
+        """The group of each of a trial's validation images, (V,); None where each image is its own.
 
         Raises:
-            EnsembleError: the file that says it is damaged.
+            EnsembleError: the file is damaged.
         """
         scored = run.tags.get(Tag.SCORED_FINGERPRINT)
         if scored is None:
@@ -163,22 +153,22 @@ class EntryLoader:
         return self._groups[scored]
 
     def load_class_names(self, run: RunRow) -> list[str]:
-        """The classes that a finished trial has an IoU of, in their order, which MLflow's metrics have lost.
+        """The classes for which a finished trial has an IoU, in their order, which MLflow's metrics have lost.
 
         Raises:
-            TrackingError: the file that says it cannot be fetched, or is damaged.
+            TrackingError: the trial's result cannot be fetched, or is damaged.
         """
         path = self._reader.fetch(run, TrialFile.RESULT, self._files)
         try:
             result = TrialResult.model_validate_json(path.read_bytes())
         except ValidationError as error:
-            raise TrackingError(f"{path}: damaged ({error}). Remove it, so that it is fetched or trained again.") from error
+            raise _damaged(path, error) from error
         return [name.removeprefix(IOU) for name in result.metrics if name.startswith(IOU)]
 
     def _mark(self, run: RunRow) -> str | None:
-        """Equal as long as the trial's files, and what is computed of them, are; None where nobody can know.
+        """Equal as long as the trial's files are the same; None while it has not ended.
 
-        An attempt that ended is told by its run and, as this machine may be ahead of that, by the files of its own folder.
+        It covers the run and, as this machine may be ahead of the server, the files of the trial's folder here.
         """
         is_complete = run.state == TrialState.COMPLETE
         has_ended = any(state.has_ended and state == run.state for state in TrialState)
@@ -193,12 +183,12 @@ class EntryLoader:
         )  # fmt: skip
 
     def _load_config(self, run: RunRow, mark: str | None) -> dict[str, Any]:
-        if self._figures is None or mark is None:
+        if self._values is None or mark is None:
             return self._read_config(run)
-        return self._figures.recall("config", mark, lambda: self._read_config(run))
+        return self._values.recall("config", mark, lambda: self._read_config(run))
 
     def _read_config(self, run: RunRow) -> dict[str, Any]:
-        """The trial's configuration; of a trial that has not ended the run's params will do, with dotted names."""
+        """The trial's configuration; for one that is not COMPLETE, the run's params may stand in, with dotted names."""
         is_complete = run.state == TrialState.COMPLETE
         find = self._reader.fetch if is_complete else self._reader.find_file
         path = find(run, TrialFile.SPEC, self._files)
@@ -213,14 +203,18 @@ class EntryLoader:
 
 
 def describe_config(spec: TrialSpec) -> dict[str, Any]:
-    """A trial's configuration as JSON documents show it: the training, its data, seed and fold."""
+    """A trial's configuration in JSON documents: the training, its data, seed and fold."""
     return json.loads(spec.model_dump_json(include={"train", "data", "seed", "fold"}))  # type: ignore[no-any-return]  # an object
 
 
 def name_classes(confusions: NDArray[np.integer], ignore_classes: tuple[int, ...], names: Sequence[str]) -> dict[int, str]:
-    """Class -> name of those that have an IoU in matrices (V, C, C), of which ``names`` are in order; empty where they differ."""
+    """Class -> name, for the classes with an IoU in matrices (V, C, C), whose names are in order; empty where numbers differ."""
     scored = np.flatnonzero(np.isfinite(compute_class_iou(confusions, ignore_classes)))
     return dict(zip(scored.tolist(), names, strict=True)) if len(scored) == len(names) else {}
+
+
+def _damaged(path: Path, error: Exception) -> TrackingError:
+    return TrackingError(f"{path}: damaged ({error}). Remove it, so that it is fetched or trained again.")
 
 
 def _read_fold(run: RunRow) -> tuple[int, int] | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.analysis.trials import EntryLoader, name_classes
+from orchestrator.analysis.trials import TrialLoader, name_classes
 from orchestrator.ensemble.candidates import EVERYTHING, Candidate, Wanted, join_predictions, list_candidates
 from orchestrator.ensemble.evaluation.evaluate import evaluate
 from orchestrator.ensemble.evaluation.report import EnsembleReport
@@ -74,7 +74,7 @@ def best_ensemble(
     models = {key: candidate.model for key, candidate in candidates.items()}
     asked = Search(search, wanted.make_limits(candidates.values()), models)
     report = evaluate(pool, k=k, exactly=exactly, groups=read_groups(folders), search=asked, stack=stack)
-    class_names = EntryLoader(reader, cache).load_class_names(listed[0].rows[0])
+    class_names = TrialLoader(reader, cache).load_class_names(listed[0].rows[0])
     report = replace(
         report,
         names=tuple(names[key] for key in report.members),

@@ -1,4 +1,4 @@
-"""A training's configuration -> what it was, in a few words a column: architecture, encoder, augmentation, training."""
+"""A training's configuration -> a few words per column: architecture, encoder, augmentation, training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Description:
 
 
 def describe_training(train: TrainConfig) -> Description:
-    """What tells this training from others; defaults are left out."""
+    """What distinguishes this training from others; defaults are left out."""
     prepared = [_name_augmentation(train.augmentation), *_describe_sampling(train.sampling)]
     if train.input_size is not None:
         prepared.append("at {}x{}".format(*train.input_size))
@@ -60,7 +60,7 @@ def _describe_sampling(sampling: SamplingConfig) -> list[str]:
 
 
 def _describe_loss(loss: LossConfig) -> str:
-    """``focal(2)``, ``0.5 dice + boundary``; with the classes that it leaves out where these are its own."""
+    """``focal(2)``, ``0.5 dice + boundary``; with the classes that it ignores, where it sets them itself."""
     if isinstance(loss, SumLoss):
         terms = [(f"{term.weight:g} " if term.weight != 1 else "") + _describe_loss(term.loss) for term in loss.terms]
         text = " + ".join(terms)
@@ -78,5 +78,5 @@ def _describe_loss(loss: LossConfig) -> str:
 
 
 def _short(name: str) -> str:
-    """Without the module of something of the user's own."""
+    """Without the module of a custom component."""
     return name.rpartition(":")[2]

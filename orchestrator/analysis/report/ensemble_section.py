@@ -1,4 +1,4 @@
-"""The ensemble that was chosen of a sweep last, as its run has it -> a section of the page."""
+"""The ensemble that `best-ensemble` chose last for a sweep -> a section of the page."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Pair = tuple[float, float]
 
 
 class _Part(BaseModel):
-    """Of a document that later versions may say more in."""
+    """Of a document to which later versions may add fields."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class ChosenStep(_Part):
-    """What up to ``k`` members are worth."""
+    """The cross-fitted value of up to ``k`` members."""
 
     k: int
     miou: float
@@ -36,14 +36,14 @@ class ChosenStep(_Part):
 
 
 class ClassGain(_Part):
-    """Of one class, over the best single trial."""
+    """In the IoU of one class, over the best single trial."""
 
     gain: float
     ci95: Pair
 
 
 class Chosen(_Part):
-    """What the page says of it: the fields of ``best-ensemble --json`` of these names."""
+    """The fields of ``best-ensemble --json`` that the page shows."""
 
     members: tuple[str, ...]
     names: tuple[str, ...]
@@ -61,7 +61,7 @@ class Chosen(_Part):
 
 
 def load_chosen(reader: RunReader, sweep: str, *, cache: Path) -> Chosen | None:
-    """The ensemble that ``best-ensemble`` chose last; None where it chose none, or an earlier version did.
+    """Read its document; None where there is none, or an earlier version wrote it.
 
     Raises:
         TrackingError: the server cannot be used.
@@ -80,7 +80,7 @@ def load_chosen(reader: RunReader, sweep: str, *, cache: Path) -> Chosen | None:
 
 
 def draw_chosen(chosen: Chosen) -> list[Element]:
-    """Its section: members, what they are worth, up to how many pay, and the gain in each class."""
+    """Its section: members, value by number of members, and the gain in each class."""
     members = [
         [name, key, f"{weight:.3f}"] for name, key, weight in zip(chosen.names, chosen.members, chosen.weights, strict=True)
     ]
@@ -93,19 +93,20 @@ def draw_chosen(chosen: Chosen) -> list[Element]:
         element("h2", "Chosen ensemble"),
         element("p", _judge(chosen), class_="soft"),
         _draw_rows(("member", "key", "weight"), members),
-        _draw_rows(("up to", "mIoU", "95 % interval", "gain over the best single trial"), steps),
+        _draw_rows(("up to", "mIoU", "95 % CI", "gain over the best single trial"), steps),
         _draw_rows(("class", "gain over the best single trial"), classes),
     ]
 
 
 def _judge(chosen: Chosen) -> str:
     low, high = chosen.gain_ci95
-    verdict = "there is evidence of a gain" if low > 0 else "it is worse" if high < 0 else "there is no evidence of a gain"
+    verdict = "a significant gain" if low > 0 else "significantly worse" if high < 0 else "no evidence of a gain"
     gain = _write_gain(chosen.gain_over_best_single, chosen.gain_ci95)
     return (
         f"Cross-fitted mIoU {write_short(chosen.miou)} ({write_interval(chosen.ci95)}), in sample {write_short(chosen.optimism)} "
-        f"higher. Over the best single trial {gain}: {verdict} (above 0 in {chosen.gain_probability:.0%} of the resamples). "
-        f"Steps pay up to k = {chosen.pays_up_to}. The right member at each pixel would score {write_short(chosen.oracle_miou)}."
+        f"higher. Gain over the best single trial {gain}: {verdict} (above 0 in {chosen.gain_probability:.0%} of the resamples). "
+        f"More members pay up to k = {chosen.pays_up_to}. The right member at each pixel would score "
+        f"{write_short(chosen.oracle_miou)}."
     )
 
 

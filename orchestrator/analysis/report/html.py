@@ -1,4 +1,4 @@
-"""How the report's page looks, on a screen by day and by night, and on paper."""
+"""Elements of HTML and SVG as text, and the page's style sheet: light, dark, print."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing beside it: no network, no script."""
+"""The report as one self-contained HTML file: no network, no script."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from xml.etree.ElementTree import Element
 from orchestrator.analysis.report.chart import draw_chart
 from orchestrator.analysis.report.ensemble_section import Chosen, draw_chosen
 from orchestrator.analysis.report.html import STYLE, element, write_html
-from orchestrator.analysis.report.table import Line, ReportTable
+from orchestrator.analysis.report.table import ReportLine, ReportTable
 from orchestrator.analysis.report.terminal import (
     explain,
-    write_figure,
     write_gain,
     write_interval,
+    write_miou,
     write_rank,
     write_short,
 )
@@ -23,8 +23,8 @@ from orchestrator.analysis.report.terminal import (
 _STEEPEST = 0.55  # of a cell's colour: the text on it stays readable
 
 
-def write_page(table: ReportTable, picture: Picture | None, chosen: Chosen | None = None) -> str:
-    """The whole page as text. chosen: the ensemble that was chosen of the sweep last."""
+def write_page(table: ReportTable, picture: SamplePicture | None, chosen: Chosen | None = None) -> str:
+    """The whole page as text. chosen: the ensemble that ``best-ensemble`` chose last."""
     head = element(
         "head",
         element("meta", charset="utf-8"),
@@ -34,7 +34,7 @@ def write_page(table: ReportTable, picture: Picture | None, chosen: Chosen | Non
     )
     parts = [element("h1", table.sweep), element("p", _summarize(table), class_="soft"), _draw_cards(table)]
     if any(line.miou is not None for line in table.lines):
-        parts += [element("h2", "Figures and intervals"), _draw_key(table), draw_chart(table.lines)]
+        parts += [element("h2", "mIoU and 95 % CIs"), _draw_key(table), draw_chart(table.lines)]
     parts += [element("h2", "Table"), element("div", _draw_table(table), class_="scroll")]
     parts += [element("ul", *(element("li", note) for note in explain(table)), class_="notes")]
     if any(line.is_ensemble for line in table.lines):
@@ -45,7 +45,7 @@ def write_page(table: ReportTable, picture: Picture | None, chosen: Chosen | Non
         parts += _draw_picture(table.best, picture)
     failures = [failure for line in table.lines for failure in line.failures]
     if failures:
-        parts += [element("h2", "Not done"), _draw_rows(("trial", "reason"), [list(failure) for failure in failures])]
+        parts += [element("h2", "Not finished"), _draw_rows(("trial", "reason"), [list(failure) for failure in failures])]
     return write_html(element("html", head, element("body", *parts), lang="en"))
 
 
@@ -60,34 +60,34 @@ def _summarize(table: ReportTable) -> str:
 
 
 def _draw_cards(table: ReportTable) -> Element:
-    cards = []
+    cards: list[Element] = []
     if (best := table.best) is not None:
-        cards.append(_draw_card("best single configuration", write_figure(best), best))
+        cards.append(_draw_card("best single configuration", write_miou(best), best))
         num_tied = sum(line.is_tied for line in table.lines) - 1
-        cards.append(_draw_card("not told apart from it", str(num_tied), None))
+        cards.append(_draw_card("tied with it", str(num_tied), None))
     if (ensemble := table.best_ensemble) is not None:
-        cards.append(_draw_card("best ensemble", write_figure(ensemble), ensemble))
+        cards.append(_draw_card("best ensemble", write_miou(ensemble), ensemble))
         if ensemble.gain is not None:
-            cards.append(_draw_card("its gain over its best member", write_short(ensemble.gain.value, signed=True), None))
+            cards.append(_draw_card("gain over its best member", write_short(ensemble.gain.value, signed=True), None))
     return element("div", *cards, class_="cards")
 
 
-def _draw_card(what: str, figure: str, line: Line | None) -> Element:
+def _draw_card(what: str, value: str, line: ReportLine | None) -> Element:
     below = [] if line is None else [element("span", _name(line)), element("span", f"95 %: {write_interval(line.ci95) or '–'}")]
-    return element("div", element("span", what), element("b", figure), *below, class_="card")
+    return element("div", element("span", what), element("b", value), *below, class_="card")
 
 
 def _draw_key(table: ReportTable) -> Element:
     lines = table.lines
     kinds = (
         ("best single configuration", "best", any(line.rank == 1 for line in lines)),
-        ("not told apart from it", "tied", any(line.is_tied and line.rank != 1 for line in lines)),
+        ("tied with it", "tied", any(line.is_tied and line.rank != 1 for line in lines)),
         ("others", "open", any(line.rank is not None and not line.is_tied for line in lines)),
         ("ensemble", "ensemble", any(line.is_ensemble for line in lines)),
         ("reported", "diamond", any(line.reported is not None for line in lines)),
     )
     shown = [element("span", element("i", class_=kind), name) for name, kind, is_here in kinds if is_here]
-    bars = "bar: 95 % interval over images" + ("; thin line: ± over seeds" if any(line.spread for line in lines) else "")
+    bars = "bar: 95 % CI" + ("; thin line: ± standard deviation over seeds" if any(line.spread for line in lines) else "")
     return element("div", *shown, bars, class_="key")
 
 
@@ -98,7 +98,7 @@ def _draw_table(table: ReportTable) -> Element:
         ("rank", True),
         ("trained", True),
         ("mIoU", True),
-        ("95 % interval", True),
+        ("95 % CI", True),
         *((name, True) for name in table.class_names),
         ("reported", any(line.reported is not None for line in lines)),
         ("network", True),
@@ -114,7 +114,7 @@ def _draw_table(table: ReportTable) -> Element:
     return element("table", element("thead", element("tr", *heads)), element("tbody", *rows))
 
 
-def _draw_line(line: Line, columns: Sequence[str], class_names: Sequence[str], *, highest: float) -> Element:
+def _draw_line(line: ReportLine, columns: Sequence[str], class_names: Sequence[str], *, highest: float) -> Element:
     network = f"mean of rows {', '.join(line.members)}" if line.is_ensemble else f"{line.what.arch} {line.what.encoder}"
     cells = {
         "row": element("td", line.row or "", class_="number"),
@@ -124,8 +124,8 @@ def _draw_line(line: Line, columns: Sequence[str], class_names: Sequence[str], *
         "augmentation, sampling": element("td", line.what.augmentation, class_="text"),
         "training": element("td", line.what.training, class_="text"),
         "seeds": element("td", ", ".join(map(str, line.seeds)), class_="nowrap"),
-        "mIoU": element("td", write_figure(line), class_="number figure"),
-        "95 % interval": element("td", write_interval(line.ci95), class_="nowrap"),
+        "mIoU": element("td", write_miou(line), class_="number figure"),
+        "95 % CI": element("td", write_interval(line.ci95), class_="nowrap"),
         "reported": element("td", "–" if line.reported is None else write_short(line.reported), class_="number reported"),
     }
     cells |= {name: _draw_iou(line.class_iou.get(name), highest) for name in class_names}
@@ -145,17 +145,15 @@ def _draw_ensembles(table: ReportTable) -> Element:
     for line in table.lines:
         if line.is_ensemble:
             members = "; ".join(f"{row}: {titles[row]}" if row in titles else row for row in line.members)
-            best = line.gain.best_member if line.gain else ""
-            figures = [write_figure(line), write_interval(line.ci95), best, write_gain(line)]
-            rows.append([_name(line), members, *figures, _judge(line)])
-    return _draw_rows(("ensemble", "members", "mIoU", "95 % interval", "best member", "gain over it", "evidence of"), rows)
+            numbers = [write_miou(line), write_interval(line.ci95), line.best_member or "", write_gain(line)]
+            rows.append([_name(line), members, *numbers, _judge(line)])
+    return _draw_rows(("ensemble", "members", "mIoU", "95 % CI", "best member", "gain over it", "evidence of"), rows)
 
 
-def _judge(line: Line) -> str:
-    if line.gain is None or line.gain.ci95 is None:
+def _judge(line: ReportLine) -> str:
+    if line.gain is None:
         return ""
-    low, high = line.gain.ci95
-    return "a gain" if low > 0 else "a loss" if high < 0 else "none"
+    return "none" if not line.gain.is_significant else "a gain" if line.gain.value > 0 else "a loss"
 
 
 def _draw_rows(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Element:
@@ -168,30 +166,30 @@ def _draw_rows(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Element:
 
 
 def _width_of(title: str) -> str | None:
-    return "nowrap" if title in ("ensemble", "mIoU", "95 % interval", "gain over it", "evidence of") else None
+    return "nowrap" if title in ("ensemble", "mIoU", "95 % CI", "gain over it", "evidence of") else None
 
 
-def _draw_picture(best: Line, picture: Picture) -> list[Element]:
+def _draw_picture(best: ReportLine, picture: SamplePicture) -> list[Element]:
     name = best.best_trial.name if best.best_trial else best.title
     source = "data:image/png;base64," + base64.b64encode(picture.png).decode("ascii")
     swatches = [element("span", element("i", class_="square", style=f"background: {c}"), n) for n, c in picture.legend]
     if swatches:
         swatches.append(element("span", element("i", class_="square", style="background: #000"), "not scored (in the truth)"))
     return [
-        element("h2", "Pictures, truth and prediction"),
-        element("p", f"Validation images of {name}: picture, truth, prediction.", class_="soft"),
+        element("h2", "Image, truth and prediction"),
+        element("p", f"Validation images of {name}: image, truth, prediction.", class_="soft"),
         element("div", *swatches, class_="key"),
-        element("img", src=source, alt=f"picture, truth and prediction of {name}"),
+        element("img", src=source, alt=f"image, truth and prediction of {name}"),
     ]
 
 
-def _name(line: Line) -> str:
+def _name(line: ReportLine) -> str:
     return f"{line.row}: {line.title}" if line.row is not None else line.title
 
 
 @dataclass(frozen=True)
-class Picture:
-    """The picture grid of a trial. png: the file; legend: name and colour, ``#rrggbb``, of each scored class."""
+class SamplePicture:
+    """A trial's grid of sample images. png: the file; legend: name and colour, ``#rrggbb``, of each scored class."""
 
     png: bytes
     legend: tuple[tuple[str, str], ...]

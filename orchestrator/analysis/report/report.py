@@ -1,21 +1,23 @@
-"""Runs of a sweep, wherever they were trained -> its report."""
+"""Runs of a sweep, wherever they were trained -> its report: what `orchestrate report` does."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
 from rich.text import Text
 
+from orchestrator.analysis.cache import ValueCache
 from orchestrator.analysis.confusions import Matrices
 from orchestrator.analysis.report.ensemble_section import load_chosen
-from orchestrator.analysis.report.page import Picture, write_page
-from orchestrator.analysis.report.table import EnsembleEntry, ReportTable, make_table
+from orchestrator.analysis.report.page import SamplePicture, write_page
+from orchestrator.analysis.report.table import EnsembleRun, ReportTable, make_table
 from orchestrator.analysis.report.terminal import draw_table
-from orchestrator.analysis.trials import IOU, Entry, EntryLoader, name_classes
+from orchestrator.analysis.results import score_ensemble
+from orchestrator.analysis.trials import IOU, Trial, TrialLoader, name_classes
 from orchestrator.errors import SpecError, TrackingError
 from orchestrator.state.files import write_atomically
 from orchestrator.state.trial.folder import TrialFile
@@ -28,64 +30,65 @@ if TYPE_CHECKING:
 
 
 def load_table(reader: RunReader, sweep: str, *, cache: Path) -> ReportTable:
-    """Read a sweep's runs and lay out its report.
+    """Read a sweep's runs and make its table.
 
     Raises:
         TrackingError: there is no such sweep, or its runs or their files cannot be read.
     """
     runs = reader.list_runs([sweep])
-    loader = EntryLoader(reader, cache)
-    entries = loader.load_all(runs)
+    values = ValueCache(cache / "figures", [sweep], place=reader.location.uri)
+    loader = TrialLoader(reader, cache, values)
+    trials = loader.load_all(runs)
     ensembles = [_load_ensemble(loader, run) for run in reader.list_table_ensembles(sweep)]
-    return make_table(sweep, entries, ensembles, class_names=_find_class_names(loader, runs, entries))
+    table = make_table(sweep, trials, ensembles, class_names=_find_class_names(loader, runs, trials))
+    values.save(keep_unused=True)
+    return table
 
 
-def load_picture(reader: RunReader, table: ReportTable, *, cache: Path) -> Picture | None:
-    """The pictures of the best trial of the best configuration; None where it has none.
+def load_picture(reader: RunReader, table: ReportTable, *, cache: Path) -> SamplePicture | None:
+    """The sample pictures of the best trial of the best configuration; None where it has none.
 
     Raises:
         TrackingError: the server cannot be used.
     """
-    entry = table.best.best_trial if table.best else None
-    run = next((run for run in reader.list_runs([table.sweep]) if entry and run.run_id == entry.run_id), None)
+    trial = table.best.best_trial if table.best else None
+    run = next((run for run in reader.list_runs([table.sweep]) if trial and run.run_id == trial.run_id), None)
     path = reader.find_file(run, TrialFile.SAMPLES, cache / "files") if run else None
-    if entry is None or run is None or path is None:
+    if trial is None or trial.matrices is None or run is None or path is None:
         return None
-    return Picture(path.read_bytes(), _make_legend(entry, EntryLoader(reader, cache).load_class_names(run)))
+    return SamplePicture(path.read_bytes(), _make_legend(trial.matrices, TrialLoader(reader, cache).load_class_names(run)))
 
 
-def _make_legend(entry: Entry, names: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """Metrics name the classes that have an IoU, in order; the matrices tell which these are."""
-    if entry.confusions is None:
-        return ()
+def _make_legend(matrices: Matrices, names: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """names: of the classes with an IoU, in order; the matrices say which classes these are."""
     from trainers.pictures import make_palette  # imports OpenCV
 
-    palette = make_palette(entry.confusions.shape[1])
-    named = name_classes(entry.confusions, entry.ignore_classes, names)
+    palette = make_palette(matrices.confusions.shape[1])
+    named = name_classes(matrices.confusions, matrices.ignore_classes, names)
     return tuple((name, "#" + bytes(palette[c]).hex()) for c, name in named.items())
 
 
-def _load_ensemble(loader: EntryLoader, run: RunRow) -> EnsembleEntry:
-    entry = Entry(
-        key=run.run_id, name=run.name, configuration="", state=run.state, run_id=run.run_id, attempts=1, config={},
-        metrics=run.metrics, scored_fingerprint=run.tags.get(Tag.SCORED_FINGERPRINT), reason=run.tags.get(Tag.REASON),
-        seed=int(run.tags[Tag.SEED]) if Tag.SEED in run.tags else None, row=run.tags[Tag.ROW],
+def _load_ensemble(loader: TrialLoader, run: RunRow) -> EnsembleRun:
+    return EnsembleRun(
+        name=run.name,
+        row=run.tags[Tag.ROW],
+        members=tuple(row for row in run.tags.get(Tag.ROWS, "").split(",") if row),
+        best_member=run.tags.get(Tag.BEST_MEMBER),
+        result=score_ensemble(run, loader) if run.state == TrialState.COMPLETE else None,
+        metrics=run.metrics,
         reported=float(run.tags[Tag.REPORTED]) if Tag.REPORTED in run.tags else None,
-    )  # fmt: skip
-    if run.state == TrialState.COMPLETE:
-        entry = replace(entry, matrices=Matrices.of(*loader.load_confusions(run)))
-    members = tuple(row for row in run.tags.get(Tag.ROWS, "").split(",") if row)
-    return EnsembleEntry(entry, members, run.tags.get(Tag.BEST_MEMBER))
+        reason=run.tags.get(Tag.REASON),
+    )
 
 
-def _find_class_names(loader: EntryLoader, trials: Sequence[RunRow], entries: Sequence[Entry]) -> tuple[str, ...]:
+def _find_class_names(loader: TrialLoader, runs: Sequence[RunRow], trials: Sequence[Trial]) -> tuple[str, ...]:
     """The scored classes in their order, from the first trials that name them all."""
-    wanted = {name for entry in entries for name in entry.metrics if name.startswith(IOU)}
-    runs = {run.run_id: run for run in trials}
+    wanted = {name for trial in trials for name in trial.metrics if name.startswith(IOU)}
+    by_id = {run.run_id: run for run in runs}
     names: dict[str, None] = {}
-    for entry in entries:
-        if entry.state == TrialState.COMPLETE and len(names) < len(wanted):
-            names |= dict.fromkeys(loader.load_class_names(runs[entry.run_id]))
+    for trial in trials:
+        if trial.state == TrialState.COMPLETE and len(names) < len(wanted):
+            names |= dict.fromkeys(loader.load_class_names(by_id[trial.run_id]))
     return tuple(names)
 
 
@@ -104,7 +107,7 @@ class SweepTable:
 
 
 def make_report(reader: RunReader, sweep: str | None, *, out: Path | None, cache: Path) -> SweepTable:
-    """Lay out the report of a sweep, or of the latest one, and write it to ``out`` as one HTML file, if that is given.
+    """Make the report of a sweep, or of the latest one; with ``out``, write it there as one HTML file.
 
     Raises:
         SpecError: ``out`` cannot be written.

@@ -8,10 +8,10 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.analysis.report.table import Line, ReportTable
+from orchestrator.analysis.report.table import ReportLine, ReportTable
 
 TEXTS = ("trained", "trial", "reason")
-"""Columns that may be broken into lines; all others are figures."""
+"""Columns that may be broken into lines; all others hold numbers."""
 
 
 def draw_table(table: ReportTable) -> Group:
@@ -24,30 +24,31 @@ def draw_table(table: ReportTable) -> Group:
 
 
 def explain(table: ReportTable) -> list[str]:
-    """What has to be known to read the table, as far as it concerns this one."""
+    """The notes that a reader of this table needs."""
     lines = table.lines
-    notes = ["mIoU on the validation images, with its 95 % interval over these images."]
-    if any(line.spread is not None for line in lines):
-        notes.append("Several seeds: their mean, ± their standard deviation, of which the interval knows nothing.")
+    has_seeds = any(line.spread is not None for line in lines)
+    notes = [f"mIoU on the validation images, with its 95 % CI over images{' and seeds' if has_seeds else ''}."]
+    if has_seeds:
+        notes.append("Several seeds: their mean, ± their standard deviation.")
     if any(line.is_tied and line.rank != 1 for line in lines):
-        notes.append("= not told apart from the best single configuration by these images.")
+        notes.append("= tied with the best single configuration: no evidence of a difference.")
     if any(line.gain for line in lines):
         notes.append(
-            "An ensemble's members were named beforehand, so nothing was chosen on these images but the best member that it is "
-            "compared with: its gain is, if anything, too small."
+            "An ensemble's members were fixed beforehand. Only the best member, with which it is compared, was chosen on these "
+            "images, so its gain is, if anything, too small."
         )
     if any(line.reported is not None for line in lines):
-        notes.append("Reported figures are of other images: compare their order, not their height.")
+        notes.append("Reported values are for other images: compare their order, not their size.")
     if not all(line.is_comparable for line in lines):
-        notes.append("* scored on other images, labels or classes than the rest: not to be compared.")
+        notes.append("* scored on other images, labels or classes than the rest: cannot be compared.")
     if table.num_left_out:
         notes.append(
-            f"Left out: {table.num_left_out} trials of earlier forms of this sweep (`orchestrate leaderboard` has them)."
+            f"Left out: {table.num_left_out} trials of earlier versions of this sweep (`orchestrate leaderboard` has them)."
         )
     return notes
 
 
-def write_figure(line: Line) -> str:
+def write_miou(line: ReportLine) -> str:
     """``.584 ±.012``, or a dash."""
     if line.miou is None:
         return "–"
@@ -68,34 +69,31 @@ def write_short(value: float, *, signed: bool = False) -> str:
     return (f"{value:+.3f}" if signed else f"{value:.3f}").replace("0.", ".", 1)
 
 
-def write_rank(line: Line) -> str:
+def write_rank(line: ReportLine) -> str:
     """``1``, ``2=``."""
-    return "" if line.rank is None else f"{line.rank}{'=' if line.is_tied and line.rank > 1 else ''}"
+    return "" if line.ranked is None else line.ranked.mark
 
 
-def write_gain(line: Line) -> str:
-    """``+.012 (-.003 to +.027)``; empty for what is no ensemble."""
+def write_gain(line: ReportLine) -> str:
+    """``+.012 (-.003 to +.027)``; empty for a single configuration."""
     if line.gain is None:
         return ""
-    interval = write_interval(line.gain.ci95, signed=True)
-    return write_short(line.gain.value, signed=True) + (f" ({interval})" if interval else "")
+    return f"{write_short(line.gain.value, signed=True)} ({write_interval(line.gain.ci95, signed=True)})"
 
 
 def _draw_lines(table: ReportTable) -> Table:
     has_rows, has_reported = _has_rows(table), any(line.reported is not None for line in table.lines)
-    drawn = _start_table(
-        table.sweep, [*["row"] * has_rows, "rank", "trained", "mIoU", "95 % interval", *["reported"] * has_reported]
-    )
+    drawn = _start_table(table.sweep, [*["row"] * has_rows, "rank", "trained", "mIoU", "95 % CI", *["reported"] * has_reported])
     for line in table.lines:
         cells = [escape(line.row or "")] * has_rows + [write_rank(line), _write_title(line)]
-        cells += [write_figure(line), write_interval(line.ci95)]
+        cells += [write_miou(line), write_interval(line.ci95)]
         cells += [("–" if line.reported is None else write_short(line.reported))] * has_reported
         drawn.add_row(*cells, style="bold" if line.rank == 1 else None)
     return drawn
 
 
 def _draw_classes(table: ReportTable) -> Table:
-    """Apart from the figures, so that both fit a terminal of 80 columns."""
+    """In a table of their own, so that both fit a terminal of 80 columns."""
     has_rows = _has_rows(table)
     drawn = _start_table("IoU of each class", ["row" if has_rows else "trained", *table.class_names])
     for line in table.lines:
@@ -119,7 +117,7 @@ def _has_rows(table: ReportTable) -> bool:
     return any(line.row is not None for line in table.lines)
 
 
-def _write_title(line: Line) -> str:
+def _write_title(line: ReportLine) -> str:
     title = escape(line.title)
     if not line.is_ensemble:
         return title
@@ -128,7 +126,7 @@ def _write_title(line: Line) -> str:
 
 
 def _draw_failures(failures: Sequence[tuple[str, str]]) -> Table:
-    drawn = _start_table("Not done", ["trial", "reason"])
+    drawn = _start_table("Not finished", ["trial", "reason"])
     for name, reason in failures:
         drawn.add_row(escape(name), escape(reason))
     return drawn

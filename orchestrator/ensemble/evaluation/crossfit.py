@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri, stdtrit
 
-from orchestrator.analysis.stats import Difference, compare, compare_classes, sum_groups
+from orchestrator.analysis.stats import PairedDifference, compare, compare_classes, sum_groups
 from orchestrator.ensemble.selection.pool import Limit, Pool
 from orchestrator.errors import EnsembleError
 
@@ -82,11 +82,11 @@ class CrossFitting:
             confusions[part] = fit(others)(part)
         return sum_groups(confusions, self.groups)
 
-    def compare(self, first: NDArray[np.integer], second: NDArray[np.integer]) -> Difference:
+    def compare(self, first: NDArray[np.integer], second: NDArray[np.integer]) -> PairedDifference:
         """Subtract the mIoU of ``second`` from that of ``first``, both as ``score`` gives them."""
         return compare(first, second, self.pool.ignore_classes, widening=self.widening)
 
-    def compare_classes(self, first: NDArray[np.integer], second: NDArray[np.integer]) -> dict[int, Difference]:
+    def compare_classes(self, first: NDArray[np.integer], second: NDArray[np.integer]) -> dict[int, PairedDifference]:
         """The same of each class's IoU."""
         return compare_classes(first, second, self.pool.ignore_classes, widening=self.widening)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.analysis.stats import Difference, compare, compute_miou, sum_groups
+from orchestrator.analysis.stats import PairedDifference, compare, compute_miou, sum_groups
 from orchestrator.ensemble.selection.kernel import UNSCORED
 from orchestrator.ensemble.selection.pool import Pool
 from trainers.metrics import confusion_per_image
@@ -53,7 +53,7 @@ def measure_diversity(pool: Pool, members: Sequence[int]) -> Diversity:
     return Diversity(tuple(map(tuple, shares.tolist())), compute_miou(oracle[None], pool.ignore_classes))
 
 
-def drop_each(pool: Pool, members: Sequence[int], groups: NDArray[np.int64] | None) -> tuple[Difference, ...]:
+def drop_each(pool: Pool, members: Sequence[int], groups: NDArray[np.int64] | None) -> tuple[PairedDifference, ...]:
     """What each member adds to the others' mean, on the images that all were chosen on; empty where there is one member.
 
     members: positions in the pool, each as often as it counts.

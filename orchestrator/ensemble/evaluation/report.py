@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.analysis.stats import Difference, Estimate
+from orchestrator.analysis.stats import MetricEstimate, PairedDifference
 from orchestrator.ensemble.evaluation.diversity import Diversity
 from orchestrator.ensemble.selection.strategies import SearchName
 from trainers.config import Flips
@@ -33,9 +33,9 @@ class Step:
     """What choosing up to ``k`` members is worth, cross-fitted. gain: over the best single; last: over the step before."""
 
     k: int
-    miou: Estimate
-    gain: Difference
-    last: Difference | None
+    miou: MetricEstimate
+    gain: PairedDifference
+    last: PairedDifference | None
 
     def to_json(self) -> dict[str, Any]:
         last = {} if self.last is None else _describe(self.last, "gain_over_step_before", "gain_over_step_before_ci95")
@@ -48,10 +48,10 @@ class Stack:
     """What a learned combination is worth, cross-fitted like the chosen members."""
 
     name: str
-    miou: Estimate
-    gain: Difference
+    miou: MetricEstimate
+    gain: PairedDifference
     """Over the best single candidate."""
-    over_chosen: Difference
+    over_chosen: PairedDifference
     """Over the chosen members."""
 
     def to_json(self) -> dict[str, Any]:
@@ -72,9 +72,9 @@ class EnsembleReport:
     weights: tuple[float, ...]
     miou_in_sample: float
     """On the images that the members were chosen on: optimistic."""
-    cross_fitted: Estimate
+    cross_fitted: MetricEstimate
     """On each part of the images, of the members chosen on the other parts."""
-    gain: Difference
+    gain: PairedDifference
     """Cross-fitted, over the best single candidate, which is chosen anew in each part too. Wider than by images alone."""
     trajectory: tuple[float, ...]
     """In sample, of the first 1, 2, ... members that greedy chose."""
@@ -82,10 +82,10 @@ class EnsembleReport:
     """Cross-fitted, of 1, 2, ... members at most."""
     members_in_sample: tuple[float, ...]
     """Of each member alone."""
-    contributions: tuple[Difference, ...]
+    contributions: tuple[PairedDifference, ...]
     """In sample, what each member adds to the others; empty where there is one."""
     diversity: Diversity
-    class_gains: Mapping[int, Difference]
+    class_gains: Mapping[int, PairedDifference]
     """Class -> cross-fitted gain in its IoU."""
     class_iou: Mapping[int, float]
     """Cross-fitted, of each class that has one."""
@@ -190,7 +190,7 @@ class EnsembleReport:
         for i, (key, weight) in enumerate(zip(self.members, self.weights, strict=True)):
             cells = [str(i + 1), escape(key), escape(self.names[i]) if self.names else "", f"{weight:.3f}"]
             cells.append(f"{self.members_in_sample[i]:.4f}")
-            cells += [f"{gain.value:+.4f}{'' if gain.has_evidence else ' ?'}" for gain in self.contributions[i : i + 1]]
+            cells += [f"{gain.value:+.4f}{'' if gain.is_significant else ' ?'}" for gain in self.contributions[i : i + 1]]
             table.add_row(*cells)
         if self.contributions:
             table.caption = "In sample. adds: to the others (?: not told from 0)"
@@ -285,9 +285,9 @@ def _add_columns(table: Table, *titles: str) -> None:
         table.add_column(title, justify=justify, overflow="fold", no_wrap=title == "member")  # type: ignore[arg-type]  # rich wants literals
 
 
-def _write(gain: Difference, digits: int = 4) -> str:
+def _write(gain: PairedDifference, digits: int = 4) -> str:
     return f"{gain.value:+.{digits}f} ({gain.low:+.{digits}f} to {gain.high:+.{digits}f})"
 
 
-def _describe(gain: Difference, value: str, interval: str) -> dict[str, Any]:
+def _describe(gain: PairedDifference, value: str, interval: str) -> dict[str, Any]:
     return {value: gain.value, interval: [gain.low, gain.high], "probability": gain.probability}

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.analysis.stats import compute_each_miou
 from orchestrator.ensemble.selection.blocks import Grouped, make_blocks, make_layout
 from orchestrator.ensemble.selection.counting import CandidateCounter, Members
 from orchestrator.ensemble.selection.kernel import MAX_MEMBERS, UNSCORED
 from orchestrator.ensemble.selection.strategies import SEARCHES, SearchName, choose
 from orchestrator.errors import EnsembleError
 from trainers.config import VOID
+from trainers.metrics import mean_iou
 from trainers.prediction.means import Mean
 
 
@@ -141,7 +141,7 @@ class Pool:
     def _score(self, members: Members, start: int, images: NDArray[np.int64]) -> NDArray[np.float64]:
         """MIoU of the members with each candidate from ``start`` on; below every score where nothing is scored."""
         counts = self._counter.count_additions(members, start)
-        scores = compute_each_miou(self._counter.add_up(counts, images), self.ignore_classes)
+        scores = mean_iou(self._counter.add_up(counts, images), self.ignore_classes)
         return np.where(np.isfinite(scores), scores, -1.0)
 
 

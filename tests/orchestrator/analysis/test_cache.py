@@ -1,4 +1,4 @@
-"""Figures that are kept between commands: what is found again, what is forgotten, what damage costs."""
+"""ValueCache that are kept between commands: what is found again, what is forgotten, what damage costs."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator.analysis.cache import Figures
+from orchestrator.analysis.cache import ValueCache
 from orchestrator.analysis.confusions import Matrices
-from orchestrator.analysis.results import Scored, compare_results, estimate, find_spread
+from orchestrator.analysis.results import Result, compare_results, estimate, pool_spread_of
 
 
-def make_results(folder: Path, reads: list[int], *, num_results: int = 3) -> tuple[Figures, list[Scored]]:
+def make_results(folder: Path, reads: list[int], *, num_results: int = 3) -> tuple[ValueCache, list[Result]]:
     """Configurations of two seeds with two folds each, on 20 images a fold. reads: which parts' matrices were read."""
-    figures = Figures(folder, ["s"], place="http://one")
+    figures = ValueCache(folder, ["s"], place="http://one")
 
     def make_fold(number: int) -> Matrices:
         def read() -> tuple[np.ndarray, tuple[int, ...]]:
             reads.append(number)
             return np.random.default_rng(number).integers(1, 90, (20, 3, 3)), (0,)
 
-        return Matrices(read, mark=f"mark {number}", figures=figures)
+        return Matrices(read, mark=f"mark {number}", cache=figures)
 
-    def make_result(number: int) -> Scored:
+    def make_result(number: int) -> Result:
         seeds = tuple(Matrices.join([make_fold(4 * number + 2 * seed + fold) for fold in (0, 1)]) for seed in (0, 1))
-        return Scored(f"c{number}", seeds, ("fold 1", "fold 2"))
+        return Result(f"c{number}", seeds, ("fold 1", "fold 2"))
 
     return figures, [make_result(number) for number in range(num_results)]
 
@@ -33,7 +33,7 @@ def make_results(folder: Path, reads: list[int], *, num_results: int = 3) -> tup
 def compute(folder: Path, reads: list[int], *, num_results: int = 3) -> list[object]:
     """All that a ranking takes of them."""
     figures, results = make_results(folder, reads, num_results=num_results)
-    spread = find_spread(results)
+    spread = pool_spread_of(results, ("fold 1", "fold 2"))
     found = [(estimate(r, spread), compare_results(results[0], r, spread), r.ignore_classes) for r in results]
     figures.save()
     return [spread, found]
@@ -64,7 +64,7 @@ def test_what_is_gone_is_forgotten(tmp_path: Path) -> None:
 def test_two_servers_keep_their_own(tmp_path: Path) -> None:
     """A sweep of the same name elsewhere neither takes figures from this one nor makes it forget them."""
     compute(tmp_path, [])
-    other = Figures(tmp_path, ["s"], place="http://two")
+    other = ValueCache(tmp_path, ["s"], place="http://two")
     other.recall("ignored", "mark", list)
     other.save()
     reads: list[int] = []

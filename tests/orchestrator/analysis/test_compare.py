@@ -10,6 +10,8 @@ import pytest
 from rich.console import Console
 
 from orchestrator.analysis.compare import Comparison, compare_runs
+from orchestrator.analysis.leaderboard import load_leaderboard
+from orchestrator.analysis.report.report import load_table
 from orchestrator.errors import TrackingError
 from orchestrator.state.home import Home
 from orchestrator.state.trial.folder import TrialFolder
@@ -59,7 +61,7 @@ def make_spec(key: str, configuration: str, name: str, *, seed: int = 0, fold: F
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, dict[str, str]]:
-    """A home with two configurations of two seeds, one of two folds, a failure and an ensemble; run ids by name."""
+    """Configurations of two seeds, of two folds and of both, a failure and an ensemble; run ids by name."""
     home = Home(tmp_path_factory.mktemp("home"))
     complete = TrialState.COMPLETE
     ids = {}
@@ -70,6 +72,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, dict[str, str]
     for index in (0, 1):
         spec = make_spec(f"3{index}" * 8, FOLDED, f"good fold {index + 1}/2", fold=Fold(index=index, count=2))
         ids[spec.name] = record(home, "t", spec, make_matrices(index, 0.7), scored=f"fold{index}", state=complete)
+    for letter, configuration, label, accuracy in (("5", "e" * 16, "high", 0.8), ("6", "f" * 16, "low", 0.79)):
+        for seed, index in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            fold, name = Fold(index=index, count=2), f"{label} seed {seed} fold {index + 1}/2"
+            spec = make_spec(f"{letter}{seed}{index}0" * 4, configuration, name, seed=seed, fold=fold)
+            matrices = make_matrices(index, accuracy + seed / 20)
+            ids[name] = record(home, "u", spec, matrices, scored=f"fold{index}", state=complete)
     record(home, "s", make_spec("4f" * 8, "d" * 16, "broken"), make_matrices(0, 0.5), scored="one", state=TrialState.FAILED)
     matrices = home.root / "confusions.npz"
     np.savez(matrices, confusions=make_matrices(0, 0.95), ignore_classes=np.array([0]))
@@ -116,6 +124,24 @@ def test_a_run_goes_by_its_id_its_key_or_a_beginning_of_it(runs) -> None:
     for name in (ids["good seed 0"], "10" * 8, "10101", "good seed 0"):
         assert compare(runs, name, BAD[:4]).first.keys == ("10" * 8,)
     assert compare(runs, GOOD, ids["both"]).second.name == "both"
+
+
+def test_leaderboard_comparison_and_report_agree(runs) -> None:
+    """The same mIoU, 95 % CI and tie for each configuration of a sweep, be it of seeds or of folds and seeds."""
+    home, _ = runs
+    reader = RunReader(TrackingLocation.of(home))
+    for sweep in ("s", "u"):
+        board = load_leaderboard(reader, [sweep], cache=home.cache / sweep).configurations
+        lines = {line.title: line for line in load_table(reader, sweep, cache=home.cache / "report").lines if line.result}
+        assert [line.rank for line in lines.values()] == [1, 2]
+        assert board[1].is_tied == (sweep == "u")
+        for ranked in board:
+            name, result = ranked.result.name, ranked.result
+            found = compare(runs, board[0].result.name, name, sweep)
+            described = found.to_json()["second"]
+            assert (described["miou"], tuple(described["ci95"])) == (result.miou, ranked.ci95)
+            assert (lines[name].miou, lines[name].ci95) == (result.miou, ranked.ci95)
+            assert ranked.is_tied == lines[name].is_tied == (not found.miou.is_significant)
 
 
 def test_the_same_twice_gives_no_evidence(runs) -> None:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from orchestrator.analysis.confusions import Matrices
-from orchestrator.analysis.results import compare_class_results, compare_results, find_spread, join_trials, score_trial
+from orchestrator.analysis.results import compare_class_results, compare_results, join_trials, pool_spread_of, score_trial
 from orchestrator.analysis.stats import compute_miou, pool_spread, sum_groups, vary_seeds
-from orchestrator.analysis.trials import Entry, strip_seed
+from orchestrator.analysis.trials import Trial, strip_seed
 
 
 def make_matrices(seed: int, *, accuracy: float = 0.7, num_images: int = 30) -> np.ndarray:
@@ -18,10 +18,10 @@ def make_matrices(seed: int, *, accuracy: float = 0.7, num_images: int = 30) -> 
     return np.stack([[random.multinomial(200, row) for row in rows] for _ in range(num_images)])
 
 
-def make_entry(matrices: np.ndarray, *, seed: int = 0, fold: tuple[int, int] | None = None, state: str = "COMPLETE") -> Entry:
+def make_trial(matrices: np.ndarray, *, seed: int = 0, fold: tuple[int, int] | None = None, state: str = "COMPLETE") -> Trial:
     """A trial of configuration ``c``; each fold was scored on images of its own."""
     part = f" fold {fold[0] + 1}/{fold[1]}" if fold else ""
-    return Entry(
+    return Trial(
         key=f"k{seed}{part}", name=f"dice seed {seed}{part}", configuration="c", state=state, run_id=f"r{seed}{part}", attempts=1,
         config={}, metrics={"val/miou": 0.5}, scored_fingerprint=f"images{part}", seed=seed, fold=fold,
         matrices=Matrices.of(matrices),
@@ -31,7 +31,7 @@ def make_entry(matrices: np.ndarray, *, seed: int = 0, fold: tuple[int, int] | N
 def test_folds_of_a_seed_are_one_set_of_images() -> None:
     """In the order of their numbers, whatever order they come in; mIoU is of all images together, not a mean of means."""
     parts = [make_matrices(i, accuracy=accuracy) for i, accuracy in enumerate((0.5, 0.9))]
-    folds = [make_entry(matrices, fold=(i, 2)) for i, matrices in enumerate(parts)]
+    folds = [make_trial(matrices, fold=(i, 2)) for i, matrices in enumerate(parts)]
     result = join_trials(folds[::-1])
     assert result is not None
     assert (result.name, result.fingerprints, result.seeds) == ("dice", ("images fold 1/2", "images fold 2/2"), (0,))
@@ -41,7 +41,7 @@ def test_folds_of_a_seed_are_one_set_of_images() -> None:
 
 def test_a_seed_that_lacks_a_fold_is_left_out() -> None:
     """And named; a configuration without any whole seed is no result, while one fold alone is."""
-    folds = [make_entry(make_matrices(i), seed=seed, fold=(i, 2)) for seed, i in ((0, 0), (0, 1), (1, 0))]
+    folds = [make_trial(make_matrices(i), seed=seed, fold=(i, 2)) for seed, i in ((0, 0), (0, 1), (1, 0))]
     result = join_trials(folds)
     assert result is not None
     assert (result.seeds, result.left_out) == ((0,), ("dice seed 1 fold 1/2",))
@@ -53,16 +53,16 @@ def test_a_seed_that_lacks_a_fold_is_left_out() -> None:
 
 def test_seeds_widen_the_interval() -> None:
     """One seed each seems to tell them apart; two seeds that lie as far apart as the configurations do take that back."""
-    first = [make_entry(make_matrices(0, accuracy=a), seed=i) for i, a in enumerate((0.70, 0.80))]
-    second = [make_entry(make_matrices(0, accuracy=a), seed=i) for i, a in enumerate((0.62, 0.72))]
+    first = [make_trial(make_matrices(0, accuracy=a), seed=i) for i, a in enumerate((0.70, 0.80))]
+    second = [make_trial(make_matrices(0, accuracy=a), seed=i) for i, a in enumerate((0.62, 0.72))]
     alone = [score_trial(side[0]) for side in (first, second)]
     groups = [join_trials(side) for side in (first, second)]
     assert all(result is not None for result in (*alone, *groups))
-    assert compare_results(alone[0], alone[1], find_spread(alone)).has_evidence
-    spread = find_spread(groups)
+    assert compare_results(alone[0], alone[1], pool_spread_of(alone, ("images",))).is_significant
+    spread = pool_spread_of(groups, ("images",))
     assert spread is not None
     assert spread.degrees == 2
-    assert not compare_results(groups[0], groups[1], spread).has_evidence
+    assert not compare_results(groups[0], groups[1], spread).is_significant
 
 
 def test_what_seeds_add_is_students_t() -> None:
@@ -83,7 +83,7 @@ def test_classes_are_compared_one_by_one() -> None:
     second = np.pad(second, ((0, 0), (0, 1), (0, 1)))
     first = np.pad(first, ((0, 0), (0, 1), (0, 1)))
     second[:, 1, 2] += 60
-    sides = [score_trial(make_entry(matrices)) for matrices in (first, second)]
+    sides = [score_trial(make_trial(matrices)) for matrices in (first, second)]
     assert sides[0] is not None
     assert sides[1] is not None
     found = compare_class_results(sides[0], sides[1])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.analysis.stats import Spread, compare, compute_miou, estimate_miou, pool_spread, resample
+from orchestrator.analysis.stats import SeedSpread, compare, compute_miou, estimate_miou, pool_spread, resample
 
 
 def make_confusions(seed: int, *, accuracy: float = 0.6, num_images: int = 40) -> np.ndarray:
@@ -44,7 +44,7 @@ def test_a_result_is_tied_with_itself() -> None:
     confusions = make_confusions(2)
     difference = compare(confusions, confusions, ())
     assert (difference.value, difference.low, difference.high, difference.probability) == (0, 0, 0, 0.5)
-    assert not difference.has_evidence
+    assert not difference.is_significant
 
 
 def test_a_clear_difference_is_evidence_and_antisymmetric() -> None:
@@ -85,4 +85,4 @@ def test_the_spread_of_many_seeds_is_as_exact_as_it_is_known() -> None:
         assert abs(spread.value / right - 1) <= (0.51 * (2 * spread.degrees) ** -0.5 if num >= 64 else 1e-12)
         assert spread.degrees <= num
     assert len({pool_spread(results[:num]) for num in range(2100, 3000, 10)}) < 10
-    assert pool_spread([[0.5, 0.5]] * 100) == Spread(0.0, 100)  # nothing to round
+    assert pool_spread([[0.5, 0.5]] * 100) == SeedSpread(0.0, 100)  # nothing to round

@@ -128,4 +128,4 @@ def test_the_page_shows_what_was_chosen_last(home: Home, reader: RunReader, tmp_
     make_report(reader, "s", out=tmp_path / "page.html", cache=home.cache)
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "first &lt;b&gt;" in page
-    assert "there is evidence of a gain" in page
+    assert "a significant gain" in page

@@ -46,7 +46,7 @@ def test_pure_noise_gives_no_evidence() -> None:
     """Candidates that know nothing gain in sample, and the cross-fitted interval holds 0; people are told."""
     result = select_ensemble(*make_candidates(1, signal=0, num_candidates=12), k=4)
     assert result.miou_in_sample > result.miou
-    assert not result.gain.has_evidence
+    assert not result.gain.is_significant
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115  rich writes a copy nobody needs
     console.print(result.render())
     console.file.close()
@@ -57,7 +57,7 @@ def test_pure_noise_gives_no_evidence() -> None:
 def test_the_interval_of_the_gain_holds_0_for_noise() -> None:
     """Of 200 sets of candidates that know nothing at most 5 % leave 0 out, give or take what chance does to 200 (16)."""
     gains = [select_ensemble(*make_candidates(1000 + seed, signal=0), k=4).gain for seed in range(200)]
-    assert sum(gain.has_evidence for gain in gains) <= 16
+    assert sum(gain.is_significant for gain in gains) <= 16
 
 
 def test_order_of_candidates_changes_nothing() -> None:

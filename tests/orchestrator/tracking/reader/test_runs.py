@@ -140,7 +140,7 @@ def test_the_leaderboard_ranks_the_runs(reader: RunReader, location: TrackingLoc
     """From the matrices, be the folders here or not."""
     Recorder(location).send("s", worker.start("alive"), ended=False)
     board = load_leaderboard(reader, ["s"], cache=tmp_path)
-    assert [row.rank for row in board.rows] == [1, 2, 3]
+    assert [one.ranked.rank for one in board.trials] == [1, 2, 3]
     assert fields_of(board.to_json()) == documented_fields("leaderboard")
     shutil.rmtree(location.trials)
     assert load_leaderboard(reader, ["s"], cache=tmp_path).to_json() == board.to_json()

@@ -18,7 +18,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import OrchestrateError, SpecError, redact
-from orchestrator.spec.schema import nearest
+from orchestrator.spec.schema import did_you_mean
 from orchestrator.state.trial.records import OBJECTIVE, TrialState
 from orchestrator.state.units import format_duration
 
@@ -129,8 +129,7 @@ def _explain(address: str) -> str:
     scheme, known = found[1].lower(), _list_schemes()
     if scheme in known:
         return f": something after {scheme}:// is missing or wrong"
-    hint = f" Did you mean {near!r}?" if (near := nearest(scheme, known)) else ""
-    return f": {scheme!r} is none of its {len(known)} services.{hint}"
+    return f": {scheme!r} is none of its {len(known)} services.{did_you_mean(scheme, known)}"
 
 
 def _list_schemes() -> list[str]:

@@ -1,4 +1,4 @@
-"""Turns what pydantic says about a sweep file into lines for a person: place, what was found, what is allowed, nearest name."""
+"""Translates pydantic's errors about a sweep file into lines for people: place, what was found, what is allowed, nearest name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 from orchestrator.errors import SpecError
 from orchestrator.spec.document import Document, Place, write_place
 from orchestrator.spec.model import NOT_YET, Parameter, Row, SweepSpec
-from orchestrator.spec.schema import element, literals, model_for, nearest
+from orchestrator.spec.schema import did_you_mean, element, literals, model_for
 from trainers.config import DataConfig, TrainConfig
 
 ALLOWED = {
@@ -31,7 +31,7 @@ ALLOWED = {
     "tuple_type": "a list",
     "list_type": "a list",
 }
-"""Kinds of errors that mean 'of the wrong type' -> what is allowed there."""
+"""Pydantic's errors about a wrong type -> what is allowed there."""
 
 LIMITS = {
     "greater_than_equal": ("at least", "ge"),
@@ -45,14 +45,14 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Complaint:
-    """One thing wrong in a sweep file: ``text`` goes on from the place (" is 3. Allowed: ...", ": missing.")."""
+    """One error in a sweep file; ``text`` continues the place (" is 3. Allowed: ...", " is missing.")."""
 
     place: Place
     text: str
 
 
 def fail(document: Document, complaints: Iterable[Complaint]) -> SpecError:
-    """One error of all complaints, a line each, in the order of the file."""
+    """Build one error of all complaints, one line each, in the order of the file."""
     order = {place: i for i, place in enumerate(document.origins)}
 
     def position(complaint: Complaint) -> int:
@@ -66,9 +66,9 @@ def fail(document: Document, complaints: Iterable[Complaint]) -> SpecError:
 
 
 def validate(model: type[M], raw: Any, place: Place = ()) -> tuple[M | None, list[Complaint]]:
-    """``raw``, which stands at ``place``, as ``model``; or None and what is wrong with it.
+    """Read ``raw``, which stands at ``place``, as ``model``; returns None and the errors if it is wrong.
 
-    By way of JSON and strict, so that true is no number and '3' neither, while lists still become tuples.
+    It is validated strictly from JSON: neither true nor '3' is a number, but lists still become tuples.
     """
     text = json.dumps(raw)
     try:
@@ -84,7 +84,7 @@ def validate(model: type[M], raw: Any, place: Place = ()) -> tuple[M | None, lis
 
 
 def _is_false_alarm(details: ErrorDetails) -> bool:
-    """Behind a validator of its own, such as the loss's, a strict field no longer knows that its list came from JSON."""
+    """Behind a custom validator, such as the loss's, a strict field refuses a list although it came from JSON."""
     return details["type"] == "tuple_type" and isinstance(details["input"], list)
 
 
@@ -98,19 +98,19 @@ def _explain(wrong: Sequence[ErrorDetails], model: type[BaseModel], raw: Any, pl
         is_other_branch = all(d["type"] in (*ALLOWED, "too_short") for d in several) and any(
             p[: len(inner)] == inner != p for p in merged
         )
-        if not is_other_branch:  # of a union, the branch that fits better complains further inside; lists count only good entries
+        if not is_other_branch:  # in a union, the branch that fits better complains further inside
             complaints.append(Complaint((*place, *inner), _describe(model, raw, inner, several)))
     return _without_misspelled(complaints)
 
 
 def _without_misspelled(complaints: list[Complaint]) -> list[Complaint]:
-    """Drop 'x is missing' where another line says that 'y' was probably meant to be x."""
+    """Drop 'x is missing' if another line says that 'y' probably means x."""
     meant = {(*c.place[:-1], m.group(1)) for c in complaints if (m := re.search(r"Did you mean '([^']+)'\?$", c.text))}
     return [c for c in complaints if not (c.text.startswith(" is missing") and c.place in meant)]
 
 
 def _trace(raw: Any, details: ErrorDetails) -> Place:
-    """The place in ``raw`` that pydantic's location means; names of union members are left out of it."""
+    """Return the place in ``raw`` of pydantic's location, which also holds names of union members."""
     place: Place = ()
     for i, part in enumerate(details["loc"]):
         key: str | int | None = None
@@ -126,7 +126,7 @@ def _trace(raw: Any, details: ErrorDetails) -> Place:
 
 
 def _to_name(raw: Any, place: Place, details: ErrorDetails) -> Place:
-    """A validator that sees an object as a whole complains of its ``name`` by beginning with it."""
+    """Return the place of ``name`` for an error about a whole object whose message begins with that name."""
     value = _look_up(raw, place)
     if details["type"] == "value_error" and isinstance(value, dict) and isinstance(name := value.get("name"), str):
         return (*place, "name") if str(details["ctx"]["error"]).startswith(repr(name)) else place
@@ -134,14 +134,14 @@ def _to_name(raw: Any, place: Place, details: ErrorDetails) -> Place:
 
 
 def _other_key(raw: Mapping[str | int, Any], part: str | int) -> str | int | None:
-    """A search space is a mapping that is validated as a list; JSON turns whole numbers into texts as keys."""
+    """Find the key of a search space, which is validated as a list, or of a whole number, which JSON writes as text."""
     if isinstance(part, int):
         return list(raw)[part] if part < len(raw) else None
     return next((key for key in raw if not isinstance(key, str) and json.dumps(key) == part), None)
 
 
 def _look_up(raw: Any, place: Place) -> Any:
-    """What stands at ``place``; None where nothing does, such as the second of a pair that has one."""
+    """Return the value at ``place``; None where there is none, such as the second of a pair that has one."""
     for part in place:
         if isinstance(raw, dict):
             raw = raw.get(part)
@@ -151,7 +151,7 @@ def _look_up(raw: Any, place: Place) -> Any:
 
 
 def _annotation_at(model: type[BaseModel], raw: Any, place: Place) -> Any:
-    """The type of the field at ``place``; None where free options stand."""
+    """Return the type of the field at ``place``; None inside free options."""
     annotation: Any = model
     for i, part in enumerate(place):
         value = _look_up(raw, place[:i])
@@ -167,7 +167,7 @@ def _annotation_at(model: type[BaseModel], raw: Any, place: Place) -> Any:
 
 
 def show(value: Any) -> str:
-    """A value as a person wrote it, shortened."""
+    """Write a value as it stands in the file, shortened to 60 characters."""
     if value is None:
         return "empty"
     text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
@@ -185,14 +185,16 @@ def _describe(model: type[BaseModel], raw: Any, place: Place, several: Sequence[
     if kind in ALLOWED:
         allowed = dict.fromkeys(ALLOWED[d["type"]] for d in several if d["type"] in ALLOWED)
         known = [name for d in several if d["type"] == "literal_error" for name in _expected(d)]
-        hint = _hint(str(_look_up(raw, place)), known)
-        return f" is {found}. Allowed: {' or '.join([*known, *allowed])}{_fields(model, raw, place)}.{hint}"
+        chosen = model_for(_annotation_at(model, raw, place), None)
+        fields = f" with {', '.join(_known_fields(chosen))}" if chosen else ""
+        hint = did_you_mean(str(_look_up(raw, place)), known)
+        return f" is {found}. Allowed: {' or '.join([*known, *allowed])}{fields}.{hint}"
     if kind in LIMITS:
         words, bound = LIMITS[kind]
         return f" is {found}. Allowed: {words} {details['ctx'][bound]:g}."
     if kind == "literal_error":
         known = _expected(details)
-        return f" is {found}. Known: {', '.join(known)}.{_hint(str(_look_up(raw, place)), known)}"
+        return f" is {found}. Known: {', '.join(known)}.{did_you_mean(str(_look_up(raw, place)), known)}"
     if kind == "too_short":
         return f" has {details['ctx']['actual_length']} entries. Allowed: at least {details['ctx']['min_length']}."
     if kind == "value_error":
@@ -201,12 +203,12 @@ def _describe(model: type[BaseModel], raw: Any, place: Place, several: Sequence[
 
 
 def _expected(details: ErrorDetails) -> list[str]:
-    """The texts that a literal allows."""
+    """Return the texts that a literal allows."""
     return re.findall(r"'([^']*)'", details["ctx"]["expected"])
 
 
 def _describe_value_error(message: str, value: Any) -> str:
-    """Our own validators' messages: they begin with the value that they found, or go on from the place."""
+    """Join a message of our own validators to the place; it begins with the found value or continues the place."""
     start = f"{value!r} is not "
     stop = "" if message.endswith((".", "?")) else "."
     if isinstance(value, str) and message.startswith(start):
@@ -214,29 +216,19 @@ def _describe_value_error(message: str, value: Any) -> str:
     return f"{': ' if message.startswith(('a ', '[')) else ' '}{message}{stop}"
 
 
-def _fields(model: type[BaseModel], raw: Any, place: Place) -> str:
-    chosen = model_for(_annotation_at(model, raw, place), None)
-    return f" with {', '.join(_known_fields(chosen))}" if chosen else ""
-
-
 def _known_fields(model: type[BaseModel]) -> list[str]:
-    if model is Row:  # a row's other fields are those of base
+    if model is Row:  # its other fields are those of base
         return [*Row.model_fields, *TrainConfig.model_fields]
     return [name for name in model.model_fields if not (model is Parameter and name == "path")]
 
 
-def _hint(name: str, known: Iterable[str]) -> str:
-    near = nearest(name, known)
-    return f" Did you mean {near!r}?" if near else ""
-
-
 def describe_unknown(place: Place, model: type[BaseModel] | None, what: str = "a known field") -> str:
-    """What to say of a field that ``model`` does not have."""
+    """Describe a field that ``model`` does not have."""
     name = str(place[-1])
     fields = _known_fields(model) if model else []
     if model is SweepSpec and name in NOT_YET:
         return f": this version does not have it yet. Known: {', '.join(fields)}."
-    hint = _hint(name, fields)
+    hint = did_you_mean(name, fields)
     if model is SweepSpec and not hint:
         homes: list[tuple[str, type[BaseModel]]] = [("base", TrainConfig), ("data", DataConfig)]
         hint = next((f" Did you mean '{home}.{name}'?" for home, part in homes if name in part.model_fields), "")

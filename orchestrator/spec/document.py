@@ -1,4 +1,4 @@
-"""Reads a sweep file as YAML 1.2 and keeps the line of every place in it: the first step, before load.py gives it a meaning."""
+"""Reads a sweep file as YAML 1.2 and records the line of every value; load.py then validates it."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from ruamel.yaml.reader import ReaderError
 from orchestrator.errors import SpecError
 
 Place = tuple[str | int, ...]
-"""The way from the top of the document to a value: keys of mappings, indices of lists."""
+"""Keys of mappings and indices of lists that lead from the top of a document to a value."""
 
 MAX_VALUES = 50_000
-"""More than any sweep needs; stops aliases that multiply."""
+"""More than any sweep needs; a limit for aliases that multiply."""
 
 SPACE: Place = ("search", "space")
-"""The one mapping whose keys hold dots themselves."""
+"""The one mapping whose keys contain dots."""
 
 PARAMETER_FIELDS = ("choices", "low", "high", "log", "step", "when")
-"""What stands below a key of the search space."""
+"""Fields below a key of the search space."""
 
 OPTION = "--set"
 
 SECRET = "notify"
-"""The key whose values may hold passwords: no message shows them."""
+"""Values of this key may hold passwords, so no message shows them."""
 
 
 @dataclass(frozen=True)
 class Document:
-    """A sweep file's values, and where each was written.
+    """A sweep file's values, and where each one is written.
 
     data: mappings, lists and scalars. origins: place -> ``FILE:LINE``, or ``--set a.b=c``.
     """
@@ -49,7 +49,7 @@ class Document:
     origins: Mapping[Place, str]
 
     def where(self, place: Place) -> str:
-        """Where ``place`` was written; for a place that is missing, where what surrounds it begins."""
+        """Return where ``place`` is written; for a missing place, where its nearest enclosing value begins."""
         for length in range(len(place), 0, -1):
             if (origin := self.origins.get(place[:length])) is not None:
                 return origin
@@ -57,7 +57,7 @@ class Document:
 
 
 def write_place(place: Place) -> str:
-    """``("search", "space", "loss", 1)`` -> ``search.space.loss[1]``."""
+    """Write a place as text: ``("search", "space", "loss", 1)`` -> ``search.space.loss[1]``."""
     text = ""
     for part in place:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
@@ -83,7 +83,7 @@ def read_document(path: Path) -> Document:
 
 
 def parse_value(text: str, *, name: str) -> Any:
-    """Read one value as YAML 1.2, as it is given on the command line; ``name`` stands in messages instead of a file."""
+    """Read one value of the command line as YAML 1.2; messages call it ``name``."""
     root = _compose(text, name=name)
     return None if root is None else _Reading(name).value(root, ())
 
@@ -124,7 +124,7 @@ def _nearest_file(path: Path) -> str:
 
 
 def _compose(text: str, *, name: str) -> Node | None:
-    """Parse into nodes, which know their tags and lines; None for a text without a value."""
+    """Parse YAML into nodes with tags and lines; None if the text has no value."""
     try:
         root: Node | None = YAML(typ="safe", pure=True).compose(io.StringIO(text))
     except MarkedYAMLError as error:
@@ -134,7 +134,7 @@ def _compose(text: str, *, name: str) -> Node | None:
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise SpecError(f"{_at(name, line)}: holds the character {error.character!r}, which YAML does not allow.") from None
-    except (YAMLError, ValueError, AttributeError, IndexError, TypeError) as error:  # what ruamel's parser trips over
+    except (YAMLError, ValueError, AttributeError, IndexError, TypeError) as error:  # ruamel's parser raises these too
         raise SpecError(f"{name}: is not YAML: {error}") from None
     except RecursionError:
         raise SpecError(f"{name}: is nested too deeply to be a sweep.") from None
@@ -146,12 +146,12 @@ def _line(node: Node) -> int:
 
 
 def _at(name: str, line: int) -> str:
-    """An option on the command line has no lines."""
+    """Add the line, which an option of the command line does not have."""
     return name if name.startswith(OPTION) else f"{name}:{line}"
 
 
 class _Reading:
-    """One walk over the nodes of a file: turns them into values and notes their lines."""
+    """Walks the nodes of a file once: turns them into values and records their lines."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -203,7 +203,7 @@ class _Reading:
 
     def _scalar(self, node: ScalarNode, place: Place) -> Any:
         tag = str(node.tag).rpartition(":")[2]
-        if tag in ("str", "timestamp"):  # YAML 1.2's core schema knows no dates
+        if tag in ("str", "timestamp"):  # YAML 1.2's core schema has no dates
             return self._text(node, place)
         constructors = {
             "int": self._constructor.construct_yaml_int,
@@ -217,7 +217,7 @@ class _Reading:
             value = constructors[tag](node)
         except (ValueError, KeyError, OverflowError):
             found = "" if self._is_secret(place) else f"{node.value[:40]!r}, which is "
-            raise self._error(node, place, f"is {found}not of the kind that its tag says") from None
+            raise self._error(node, place, f"is {found}not a value of the type that its tag names") from None
         if isinstance(value, int | float) and not (math.isfinite(value) and abs(value) < 2**63):
             raise self._error(node, place, f"is {node.value[:40]}. Allowed: a finite number below 2^63")
         return value
@@ -227,7 +227,7 @@ class _Reading:
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise self._error(node, place, "holds half a character (a lone surrogate)") from None
+            raise self._error(node, place, "holds a lone surrogate, which is no character") from None
         return text
 
     def _is_secret(self, place: Place) -> bool:
@@ -245,10 +245,10 @@ class _Reading:
 
 
 def override(document: Document, option: str) -> Document:
-    """Put the value of ``a.b[0].c=value`` into the document; mappings on the way are made where they are missing.
+    """Set a value of the document from ``a.b[0].c=value``; creates missing mappings on the way.
 
     Raises:
-        SpecError: no ``=``, a value that is not YAML, a way through something that is no mapping or list.
+        SpecError: there is no ``=``, the value is not YAML, or the path leads through a scalar.
     """
     name = f"{OPTION} {SECRET}" if SECRET in option.partition("=")[0] else f"{OPTION} {option}"
     path, equals, text = option.partition("=")
@@ -277,7 +277,7 @@ def _put(node: Any, tokens: Sequence[str], value: Any, *, name: str) -> Place:
 
 
 def _choose_key(node: Any, tokens: Sequence[str], *, place: Place, name: str) -> tuple[str | int, int]:
-    """The key or index that the next tokens name in ``node``, and how many of them it takes."""
+    """Return the key or index in ``node`` that the next tokens name, and how many tokens it takes."""
     if isinstance(node, list):
         if not tokens[0].isdecimal() or int(tokens[0]) >= len(node):
             allowed = f"an index from 0 to {len(node) - 1}" if node else "nothing, it is empty"
@@ -285,14 +285,14 @@ def _choose_key(node: Any, tokens: Sequence[str], *, place: Place, name: str) ->
         return int(tokens[0]), 1
     if not isinstance(node, dict):
         found = "a value" if place[:1] == (SECRET,) else repr(node)
-        raise SpecError(f"{name}: {write_place(place)} is {found}, which has nothing inside that could be set.")
+        raise SpecError(f"{name}: {write_place(place)} is {found}, which has no fields to set.")
     if place == SPACE:
         return _choose_parameter(node, tokens)
     return (int(tokens[0]) if tokens[0].isdecimal() and int(tokens[0]) in node else tokens[0]), 1
 
 
 def _choose_parameter(space: Mapping[str, Any], tokens: Sequence[str]) -> tuple[str, int]:
-    """The parameter of the space that the tokens begin with, or else all of them as the path of a new one."""
+    """Return the parameter of the space that the tokens begin with; otherwise all tokens are the path of a new one."""
     for length in range(len(tokens) - 1, 0, -1):
         joined = ".".join(tokens[:length])
         if joined in space and (tokens[length].isdecimal() or tokens[length] in PARAMETER_FIELDS):

@@ -1,4 +1,4 @@
-"""Sweep file -> SweepSpec: reads, overrides, validates, and tries every choice, so that bad input stops before any GPU does."""
+"""Sweep file -> SweepSpec: reads, overrides, validates, and tries every choice, so that errors appear before anything runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from orchestrator.spec.diagnostics import Complaint, describe_unknown, fail, sho
 from orchestrator.spec.document import Document, Place, override, read_document
 from orchestrator.spec.model import Row, SearchSpec, SweepSpec
 from orchestrator.spec.optuna_names import compares_trials
-from orchestrator.spec.schema import are_related, is_known_path, known_paths, nearest
+from orchestrator.spec.schema import are_related, did_you_mean, is_known_path, known_paths, nearest
 from orchestrator.spec.space import (
     MAX_POINTS,
     BuildError,
@@ -29,83 +29,65 @@ MAX_COMPLAINTS = 20
 
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
-    """Read a sweep file and check all of it.
+    """Read a sweep file and check all of it, except what search.check_search asks Optuna.
 
-    overrides: ``a.b=c``, applied in turn. Relative paths of ``data.source`` and ``data.clean`` start at the file's folder, those
-    of overrides at the working directory; the result's are absolute.
+    overrides: ``a.b=c``, applied in order. Relative paths of ``data.source`` and ``data.clean`` start at the file's folder, those
+    of overrides at the working directory; the result holds absolute paths.
 
     Raises:
-        SpecError: one line for everything that is wrong: ``FILE:LINE: place: found. Allowed. Nearest name.``
+        SpecError: the file has errors. One line for each: ``FILE:LINE: place: found. Allowed. Nearest name.``
     """
     document = _set_sources(read_document(path), path.parent)
     for option in overrides:
         document = _set_sources(override(document, option), Path())
     document.data.setdefault("name", path.stem)
-    spec = _validate(document).remember(document)
-    checks = (_check_outline, _check_strategy, _check_paths, _check_conditions, _check_values, _check_points, _check_rows)
-    for check in checks:  # each relies on what those before it found in order
-        if complaints := list(itertools.islice(check(spec), MAX_COMPLAINTS)):
-            raise fail(document, complaints)
-    return spec
-
-
-def _validate(document: Document) -> SweepSpec:
     spec, complaints = validate(SweepSpec, document.data)
     if spec is None:
         raise fail(document, complaints)
+    spec.remember(document)
+    checks = (_check_outline, _check_strategy, _check_paths, _check_conditions, _check_values, _check_points, _check_rows)
+    for check in checks:  # each relies on those before it
+        if found := list(itertools.islice(check(spec), MAX_COMPLAINTS)):
+            raise fail(document, found)
     return spec
 
 
 def _set_sources(document: Document, folder: Path) -> Document:
-    """Make relative paths of data sets and of their checks absolute; what is not a text is left for the validation to refuse."""
-    data = document.data
-    space = data["search"].get("space") if isinstance(data.get("search"), dict) else None
+    """Make relative paths of data sets and of their checks absolute; values that are no text are left to the validation."""
+
+    def make_absolute(written: Any, place: Place) -> Any:
+        is_clean = str(place[-1]).endswith("clean")
+        is_path = isinstance(written, str) and (written.endswith(".json") if is_clean else written not in (SYNTHETIC, ""))
+        try:
+            return str(Path(folder, Path(written).expanduser()).resolve()) if is_path else written
+        except (OSError, RuntimeError, ValueError) as error:  # links in a circle, an unknown home, a null byte
+            text = f" is {show(written)}, a path that cannot be followed: {error}"
+            raise fail(document, [Complaint(place, text)]) from None
+
+    data, rows, search = document.data, document.data.get("rows"), document.data.get("search")
     holders: list[tuple[Place, Any]] = [(("data",), data.get("data"))]
-    holders += [(("rows", i, "data"), row.get("data")) for i, row in _mappings(data.get("rows"))]
-    try:
-        for field in ("source", "clean"):
-            for place, holder in holders:
-                if isinstance(holder, dict) and field in holder:
-                    holder[field] = _to_absolute(holder[field], folder, (*place, field))
-            entry = space.get(f"data.{field}") if isinstance(space, dict) else None
-            choices = entry.get("choices") if isinstance(entry, dict) else entry
-            if isinstance(choices, list):
-                choices[:] = [_to_absolute(choice, folder, ("search", "space", f"data.{field}")) for choice in choices]
-    except _NoPathError as error:
-        raise fail(document, [error.complaint]) from None
+    for i, row in enumerate(rows if isinstance(rows, list) else ()):
+        holders += [(("rows", i, "data"), row.get("data"))] if isinstance(row, dict) else []
+    space = search.get("space") if isinstance(search, dict) else None
+    for field in ("source", "clean"):
+        for place, holder in holders:
+            if isinstance(holder, dict) and field in holder:
+                holder[field] = make_absolute(holder[field], (*place, field))
+        entry = space.get(f"data.{field}") if isinstance(space, dict) else None
+        choices = entry.get("choices") if isinstance(entry, dict) else entry
+        if isinstance(choices, list):
+            choices[:] = [make_absolute(choice, ("search", "space", f"data.{field}")) for choice in choices]
     return document
 
 
-def _mappings(values: Any) -> list[tuple[int, dict[str, Any]]]:
-    return [(i, v) for i, v in enumerate(values) if isinstance(v, dict)] if isinstance(values, list) else []
-
-
-class _NoPathError(Exception):
-    """Links in a circle, the home of nobody, a null byte."""
-
-    def __init__(self, place: Place, written: str, error: Exception) -> None:
-        self.complaint = Complaint(place, f" is {show(written)}, a path that cannot be followed: {error}")
-
-
-def _to_absolute(written: Any, folder: Path, place: Place) -> Any:
-    is_clean = str(place[-1]).endswith("clean")
-    is_path = isinstance(written, str) and (written.endswith(".json") if is_clean else written not in (SYNTHETIC, ""))
-    if not is_path:
-        return written
-    try:
-        return str(Path(folder, Path(written).expanduser()).resolve())
-    except (OSError, RuntimeError, ValueError) as error:
-        raise _NoPathError(place, written, error) from None
-
-
-# ------------------------------------------------------------------- what one field alone cannot tell
+# ------------------------------------------------------------------- checks across fields
 
 
 def _check_outline(spec: SweepSpec) -> Iterator[Complaint]:
     if spec.search and spec.rows:
         yield Complaint(("rows",), ": stands beside search. Allowed: one of them.")
     if spec.ensembles and not spec.rows:
-        yield Complaint(("ensembles",), ": its members are rows, and there are none. Add 'rows'.")
+        yield Complaint(("ensembles",), ": members are rows, and the file has none. Add 'rows'.")
     yield from _check_ids([row.id for row in spec.rows], "rows")
     yield from _check_ids([ensemble.id for ensemble in spec.ensembles], "ensembles")
     known = [str(row.id) for row in spec.rows]
@@ -113,23 +95,18 @@ def _check_outline(spec: SweepSpec) -> Iterator[Complaint]:
         for j, member in enumerate(ensemble.members):
             place: Place = ("ensembles", i, "members", j)
             if str(member) not in known:
-                near = nearest(str(member), known)
-                hint = f" Did you mean {near!r}?" if near else ""
+                hint = did_you_mean(str(member), known)
                 yield Complaint(place, f" is {member!r}, not the id of a row. Known: {', '.join(known)}.{hint}")
             elif member in ensemble.members[:j]:
-                yield Complaint(place, f" is {member!r}, a member already. Allowed: distinct ids of rows.")
+                yield Complaint(place, f" is {member!r}, which is a member already. Allowed: distinct ids of rows.")
     if spec.search and spec.is_open_ended:
-        yield from _check_budget(spec, spec.search.method)
-
-
-def _check_budget(spec: SweepSpec, method: str) -> Iterator[Complaint]:
-    if spec.budget is None or spec.budget.trials is None:
-        yield Complaint(("search", "method"), f" is {method!r}, which never ends by itself. Add 'budget: {{trials: 50}}'.")
-    elif spec.budget.trials < spec.trials_per_configuration:
-        each = f"{spec.trials_per_configuration} trials (seeds x folds)"
-        yield Complaint(
-            ("budget", "trials"), f" is {spec.budget.trials}, but one configuration takes {each}. Allowed: at least that."
-        )
+        num_each, num_trials = spec.trials_per_configuration, spec.budget.trials if spec.budget else None
+        if num_trials is None:
+            text = f" is {spec.search.method!r}, which never ends by itself. Add 'budget: {{trials: 50}}'."
+            yield Complaint(("search", "method"), text)
+        elif num_trials < num_each:
+            text = f" is {num_trials}, but one configuration takes {num_each} trials (seeds x folds). Allowed: at least that."
+            yield Complaint(("budget", "trials"), text)
 
 
 def _check_strategy(spec: SweepSpec) -> Iterator[Complaint]:
@@ -150,7 +127,7 @@ def _check_ids(ids: Sequence[int | str], what: str) -> Iterator[Complaint]:
     for i, written in enumerate(map(str, ids)):
         first = [str(other) for other in ids].index(written)
         if first < i:
-            yield Complaint((what, i, "id"), f" is {ids[i]!r}, as that of {what}[{first}]. Allowed: distinct ids.")
+            yield Complaint((what, i, "id"), f" is {ids[i]!r}, like {what}[{first}].id. Allowed: distinct ids.")
 
 
 def _check_paths(spec: SweepSpec) -> Iterator[Complaint]:
@@ -158,11 +135,11 @@ def _check_paths(spec: SweepSpec) -> Iterator[Complaint]:
         at: Place = ("search", "space", parameter.path)
         for place, path in ((at, parameter.path), *(((*at, "when", path), path) for path in parameter.when or ())):
             if not is_known_path(path):
-                yield Complaint(place, describe_path(path))
+                yield Complaint(place, _describe_path(path))
 
 
-def describe_path(path: str) -> str:
-    """What to say of a dotted path that leads nowhere: its neighbours, and the nearest of all paths."""
+def _describe_path(path: str) -> str:
+    """Describe a dotted path that leads nowhere, with its neighbours and the nearest path."""
     parent = path.rpartition(".")[0]
     while parent and not any(known.startswith(f"{parent}.") for known in known_paths()):
         parent = parent.rpartition(".")[0]
@@ -171,17 +148,17 @@ def describe_path(path: str) -> str:
     hint = nearest(path, known_paths()) or nearest(path.rpartition(".")[2], neighbours)
     base = path.removeprefix("base.")
     hint = base if base != path and is_known_path(base) else hint
-    return f": no field of base, nor of data. Known: {', '.join(neighbours)}." + (f" Did you mean {hint!r}?" if hint else "")
+    return f": not a field of base or data. Known: {', '.join(neighbours)}." + (f" Did you mean {hint!r}?" if hint else "")
 
 
 def _check_conditions(spec: SweepSpec) -> Iterator[Complaint]:
-    """Conditions and nested paths look at what stands above them, so the order has to allow it."""
+    """Check the order: conditions and nested paths refer to parameters above them."""
     space = spec.search.space if spec.search else ()
     for i, parameter in enumerate(space):
         at: Place = ("search", "space", parameter.path)
         for below in space[i + 1 :]:
             if parameter.path.startswith(f"{below.path}."):
-                yield Complaint(at, f": stands above {below.path!r}, which replaces it as a whole. Put it below.")
+                yield Complaint(at, f": stands above {below.path!r}, which overwrites it. Put it below.")
             for path in parameter.when or ():
                 if are_related(path, below.path):
                     yield Complaint((*at, "when", path), f": is set by {below.path!r} further down. Put this parameter below it.")
@@ -201,13 +178,13 @@ def _check_values(spec: SweepSpec) -> Iterator[Complaint]:
             text = " is a range. Allowed with BruteForceSampler: a list of choices, whole numbers, or a range with 'step'."
             yield Complaint(at, text)
         elif parameter.values is None and reads_source(parameter.path):
-            yield Complaint(at, " is a range. Allowed for what data are read: a list of choices, so that they can be prepared.")
+            yield Complaint(at, " is a range. Allowed for fields that decide which data are read: a list of choices.")
         elif parameter.choices is None and parameter.step is not None and len(parameter.values or ()) > MAX_POINTS:
-            yield Complaint((*at, "step"), f" makes more than {MAX_POINTS} values. Take a larger step.")
+            yield Complaint((*at, "step"), f" makes more than {MAX_POINTS} values. Use a larger step.")
 
 
 def _check_points(spec: SweepSpec) -> Iterator[Complaint]:
-    """Build every choice in every surrounding that matters to it; a grid as a whole."""
+    """Build every choice in every context that matters to it, and a grid completely."""
     if spec.search is None:
         return
     seen_active: set[str] = set()
@@ -222,7 +199,7 @@ def _check_points(spec: SweepSpec) -> Iterator[Complaint]:
         return
     for parameter in spec.search.space:
         if parameter.path not in seen_active:
-            yield Complaint(("search", "space", parameter.path, "when"), " never holds, so that the parameter is never used.")
+            yield Complaint(("search", "space", parameter.path, "when"), " never holds, so the parameter is never used.")
     if not spec.is_open_ended:
         yield from _check_grid(spec, spec.search)
 
@@ -233,7 +210,7 @@ def _check_grid(spec: SweepSpec, search: SearchSpec) -> Iterator[Complaint]:
     for i, params in enumerate(points):
         if i == MAX_POINTS:
             yield Complaint(
-                ("search", "space"), f" has more than {MAX_POINTS} points. Shorten it, or take method: tpe with a budget."
+                ("search", "space"), f" has more than {MAX_POINTS} points. Shorten it, or use 'method: tpe' with a budget."
             )
             return
         try:
@@ -258,13 +235,13 @@ def _complaints_about(spec: SweepSpec, params: dict[str, Any]) -> list[Complaint
 
 
 def _blame(spec: SweepSpec, params: dict[str, Any], complaint: Complaint) -> Complaint:
-    """Move a complaint about a built configuration to the choice that caused it."""
+    """Move a complaint about a configuration to the choice that caused it."""
     place = place_of(spec.search, params, complaint.place)
     path = next((str(part) for part in place[2:3]), "")
     around = {p: v for p, v in params.items() if p != path and are_related(p, path)}
     if place[:1] != ("search",) or not around:
         return Complaint(place, complaint.text)
-    return Complaint(place, f"{complaint.text} So it is where {show(around)}; 'when' can leave it out there.")
+    return Complaint(place, f"{complaint.text} This happens where {show(around)}; 'when' can exclude it there.")
 
 
 def _check_rows(spec: SweepSpec) -> Iterator[Complaint]:
@@ -283,5 +260,5 @@ def _check_rows(spec: SweepSpec) -> Iterator[Complaint]:
         for j, other in same:
             if other.seed is None or row.seed is None or other.seed == row.seed:
                 who = f"rows[{j}] (id {other.id!r})"
-                yield Complaint(("rows", i), f": id {row.id!r} is the same training as {who}. Give each a 'seed' of its own.")
+                yield Complaint(("rows", i), f": id {row.id!r} is the same training as {who}. Give each its own 'seed'.")
         same.append((i, row))

@@ -1,4 +1,4 @@
-"""What a sweep file may say, as frozen pydantic models that mirror the YAML one to one; load.py reads files into them."""
+"""A sweep file as frozen pydantic models that mirror the YAML one to one; load.py reads files into them."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from trainers.config import DataConfig, Fold, TrainConfig
 Scalar = bool | int | float | str | None
 RowId = int | str
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
-Figure = Annotated[float, Field(ge=0, le=1)]
+Miou = Annotated[float, Field(ge=0, le=1)]
 Label = Annotated[str, Field(min_length=1, max_length=80)]
 
 
 class Parameter(Part):
     """One dimension of the search: a list of choices, or a range of numbers.
 
-    ``when`` maps paths to a value or a list of values; the parameter exists only where the configuration, as the parameters
-    above left it, holds one of them at each of these paths.
+    ``when`` maps paths to a value or a list of values. The parameter exists only where the configuration, as set by the
+    parameters above it, holds one of these values at every such path.
     """
 
     path: str
@@ -43,7 +43,7 @@ class Parameter(Part):
                 raise ValueError("has both choices and a range. Allowed: a list of choices, or low and high")
             self._check_choices(self.choices)
         elif self.low is None or self.high is None:
-            raise ValueError("has neither choices nor a whole range. Allowed: a list of choices, or low and high")
+            raise ValueError("has neither choices nor a complete range. Allowed: a list of choices, or low and high")
         else:
             self._check_range(self.low, self.high)
         return self
@@ -71,12 +71,12 @@ class Parameter(Part):
             raise ValueError(f"has step {self.step}. Allowed: above 0")
         if abs(self.num_steps * self.step - (high - low)) > 1e-9 * max(abs(high), abs(low)):
             raise ValueError(
-                f"has a range from {low} to {high} that steps of {self.step} do not fill. Allowed: high = low + n x step"
+                f"has a range from {low} to {high} that steps of {self.step} do not divide. Allowed: high = low + n x step"
             )
 
     @property
     def is_integer(self) -> bool:
-        """Whether the range is one of whole numbers: where the field is one, or in free options where it is written so."""
+        """Whether the range is of whole numbers: by the field's type, or in free options as written."""
         return is_whole(self.path, (self.low, self.high, self.step or 1))
 
     @property
@@ -88,7 +88,7 @@ class Parameter(Part):
 
     @property
     def values(self) -> tuple[Any, ...] | None:
-        """All values where they can be counted: the choices, or the steps of a range; None for a range without steps."""
+        """The choices, or the steps of a range; None for a range without steps."""
         if self.choices is not None:
             return self.choices
         if self.step is None or self.low is None:
@@ -98,7 +98,7 @@ class Parameter(Part):
 
 
 def _as_tuples(entry: dict[str, Any]) -> dict[str, Any]:
-    """A strict validation takes lists for tuples only when it reads them from JSON itself."""
+    """Convert lists to tuples, as strict validation requires for values that do not come directly from JSON."""
 
     def convert(value: Any) -> Any:
         return tuple(value) if isinstance(value, list) else value
@@ -109,22 +109,22 @@ def _as_tuples(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 class SearchSpec(Part):
-    """How configurations are found. ``space`` is a mapping from dotted paths, in its order."""
+    """How configurations are found. In the file, ``space`` is an ordered mapping from dotted paths."""
 
     method: Method
-    """grid; or what lets Optuna propose: random, tpe, or one of its samplers by its own name."""
+    """grid, or what Optuna proposes with: random, tpe, or a sampler's class name."""
     seed: Seed = 0
-    """Of the sampler."""
+    """The sampler's."""
     space: tuple[Parameter, ...] = Field(min_length=1)
     options: dict[str, Any] = Field(default_factory=dict)
-    """Handed to the sampler."""
+    """Passed to the sampler."""
 
     @field_validator("method", mode="before")
     @classmethod
     def _usable_method(cls, method: Any) -> Any:
         if isinstance(method, str) and method in NOT_METHODS:
             known = ", ".join(get_args(Method))
-            raise ValueError(f"{method!r} is not for a sweep file: {NOT_METHODS[method]}. Known: {known}")
+            raise ValueError(f"{method!r} is not allowed in a sweep file: {NOT_METHODS[method]}. Known: {known}")
         return method
 
     @field_validator("space", mode="before")
@@ -141,17 +141,17 @@ class SearchSpec(Part):
 
 
 class Row(BaseModel):
-    """An explicit configuration: an id, and whatever differs from ``base`` (its fields directly) and from ``data``.
+    """An explicit configuration: an id, the fields that differ from ``base``, and ``data`` with those that differ there.
 
-    ``label`` and ``reported`` are for tables only: they are no part of what is trained.
+    ``label`` and ``reported`` are for tables only and do not change what is trained.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
     id: RowId
     label: Label | None = None
-    """What to call it, after its id."""
-    reported: Figure | None = None
-    """The mIoU published for it elsewhere, to stand beside ours."""
+    """Its name in tables, after the id."""
+    reported: Miou | None = None
+    """The mIoU published for it elsewhere, shown beside ours."""
     seed: Seed | None = None
     """Default: every seed of the sweep."""
     data: dict[str, Any] = {}
@@ -163,64 +163,64 @@ class Row(BaseModel):
 
     @property
     def title(self) -> str:
-        """For people: ``row 17``, or ``17: Unet MBv2`` where it has a label."""
+        """``row 17``, or with a label ``17: Unet MBv2``."""
         return write_title(self.id, self.label)
 
 
 class BudgetSpec(Part):
-    """What the sweep may cost. ``trials`` counts trainings: configurations x seeds x folds, those found done included."""
+    """What the sweep may cost. ``trials`` counts configurations x seeds x folds, including those found done."""
 
     trials: int | None = Field(default=None, ge=1)
     hours: float | None = Field(default=None, gt=0)
-    """Wall-clock time of one run of ``orchestrate sweep``; trials that run when it is over are finished."""
+    """Wall-clock time of one `orchestrate sweep`; trials that run at its end are finished."""
     gpu_hours: float | None = Field(default=None, gt=0)
-    """What all attempts of the sweep may take of GPUs, over all its runs; those that run when it is spent are finished."""
+    """GPU time of all attempts in all runs of the sweep; trials that run at its end are finished."""
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
         if self.trials is None and self.hours is None and self.gpu_hours is None:
-            raise ValueError("says nothing. Allowed: trials, hours, gpu_hours")
+            raise ValueError("is empty. Allowed: trials, hours, gpu_hours")
         return self
 
 
 class ResourcesSpec(Part):
-    """How many attempts run at a time on this machine. Default: what the machine has, one a GPU or a core.
+    """How many trials run in parallel on this machine; default: one per GPU, or one per core without GPUs.
 
-    Where both are given, both hold: no more than ``slots`` in all, no more than ``trials_per_gpu`` on each.
+    ``slots`` limits the total, ``trials_per_gpu`` the trials on each GPU; both may be given.
     """
 
     slots: int | None = Field(default=None, ge=1)
-    """At a time, in all. On GPUs they are dealt out in turn, so that several share one where there are more slots than GPUs."""
+    """Total. With more slots than GPUs, several slots share a GPU."""
     trials_per_gpu: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] | None = None
-    """On each GPU; auto: as many as its memory holds, by peaks measured in attempts before. On the CPU it means nothing."""
+    """Per GPU; auto: as many as its memory holds, by the peaks of earlier attempts. Without GPUs it has no effect."""
     threads_per_slot: int | None = Field(default=None, ge=1)
 
 
 class FixedEnsemble(Part):
-    """An ensemble of the rows named by ``members``: the mean of their probabilities, all alike. ``reported`` as in Row."""
+    """An ensemble of rows: the unweighted mean of their probabilities. ``reported``: as in Row."""
 
     id: RowId
     label: Label | None = None
-    reported: Figure | None = None
+    reported: Miou | None = None
     members: tuple[RowId, ...] = Field(min_length=1)
 
     @property
     def title(self) -> str:
-        """For people: ``row 5``, or ``5: 3+4`` where it has a label."""
+        """``row 5``, or with a label ``5: 3+4``."""
         return write_title(self.id, self.label)
 
 
 def write_title(id: RowId, label: str | None) -> str:
-    """What a row of a table is called."""
+    """Return the title of a row or ensemble in tables."""
     return f"row {id}" if label is None else f"{id}: {label}"
 
 
 NOT_YET = ("ensemble",)
-"""Keys that later versions read."""
+"""Keys that a later version will read."""
 
 
 class SweepSpec(Part):
-    """A sweep file. Without ``search`` and ``rows`` it trains ``base`` alone."""
+    """A sweep file. Without ``search`` and ``rows``, it trains ``base`` alone."""
 
     name: str
     description: str | None = None
@@ -238,7 +238,7 @@ class SweepSpec(Part):
     limits: LimitsSpec = LimitsSpec()
     schedule: ScheduleSpec | None = None
     priority: int = 0
-    """Of sweeps that wait for the same slots, or for each other, the highest goes first."""
+    """Of sweeps that wait for the same slots or for each other, the one with the highest priority goes first."""
     keep: KeepSpec = KeepSpec()
     notify: Addresses = ()
     ensembles: tuple[FixedEnsemble, ...] = ()
@@ -263,17 +263,17 @@ class SweepSpec(Part):
 
     @property
     def is_open_ended(self) -> bool:
-        """Whether configurations are proposed as results come in, so that the plan cannot list them."""
+        """Whether configurations are proposed as results come in, so that a plan cannot list them all."""
         return self.search is not None and self.search.method != "grid"
 
     @property
     def trials_per_configuration(self) -> int:
-        """Seeds x folds; a row with a seed of its own has folds only."""
+        """Seeds x folds; a row with its own seed has only folds."""
         return len(self.seeds) * (self.folds or 1)
 
     @property
     def each_fold(self) -> tuple[Fold | None, ...]:
-        """The folds to train, or None once where the data are split just once."""
+        """The folds to train; a single None without folds."""
         return tuple(Fold(index=i, count=self.folds) for i in range(self.folds)) if self.folds else (None,)
 
     @property
@@ -286,6 +286,6 @@ class SweepSpec(Part):
         return self.document.where(place)
 
     def remember(self, document: Document) -> Self:
-        """Keep the document that this was read from, for messages; it is no part of what is compared or written."""
+        """Keep the document that this was read from, for messages; it is neither compared nor written."""
         self._document = document
         return self

@@ -1,4 +1,4 @@
-"""Which places a sweep file has: walks the pydantic models, for nearest names and for the paths of a search space."""
+"""Walks the pydantic models of a sweep file: which paths exist, which types they hold, and which known name is nearest."""
 
 from __future__ import annotations
 
@@ -13,18 +13,24 @@ from pydantic import BaseModel
 from trainers.config import DataConfig, TrainConfig
 
 DATA_PREFIX = "data."
-"""Paths into the data begin with it; all others lead into ``base``."""
+"""Paths with this prefix lead into ``data``; all others lead into ``base``."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that looks most like ``name``, if one does."""
+    """Return the known name most like ``name``, if one is similar."""
     names = {k.lower(): k for k in known}
     near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.55)
     return names[near[0]] if near else None
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a hint at the nearest known name, to end a message with; empty if no name is similar."""
+    near = nearest(name, known)
+    return f" Did you mean {near!r}?" if near else ""
+
+
 def variants(annotation: Any) -> Iterator[Any]:
-    """The types that a field may hold, without None: members of unions, stripped of ``Annotated``."""
+    """Yield the types that a field may hold, without None: members of unions, without ``Annotated``."""
     origin = get_origin(annotation)
     if origin is Annotated:
         yield from variants(get_args(annotation)[0])
@@ -35,28 +41,23 @@ def variants(annotation: Any) -> Iterator[Any]:
         yield annotation
 
 
-def models(annotation: Any) -> list[type[BaseModel]]:
-    """The pydantic models among the types that a field may hold."""
-    return [v for v in variants(annotation) if isinstance(v, type) and issubclass(v, BaseModel)]
-
-
 def model_for(annotation: Any, value: Any) -> type[BaseModel] | None:
-    """The model that ``value`` was meant for; among several, the one that its ``name`` chooses."""
-    candidates = models(annotation)
+    """Return the model that ``value`` is meant for; among several, its ``name`` chooses. None where no model is allowed."""
+    models = [kind for kind in variants(annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
     name = value.get("name") if isinstance(value, Mapping) else None
-    for candidate in candidates:
-        if name in literals(candidate.model_fields["name"].annotation if "name" in candidate.model_fields else None):
-            return candidate
-    return candidates[-1] if candidates else None
+    for model in models:
+        if "name" in model.model_fields and name in literals(model.model_fields["name"].annotation):
+            return model
+    return models[-1] if models else None
 
 
 def literals(annotation: Any) -> tuple[Any, ...]:
-    """The values that a ``Literal`` allows; empty for other types."""
+    """Return the values that a ``Literal`` allows; empty for other types."""
     return tuple(value for v in variants(annotation) if get_origin(v) is Literal for value in get_args(v))
 
 
 def element(annotation: Any) -> Any:
-    """What a list or a mapping of this type holds; None where it is neither."""
+    """Return the type of the items of a list or a mapping; None for other types."""
     for variant in variants(annotation):
         if get_origin(variant) is tuple:
             return get_args(variant)[0]
@@ -67,7 +68,7 @@ def element(annotation: Any) -> Any:
 
 @cache
 def known_paths() -> Mapping[str, frozenset[Any]]:
-    """Every dotted path that a search space may set -> the types that stand there."""
+    """Return every dotted path that a search space may set -> its types."""
     found: dict[str, set[Any]] = {}
     _collect(TrainConfig, "", found)
     _collect(DataConfig, DATA_PREFIX, found)
@@ -84,7 +85,7 @@ def _collect(model: type[BaseModel], prefix: str, found: dict[str, set[Any]]) ->
 
 
 def is_known_path(path: str) -> bool:
-    """Whether the path leads to a field, or into a mapping of free options such as ``arch_options.decoder_channels``."""
+    """Whether the path leads to a field, or into free options such as ``arch_options.decoder_channels``."""
     if path in known_paths():
         return True
     parents = (path[:i] for i, character in enumerate(path) if character == ".")
@@ -92,7 +93,7 @@ def is_known_path(path: str) -> bool:
 
 
 def is_whole(path: str, values: Iterable[Any]) -> bool:
-    """Whether a range of ``values`` at ``path`` is one of whole numbers; free options go by how the values were written."""
+    """Whether a range of ``values`` at ``path`` is of whole numbers; in free options the written values decide."""
     kinds = known_paths().get(path, frozenset())
     if int in kinds or float in kinds:
         return float not in kinds
@@ -100,5 +101,5 @@ def is_whole(path: str, values: Iterable[Any]) -> bool:
 
 
 def are_related(one: str, other: str) -> bool:
-    """Whether setting one of the paths may change what the other finds: the same one, or one inside the other."""
+    """Whether setting one path may change the value at the other: they are equal, or one is inside the other."""
     return one == other or one.startswith(other + ".") or other.startswith(one + ".")

@@ -1,4 +1,4 @@
-"""The points of a search space: puts chosen values into base, tells which parameters exist there, and counts the points."""
+"""Points of a search space: builds their configurations, says which parameters exist there, and enumerates them."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from orchestrator.spec.schema import DATA_PREFIX, are_related
 from trainers.config import DataConfig, TrainConfig
 
 Params = Mapping[str, Any]
-"""Dotted path -> chosen value, in the order of the space; parameters that do not exist at this point are left out."""
+"""Dotted path -> chosen value, in the order of the space, without parameters that do not exist at this point."""
 
 MAX_POINTS = 10_000
-"""Of a grid. More trainings than anybody waits for, and what a typing error makes of a range's step."""
+"""Limit of a grid: more would be a typing error, such as in the step of a range."""
 
 SOURCE_PATHS = ("source", "synthetic", "num_classes", "class_names", "id_map", "size", "fit", "color", "split_lists", "clean")
-"""Fields of ``data`` that decide what is read and prepared; the others only split it."""
+"""Fields of ``data`` that decide what is read and prepared; the others decide how it is split and used."""
 
 
 class BuildError(SpecError):
-    """A point's values make no configuration; ``complaints`` have places such as ``loss.gamma`` or ``data.limit``."""
+    """A point's values make no valid configuration; ``complaints`` have places such as ``loss.gamma`` or ``data.limit``."""
 
     def __init__(self, complaints: Sequence[Complaint]) -> None:
         super().__init__("\n".join(f"{write_place(c.place)}{c.text}" for c in complaints))
@@ -39,7 +39,7 @@ class BuildError(SpecError):
 
 
 def build_point(train: TrainConfig, data: DataConfig, params: Params) -> tuple[TrainConfig, DataConfig]:
-    """``train`` and ``data`` with each parameter's value at its path; an object replaces what was there as a whole.
+    """Return ``train`` and ``data`` with each parameter's value at its path; an object replaces the previous one completely.
 
     Raises:
         BuildError: the values do not fit their fields, or each other.
@@ -54,7 +54,7 @@ def build_point(train: TrainConfig, data: DataConfig, params: Params) -> tuple[T
 
 
 def build_row(train: TrainConfig, data: DataConfig, row: Row) -> tuple[TrainConfig, DataConfig]:
-    """``train`` and ``data`` with a row's values merged in; an object with another ``name`` replaces the one in base.
+    """Return ``train`` and ``data`` merged with a row's values; an object with another ``name`` replaces the one in base.
 
     Raises:
         BuildError: the values do not fit their fields, or each other.
@@ -103,10 +103,10 @@ def _validate(raw_train: dict[str, Any], raw_data: dict[str, Any]) -> tuple[Trai
 
 
 def is_active(parameter: Parameter, train: TrainConfig, data: DataConfig, params: Params) -> bool:
-    """Whether the parameter's ``when`` holds in the configuration that ``params`` of the parameters above it make.
+    """Whether the parameter's ``when`` holds in the configuration that the ``params`` above it make.
 
     Raises:
-        BuildError: ``params`` make no configuration.
+        BuildError: ``params`` make no valid configuration.
     """
     if not parameter.when:
         return True
@@ -142,9 +142,9 @@ def enumerate_points(
     values: Callable[[Parameter], Sequence[Any]],
     params: Params | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Every combination of ``values`` that the conditions allow, the last parameter changing fastest.
+    """Yield every combination of ``values`` that the conditions allow; the last parameter changes fastest.
 
-    Where the values so far make no configuration, they are handed out as they are: building them says why.
+    Values that make no valid configuration are yielded as they are: building them raises the error.
     """
     params = dict(params or {})
     if not parameters:
@@ -160,15 +160,10 @@ def enumerate_points(
         yield from enumerate_points(rest, train, data, values=values, params={**params, **chosen})
 
 
-def sample_values(parameter: Parameter) -> tuple[Any, ...]:
-    """The values that are checked before a search starts: all that can be counted, or the ends of the range."""
-    return parameter.values or (parameter.low, parameter.high)
-
-
 def group_parameters(search: SearchSpec) -> list[list[Parameter]]:
-    """Parameters that may depend on each other together; groups cannot change each other's validity.
+    """Group parameters that may depend on each other; the validity of one group does not depend on another.
 
-    Related are equal and nested paths, conditions and what they look at, and all that decides which data are prepared.
+    Equal and nested paths are related, and so are conditions and their paths, and all fields that decide which data are prepared.
     """
     groups: list[list[Parameter]] = []
     for parameter in search.space:
@@ -187,17 +182,21 @@ def _are_together(one: Parameter, other: Parameter) -> bool:
 
 
 def reads_source(path: str) -> bool:
-    """Whether a parameter decides what is read and prepared, rather than how it is split or trained on."""
+    """Whether a parameter decides which data are read and prepared."""
     return path.startswith(DATA_PREFIX) and path.removeprefix(DATA_PREFIX).split(".")[0] in SOURCE_PATHS
 
 
 def sample_points(search: SearchSpec, train: TrainConfig, data: DataConfig) -> Iterator[dict[str, Any]]:
-    """Points that together show every choice of every parameter, in every surrounding that could matter to it.
+    """Yield points that together hold every choice of every parameter, in every context that could matter to it.
 
-    Each group of related parameters is gone through (at most MAX_POINTS points) while the others stay at their first point.
+    Each group of related parameters is enumerated (up to MAX_POINTS points) while the others stay at their first point.
     """
-    groups = group_parameters(search)
-    points = [list(itertools.islice(_group_points(g, train, data), MAX_POINTS)) for g in groups]
+
+    def values(parameter: Parameter) -> tuple[Any, ...]:
+        return parameter.values or (parameter.low, parameter.high)
+
+    groups = [enumerate_points(group, train, data, values=values) for group in group_parameters(search)]
+    points = [list(itertools.islice(group, MAX_POINTS)) for group in groups]
     for i, group_points in enumerate(points):
         for point in group_points:
             others = [p[0] for j, p in enumerate(points) if j != i]
@@ -205,12 +204,8 @@ def sample_points(search: SearchSpec, train: TrainConfig, data: DataConfig) -> I
             yield {p.path: merged[p.path] for p in search.space if p.path in merged}
 
 
-def _group_points(group: Sequence[Parameter], train: TrainConfig, data: DataConfig) -> Iterator[dict[str, Any]]:
-    return enumerate_points(group, train, data, values=sample_values)
-
-
 def place_of(search: SearchSpec | None, params: Params, place: Place) -> Place:
-    """Where in the sweep file a place of the built configuration, such as ``loss.gamma``, got its value."""
+    """Return where in the sweep file a place of the built configuration, such as ``loss.gamma``, gets its value."""
     for parameter in reversed(search.space if search else ()):
         parts = tuple(parameter.path.split("."))
         if parameter.path in params and place[: len(parts)] == parts:
@@ -227,7 +222,7 @@ def _index(choices: Sequence[Any], value: Any) -> tuple[int, ...]:
 
 
 def fits(search: SearchSpec, train: TrainConfig, data: DataConfig, params: Params) -> bool:
-    """Whether ``params`` are a point of this space: a value that is allowed for each parameter that exists there, and no more."""
+    """Whether ``params`` are a point of this space: an allowed value for every parameter that exists there, and no others."""
     chosen: dict[str, Any] = {}
     for parameter in search.space:
         if not is_active(parameter, train, data, chosen):

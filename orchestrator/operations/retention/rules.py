@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from orchestrator.spec.sections import WORDS, Rule
+from orchestrator.spec.sections import RULE_WORDS, Rule
 
 DEFAULT: Rule = "all"
 
@@ -31,7 +31,7 @@ def read_rule(text: str | None) -> Rule:
     """What ``write_rule`` wrote; where nothing is recorded, or by a version that knows more, everything stays."""
     if text is not None and text.isdecimal() and int(text) >= 1:
         return int(text)
-    return "none" if text == WORDS[1] else DEFAULT
+    return "none" if text == RULE_WORDS[1] else DEFAULT
 
 
 def choose_removable(

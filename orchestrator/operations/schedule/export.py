@@ -10,7 +10,7 @@ from pathlib import Path
 
 from orchestrator.errors import ScheduleError
 from orchestrator.operations.schedule.scheduler import ScheduledSweep
-from orchestrator.spec.cron import WEEKDAYS, CronLine, Field, parse_line
+from orchestrator.spec.cron import WEEKDAYS, CronField, CronLine, parse_line
 
 PATHS = ("ORCHESTRATE_HOME", "ORCHESTRATE_DATA", "ORCHESTRATE_SLOTS")
 """Variables that are written down where they are set here: folders."""
@@ -88,7 +88,7 @@ def _from_monday(weekday: int) -> int:
     return (weekday - 1) % 7
 
 
-def _numbers(field: Field, how_many: int) -> str:
+def _numbers(field: CronField, how_many: int) -> str:
     return "*" if len(field.values) == how_many else ",".join(f"{number:02d}" for number in sorted(field.values))
 
 

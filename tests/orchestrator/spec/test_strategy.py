@@ -54,7 +54,7 @@ def test_sampler_pruner_stop_and_budget_are_read(tmp_path: Path) -> None:
         ("rows: [{id: 1}]\nstop: {no_improvement: 3}\n", ("s.yaml:2: stop: this sweep runs everything that the file lists",)),
         ("stop: {no_improvement: 0}\n", ("s.yaml:1: stop.no_improvement is 0. Allowed: at least 1",)),
         ("budget: {gpu_hours: 0}\n", ("s.yaml:1: budget.gpu_hours is 0. Allowed: above 0",)),
-        ("budget: {}\n", ("s.yaml:1: budget says nothing. Allowed: trials, hours, gpu_hours",)),
+        ("budget: {}\n", ("s.yaml:1: budget is empty. Allowed: trials, hours, gpu_hours",)),
         ("pruner: median\n", ("s.yaml:1: pruner is 'median'", "a mapping with name, options")),
         ("pruner: {name: meidan}\n", ("s.yaml:1: pruner.name is 'meidan'", "Did you mean 'median'?")),
         ("pruner:\n  name: wilcoxon\n  over: images\n", ("s.yaml:3: pruner.over: not a known field. Known: name, options",)),

@@ -119,13 +119,14 @@ def test_a_line_alone_is_a_schedule(tmp_path: Path) -> None:
     [
         (
             '"0 25 * * *"',
-            r"nightly.yaml:2: schedule is '0 25 \* \* \*', not a line of a crontab: its hour has '25', which is none of 0 to 23",
+            r"nightly.yaml:2: schedule is '0 25 \* \* \*', not a crontab line: its hour has '25', which is not a number from "
+            "0 to 23",
         ),
         ('{cron: "0 22 * *"}', r"schedule.cron is .*: it has 4 fields, not five. Allowed: minute hour day month weekday"),
-        ('{cron: "0 0 30 2 *"}', "schedule.cron is .*: no date ever fits it"),
-        ('{cron: "0 0 * * 8"}', "its weekday has '8', which is none of 0 to 7, or sun, mon"),
-        ('{cron: "5/15 * * * *"}', "its minute is '5/15': a step goes through a range, such as 5-59/15"),
-        ('{cron: "0 0 last * *"}', "its day has 'last', which is none of 1 to 31"),
+        ('{cron: "0 0 30 2 *"}', "schedule.cron is .*: no date ever matches it"),
+        ('{cron: "0 0 * * 8"}', "its weekday has '8', which is not a number from 0 to 7, or sun, mon"),
+        ('{cron: "5/15 * * * *"}', "its minute is '5/15': a step needs a range, such as 5-59/15"),
+        ('{cron: "0 0 last * *"}', "its day has 'last', which is not a number from 1 to 31"),
         ('{cron: "0 0 * * *", timezone: Europe/Roma}', "schedule.timezone is 'Europe/Roma', .*Did you mean 'Europe/Rome'"),
         ('{cron: "0 0 * * *", timezone: Rome}', "Did you mean 'Europe/Rome'"),
         ('{cron: "0 0 * * *", timezne: UTC}', "schedule.timezne: not a known field.*Did you mean 'timezone'"),

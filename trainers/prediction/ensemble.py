@@ -21,7 +21,8 @@ from trainers.data.images import resize_image
 from trainers.device import Device, choose_device
 from trainers.errors import ConfigError
 from trainers.prediction.means import Mean, to_addends
-from trainers.prediction.predict import load_checkpoint, predict_batch, quantize, read_metadata
+from trainers.prediction.predict import predict_batch, quantize
+from trainers.prediction.weights import load_checkpoint, read_info
 
 MEMBERS_FILE = "members.json"
 MAX_PIXELS = 2**23
@@ -68,16 +69,15 @@ class Ensemble:
         Raises:
             ConfigError: a checkpoint cannot be loaded, or the members do not match.
         """
-        facts = [read_metadata(member.checkpoint) for member in members]
-        self.in_channels: int = _check_same(members, [fact["in_channels"] for fact in facts], "input channels")
-        self.num_classes: int = _check_same(members, [fact["num_classes"] for fact in facts], "classes")
+        infos = [read_info(member.checkpoint) for member in members]
+        self.in_channels: int = _check_same(members, [info.in_channels for info in infos], "input channels")
+        self.num_classes: int = _check_same(members, [info.num_classes for info in infos], "classes")
         if not 0 < sum(member.weight for member in members) <= MAX_TOTAL or min(member.weight for member in members) < 0:
             raise ConfigError(f"weights {[member.weight for member in members]}: expected 0 or more, 1 to {MAX_TOTAL} in all")
         self._mean = mean
-        configs = [TrainConfig.model_validate(fact["config"]) for fact in facts]
         self._members = [
-            _load(member, config, device=device, flips=flips, batch_size=batch_size)
-            for member, config in zip(members, configs, strict=True)
+            _load(member, info.config, device=device, flips=flips, batch_size=batch_size)
+            for member, info in zip(members, infos, strict=True)
         ]
 
     def batch_size(self, size: tuple[int, int]) -> int:

@@ -1,25 +1,19 @@
-"""Weights and images -> class probabilities, and their 8-bit form on disk; reads checkpoints."""
+"""Network and images -> class probabilities, and their 8-bit form."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from trainers.config import Flips, TrainConfig
+from trainers.config import Flips
 from trainers.device import Device, choose_device
-from trainers.errors import ConfigError
-from trainers.models.build import build_model, place_model
 
-BEST = "best.safetensors"
 _NUM_TIMED = 7
 
 FLIPPED_AXES: dict[Flips, tuple[tuple[int, ...], ...]] = {
@@ -107,49 +101,3 @@ def measure_latency_ms(model: nn.Module, image: NDArray[np.uint8], device: Devic
         predict_batch(model, image, device).cpu()
         times_s.append(time.perf_counter() - started_s)
     return float(np.median(times_s)) * 1000
-
-
-def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> nn.Module:
-    """Rebuild the model saved at ``path`` (best.safetensors, or its folder), in evaluation mode.
-
-    Raises:
-        ConfigError: the file is missing, damaged, or not from this trainer.
-    """
-    facts = read_metadata(path)
-    config = TrainConfig.model_validate({**facts["config"], "encoder_weights": None})
-    model = build_model(config, in_channels=facts["in_channels"], num_classes=facts["num_classes"])
-    load_weights(model, path)
-    return place_model(model, torch.device(device)).eval()
-
-
-def read_metadata(path: Path) -> dict[str, Any]:
-    """Return a checkpoint's metadata: config, in_channels, num_classes, epoch, metrics, normalisation.
-
-    Raises:
-        ConfigError: as ``load_checkpoint``.
-    """
-    file = _weights_file(path)
-    try:
-        with safe_open(file, framework="pt") as weights:
-            facts: dict[str, Any] = json.loads(weights.metadata()["trainer"])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{file}: not a checkpoint of this trainer: {error}") from error
-    return facts
-
-
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a checkpoint's weights into a model of the same configuration.
-
-    Raises:
-        ConfigError: the file cannot be read, or the weights do not fit.
-    """
-    file = _weights_file(path)
-    try:
-        with safe_open(file, framework="pt") as weights:
-            model.load_state_dict({name: weights.get_tensor(name) for name in weights.keys()})  # noqa: SIM118  # not a dict
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise ConfigError(f"{file}: weights do not fit the model: {error}") from error
-
-
-def _weights_file(path: Path) -> Path:
-    return path / BEST if path.is_dir() else path

@@ -16,12 +16,11 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
 from trainers.errors import TrainerError
-from trainers.prediction.predict import BEST
+from trainers.prediction.weights import BEST, ModelInfo
 from trainers.training.optim import Schedule
 
 LAST = "last.pt"
 SCHEMA_VERSION = 2
-"""Of both files."""
 
 logger = logging.getLogger(__name__)
 
@@ -106,10 +105,10 @@ def load_last(folder: Path, trained: Trained, *, identity: dict[str, Any]) -> Pr
     return progress
 
 
-def save_best(folder: Path, model: nn.Module, facts: dict[str, Any]) -> None:
-    """Write the model's weights, with ``facts`` (JSON) to rebuild it from."""
+def save_best(folder: Path, model: nn.Module, info: ModelInfo) -> None:
+    """Write the model's weights, with ``info`` to rebuild it from."""
     weights = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
-    metadata = {"trainer": json.dumps({"schema_version": SCHEMA_VERSION, **facts})}
+    metadata = {"trainer": json.dumps(info.model_dump(mode="json"))}
     _replace(folder / BEST, lambda path: save_file(weights, path, metadata=metadata))
 
 

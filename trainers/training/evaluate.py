@@ -15,7 +15,8 @@ from trainers.data import SplitData
 from trainers.device import Compute, Device, choose_device, limited_threads
 from trainers.errors import DataError
 from trainers.metrics import class_iou, confusion_per_image, mean_iou
-from trainers.prediction.predict import load_checkpoint, predict_batch, quantize
+from trainers.prediction.predict import predict_batch, quantize
+from trainers.prediction.weights import load_checkpoint
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from trainers.errors import ConfigError
 from trainers.loader.batches import TrainBatches, sample_seed
 from trainers.losses import build_loss
 from trainers.models.build import build_model, place_model
-from trainers.prediction.predict import load_weights, measure_latency_ms, predict_batch, read_metadata
+from trainers.prediction.predict import measure_latency_ms, predict_batch
+from trainers.prediction.weights import ModelInfo, load_weights, read_info
 from trainers.training.checkpoint import Progress, Trained, load_last, save_best, save_last
 from trainers.training.evaluate import Evaluated, check_scored, evaluate, score
 from trainers.training.optim import build_average, build_optimizer, build_schedule
@@ -138,7 +139,7 @@ class _Training:
         self.batch_size, self.callbacks = max(1, config.batch_size // accumulate), callbacks
         check_scored(data)
         channels, classes = data.data.images.shape[-1], data.data.num_classes
-        self.facts_of_model = {"config": config.model_dump(mode="json"), "in_channels": channels, "num_classes": classes}
+        self.info = ModelInfo(config=config, in_channels=channels, num_classes=classes)
         model = build_model(config, in_channels=channels, num_classes=classes)
         self.model = place_model(model, device.torch)
         self._check_takes(data.data.images[data.split.train[:1]])
@@ -225,17 +226,15 @@ class _Training:
 
     def _evaluate_best(self) -> Evaluated:
         """Evaluate best.safetensors; its metadata says which epoch it holds."""
-        stored = read_metadata(self.folder)
+        stored = read_info(self.folder)
         load_weights(self.trained.evaluated, self.folder)
         evaluated = self._evaluate(keep_predictions=True)
-        if stored["epoch"] != self.progress.best_epoch:
+        if stored.epoch != self.progress.best_epoch:
             # Killed after a better epoch than last.pt knew of, which on a GPU was not reached again: its weights stay.
-            self.progress.best_epoch, self.progress.best_metrics = stored["epoch"], stored["metrics"]
+            self.progress.best_epoch, self.progress.best_metrics = stored.epoch, dict(stored.metrics)
         scores = score(evaluated.confusions, self.data)
-        if scores[OBJECTIVE] != stored["metrics"][OBJECTIVE]:  # other hardware, threads or precision than in training
-            _log.warning(
-                "%s of epoch %s: %s then, %s now", OBJECTIVE, stored["epoch"], stored["metrics"][OBJECTIVE], scores[OBJECTIVE]
-            )
+        if scores[OBJECTIVE] != stored.metrics[OBJECTIVE]:  # other hardware, threads or precision than in training
+            _log.warning("%s of epoch %s: %s then, %s now", OBJECTIVE, stored.epoch, stored.metrics[OBJECTIVE], scores[OBJECTIVE])
         self.progress.best_metrics.update(scores)
         return evaluated
 
@@ -245,8 +244,8 @@ class _Training:
         is_best = self.progress.best_epoch == 0 or metrics[OBJECTIVE] > self.progress.best_metrics[OBJECTIVE]
         if is_best:
             self.progress.best_epoch, self.progress.best_metrics = epoch, metrics
-            facts = {**self.facts_of_model, "epoch": epoch, "metrics": metrics, "normalisation": "divide by 255"}
-            save_best(self.folder, self.trained.evaluated, facts)
+            info = self.info.model_copy(update={"epoch": epoch, "metrics": metrics})
+            save_best(self.folder, self.trained.evaluated, info)
         return is_best
 
     def _is_done(self) -> bool:

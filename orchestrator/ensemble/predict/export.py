@@ -93,13 +93,13 @@ def _gather(members: Sequence[Member], mean: Mean, *, folder: Path) -> ModelPart
     """Load the members once, so that what cannot predict is not exported, and lay them into ``folder``."""
     from orchestrator.tracking.models.log import ModelParts
     from trainers.prediction.ensemble import Ensemble, save_members
-    from trainers.prediction.predict import read_metadata
+    from trainers.prediction.weights import read_info
 
     allow_local_imports()
     ensemble = Ensemble(members, mean=mean, device="cpu")
     folder.mkdir()
     save_members(folder, members, mean=mean)
-    archs = {str(read_metadata(member.checkpoint)["config"]["arch"]) for member in members}
+    archs = {read_info(member.checkpoint).config.arch for member in members}
     code = _find_code(["trainers", *(arch for arch in archs if is_import_path(arch))])
     return ModelParts(
         members=folder,

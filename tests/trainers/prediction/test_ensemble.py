@@ -18,7 +18,8 @@ from trainers.errors import ConfigError
 from trainers.models.build import build_model
 from trainers.prediction.ensemble import MAX_PIXELS, Ensemble, Member, read_members, save_members, to_whole_weights
 from trainers.prediction.means import Mean, to_addends
-from trainers.prediction.predict import load_checkpoint, predict_probabilities, quantize
+from trainers.prediction.predict import predict_probabilities, quantize
+from trainers.prediction.weights import ModelInfo, load_checkpoint
 from trainers.training.checkpoint import save_best
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 32, 48, 1), dtype=np.uint8)
@@ -36,9 +37,7 @@ def save(tmp_path: Path, make_config: Callable[..., TrainConfig], one_thread: No
         config = make_config(precision="float32", **fields)
         torch.manual_seed(len(list(tmp_path.iterdir())))
         model = build_model(config, in_channels=in_channels, num_classes=num_classes)
-        save_best(
-            folder, model, {"config": config.model_dump(mode="json"), "in_channels": in_channels, "num_classes": num_classes}
-        )
+        save_best(folder, model, ModelInfo(config=config, in_channels=in_channels, num_classes=num_classes))
         return folder / "best.safetensors"
 
     return write

@@ -15,7 +15,8 @@ from trainers.data import SplitData
 from trainers.device import Compute
 from trainers.errors import ConfigError
 from trainers.models.build import build_model
-from trainers.prediction.predict import load_checkpoint, predict_probabilities, quantize, read_metadata, to_input
+from trainers.prediction.predict import predict_probabilities, quantize, to_input
+from trainers.prediction.weights import load_checkpoint, read_info
 from trainers.training.train import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -79,8 +80,8 @@ def test_checkpoint_alone_gives_the_model_back(
     images = data.data.images[data.split.val]
     probabilities = np.concatenate(list(predict_probabilities(model, images, batch_size=3, device="cpu")))
     assert np.array_equal(quantize(probabilities), result.predictions)
-    facts = read_metadata(tmp_path)
-    assert (facts["epoch"], facts["in_channels"], facts["num_classes"]) == (result.best_epoch, 1, 4)
+    info = read_info(tmp_path)
+    assert (info.epoch, info.in_channels, info.num_classes) == (result.best_epoch, 1, 4)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a checkpoint at all"])

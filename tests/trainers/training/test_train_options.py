@@ -15,7 +15,8 @@ from trainers.config import TrainConfig
 from trainers.data import SplitData
 from trainers.device import Compute
 from trainers.models.build import build_model
-from trainers.prediction.predict import load_checkpoint, predict_probabilities, quantize
+from trainers.prediction.predict import predict_probabilities, quantize
+from trainers.prediction.weights import load_checkpoint
 from trainers.training.train import Callbacks, Continue, TrainResult, train
 
 Make = Callable[..., SplitData]

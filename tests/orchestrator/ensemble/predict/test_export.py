@@ -25,6 +25,7 @@ from orchestrator.ensemble.predict.predict import predict
 from orchestrator.errors import PredictError
 from trainers.config import TrainConfig
 from trainers.models.build import build_model
+from trainers.prediction.weights import ModelInfo
 from trainers.training.checkpoint import save_best
 
 pytestmark = [
@@ -132,8 +133,7 @@ def test_a_fresh_process_elsewhere_loads_it(trained, tmp_path: Path, monkeypatch
     monkeypatch.chdir(here)
     monkeypatch.syspath_prepend(here)
     config = TrainConfig(arch="my_net:Net", precision="float32")
-    facts = {"config": config.model_dump(mode="json"), "in_channels": 3, "num_classes": 4}
-    save_best(here, build_model(config, in_channels=3, num_classes=4), facts)
+    save_best(here, build_model(config, in_channels=3, num_classes=4), ModelInfo(config=config, in_channels=3, num_classes=4))
     images = np.random.default_rng(0).integers(0, 256, (3, 20, 30, 3), dtype=np.uint8)
     np.savez(here / "images.npz", images)
     predict(str(here / "best.safetensors"), here / "images.npz", out=there / "expected.npz", home=trained.home)

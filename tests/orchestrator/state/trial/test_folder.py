@@ -14,7 +14,7 @@ from orchestrator.state.home import Home
 from orchestrator.state.trial.folder import ADOPTED, ARTIFACTS, OF_ATTEMPTS, TrialFile, TrialFolder, write_removal
 from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.mirror.recorder import Recorder
-from trainers.prediction.predict import BEST
+from trainers.prediction.weights import BEST
 from trainers.training.checkpoint import LAST
 
 

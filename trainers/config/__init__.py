@@ -14,7 +14,6 @@ from trainers.config.base import (
     VOID,
     Config,
     check_known,
-    check_size,
     is_import_path,
     suggest,
 )
@@ -87,7 +86,6 @@ __all__ = [
     "TverskyLoss",
     "WeightedCrossEntropyLoss",
     "check_known",
-    "check_size",
     "is_import_path",
     "suggest",
 ]

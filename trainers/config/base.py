@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 VIEWS = {"none": 1, "horizontal": 2, "both": 4}
 """``test_time_flips`` -> number of evaluations per validation image."""
@@ -44,11 +45,14 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def check_size(size: tuple[int, int] | None) -> tuple[int, int] | None:
-    """Return ``size`` if both sides are positive; otherwise raise ValueError."""
-    if size is not None and min(size) < 1:
+def _check_size(size: tuple[int, int]) -> tuple[int, int]:
+    if min(size) < 1:
         raise ValueError(f"{list(size)} is not a size: [height, width] in pixels, both positive")
     return size
+
+
+Size = Annotated[tuple[int, int], AfterValidator(_check_size)]
+"""(height, width) in pixels."""
 
 
 def is_import_path(name: str) -> bool:

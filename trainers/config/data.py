@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from trainers.config.base import Config, check_size
+from trainers.config.base import Config, Size
 
 
 class SyntheticConfig(Config):
@@ -38,7 +38,7 @@ class DataConfig(Config):
     class_names: tuple[str, ...] = ()
     id_map: dict[int, int] | None = None
     """Value in the mask file -> class; 255 means void. A value missing from the map is an error."""
-    size: tuple[int, int] | None = None
+    size: Size | None = None
     """(height, width) of all images; required only if sizes differ."""
     fit: Literal["resize", "pad"] = "resize"
     """How ``size`` is reached. ``pad`` keeps the scale, pads with void and rejects larger images."""
@@ -53,11 +53,6 @@ class DataConfig(Config):
     clean: Literal["auto"] | tuple[int, ...] | str | None = None
     """Images to remove before splitting: ``auto`` (the outliers that `data check` finds), positions in the source, or the path
     of a JSON file from `data check --json`, edited or not. None keeps all."""
-
-    @field_validator("size")
-    @classmethod
-    def _positive_size(cls, size: tuple[int, int] | None) -> tuple[int, int] | None:
-        return check_size(size)
 
     @field_validator("ignore_classes")
     @classmethod

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
-from trainers.config.base import Config, check_known, check_size, is_import_path
+from trainers.config.base import Config, Size, check_known, is_import_path
 from trainers.config.loss import FocalLoss, Loss
 from trainers.config.names import ARCHITECTURES, ENCODER_PREFIXES, ENCODERS
 
@@ -113,7 +113,7 @@ class TrainConfig(Config):
     augmentation: Annotated[Augmentation, AfterValidator(_check_augmentation)] = "none"
     """``none``, ``flip``, ``flip_brightness``, ``mixed``, or a list of transforms applied in turn."""
     sampling: SamplingConfig = SamplingConfig()
-    input_size: tuple[int, int] | None = None
+    input_size: Size | None = None
     """(height, width) of the network's input: images are resized to it, logits back to the full size for scoring."""
     clip_grad_norm: float | None = Field(default=None, gt=0)
     """Largest Euclidean norm of all gradients together; larger ones are scaled down."""
@@ -145,8 +145,3 @@ class TrainConfig(Config):
                 if name in of_others or not encoder.startswith(ENCODER_PREFIXES):  # otherwise timm decides
                     check_known(name, ARCHITECTURES[arch], f"option of {arch}")
         return options
-
-    @field_validator("input_size")
-    @classmethod
-    def _positive_size(cls, size: tuple[int, int] | None) -> tuple[int, int] | None:
-        return check_size(size)

@@ -110,30 +110,27 @@ def _write(reading: Reading, folder: Path) -> None:
     for leftover in (scratch, folder):  # of a preparation that was killed
         shutil.rmtree(leftover, ignore_errors=True)
     scratch.mkdir()
-    try:
-        _fill(scratch, reading)
-        os.replace(scratch, folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
-
-def _fill(scratch: Path, reading: Reading) -> None:
     def allocate(name: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         return np.lib.format.open_memmap(scratch / f"{name}.npy", mode="w+", dtype=np.uint8, shape=shape)
 
-    data = read_source(reading, allocate=allocate)
-    np.save(scratch / "groups.npy", np.asarray(data.groups), allow_pickle=False)
-    card = _Card(
-        names=data.names,
-        num_classes=data.num_classes,
-        class_names=data.class_names,
-        fingerprint=data.fingerprint,
-        source=data.source,
-        train=tuple(data.split.train.tolist()) if data.split else None,
-        val=tuple(data.split.val.tolist()) if data.split else None,
-        removed=data.removed,
-    )
-    (scratch / _CARD).write_text(card.model_dump_json(indent=1), encoding="utf-8")
+    try:
+        data = read_source(reading, allocate=allocate)
+        np.save(scratch / "groups.npy", np.asarray(data.groups), allow_pickle=False)
+        card = _Card(
+            names=data.names,
+            num_classes=data.num_classes,
+            class_names=data.class_names,
+            fingerprint=data.fingerprint,
+            source=data.source,
+            train=tuple(data.split.train.tolist()) if data.split else None,
+            val=tuple(data.split.val.tolist()) if data.split else None,
+            removed=data.removed,
+        )
+        (scratch / _CARD).write_text(card.model_dump_json(indent=1), encoding="utf-8")
+        os.replace(scratch, folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _recall_fingerprint(source: Source, cache: Path) -> str:

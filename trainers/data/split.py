@@ -31,6 +31,11 @@ class SplitData:
     ignore_classes: tuple[int, ...]
     scored_fingerprint: str
 
+    @property
+    def scored_classes(self) -> list[int]:
+        """The classes that are not ignored."""
+        return [number for number in range(self.data.num_classes) if number not in self.ignore_classes]
+
 
 @dataclass(frozen=True)
 class _Groups:
@@ -75,9 +80,11 @@ def make_split(data: DataSet, config: DataConfig, fold: Fold | None) -> Split:
         split = data.split
         _check_leak(data, split)
     else:
-        groups = _order_groups(data, _scored(counts, config.ignore_classes), config.split_seed)
-        val = _fold_part(data, groups, fold) if fold else _fraction_part(data, groups, config.val_fraction)
-        split = _complement(len(data.images), val)
+        is_ignored = np.isin(np.arange(data.num_classes), config.ignore_classes)
+        groups = _order_groups(data, np.where(is_ignored, 0, counts), config.split_seed)
+        chosen = _fold_part(data, groups, fold) if fold else _fraction_part(data, groups, config.val_fraction)
+        val = np.sort(np.concatenate([np.empty(0, np.int64), *(groups.members[index] for index in chosen)]))
+        split = Split(np.setdiff1d(np.arange(len(data.images)), val), val)
     _check_sides(data, split, counts, config)
     return replace(split, train=split.train[: config.limit])
 
@@ -90,13 +97,6 @@ def fingerprint_scored(data: DataSet, val_indices: Indices, ignore_classes: Iter
         digest.update(np.ascontiguousarray(data.images[index]).data)
         digest.update(np.ascontiguousarray(data.masks[index]).data)
     return digest.hexdigest()[:16]
-
-
-def _scored(counts: Indices, ignore_classes: tuple[int, ...]) -> Indices:
-    """Pixel counts (N, C) with 0 for ignored classes."""
-    scored = counts.copy()
-    scored[:, list(ignore_classes)] = 0
-    return scored
 
 
 def _order_groups(data: DataSet, counts: Indices, seed: int) -> _Groups:
@@ -130,7 +130,7 @@ def _find_rarest(counts: Indices) -> Indices:
 
 
 def _fraction_part(data: DataSet, groups: _Groups, fraction: float) -> Indices:
-    """Take groups in order while they fit into the share; a last one may overshoot if that comes closer."""
+    """Take groups, in order, while they fit into the share; a last one may overshoot if that comes closer."""
     wanted = max(1, round(len(data.images) * fraction))
     taken = np.zeros(len(groups.members), bool)
     missing = wanted
@@ -142,11 +142,11 @@ def _fraction_part(data: DataSet, groups: _Groups, fraction: float) -> Indices:
     if missing and len(left) > 1:
         smallest = left[np.argmin(groups.sizes[left])]
         taken[smallest] = not taken.any() or groups.sizes[smallest] - missing < missing
-    return _join(groups, np.flatnonzero(taken))
+    return np.flatnonzero(taken)
 
 
 def _fold_part(data: DataSet, groups: _Groups, fold: Fold) -> Indices:
-    """Assign each group, in order, to the fold with fewest images of its stratum, then of all; return one fold's images."""
+    """Assign each group, in order, to the fold with fewest images of its stratum, then of all; return one fold's groups."""
     if fold.count > len(groups.members):
         raise DataError(
             f"{data.source}: {fold.count} folds of {len(groups.members)} groups of images ({len(data.images)} images; nearly "
@@ -157,17 +157,7 @@ def _fold_part(data: DataSet, groups: _Groups, fold: Fold) -> Indices:
     for index, (size, stratum) in enumerate(zip(groups.sizes, groups.strata, strict=True)):
         owner[index] = np.lexsort((filled.sum(axis=0), filled[stratum]))[0]
         filled[stratum, owner[index]] += size
-    return _join(groups, np.flatnonzero(owner == fold.index))
-
-
-def _join(groups: _Groups, chosen: Indices) -> Indices:
-    return np.sort(np.concatenate([groups.members[index] for index in chosen])) if len(chosen) else np.empty(0, np.int64)
-
-
-def _complement(num_images: int, val: Indices) -> Split:
-    is_train = np.ones(num_images, bool)
-    is_train[val] = False
-    return Split(np.flatnonzero(is_train), val)
+    return np.flatnonzero(owner == fold.index)
 
 
 def _check_leak(data: DataSet, split: Split) -> None:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from trainers.config import TrainConfig
 from trainers.data import SplitData
 from trainers.data.images import resize_image, resize_mask
-from trainers.loader.augment import Augmentation, build_augmentation
+from trainers.loader.augment import build_augmentation
 from trainers.loader.sampling import Samples, count_occurrences, list_samples
 
 Indices = NDArray[np.int64]
@@ -96,7 +96,8 @@ class _ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         self._images = data.data.images
         self._masks = data.data.masks
         self._size = config.input_size
-        self._augmentations = _build_augmentations(config)
+        named = [config.augmentation, *(repeat.augmentation or "none" for repeat in config.sampling.repeat)]
+        self._augmentations = [None if name == "none" else build_augmentation(name) for name in named]
         self._seed = seed
 
     def __getitem__(self, request: _Request) -> tuple[Tensor, Tensor]:
@@ -130,12 +131,6 @@ def _ignore_foreign_sigterm(_loader: int) -> None:
         os._exit(0)
 
     threading.Thread(target=end, name="sigterm", daemon=True).start()
-
-
-def _build_augmentations(config: TrainConfig) -> list[Augmentation | None]:
-    """The training's augmentation, then that of each repetition; None if images stay as they are."""
-    named = [config.augmentation, *(repeat.augmentation or "none" for repeat in config.sampling.repeat)]
-    return [None if augmentation == "none" else build_augmentation(augmentation) for augmentation in named]
 
 
 def split_batches(order: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:

@@ -53,7 +53,7 @@ def list_samples(data: SplitData, config: SamplingConfig) -> Samples:
         samples = _repeat(samples, repeat, number, chosen=_choose(data, repeat, holds))
     if config.weight_power:
         weight = np.zeros(len(data.data.images))
-        weight[indices] = _weigh(holds[indices][:, _scored(data)], config.weight_power)
+        weight[indices] = _weigh(holds[indices][:, data.scored_classes], config.weight_power)
         drawn = weight[samples.indices]
         samples = Samples(samples.indices, samples.augmentations, drawn / drawn.sum())
     return samples
@@ -77,16 +77,14 @@ def _find_classes(data: SplitData) -> NDArray[np.bool_]:
     return holds
 
 
-def _scored(data: SplitData) -> list[int]:
-    return [number for number in range(data.data.num_classes) if number not in data.ignore_classes]
-
-
 def _choose(data: SplitData, repeat: RepeatConfig, holds: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """(N,): which images a repetition applies to."""
     if repeat.classes == "all":
         return np.ones(len(holds), np.bool_)
     if repeat.classes == "rarest":
-        return np.asarray(holds[:, _find_rarest(holds, _scored(data))])
+        counts = holds[:, data.scored_classes].sum(axis=0)
+        rarest = data.scored_classes[int(np.argmin(np.where(counts > 0, counts, len(holds) + 1)))]  # of those that occur
+        return np.asarray(holds[:, rarest])
     classes = list(repeat.classes)
     unknown = [number for number in classes if not 0 <= number < data.data.num_classes]
     if unknown:
@@ -96,12 +94,6 @@ def _choose(data: SplitData, repeat: RepeatConfig, holds: NDArray[np.bool_]) -> 
     if not chosen.any():
         _log.warning("sampling.repeat: none of %d training images holds a class of %s", len(data.split.train), classes)
     return chosen
-
-
-def _find_rarest(holds: NDArray[np.bool_], scored: list[int]) -> int:
-    """The scored class that the fewest images hold, of those that occur."""
-    counts = holds[:, scored].sum(axis=0)
-    return scored[int(np.argmin(np.where(counts > 0, counts, len(holds) + 1)))]
 
 
 def _repeat(samples: Samples, repeat: RepeatConfig, number: int, *, chosen: NDArray[np.bool_]) -> Samples:

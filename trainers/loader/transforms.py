@@ -36,15 +36,13 @@ class Pipeline:
         if augmented.ndim == 2:
             augmented = augmented[..., np.newaxis]
         if augmented.shape != image.shape or labels.shape != mask.shape or augmented.dtype != np.uint8:
+            names = " > ".join(type(t).__name__ for t in self._compose.transforms)
             raise ConfigError(
-                f"augmentation {self._names()} turned {image.dtype} {image.shape} into {augmented.dtype} {augmented.shape} "
+                f"augmentation {names} turned {image.dtype} {image.shape} into {augmented.dtype} {augmented.shape} "
                 f"(mask {labels.shape}); a batch needs uint8 images of one size. "
                 "Crop to the size of the images; data.size resizes, and the trainer normalises."
             )
         return augmented, labels
-
-    def _names(self) -> str:
-        return " > ".join(type(t).__name__ for t in self._compose.transforms)
 
 
 def build_transform(config: TransformConfig, *, place: str) -> A.BasicTransform:

@@ -61,15 +61,13 @@ def predict_batch(model: nn.Module, images: NDArray[np.uint8], device: Device, *
     batch = torch.from_numpy(np.array(images))  # a memory map cannot be shared with a tensor
     with torch.inference_mode():
         inputs = to_input(batch, device.torch)
-        views = [_predict_flipped(model, inputs, device, axes) for axes in FLIPPED_AXES[flips]]
+        views = []
+        for axes in FLIPPED_AXES[flips]:
+            with device.autocast():
+                logits = model(inputs.flip(axes) if axes else inputs)
+            probabilities = logits.float().softmax(dim=1)
+            views.append((probabilities.flip(axes) if axes else probabilities).contiguous())
         return torch.stack(views).mean(dim=0) if len(views) > 1 else views[0]
-
-
-def _predict_flipped(model: nn.Module, images: Tensor, device: Device, axes: tuple[int, ...]) -> Tensor:
-    with device.autocast():
-        logits = model(images.flip(axes) if axes else images)
-    probabilities: Tensor = logits.float().softmax(dim=1)
-    return (probabilities.flip(axes) if axes else probabilities).contiguous()
 
 
 def quantize(probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:

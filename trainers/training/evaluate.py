@@ -106,6 +106,5 @@ def check_scored(data: SplitData) -> None:
     Raises:
         DataError: they have no pixel of a scored class.
     """
-    scored = [c for c in range(data.data.num_classes) if c not in data.ignore_classes]
-    if not any(np.isin(data.data.masks[i], scored).any() for i in data.split.val):
+    if not any(np.isin(data.data.masks[i], data.scored_classes).any() for i in data.split.val):
         raise DataError(f"{data.data.source}: the {len(data.split.val)} validation images have no pixel of a scored class")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,12 @@ class Steps:
             num_images += len(images)
             self._on_step()
         values = torch.stack(losses).tolist()  # read at the end: reading each step would make a GPU wait
-        _check_finite(values, epoch)
+        for number, value in enumerate(values, start=1):
+            if not math.isfinite(value):
+                raise DivergedError(
+                    f"epoch {epoch}, step {number} of {len(values)}: the loss is {value}. Lower optimizer.lr, or set precision: "
+                    "float32"
+                )
         epoch_s = time.perf_counter() - started_s
         return {
             "train/loss": sum(values) / num_images,
@@ -101,11 +106,3 @@ def _cut(images: Tensor, masks: Tensor, num_parts: int) -> Iterable[Batch]:
     """Cut a batch into at most ``num_parts`` parts of at least two images; batch norm may need two."""
     parts = max(1, min(num_parts, len(images) // 2))
     return zip(images.tensor_split(parts), masks.tensor_split(parts), strict=True)
-
-
-def _check_finite(losses: Sequence[float], epoch: int) -> None:
-    for step, value in enumerate(losses, start=1):
-        if not math.isfinite(value):
-            raise DivergedError(
-                f"epoch {epoch}, step {step} of {len(losses)}: the loss is {value}. Lower optimizer.lr, or set precision: float32"
-            )

@@ -13,7 +13,7 @@ SOURCE = "class MyLoss:\n    pass\n"
 
 @pytest.fixture
 def my_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A module of the user's own on the path."""
+    """A module of a user on the path."""
     file = tmp_path / "my_module_of_losses.py"
     file.write_text(SOURCE)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -40,14 +40,14 @@ def test_missing_module_says_what_to_do() -> None:
 
 
 def test_error_in_the_module_is_shown(my_module: Path) -> None:
-    """A module that fails while it is imported is the user's to mend."""
+    """A module that fails while it is imported is reported with its error."""
     my_module.with_name("my_broken_module.py").write_text("1 / 0")
     with pytest.raises(ConfigError, match=r"ZeroDivisionError: division by zero\.$"):
         import_object("my_broken_module:Loss")
 
 
 @pytest.mark.parametrize("path", ["module", ":x", "a b:c", "a:b c", "a:"])
-def test_malformed_path_is_refused(path: str) -> None:
+def test_malformed_path_is_rejected(path: str) -> None:
     """The message shows the form."""
     with pytest.raises(ConfigError, match=r"package\.module:attribute"):
         import_object(path)
@@ -59,13 +59,13 @@ def test_hash_is_of_the_file() -> None:
     assert source_hash("my_module_of_losses:MyLoss") == hashlib.sha256(SOURCE.encode()).hexdigest()[:16]
 
 
-def test_hash_of_what_has_no_file_is_refused() -> None:
+def test_hash_of_what_has_no_file_is_rejected() -> None:
     """A built-in module has no source to follow."""
     with pytest.raises(ConfigError, match="no source file"):
         source_hash("sys:path")
 
 
-def test_hash_of_a_missing_package_is_refused() -> None:
+def test_hash_of_a_missing_package_is_rejected() -> None:
     """A package that is not there cannot be hashed."""
     with pytest.raises(ConfigError, match="cannot be found"):
         source_hash("no_such_package.module:attribute")

@@ -18,7 +18,7 @@ ignored_classes = st.sets(st.integers(0, NUM_CLASSES - 1), max_size=3).map(sorte
 
 
 def test_confusion_counts_pairs_by_hand() -> None:
-    """Rows are the truth, columns the prediction, one matrix an image."""
+    """Rows are the truth, columns the prediction, one matrix per image."""
     target = np.array([[[0, 1], [2, 2]], [[1, 1], [0, 2]]], dtype=np.uint8)
     pred = np.array([[[0, 2], [2, 1]], [[1, 1], [1, 2]]])
     found = confusion_per_image(pred, target, num_classes=3, ignore_classes=())
@@ -116,6 +116,6 @@ def test_every_scored_pixel_is_counted_once(pred: np.ndarray, target: np.ndarray
 
 
 def test_module_loads_no_torch() -> None:
-    """What ranks results can use the figure of merit without loading torch."""
+    """The statistics can use the objective without loading torch."""
     code = "import sys, trainers.metrics; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

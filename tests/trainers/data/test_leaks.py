@@ -91,7 +91,7 @@ def test_broken_groups_are_caught() -> None:
 
 
 @pytest.mark.parametrize("kind", [0, 1, 2])
-def test_lists_that_part_duplicates_are_refused(tmp_path: Path, kind: int) -> None:
+def test_lists_that_part_duplicates_are_rejected(tmp_path: Path, kind: int) -> None:
     """A user's own lists are held against the images, exact and near duplicates and pasted-over copies alike."""
     for part in ("images", "masks"):
         (tmp_path / part).mkdir()

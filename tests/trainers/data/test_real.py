@@ -40,7 +40,7 @@ def test_is_read_as_described(mars: DataSet) -> None:
 
 
 def test_second_preparation_reads_nothing(mars: DataSet, cache: Path) -> None:
-    """An unchanged file is known by its size and time of change."""
+    """An unchanged file is recognised by its size and modification time."""
     start = time.perf_counter()
     prepare_dataset(DataConfig(source=str(MARS)), cache)
     assert time.perf_counter() - start < 0.25
@@ -55,7 +55,7 @@ def test_different_images_are_not_chained(mars: DataSet) -> None:
 
 @pytest.mark.slow
 def test_outliers_are_removed(mars: DataSet, cache: Path) -> None:
-    """As many are found as were planted; without them nothing is found, and all classes are still there."""
+    """As many are found as were planted; without planted ones none is found, and all classes are still there."""
     cleaned = open_dataset(prepare_dataset(DataConfig(source=str(MARS), clean="auto"), cache))
     assert 104 <= len(cleaned.removed) <= 114
     assert cleaned.num_classes == 5
@@ -72,6 +72,6 @@ def test_splits_by_share_and_class(mars: DataSet) -> None:
 
 
 def test_test_file_is_recognised() -> None:
-    """The file without masks is refused with the reason."""
+    """The file without masks is rejected with the reason."""
     with pytest.raises(DataError, match="images without masks"):
         prepare_dataset(DataConfig(source=str(SHARED / "mars_test.npz")), Path())

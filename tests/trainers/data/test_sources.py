@@ -32,7 +32,7 @@ def test_hands_over_the_same_tiles(made, tiles: SyntheticSet) -> None:
 
 
 def test_describes_itself(made) -> None:
-    """Names, classes, groups and fingerprint have the promised form."""
+    """Names, classes, groups and fingerprint have the documented form."""
     data = load_dataset(made.config)
     assert len(set(data.names)) == len(data.names) == len(data.images) == len(data.groups)
     assert data.num_classes == len(data.class_names) == 5
@@ -78,7 +78,7 @@ def test_second_preparation_does_nothing(made, tmp_path: Path) -> None:
         {"id_map": {i: 0 for i in range(4)} | {4: 1}},
     ],
 )
-def test_options_have_folders_of_their_own(made, tmp_path: Path, change: dict[str, object]) -> None:
+def test_options_have_their_own_folders(made, tmp_path: Path, change: dict[str, object]) -> None:
     """Whatever changes the tiles changes the folder's name, not the fingerprint."""
     plain = prepare_dataset(made.config, tmp_path / "cache")
     other = prepare_dataset(made.config.model_copy(update=change), tmp_path / "cache")
@@ -94,7 +94,7 @@ def test_split_options_share_a_folder(made, tmp_path: Path) -> None:
 
 
 def test_resizes_and_colours(made) -> None:
-    """Size and colour are brought to what is asked for, labels stay labels."""
+    """Size and colour are converted as configured, labels stay labels."""
     data = load_dataset(made.config.model_copy(update={"size": (24, 20), "color": "rgb"}))
     assert data.images.shape == (20, 24, 20, 3)
     assert set(np.unique(data.masks)) <= set(range(5))
@@ -117,7 +117,7 @@ def test_maps_ids(made, tiles: SyntheticSet) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"id_map": {0: 0, 1: 1, 2: 2, 3: 3}}, "ids 4 are not in data.id_map"),
         ({"id_map": {0: 0, 1: 7}, "num_classes": 3}, "{1: 7} maps to no class. Allowed: 0 to 2"),
@@ -129,12 +129,12 @@ def test_maps_ids(made, tiles: SyntheticSet) -> None:
         ({"size": (8, 64), "fit": "pad"}, "16x32 (height x width) is larger than data.size 8x64"),
     ],
 )
-def test_refuses_what_does_not_fit(made, tmp_path: Path, change: dict[str, object], told: str) -> None:
-    """Options that contradict the data are refused, loaded or prepared, and leave no folder behind."""
+def test_rejects_what_does_not_fit(made, tmp_path: Path, change: dict[str, object], message: str) -> None:
+    """Options that contradict the data are rejected, loaded or prepared, and leave no folder behind."""
     config = made.config.model_copy(update=change)
     with pytest.raises(DataError) as caught:
         load_dataset(config)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     with pytest.raises(DataError):
         prepare_dataset(config, tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("*.partial"))
@@ -178,13 +178,13 @@ def test_missing_source_names_its_neighbour(tmp_path: Path, write_npz) -> None:
 
 
 def test_misspelt_synthetic_is_recognised() -> None:
-    """The name of the embedded data is suggested too."""
+    """The name of the built-in data is suggested too."""
     with pytest.raises(DataError, match="Did you mean 'synthetic'"):
         load_dataset(DataConfig(source="syntetic"))
 
 
-def test_unknown_kind_of_file_is_refused(tmp_path: Path) -> None:
-    """A file that is no .npz is refused by its type."""
+def test_unknown_kind_of_file_is_rejected(tmp_path: Path) -> None:
+    """A file that is no .npz is rejected by its type."""
     (tmp_path / "data.csv").write_text("a,b")
     with pytest.raises(DataError, match=r"type '.csv'. Allowed: synthetic, a .npz file, or a folder"):
         load_dataset(DataConfig(source=str(tmp_path / "data.csv")))

@@ -169,7 +169,7 @@ def test_lists_and_folds_contradict() -> None:
 
 
 def test_ignored_class_must_exist() -> None:
-    """An ignored class beyond the last is refused here too, for data made by hand."""
+    """An ignored class beyond the last is rejected here too, for data made by hand."""
     with pytest.raises(DataError, match="7 is not a class"):
         make_split(data_set(list(range(10))), DataConfig(ignore_classes=(7,)), None)
 

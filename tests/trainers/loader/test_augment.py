@@ -111,14 +111,14 @@ def test_wrong_value_says_what_the_library_says() -> None:
         build_augmentation(transforms(("Rotate", {"limit": "far"})))
 
 
-def test_transform_that_changes_the_size_is_refused_in_use() -> None:
+def test_transform_that_changes_the_size_is_rejected_in_use() -> None:
     """The message names the transforms and both shapes."""
     augment = build_augmentation(transforms(("RandomCrop", {"height": 8, "width": 8})))
     with pytest.raises(ConfigError, match=r"RandomCrop turned uint8 \(16, 24, 1\) into uint8 \(8, 8, 1\)"):
         augment(*make_pair(), 0)
 
 
-def test_transform_that_changes_the_type_is_refused_in_use() -> None:
+def test_transform_that_changes_the_type_is_rejected_in_use() -> None:
     """Normalising is the trainer's."""
     augment = build_augmentation(transforms(("ToFloat", {})))
     with pytest.raises(ConfigError, match="into float32"):
@@ -139,13 +139,13 @@ def test_transform_by_import_path() -> None:
     assert np.array_equal(build_augmentation(transforms((path, {"p": 1.0})))(image, mask, 0)[1], mask[::-1])
 
 
-def test_object_that_is_no_transform_is_refused() -> None:
+def test_object_that_is_no_transform_is_rejected() -> None:
     """The message says what it must be."""
     with pytest.raises(ConfigError, match="it must give a transform of albumentations"):
         build_augmentation(transforms(("builtins:dict", {})))
 
 
 def test_none_loads_no_library() -> None:
-    """Who augments nothing does not wait for albumentations, nor for the torch that it loads."""
+    """Without augmentation nothing loads albumentations, nor the torch that it imports."""
     code = "import sys, trainers.loader.augment as a; a.build_augmentation('none'); sys.exit('albumentations' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

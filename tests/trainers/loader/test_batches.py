@@ -22,7 +22,7 @@ def collect(batches: TrainBatches, epoch: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def make_batches(data: SplitData, *, seed: int = 0, num_loaders: int = 0, **fields: Any) -> TrainBatches:
-    """Batches of four, with augmentation unless told otherwise, so that every source of chance is in them."""
+    """Batches of four, with augmentation by default, so that they depend on every random source."""
     config = TrainConfig.model_validate({"batch_size": 4, "augmentation": "flip_brightness", **fields})
     return TrainBatches(data, config, seed=seed, num_loaders=num_loaders)
 
@@ -75,7 +75,7 @@ def test_loader_processes_change_nothing(make_data: Make) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")  # Python 3.12 and later
 def test_loaders_end_with_their_training_alone(make_data: Make) -> None:
-    """SIGTERM of a stranger, as of a scheduler that ends a job, passes by; that of the training is heeded."""
+    """SIGTERM of a stranger, as of a scheduler that ends a job, is ignored; the training's ends the loader."""
     others = psutil.Process().children()  # of earlier tests
     batches = make_batches(make_data(num_train=16), num_loaders=2)
     epoch = batches.epoch(1)

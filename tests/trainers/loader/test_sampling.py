@@ -32,7 +32,7 @@ def data() -> SplitData:
 
 
 def count(data: SplitData, *repeat: dict[str, Any]) -> dict[int, int]:
-    """Picture -> how often an epoch shows it."""
+    """Image -> how often an epoch shows it."""
     samples = list_samples(data, SamplingConfig.model_validate({"repeat": list(repeat)}))
     return dict(Counter(samples.indices.tolist()))
 
@@ -67,14 +67,14 @@ def test_validation_images_are_never_shown(data: SplitData) -> None:
     assert set(drawn.tolist()) <= set(data.split.train.tolist())
 
 
-def test_unknown_class_is_refused_with_the_known_ones(data: SplitData) -> None:
+def test_unknown_class_is_rejected_with_the_known_ones(data: SplitData) -> None:
     """The message lists the classes."""
     with pytest.raises(ConfigError, match=r"\[7\] is not a class. Known: 0 \(none\), 1 \(soil\)"):
         count(data, {"classes": [2, 7]})
 
 
-def test_class_without_training_images_is_told(data: SplitData, caplog: pytest.LogCaptureFixture) -> None:
-    """A limit may leave none; the training goes on as it is."""
+def test_class_without_training_images_is_reported(data: SplitData, caplog: pytest.LogCaptureFixture) -> None:
+    """A limit may leave none; The training continues."""
     assert count(data, {"classes": [3]}) == dict.fromkeys(range(6), 1)
     assert "none of 6 training images holds a class of [3]" in caplog.text
 
@@ -115,7 +115,7 @@ def test_copies_are_augmented_differently_and_reproducibly(data: SplitData) -> N
     assert images.equal(again)
 
 
-def test_copies_may_have_an_augmentation_of_their_own(data: SplitData) -> None:
+def test_copies_may_have_their_own_augmentation(data: SplitData) -> None:
     """The first of each image stays as it is, its copies are turned bright."""
     bright = [{"name": "RandomBrightnessContrast", "options": {"brightness_limit": [0.4, 0.4], "contrast_limit": [0, 0], "p": 1}}]
     only = replace(data, split=Split(np.array([2, 5]), data.split.val))

@@ -166,20 +166,20 @@ def test_own_ignore_classes_override_the_data(build: Build, make_batch: MakeBatc
     assert (logits.grad.abs().sum(dim=1)[target == 0] > 0).all()
 
 
-def test_ignoring_every_class_is_refused(build: Build) -> None:
+def test_ignoring_every_class_is_rejected(build: Build) -> None:
     """A loss over nothing is a mistake in the configuration."""
     with pytest.raises(ConfigError, match=r"'focal': all 5 classes are ignored"):
         build({"name": "focal"}, ignore_classes=(0, 1, 2, 3, 4))
 
 
-def test_term_that_ignores_every_class_is_refused(build: Build) -> None:
+def test_term_that_ignores_every_class_is_rejected(build: Build) -> None:
     """The message names the term."""
     terms = [{"loss": {"name": "focal"}}, {"loss": {"name": "dice", "ignore_classes": [0, 1, 2, 3, 4]}}]
     with pytest.raises(ConfigError, match=r"'dice': all 5 classes are ignored"):
         build({"name": "sum", "terms": terms})
 
 
-def test_custom_loss_with_wrong_options_is_refused(build: Build) -> None:
+def test_custom_loss_with_wrong_options_is_rejected(build: Build) -> None:
     """The message names the path and the options."""
     with pytest.raises(ConfigError, match=r"torch.nn:CrossEntropyLoss.*'gama'"):
         build({"name": "torch.nn:CrossEntropyLoss", "options": {"gama": 1}})

@@ -93,8 +93,8 @@ def test_options_of_architectures_are_the_library_s() -> None:
         ("timm-mobilenetv3_small_100", {"decoder_channels": [16] * 5}, "'decoder_channels' is not a known option of FPN"),
     ],
 )
-def test_options_of_no_or_another_architecture_are_refused(encoder: str, options: dict[str, Any], message: str) -> None:
-    """Before anything is built: the library drops them without a word, or hands them to an encoder that fails in the worker."""
+def test_options_of_no_or_another_architecture_are_rejected(encoder: str, options: dict[str, Any], message: str) -> None:
+    """Before anything is built: the library silently drops them, or hands them to an encoder that fails in the worker."""
     with pytest.raises(ValidationError, match=message):
         TrainConfig.model_validate({"arch": "FPN", "encoder": encoder, "arch_options": options})
 
@@ -111,7 +111,7 @@ def test_impossible_option_says_what_the_library_says() -> None:
         build(arch_options={"decoder_channels": [16]})
 
 
-def test_encoder_that_does_not_fit_the_architecture_is_refused() -> None:
+def test_encoder_that_does_not_fit_the_architecture_is_rejected() -> None:
     """DPT takes timm's transformers only; the message says so."""
     with pytest.raises(ConfigError, match=r"'DPT' with encoder 'resnet18'.*Only Timm encoders are supported"):
         build("DPT", "resnet18")
@@ -123,7 +123,7 @@ def test_transformers_take_gray_and_colour(in_channels: int) -> None:
     assert build("Segformer", "mit_b0", in_channels=in_channels)(torch.rand(2, in_channels, 32, 32)).shape == (2, 5, 32, 32)
 
 
-def test_unknown_timm_encoder_is_refused() -> None:
+def test_unknown_timm_encoder_is_rejected() -> None:
     """What follows ``tu-`` is checked when it is built."""
     with pytest.raises(ConfigError, match="resnet18000"):
         build(encoder="tu-resnet18000")
@@ -135,7 +135,7 @@ def test_unknown_weights_are_answered_with_the_known() -> None:
         build(encoder_weights="imagenett")
 
 
-def test_weights_that_cannot_be_fetched_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_cannot_be_fetched_are_rejected_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without network the message says what to do, and does not wait for the client's retries."""
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://localhost:1")
     started_s = time.monotonic()
@@ -144,13 +144,13 @@ def test_weights_that_cannot_be_fetched_are_refused_at_once(monkeypatch: pytest.
     assert time.monotonic() - started_s < 10
 
 
-def test_architecture_of_one_s_own() -> None:
+def test_architecture_that_is_custom() -> None:
     """A callable by import path gets in_channels, classes and the options."""
     model = build("segmentation_models_pytorch:FPN", arch_options={"encoder_name": "resnet18", "encoder_weights": None})
     assert model(torch.rand(2, 1, 32, 32)).shape == (2, 5, 32, 32)
 
 
-def test_architecture_of_one_s_own_must_be_a_module() -> None:
+def test_architecture_that_is_custom_must_be_a_module() -> None:
     """Anything else is named by its type."""
     with pytest.raises(ConfigError, match="gave a dict"):
         build("builtins:dict")

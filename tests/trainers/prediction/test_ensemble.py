@@ -63,7 +63,7 @@ def test_masks_are_the_argmax_of_the_weighted_sum(save: Save) -> None:
 
 @pytest.mark.parametrize("mean", ["geometric", "vote"])
 def test_other_means_are_what_the_selection_sums(save: Save, mean: Mean) -> None:
-    """Logarithms of what is stored, or a vote a pixel, each as often as the member weighs; files keep which."""
+    """Logarithms of what is stored, or one vote per pixel, each with the weight of the member; files keep which."""
     members = [Member(save("a"), 2), Member(save("b"), 1), Member(save("c"), 2)]
     addends = [to_addends(sum_by_hand([Member(m.checkpoint)], batch_size=3).astype(np.uint8), mean) for m in members]
     expected = sum(m.weight * a.astype(np.int64) for m, a in zip(members, addends, strict=True)).argmax(axis=1)
@@ -114,7 +114,7 @@ def test_whole_weights_keep_proportions(counts: list[int]) -> None:
     assert [Fraction(number, sum(whole)) for number in whole] == [Fraction(count, total) for count in counts]
 
 
-def test_weights_that_are_none_are_refused() -> None:
+def test_weights_that_are_none_are_rejected() -> None:
     """All zero, or below."""
     for weights in ([0.0, 0.0], [1.0, -0.5]):
         with pytest.raises(ConfigError, match="simple fractions"):

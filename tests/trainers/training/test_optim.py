@@ -19,7 +19,7 @@ each_schedule = pytest.mark.parametrize("name", ["constant", "cosine", "plateau"
 
 
 def make_optimizer(name: str = "adamw") -> torch.optim.Optimizer:
-    """One at rate 0.1 over a few parameters."""
+    """An optimizer with rate 0.1 over a few parameters."""
     return build_optimizer(OptimizerConfig.model_validate({"name": name, "lr": 0.1}), nn.Linear(2, 2))
 
 
@@ -92,13 +92,13 @@ def test_lion_decays_weights_apart_from_the_gradient() -> None:
 
 
 def test_sgd_by_hand() -> None:
-    """The second step goes on with the momentum's share of the first."""
+    """The second step continues with the momentum's share of the first."""
     found = take_steps({"name": "sgd", "lr": 0.1, "momentum": 0.5}, [1.0], [[2.0], [4.0]])
     assert found == pytest.approx([1 - 0.1 * 2 - 0.1 * (0.5 * 2 + 4)])
 
 
 @each_optimizer
-def test_restored_optimizer_goes_on_as_before(name: str, tmp_path: Path) -> None:
+def test_restored_optimizer_resumes_as_before(name: str, tmp_path: Path) -> None:
     """Through a file, and to the bit."""
 
     def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:
@@ -203,7 +203,7 @@ def test_warm_plateau_is_not_undone_by_steps() -> None:
 @each_schedule
 @pytest.mark.parametrize("warmup", [None, 0.5])
 @pytest.mark.parametrize("epochs", [0, 1, 3, 6], ids=["new", "rising", "warm", "reduced"])
-def test_restored_schedule_goes_on_as_before(name: str, warmup: float | None, epochs: int, tmp_path: Path) -> None:
+def test_restored_schedule_resumes_as_before(name: str, warmup: float | None, epochs: int, tmp_path: Path) -> None:
     """State of schedule and optimizer, through a file, is all there is."""
     config = ScheduleConfig.model_validate({"name": name, "patience": 0, "warmup_fraction": warmup})
     optimizer = make_optimizer()

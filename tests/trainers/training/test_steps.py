@@ -1,4 +1,4 @@
-"""trainers.training.steps: one optimizer step a batch, whatever the batch is cut into."""
+"""trainers.training.steps: one optimizer step per batch, whatever its parts."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_no_part_is_a_single_image() -> None:
     assert sizes == [3, 2]
 
 
-def test_a_loss_that_is_not_finite_is_told() -> None:
+def test_a_loss_that_is_not_finite_is_reported() -> None:
     """With epoch and step."""
     with pytest.raises(DivergedError, match="epoch 7, step 2 of 3"):
         make_steps(nn.Conv2d(1, 2, 1), lr=float("inf")).run(make_batches(3, 8), epoch=7, first_step=1)

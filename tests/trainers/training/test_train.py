@@ -26,7 +26,7 @@ DROPOUT = {
     "arch_options": {"encoder_depth": 3, "decoder_pyramid_channels": 32, "decoder_segmentation_channels": 32},
     "augmentation": "flip_brightness",
 }
-"""What draws from every random source that there is."""
+"""Options that use every random source."""
 
 
 def run(
@@ -66,11 +66,11 @@ def stop_after(epoch: int) -> Callable[[EpochReport], Continue]:
 
 
 class Killed(Exception):
-    """Stands for the end of the process."""
+    """Stands for a kill of the process."""
 
 
 def test_four_images_are_overfitted(tmp_path: Path, make_config: Config, make_data: Make) -> None:
-    """Trained and scored on the same four images, the network learns them by heart."""
+    """Trained and scored on the same four images, the network overfits them."""
     data = make_data(num_train=4, num_val=4)
     data.data.images[4:], data.data.masks[4:] = data.data.images[:4], data.data.masks[:4]
     result = run(make_config(encoder="resnet18", epochs=40, batch_size=4, optimizer={"lr": 0.01}), data, tmp_path)
@@ -78,7 +78,7 @@ def test_four_images_are_overfitted(tmp_path: Path, make_config: Config, make_da
 
 
 def test_reports_tell_every_epoch(tmp_path: Path, make_config: Config, make_data: Make) -> None:
-    """One report an epoch, from 1, with every metric; the first is always the best so far."""
+    """One report per epoch, from 1, with every metric; the first is always the best so far."""
     reports: list[EpochReport] = []
 
     def listen(report: EpochReport) -> Continue:
@@ -110,7 +110,7 @@ def test_predictions_confusions_and_metrics_agree(tmp_path: Path, make_config: C
 
 
 def test_equal_seeds_give_equal_bits(tmp_path: Path, make_config: Config, make_data: Make) -> None:
-    """With dropout and augmentation, and whatever happened to the global random state before."""
+    """With dropout and augmentation, whatever the global random state was."""
     torch.manual_seed(1)
     first = run(make_config(**DROPOUT), make_data(), tmp_path / "a")
     torch.manual_seed(2)
@@ -136,7 +136,7 @@ def test_caller_s_random_state_is_left_alone(tmp_path: Path, make_config: Config
 
 
 @pytest.mark.parametrize("schedule", ["one_cycle", "plateau"])
-def test_stopped_training_goes_on_bit_for_bit(tmp_path: Path, make_config: Config, make_data: Make, schedule: str) -> None:
+def test_stopped_training_resumes_bit_for_bit(tmp_path: Path, make_config: Config, make_data: Make, schedule: str) -> None:
     """Stopped twice and called again, it ends with the weights, predictions and metrics of the undisturbed one."""
     config = make_config(**DROPOUT, epochs=4, schedule={"name": schedule, "patience": 0})
     whole = run(config, make_data(), tmp_path / "whole")
@@ -153,7 +153,7 @@ def test_stopped_training_goes_on_bit_for_bit(tmp_path: Path, make_config: Confi
 
 
 @pytest.mark.parametrize("interval_s", [0.0, 3600.0])
-def test_killed_training_goes_on_bit_for_bit(tmp_path: Path, make_config: Config, make_data: Make, interval_s: float) -> None:
+def test_killed_training_resumes_bit_for_bit(tmp_path: Path, make_config: Config, make_data: Make, interval_s: float) -> None:
     """From what lay in the folder when it was killed: a checkpoint of the epoch before, or none at all."""
     config = make_config(**DROPOUT, epochs=3)
     whole = run(config, make_data(), tmp_path / "whole")
@@ -182,7 +182,7 @@ def test_stop_after_the_last_epoch_is_resumable(tmp_path: Path, make_config: Con
 
 
 def test_finished_training_leaves_no_scratch_file(tmp_path: Path, make_config: Config, make_data: Make) -> None:
-    """Weights and checkpoint are there, whole; the checkpoint stays until the result is in safety."""
+    """Weights and checkpoint are there, whole; the checkpoint stays until the result is stored."""
     run(make_config(epochs=1), make_data(), tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {"best.safetensors", "last.pt"}
 
@@ -205,7 +205,7 @@ def test_finished_training_is_only_evaluated_again(tmp_path: Path, make_config: 
 def test_damaged_checkpoint_starts_anew(
     tmp_path: Path, make_config: Config, make_data: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A truncated last.pt is told to the log and costs epochs, not the trial."""
+    """A truncated last.pt is logged and costs epochs, not the trial."""
     config = make_config()
     run(config, make_data(), tmp_path / "a", on_epoch=stop_after(1))
     last = tmp_path / "a" / "last.pt"
@@ -227,14 +227,14 @@ def test_checkpoint_without_its_weights_starts_anew(
     assert "lacks its best.safetensors" in caplog.text
 
 
-def test_checkpoint_of_another_training_is_refused(tmp_path: Path, make_config: Config, make_data: Make) -> None:
+def test_checkpoint_of_another_training_is_rejected(tmp_path: Path, make_config: Config, make_data: Make) -> None:
     """The message says what differs."""
     run(make_config(), make_data(), tmp_path, on_epoch=stop_after(1))
     with pytest.raises(TrainerError, match=r"belongs to another training: its seed is 0, expected 1"):
         run(make_config(), make_data(), tmp_path, seed=1)
 
 
-def test_infinite_loss_is_told_with_epoch_and_step(tmp_path: Path, make_config: Config, make_data: Make) -> None:
+def test_infinite_loss_is_reported_with_epoch_and_step(tmp_path: Path, make_config: Config, make_data: Make) -> None:
     """A learning rate of 1e30 does it in the second step."""
     config = make_config(optimizer={"lr": 1e30}, schedule={"name": "constant"}, loss={"name": "cross_entropy"})
     with pytest.raises(DivergedError, match=r"epoch 1, step 2 of 2: the loss is nan"):
@@ -277,14 +277,14 @@ def test_odd_last_image_does_not_break_batch_norm(tmp_path: Path, make_config: C
     assert run(make_config(arch="DeepLabV3", arch_options={}, epochs=1), make_data(num_train=7), tmp_path).epochs_run == 1
 
 
-def test_image_size_that_an_architecture_cannot_take_is_refused(tmp_path: Path, make_config: Config, make_data: Make) -> None:
+def test_image_size_that_an_architecture_cannot_take_is_rejected(tmp_path: Path, make_config: Config, make_data: Make) -> None:
     """Before the first step, with what the library says."""
     config = make_config(arch="DPT", arch_options={}, encoder="tu-vit_tiny_patch16_224")
     with pytest.raises(ConfigError, match=r"'DPT' cannot take images of 32x32: Input height"):
         run(config, make_data(), tmp_path)
 
 
-def test_validation_without_scored_pixels_is_refused(tmp_path: Path, make_config: Config, make_data: Make) -> None:
+def test_validation_without_scored_pixels_is_rejected(tmp_path: Path, make_config: Config, make_data: Make) -> None:
     """There would be nothing to choose the best epoch by."""
     data = make_data()
     data.data.masks[data.split.val] = 0
@@ -309,14 +309,14 @@ def test_facts_can_be_written_as_json(tmp_path: Path, make_config: Config, make_
     assert facts["peak_memory_mb"] > 0
 
 
-def test_unknown_device_is_refused(tmp_path: Path, make_config: Config, make_data: Make) -> None:
+def test_unknown_device_is_rejected(tmp_path: Path, make_config: Config, make_data: Make) -> None:
     """The message says what there is."""
     with pytest.raises(ConfigError, match="device 'tpu9000' cannot be used"):
         train(make_config(), make_data(), seed=0, folder=tmp_path, compute=Compute("tpu9000"))
 
 
-def test_every_batch_is_told(tmp_path: Path, make_config: Config, make_data: Make) -> None:
+def test_every_batch_calls_back(tmp_path: Path, make_config: Config, make_data: Make) -> None:
     """Two batches of training and one of validation an epoch: a long validation shows signs of life."""
-    told: list[int] = []
-    run(make_config(epochs=2), make_data(num_train=6, num_val=3), tmp_path, on_step=lambda: told.append(1))
-    assert len(told) == 2 * (2 + 1)
+    calls: list[int] = []
+    run(make_config(epochs=2), make_data(num_train=6, num_val=3), tmp_path, on_step=lambda: calls.append(1))
+    assert len(calls) == 2 * (2 + 1)

@@ -1,4 +1,4 @@
-"""trainers.training.train with what is not asked for by default: averaged weights, clipping, a smaller input, test-time flips."""
+"""trainers.training.train with options that are off by default: averaged weights, clipping, a smaller input, test-time flips."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run(config: TrainConfig, data: SplitData, folder: Path, *, seed: int = 0, **
 
 
 def predict(folder: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Probabilities that the checkpoint in ``folder`` gives these images, in the batches of the training's evaluation."""
+    """Probabilities of these images by the checkpoint in ``folder``, in the batches of the training's evaluation."""
     return np.concatenate(list(predict_probabilities(load_checkpoint(folder), images, batch_size=3)))
 
 
@@ -46,7 +46,7 @@ def test_averaged_weights_are_evaluated_and_kept(tmp_path: Path, make_config: Co
 
 
 def test_averaged_weights_go_on_bit_for_bit(tmp_path: Path, make_config: Config, make_data: Make) -> None:
-    """Stopped after the first epoch and gone on with, average, clipping and warm-up are as without the stop."""
+    """Stopped after the first epoch and resumed, average, clipping and warm-up are as without the stop."""
     config = make_config(
         epochs=3, ema={"decay": 0.9}, clip_grad_norm=0.5, schedule={"name": "cosine", "warmup_fraction": 0.5},
         sampling={"repeat": [{"classes": "all"}], "weight_power": 0.5}, augmentation="flip",

@@ -1,4 +1,4 @@
-"""`data.clean`: what is removed, and what is refused."""
+"""`data.clean`: what is removed, and what is rejected."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_removed_image_may_be_unusable(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("clean", "told"),
+    ("clean", "message"),
     [
         ((3, 20, 21), r"data\.clean: 20, 21: no such position in .*, which has 20 images\. Allowed: 0 to 19"),
         (tuple(range(19)), r"data\.clean: removes 19 of the 20 images"),
@@ -101,17 +101,17 @@ def test_a_removed_image_may_be_unusable(folder: Path) -> None:
         ("gone.json", r"data\.clean: gone\.json: cannot be read: No such file"),
     ],
 )
-def test_what_cannot_be_removed_is_refused(made, tmp_path: Path, clean: Any, told: str) -> None:
+def test_what_cannot_be_removed_is_rejected(made, tmp_path: Path, clean: Any, message: str) -> None:
     """Positions that do not exist, hardly an image left, a missing file: loaded or prepared, and nothing is left behind."""
     config = made.config.model_copy(update={"clean": clean})
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         load_dataset(config)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         prepare_dataset(config, tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("[!.]*-*"))
 
 
-def test_a_check_of_another_source_is_refused(made, tmp_path: Path) -> None:
+def test_a_check_of_another_source_is_rejected(made, tmp_path: Path) -> None:
     """Its positions would be those of other images; the message names both fingerprints."""
     path = write_check(tmp_path / "check.json", "f" * 16, [2])
     with pytest.raises(DataError, match=r"check\.json: was written for a source with fingerprint f{16}, but this one has \w{16}"):
@@ -119,7 +119,7 @@ def test_a_check_of_another_source_is_refused(made, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda text: text[:40], "the file: Invalid JSON"),
         (lambda text: text.replace('"schema_version": 1', '"schema_version": 2'), "schema_version: Input should be 1"),
@@ -127,10 +127,10 @@ def test_a_check_of_another_source_is_refused(made, tmp_path: Path) -> None:
         (lambda text: text.replace("outliers", "others"), "outliers: Field required"),
     ],
 )
-def test_a_damaged_check_is_refused(tmp_path: Path, change: Callable[[str], str], told: str) -> None:
+def test_a_damaged_check_is_rejected(tmp_path: Path, change: Callable[[str], str], message: str) -> None:
     """Half a file, another version, a field of another kind: the message names file and place."""
     path = tmp_path / "check.json"
     write_check(path, "f" * 16, [2])
     path.write_text(change(path.read_text()))
-    with pytest.raises(DataError, match=rf"data\.clean: .*check\.json: {told}"):
+    with pytest.raises(DataError, match=rf"data\.clean: .*check\.json: {message}"):
         load_dataset(DataConfig(synthetic=TAMPERED, clean=str(path)))

@@ -1,4 +1,4 @@
-"""What a person is told of a data set."""
+"""Findings of a data set."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def test_classes_are_counted(data: DataSet) -> None:
     assert found.images_per_class == (32, 0, 0, 8, 0)
 
 
-def test_a_clean_set_is_told_to_be_clean(data: DataSet) -> None:
+def test_a_clean_set_has_no_findings(data: DataSet) -> None:
     """Nothing is made up."""
     found = inspect_dataset(data, ())
     assert (found.outliers, found.repeated_masks, found.all_ignored) == ((), (), ())
 
 
-def test_images_without_a_scored_pixel_are_told(data: DataSet) -> None:
+def test_images_without_a_scored_pixel_are_reported(data: DataSet) -> None:
     """Void and ignored classes alike."""
     masks = np.ones_like(data.masks)
     masks[3], masks[5], masks[7, 0] = VOID, 0, 0
@@ -49,7 +49,7 @@ def test_images_without_a_scored_pixel_are_told(data: DataSet) -> None:
     assert found.all_ignored == (3, 5)
 
 
-def test_duplicates_are_told_with_how_far_their_masks_differ(data: DataSet) -> None:
+def test_duplicates_are_reported_with_the_difference_of_their_masks(data: DataSet) -> None:
     """Identical and nearly identical images, as groups."""
     images, masks = np.concatenate([data.images, data.images[[1, 2]]]), np.concatenate([data.masks, data.masks[[1, 2]]])
     images[33] = np.clip(images[33].astype(int) + 3, 0, 255)
@@ -60,17 +60,17 @@ def test_duplicates_are_told_with_how_far_their_masks_differ(data: DataSet) -> N
     assert (two.indices, two.identical, two.disagreement, two.contradicts) == ((2, 33), False, 1, True)
 
 
-def test_odd_intensities_are_told_with_the_reason(data: DataSet) -> None:
+def test_odd_intensities_are_reported_with_the_reason(data: DataSet) -> None:
     """Constant, saturated, far from the others in mean or in contrast."""
     images = np.clip(data.images, 40, 200)
     images[1] = 90
     images[2, :, ::2] = 255
     images[3] = np.clip(images[3].astype(int) // 8 + 240, 0, 254)
-    told = {odd.index: odd.reason for odd in find_odd_intensities(images)}
-    assert set(told) >= {1, 2, 3}
-    assert told[1] == "constant, gray level 90"
-    assert told[2].startswith("saturated, 50% of it")
-    assert told[3].startswith(("mean gray level 2", "contrast "))
+    reasons = {odd.index: odd.reason for odd in find_odd_intensities(images)}
+    assert set(reasons) >= {1, 2, 3}
+    assert reasons[1] == "constant, gray level 90"
+    assert reasons[2].startswith("saturated, 50% of it")
+    assert reasons[3].startswith(("mean gray level 2", "contrast "))
 
 
 def test_equal_images_are_not_odd() -> None:
@@ -80,7 +80,7 @@ def test_equal_images_are_not_odd() -> None:
 
 
 def test_few_images_are_not_compared() -> None:
-    """Of a handful, each is unlike the others; constant ones are told all the same."""
+    """Among a handful, each differs from the others; constant ones are reported all the same."""
     images = np.random.default_rng(0).integers(60, 90, (6, 16, 16, 1), np.uint8)
     images[4], images[5] = images[4] + 120, 7
     assert [odd.index for odd in find_odd_intensities(images)] == [5]

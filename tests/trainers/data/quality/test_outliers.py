@@ -1,4 +1,4 @@
-"""What is found without being told what it looks like, and what is left alone."""
+"""Which images are found to be outliers, and which are not."""
 
 from __future__ import annotations
 

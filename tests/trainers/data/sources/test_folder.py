@@ -15,7 +15,7 @@ from trainers.data import load_dataset, make_split
 from trainers.errors import DataError
 
 
-def told_by(folder: Path, **options: object) -> str:
+def get_message(folder: Path, **options: object) -> str:
     """Return the message for a folder that cannot be used."""
     with pytest.raises(DataError) as caught:
         load_dataset(DataConfig(source=str(folder), **options))
@@ -24,17 +24,17 @@ def told_by(folder: Path, **options: object) -> str:
 
 
 def test_no_images_folder(folder: Path) -> None:
-    """What is there instead is named."""
+    """The message names what is there instead."""
     (folder / "images").rename(folder / "pictures")
-    assert "images: not found" in told_by(folder)
-    assert "holds masks, pictures" in told_by(folder)
+    assert "images: not found" in get_message(folder)
+    assert "holds masks, pictures" in get_message(folder)
 
 
 def test_empty_folder(folder: Path) -> None:
     """Files of other kinds are counted in the message."""
     for file in (folder / "images").iterdir():
         file.rename(file.with_suffix(".webp"))
-    assert "no images; found 20 of .webp. Allowed: .png" in told_by(folder)
+    assert "no images; found 20 of .webp. Allowed: .png" in get_message(folder)
 
 
 def test_missing_pairs(folder: Path) -> None:
@@ -42,7 +42,7 @@ def test_missing_pairs(folder: Path) -> None:
     for index in range(7):
         (folder / "masks" / f"tile{index:02d}.png").unlink()
     (folder / "images" / "tile19.png").unlink()
-    message = told_by(folder)
+    message = get_message(folder)
     assert "7 of 19 images lack a file of the same stem in masks/: tile00.png, tile01.png" in message
     assert "1 of 13 masks lack a file of the same stem in images/: tile19.png" in message
 
@@ -50,7 +50,7 @@ def test_missing_pairs(folder: Path) -> None:
 def test_same_stem_twice(folder: Path) -> None:
     """Two files that would be one image are named."""
     shutil.copy(folder / "images" / "tile03.png", folder / "images" / "tile03.bmp")
-    assert "tile03.png: has the same stem as tile03.bmp" in told_by(folder)
+    assert "tile03.png: has the same stem as tile03.bmp" in get_message(folder)
 
 
 @pytest.mark.parametrize("part", ["images", "masks"])
@@ -59,39 +59,39 @@ def test_broken_file(folder: Path, part: str, keep: int) -> None:
     """An image that is cut off is named with its size."""
     file = folder / part / "tile05.png"
     file.write_bytes(file.read_bytes()[:keep])
-    assert f"{file}: cannot be read as an image, {keep} bytes" in told_by(folder)
+    assert f"{file}: cannot be read as an image, {keep} bytes" in get_message(folder)
 
 
 def test_jpeg_mask(folder: Path) -> None:
-    """A mask under JPEG is refused, by suffix and by content."""
+    """A mask under JPEG is rejected, by suffix and by content."""
     mask = folder / "masks" / "tile05.png"
     lossy = mask.with_suffix(".jpg")
     Image.fromarray(np.zeros((16, 32), np.uint8)).save(lossy)
     shutil.move(lossy, mask)
-    assert "tile05.png: mask is a JPEG" in told_by(folder)
+    assert "tile05.png: mask is a JPEG" in get_message(folder)
     mask.rename(lossy)
-    assert "tile05.jpg: mask is a JPEG" in told_by(folder)
+    assert "tile05.jpg: mask is a JPEG" in get_message(folder)
 
 
 def test_coloured_mask(folder: Path) -> None:
-    """A mask of colours instead of ids is refused with its mode."""
+    """A mask of colours instead of ids is rejected with its mode."""
     mask = folder / "masks" / "tile05.png"
     Image.fromarray(np.zeros((16, 32, 3), np.uint8)).save(mask)
-    assert "tile05.png: mask of mode 'RGB' with 3 channel(s). Allowed: one channel" in told_by(folder)
+    assert "tile05.png: mask of mode 'RGB' with 3 channel(s). Allowed: one channel" in get_message(folder)
 
 
 def test_sixteen_bit_image(folder: Path) -> None:
-    """Images of more than 8 bits are refused rather than cut."""
+    """Images of more than 8 bits are rejected rather than cut."""
     image = folder / "images" / "tile05.png"
     cv2.imwrite(str(image), np.full((16, 32), 4000, np.uint16))
-    assert "tile05.png: image of mode 'I;16'" in told_by(folder)
+    assert "tile05.png: image of mode 'I;16'" in get_message(folder)
 
 
 def test_mask_of_another_size(folder: Path) -> None:
     """Image and mask that do not lie on each other are named with both sizes."""
     mask = folder / "masks" / "tile05.png"
     Image.fromarray(np.zeros((16, 16), np.uint8)).save(mask)
-    message = told_by(folder)
+    message = get_message(folder)
     assert "tile05.png: 16x16 (height x width)" in message
     assert "is 16x32" in message
 
@@ -101,8 +101,8 @@ def test_differing_sizes(folder: Path) -> None:
     for part in ("images", "masks"):
         file = folder / part / "tile05.png"
         Image.fromarray(np.zeros((24, 64), np.uint8)).save(file)
-    assert "24x64 (height x width), but" in told_by(folder)
-    assert "set data.size" in told_by(folder)
+    assert "24x64 (height x width), but" in get_message(folder)
+    assert "set data.size" in get_message(folder)
     assert load_dataset(DataConfig(source=str(folder), size=(16, 32))).images.shape == (20, 16, 32, 1)
 
 
@@ -110,14 +110,14 @@ def test_unknown_ids(folder: Path) -> None:
     """The mask with an id beyond the declared classes is named."""
     mask = folder / "masks" / "tile05.png"
     Image.fromarray(np.full((16, 32), 77, np.uint8)).save(mask)
-    assert "masks/tile05.png: unknown label ids 77. Allowed: 0 to 4 and 255 (void)" in told_by(folder, num_classes=5)
+    assert "masks/tile05.png: unknown label ids 77. Allowed: 0 to 4 and 255 (void)" in get_message(folder, num_classes=5)
 
 
 def test_sixteen_bit_ids_are_mapped(folder: Path) -> None:
     """Ids beyond 255 are read whole and mapped; without a map they are unknown."""
     for index, mask in enumerate(sorted((folder / "masks").iterdir())):
         cv2.imwrite(str(mask), np.full((16, 32), 1000 + index % 2, np.uint16))
-    assert "unknown label ids 1000" in told_by(folder)
+    assert "unknown label ids 1000" in get_message(folder)
     data = load_dataset(DataConfig(source=str(folder), id_map={1000: 1, 1001: 0}))
     assert data.masks[:2, 0, 0].tolist() == [1, 0]
 
@@ -180,21 +180,21 @@ def test_split_lists_are_part_of_the_fingerprint(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("train", "val", "told"),
+    ("train", "val", "message"),
     [
         ("tile00\ntile99", "tile01", "1 of 3 stems have no image: tile99. Did you mean"),
         ("tile00\ntile01", "tile01", "1 stem(s) listed twice: tile01"),
         ("tile00", "\n", "val.txt: lists no image"),
     ],
 )
-def test_broken_split_lists(folder: Path, train: str, val: str, told: str) -> None:
+def test_broken_split_lists(folder: Path, train: str, val: str, message: str) -> None:
     """Lists that do not fit the images are named with what is wrong."""
-    assert told in told_by(folder, **lists(folder, train, val))
+    assert message in get_message(folder, **lists(folder, train, val))
 
 
 def test_missing_split_list(folder: Path) -> None:
     """A list that does not exist is named."""
-    assert "gone.txt: not found" in told_by(folder, split_lists=SplitLists(train="gone.txt", val="gone.txt"))
+    assert "gone.txt: not found" in get_message(folder, split_lists=SplitLists(train="gone.txt", val="gone.txt"))
 
 
 def test_split_lists_need_a_folder(tmp_path: Path, write_npz) -> None:

@@ -12,7 +12,7 @@ from trainers.data import load_dataset, open_dataset, prepare_dataset
 from trainers.errors import DataError
 
 
-def told_by(path: Path) -> str:
+def get_message(path: Path) -> str:
     """Return the message for a .npz that cannot be used; it always names the file."""
     with pytest.raises(DataError) as caught:
         load_dataset(DataConfig(source=str(path)))
@@ -24,8 +24,8 @@ def test_truncated_file(tmp_path: Path, write_npz) -> None:
     """A file that was cut off is said to be so."""
     path = write_npz(tmp_path / "set.npz")
     path.write_bytes(path.read_bytes()[:1000])
-    assert "cannot be read as .npz, 1000 bytes" in told_by(path)
-    assert "cut off" in told_by(path)
+    assert "cannot be read as .npz, 1000 bytes" in get_message(path)
+    assert "cut off" in get_message(path)
 
 
 def test_flipped_bytes(tmp_path: Path, write_npz) -> None:
@@ -34,38 +34,38 @@ def test_flipped_bytes(tmp_path: Path, write_npz) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF
     path.write_bytes(content)
-    assert "cannot be read as .npz" in told_by(path)
+    assert "cannot be read as .npz" in get_message(path)
 
 
 def test_empty_file(tmp_path: Path) -> None:
     """A file of no bytes is unreadable, not a crash."""
     (tmp_path / "set.npz").touch()
-    assert "0 bytes" in told_by(tmp_path / "set.npz")
+    assert "0 bytes" in get_message(tmp_path / "set.npz")
 
 
 def test_missing_key(tmp_path: Path) -> None:
     """The keys found and the key wanted are named."""
     np.savez(tmp_path / "set.npz", images=np.zeros(3))
-    assert "holds 'images', no 'training_set'" in told_by(tmp_path / "set.npz")
+    assert "holds 'images', no 'training_set'" in get_message(tmp_path / "set.npz")
 
 
 def test_test_set_alone(tmp_path: Path) -> None:
     """The competition's test file is recognised as having no masks."""
     np.savez(tmp_path / "set.npz", test_set=np.zeros((3, 16, 32), np.uint8))
-    assert "'test_set' holds images without masks" in told_by(tmp_path / "set.npz")
+    assert "'test_set' holds images without masks" in get_message(tmp_path / "set.npz")
 
 
 def test_pickled_objects(tmp_path: Path) -> None:
     """Pickled arrays are never loaded."""
     np.savez(tmp_path / "set.npz", training_set=np.array([{"a": 1}], dtype=object))
-    assert "pickled" in told_by(tmp_path / "set.npz")
+    assert "pickled" in get_message(tmp_path / "set.npz")
 
 
 @pytest.mark.parametrize("shape", [(5, 16, 32), (5, 3, 16, 32), (5, 2, 16, 32, 3)])
 def test_wrong_shape(tmp_path: Path, shape: tuple[int, ...]) -> None:
     """The shape found and the shape allowed are named."""
     np.savez(tmp_path / "set.npz", training_set=np.zeros(shape, np.uint8))
-    message = told_by(tmp_path / "set.npz")
+    message = get_message(tmp_path / "set.npz")
     assert f"shape {shape}" in message
     assert "shape (N, 2, H, W)" in message
 
@@ -73,27 +73,27 @@ def test_wrong_shape(tmp_path: Path, shape: tuple[int, ...]) -> None:
 def test_no_images(tmp_path: Path) -> None:
     """An array without images is said to be empty."""
     np.savez(tmp_path / "set.npz", training_set=np.zeros((0, 2, 16, 32), np.uint8))
-    assert "holds no images" in told_by(tmp_path / "set.npz")
+    assert "holds no images" in get_message(tmp_path / "set.npz")
 
 
 def test_fractions(tmp_path: Path) -> None:
-    """Images scaled to 0..1 would lose everything as uint8: refused."""
+    """Images scaled to 0..1 would lose everything as uint8: rejected."""
     np.savez(tmp_path / "set.npz", training_set=np.full((5, 2, 16, 32), 0.5))
-    assert "type float64, values from 0.5 to 0.5: fractions" in told_by(tmp_path / "set.npz")
+    assert "type float64, values from 0.5 to 0.5: fractions" in get_message(tmp_path / "set.npz")
 
 
 @pytest.mark.parametrize("value", [-1, 256, np.nan, np.inf])
 def test_values_outside(tmp_path: Path, value: float) -> None:
-    """What is no byte is refused."""
+    """What is no byte is rejected."""
     np.savez(tmp_path / "set.npz", training_set=np.full((5, 2, 16, 32), value, np.float32))
-    assert "values outside 0 to 255" in told_by(tmp_path / "set.npz")
+    assert "values outside 0 to 255" in get_message(tmp_path / "set.npz")
 
 
 @pytest.mark.parametrize("dtype", [np.complex64, np.str_, np.bool_])
 def test_types_that_are_no_numbers(tmp_path: Path, dtype: type) -> None:
-    """Types without a clear reading are refused by name."""
+    """Types without a clear reading are rejected by name."""
     np.savez(tmp_path / "set.npz", training_set=np.zeros((5, 2, 16, 32), dtype))
-    assert "whole numbers from 0 to 255" in told_by(tmp_path / "set.npz")
+    assert "whole numbers from 0 to 255" in get_message(tmp_path / "set.npz")
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.uint16, np.float32])
@@ -112,7 +112,7 @@ def test_masks_of_one_label(tmp_path: Path) -> None:
     array = np.zeros((5, 2, 16, 32), np.uint8)
     array[:, 1, :8] = 255
     np.savez(tmp_path / "set.npz", training_set=array)
-    assert "data.id_map if the ids mean something else, such as {0: 0, 255: 1}" in told_by(tmp_path / "set.npz")
+    assert "data.id_map if the ids mean something else, such as {0: 0, 255: 1}" in get_message(tmp_path / "set.npz")
     mapped = load_dataset(DataConfig(source=str(tmp_path / "set.npz"), id_map={0: 0, 255: 1}))
     assert mapped.num_classes == 2
 

@@ -1,4 +1,4 @@
-"""The embedded data: what its maker promises."""
+"""The built-in data: what the generator guarantees."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainers.data.sources.synthetic import COLUMNS, ROWS, SyntheticSource, make
 
 @pytest.fixture(scope="module")
 def default_set():
-    """Thirty-four scenes of the default size: enough for shares to come near those of a large set."""
+    """Thirty-four scenes of the default size: enough for shares to come close to those of a large set."""
     return make_synthetic(SyntheticConfig(num_images=300))
 
 
@@ -89,7 +89,7 @@ def test_smallest_set_can_be_split() -> None:
         assert len(make_split(load_dataset(config), config, None).val) == 1
 
 
-def test_outliers_are_told() -> None:
+def test_outliers_are_reported() -> None:
     """The tiles that differ from the clean set are the outliers, and they all have one untouched tile's mask."""
     clean = make_synthetic(SyntheticConfig(num_images=40, height=32, width=64))
     made = make_synthetic(SyntheticConfig(num_images=40, height=32, width=64, outlier_fraction=0.1))

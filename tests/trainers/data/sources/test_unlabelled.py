@@ -51,7 +51,7 @@ def test_colours_become_what_the_model_takes(tmp_path: Path) -> None:
 
 
 def test_a_folder_keeps_names_and_sizes(tmp_path: Path) -> None:
-    """Sorted by stem; other files are passed over; an ``images/`` inside is taken instead."""
+    """Sorted by stem; other files are skipped; an ``images/`` inside is taken instead."""
     images = tmp_path / "images"
     images.mkdir()
     for name, size in {"b.png": (4, 3), "a.JPG": (9, 7), "c.bmp": (4, 3)}.items():
@@ -76,14 +76,14 @@ def test_a_folder_keeps_names_and_sizes(tmp_path: Path) -> None:
         ({"test_set": np.array([{}])}, r"holds Python objects \(pickled\), which are never loaded"),
     ],
 )
-def test_an_archive_without_images_is_refused(arrays: dict[str, np.ndarray], message: str, tmp_path: Path) -> None:
+def test_an_archive_without_images_is_rejected(arrays: dict[str, np.ndarray], message: str, tmp_path: Path) -> None:
     """With what was found and what is allowed."""
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(DataError, match=message):
         open_unlabelled(tmp_path / "a.npz")
 
 
-def test_other_files_are_refused(tmp_path: Path) -> None:
+def test_other_files_are_rejected(tmp_path: Path) -> None:
     """A missing one, another kind, a single array, half an archive, an empty folder."""
     np.save(tmp_path / "single.npy", GRAY)
     (tmp_path / "single.npy").rename(tmp_path / "single.npz")

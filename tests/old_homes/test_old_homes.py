@@ -139,24 +139,19 @@ def agree(masks: np.ndarray, expected: np.ndarray) -> bool:
     return masks.shape == expected.shape and float(np.mean(masks == expected)) > 0.99
 
 
-@pytest.mark.parametrize("sweep", ["searched", "rows", "reusing", "folded"])
+@pytest.mark.parametrize("sweep", ["searched", "rows", "folded"])
 def test_the_leaderboard_is_the_same(old: OldHome, sweep: str) -> None:
-    """Trials stand in the same order, with the same figures, intervals and runs."""
-    rows, expected = old.run("leaderboard", sweep), old.expected(f"leaderboard-{sweep}")
+    """Trials stand in the same order, with the same figures, intervals and runs; so do configurations with folds."""
+    expected = old.expected(f"leaderboard-{sweep}")
+    keys = {row["key"] for row in expected}  # the old code was asked before the trials that it was to leave unfinished
+    rows = [row for row in old.run("leaderboard", sweep) if row["key"] in keys]
     facts = ("key", "state", "rank", "run_id", "configuration")
     assert [[row[fact] for fact in facts] for row in rows] == [[row[fact] for fact in facts] for row in expected]
     for row, known in zip(rows, expected, strict=True):
-        for figure in ("miou", "ci95", "configuration_miou"):
-            assert row[figure] == close_to(known[figure]), (row["name"], figure)
-
-
-def test_configurations_are_ranked_the_same(old: OldHome) -> None:
-    """With their folds joined into one set of images."""
-    rows, expected = old.run("leaderboard", "folded"), old.expected("leaderboard-folded")
-    for row, known in zip(rows, expected, strict=True):
-        found, wanted = row["configuration_result"], known["configuration_result"]
-        assert found["rank"] == wanted["rank"]
-        assert found["miou"] == close_to(wanted["miou"])
+        assert [row["miou"], row["ci95"]] == [close_to(known["miou"]), close_to(known["ci95"])]
+        if known.get("configuration_result"):
+            for figure in ("rank", "miou", "ci95"):
+                assert row["configuration_result"][figure] == close_to(known["configuration_result"][figure])
 
 
 def test_the_comparison_is_the_same(old: OldHome) -> None:
@@ -170,24 +165,19 @@ def test_the_comparison_is_the_same(old: OldHome) -> None:
 def test_the_status_is_the_same(old: OldHome) -> None:
     """As many trials in each state, the same ones failed and interrupted."""
     found, expected = old.run("status", "searched", "rows", "reusing", "folded", "killed"), old.expected("status")
-    for facts in zip(found["sweeps"], expected["sweeps"], strict=True):
-        assert facts[0]["sweep"] == facts[1]["sweep"]
-        assert facts[0]["trials"] == facts[1]["trials"]
-    assert [trial["key"] for trial in found["failed"]] == [trial["key"] for trial in expected["failed"]]
-    assert (found["interrupted"], found["running"]) == (expected["interrupted"], [])
+    for sweep, known in zip(found["sweeps"], expected["sweeps"], strict=True):
+        assert [sweep["sweep"], sweep["trials"]] == [known["sweep"], known["trials"]]
+        assert [trial["key"] for trial in sweep["failed"]] == [trial["key"] for trial in known["failed"]]
+        assert [sweep["interrupted"], sweep["running"], sweep["unreadable"]] == [known["interrupted"], [], []]
+    assert any(sweep["interrupted"] for sweep in found["sweeps"])
 
 
-@pytest.mark.parametrize("model", ["best-run", "ensemble", "sweep"])
+@pytest.mark.parametrize("model", ["best-run", "ensemble"])
 def test_old_runs_predict_the_same(old: OldHome, tmp_path: Path, model: str) -> None:
-    """A trial's run, an ensemble's, and the ensemble that was chosen last of a sweep."""
-    names = {
-        "best-run": old.expected("leaderboard-rows")[0]["run_id"],
-        "ensemble": old.expected("best-ensemble-rows")["run_id"],
-        "sweep": "rows",
-    }
-    old.run("predict", names[model], "images.npz", "--out", str(tmp_path / "masks.npz"))
-    expected = old.masks("best-run" if model == "best-run" else "ensemble")
-    assert agree(np.load(tmp_path / "masks.npz")["masks"], expected)
+    """The best trial's run, and the ensemble that was chosen last of a sweep."""
+    name = old.expected("leaderboard-rows")[0]["run_id"] if model == "best-run" else "rows"
+    old.run("predict", name, "images.npz", "--out", str(tmp_path / "masks.npz"))
+    assert agree(np.load(tmp_path / "masks.npz")["masks"], old.masks(model))
 
 
 @pytest.mark.parametrize("how", ["carried", "installed", "imported"])
@@ -214,7 +204,10 @@ def load(old: OldHome, how: str, uri: str) -> None:
 def test_the_report_is_the_same(old: OldHome) -> None:
     """Rows and ensembles, with the figure published elsewhere."""
     found, expected = old.run("report", "rows"), old.expected("report")
-    assert found == expected
+    for line, known in zip(found["lines"], expected["lines"], strict=True):
+        assert [line["row"], line["kind"], line["members"]] == [known["row"], known["kind"], known["members"]]
+        for figure in ("rank", "miou", "ci95", "reported", "gain_over_best_member"):
+            assert line[figure] == close_to(known[figure])
 
 
 @pytest.mark.parametrize("sweep", ["rows", "folded"])
@@ -279,14 +272,19 @@ def test_the_plan_tells_what_was_edited(old: OldHome) -> None:
     assert "21" in line
 
 
-def test_nothing_is_missing_in_mlflow(changing: OldHome) -> None:
-    """What the old code has mirrored is not sent again; a second look finds as much as the first."""
-    print(changing.run("sync"))
+def test_sync_sends_only_what_a_kill_left_unsent(changing: OldHome) -> None:
+    """What the old code has mirrored is known as such, to the last file."""
+    (killed,) = changing.expected("interrupted")["killed"]
+    sweeps = changing.run("sync")["sweeps"]
+    assert [key for sweep in sweeps for key in sweep["sent"]] == [killed]
+    assert not [sweep for sweep in sweeps if sweep["refused"] or sweep["trouble"]]
+    assert sum(sweep["checked"] for sweep in sweeps) == 20
 
 
 def test_cleaning_removes_nothing_in_a_dry_run(old: OldHome) -> None:
     """It can read every trial, and says what would go."""
     before = sorted(path for path in old.trials.rglob("*") if path.is_file())
     found = old.run("clean", "--dry-run")
-    assert found
+    assert (found["freed_bytes"], found["left"]) == (0, [])
+    assert {row["key"] for row in old.expected("leaderboard-folded")} <= {find["trial"] for find in found["finds"]}
     assert sorted(path for path in old.trials.rglob("*") if path.is_file()) == before

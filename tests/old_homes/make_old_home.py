@@ -35,7 +35,7 @@ HOME, PROJECT, EXPECTED = PLACE / "mlruns", PLACE / "project", PLACE / "expected
 NAP_S = 0.04  # per batch, while a sweep is to be caught in the middle
 DEADLINE_S = 120.0
 LEFT_OUT = ("person", "slots", "mlruns/cache")  # the cache may be deleted at any time, and is large
-FOREIGN = ("/root", "/work/", "/farm", "/home/")  # paths of the machine that must not be in the archive
+FOREIGN = (str(Path.home()), str(HERE.parents[1]))  # paths of the machine that must not be in the archive
 
 COMMON = """\
 data: {source: synthetic, synthetic: {num_images: 16, height: 16, width: 32}, val_fraction: 0.25, ignore_classes: [0]}

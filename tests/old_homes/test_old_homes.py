@@ -30,9 +30,10 @@ import importlib.util, sys
 from pathlib import Path
 import numpy as np
 how, uri, folder = sys.argv[1:]
-if how == "carried":  # hide what is installed here
+# an editable installation answers for modules that the checkout in PYTHONPATH lacks
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder).lower()]
+if how == "carried":
     sys.path = [path for path in sys.path if not (Path(path) / "trainers").is_dir()]
-    sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder).lower()]
     assert importlib.util.find_spec("trainers") is importlib.util.find_spec("orchestrator") is None
 elif how == "imported":  # as in a process that has trained something
     import orchestrator, trainers

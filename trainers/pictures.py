@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -61,10 +59,3 @@ def encode_png(picture: NDArray[np.uint8]) -> bytes:
     is_encoded, encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
     assert is_encoded
     return encoded.tobytes()
-
-
-def write_png(path: Path, picture: NDArray[np.uint8]) -> None:
-    """Write an RGB picture atomically."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_bytes(encode_png(picture))
-    os.replace(scratch, path)

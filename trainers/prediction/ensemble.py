@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
@@ -137,18 +137,11 @@ def to_whole_weights(weights: Sequence[float]) -> tuple[int, ...]:
     return tuple(number // divisor for number in whole)
 
 
-class _MemberEntry(Config):
-    """A member in members.json; ``checkpoint`` is a file beside it."""
-
-    checkpoint: str
-    weight: int
-    size: tuple[int, int] | None
-    flips: Flips | None = None
-
-
 class _MembersFile(Config):
+    """members.json; the members' checkpoints are names of files beside it."""
+
     schema_version: Literal[1] = 1
-    members: tuple[_MemberEntry, ...]
+    members: tuple[Member, ...]
     mean: Mean = "arithmetic"
 
 
@@ -158,7 +151,7 @@ def save_members(folder: Path, members: Sequence[Member], *, mean: Mean = "arith
     for number, member in enumerate(members):
         name = f"member-{number}.safetensors"
         shutil.copyfile(member.checkpoint, folder / name)
-        entries.append(_MemberEntry(checkpoint=name, weight=member.weight, size=member.size, flips=member.flips))
+        entries.append(replace(member, checkpoint=Path(name)))
     file = _MembersFile(members=tuple(entries), mean=mean)
     (folder / MEMBERS_FILE).write_text(file.model_dump_json(indent=1), encoding="utf-8")
 
@@ -173,8 +166,7 @@ def read_members(folder: Path) -> tuple[tuple[Member, ...], Mean]:
         file = _MembersFile.model_validate_json((folder / MEMBERS_FILE).read_bytes())
     except (OSError, ValidationError) as error:
         raise ConfigError(f"{folder / MEMBERS_FILE}: is missing or was not written by this version: {error}") from error
-    members = (Member(folder / entry.checkpoint, entry.weight, entry.size, entry.flips) for entry in file.members)
-    return tuple(members), file.mean
+    return tuple(replace(member, checkpoint=folder / member.checkpoint) for member in file.members), file.mean
 
 
 def _load(member: Member, config: TrainConfig, *, device: str | None, flips: Flips | None, batch_size: int | None) -> _Loaded:

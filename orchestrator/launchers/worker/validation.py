@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.state.files import write_atomically
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.outputs import write_confusions, write_predictions
 from orchestrator.state.trial.records import FLIPS, FLIPS_MIOU, OBJECTIVE
 from trainers.config import VOID
-from trainers.pictures import draw_samples, pick_evenly, write_png
+from trainers.pictures import draw_samples, encode_png, pick_evenly
 
 if TYPE_CHECKING:  # they import torch
     from orchestrator.launchers.worker.slot import Slot
@@ -84,4 +85,4 @@ def _draw_samples(path: Path, predictions: NDArray[np.uint8], data: SplitData) -
     images, labels = np.asarray(data.data.images[indices]), np.asarray(data.data.masks[indices])
     scored = np.where(np.isin(labels, data.ignore_classes), VOID, labels)
     predicted = predictions[some].argmax(axis=1).astype(np.uint8)
-    write_png(path, draw_samples(images, scored, predicted, num_classes=data.data.num_classes))
+    write_atomically(path, encode_png(draw_samples(images, scored, predicted, num_classes=data.data.num_classes)))

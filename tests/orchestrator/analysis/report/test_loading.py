@@ -22,7 +22,7 @@ from orchestrator.tracking.mirror.recorder import Recorder
 from orchestrator.tracking.reader.runs import RunReader
 from orchestrator.tracking.tags import EnsembleRecord, RunLabel
 from trainers.config import DataConfig, TrainConfig
-from trainers.pictures import make_palette, write_png
+from trainers.pictures import encode_png, make_palette
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1
 
@@ -48,7 +48,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     )
     folder.write_attempt(Attempt(number=1, data_folder="/nowhere"))
     write_confusions(folder.confusions)
-    write_png(folder.samples, np.zeros((4, 4, 3), np.uint8))
+    folder.samples.write_bytes(encode_png(np.zeros((4, 4, 3), np.uint8)))
     folder.write_result(
         TrialResult(
             key="k1", state=TrialState.COMPLETE, metrics=METRICS, scored_fingerprint="s", attempt=1, started_s=1.0, ended_s=2.0

@@ -19,7 +19,7 @@ from orchestrator.state.trial.folder import TrialFolder, is_worked_on
 from orchestrator.state.trial.outputs import read_predictions
 from orchestrator.state.trial.records import TrialState
 from trainers.metrics import mean_iou
-from trainers.pictures import draw_samples, make_palette, pick_evenly, write_png
+from trainers.pictures import draw_samples, encode_png, make_palette, pick_evenly
 
 SLOT = Slot("cpu-0", "", 1)
 
@@ -183,8 +183,8 @@ def test_a_failure_told_from_outside_counts_the_epochs(make_trial: Callable[...,
     assert result.started_s == trial.events()[0][0].time_s
 
 
-def test_the_grid_shows_image_truth_and_prediction(tmp_path: Path) -> None:
-    """Gray becomes RGB, void is black, small pictures are enlarged, and any path will do."""
+def test_the_grid_shows_image_truth_and_prediction() -> None:
+    """Gray becomes RGB, void is black, small images are enlarged; a PNG file holds it unchanged."""
     images = np.full((2, 32, 64, 1), 100, np.uint8)
     truths, predictions = np.full((2, 32, 64), 255, np.uint8), np.ones((2, 32, 64), np.uint8)
     picture = draw_samples(images, truths, predictions, num_classes=5)
@@ -194,8 +194,7 @@ def test_the_grid_shows_image_truth_and_prediction(tmp_path: Path) -> None:
     assert middle[third // 2].tolist() == [100] * 3
     assert middle[third + third // 2].tolist() == [0] * 3
     assert middle[2 * third + third // 2].tolist() == make_palette(5)[1].tolist()
-    write_png(tmp_path / "bild ü.png", picture)
-    read = cv2.imdecode(np.frombuffer((tmp_path / "bild ü.png").read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    read = cv2.imdecode(np.frombuffer(encode_png(picture), np.uint8), cv2.IMREAD_COLOR)
     np.testing.assert_array_equal(read[..., ::-1], picture)
 
 

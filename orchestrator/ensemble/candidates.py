@@ -25,8 +25,7 @@ from orchestrator.errors import EnsembleError
 from orchestrator.state.trial.outputs import PredictionsInfo, read_info, read_labels, read_predictions, write_predictions
 from orchestrator.state.trial.records import FLIPS, FLIPS_MIOU, OBJECTIVE
 from orchestrator.tracking.tags import SYSTEM, Tag
-from trainers.config import Flips
-from trainers.config.base import VIEWS
+from trainers.config import FLIPPED_AXES, Flips
 
 if TYPE_CHECKING:
     from orchestrator.tracking.reader.row import RunRow
@@ -217,7 +216,7 @@ def _add_up(candidate: Candidate, tag: str) -> float:
     """What the trials cost together; one picture takes as long for each of its mirror images, which no trial measures itself."""
     if tag != Tag.LATENCY_MS:
         return sum(float(row.tags[tag]) for row in candidate.rows)
-    views = [VIEWS.get(candidate.flips or row.params.get("test_time_flips", "none"), 1) for row in candidate.rows]
+    views = [len(FLIPPED_AXES.get(candidate.flips or row.params.get("test_time_flips", "none"), ((),))) for row in candidate.rows]
     return sum(float(row.tags[tag]) * number for row, number in zip(candidate.rows, views, strict=True))
 
 

@@ -37,6 +37,7 @@ from trainers.config.loss import (
 )
 from trainers.config.train import (
     AUGMENTATIONS,
+    FLIPPED_AXES,
     Augmentation,
     EarlyStoppingConfig,
     EmaConfig,
@@ -52,6 +53,7 @@ from trainers.config.train import (
 __all__ = [
     "AUGMENTATIONS",
     "CHECKPOINT_INTERVAL_S",
+    "FLIPPED_AXES",
     "LOSSES",
     "OBJECTIVE",
     "TRAINER_VERSION",

@@ -8,9 +8,6 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
-VIEWS = {"none": 1, "horizontal": 2, "both": 4}
-"""``test_time_flips`` -> number of evaluations per validation image."""
-
 OBJECTIVE = "val/miou"
 """The metric by which epochs and trials are ranked."""
 

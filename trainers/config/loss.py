@@ -106,7 +106,7 @@ def _check_loss_name(value: Any) -> Any:
 
 def _check_term_name(value: Any) -> Any:
     if isinstance(value, dict) and value.get("name") == "sum":
-        raise ValueError("'sum' is not allowed inside a sum. Write its terms beside the others")
+        raise ValueError("'sum' is not allowed inside a sum. Add its terms to the outer sum")
     return _check_loss_name(value)
 
 

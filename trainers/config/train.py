@@ -13,6 +13,13 @@ from trainers.config.names import ARCHITECTURES, ENCODER_PREFIXES, ENCODERS
 Flips = Literal["none", "horizontal", "both"]
 """Test-time augmentation: average over the image and its left-right flip, or over all four flips."""
 
+FLIPPED_AXES: dict[str, tuple[tuple[int, ...], ...]] = {
+    "none": ((),),
+    "horizontal": ((), (-1,)),
+    "both": ((), (-1,), (-2,), (-2, -1)),
+}
+"""Flips -> axes of (B, C, H, W) to flip, one tuple per evaluation."""
+
 
 class OptimizerConfig(Config):
     """``lr`` is the peak learning rate; ``weight_decay`` None takes the library's default."""

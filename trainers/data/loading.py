@@ -1,4 +1,4 @@
-"""Reads a configured source into a DataSet: cleaned, checked and brought to one form, before anything is grouped or split."""
+"""Reads a configured source into a DataSet: cleaned, checked and in one form, before grouping and splitting."""
 
 from __future__ import annotations
 

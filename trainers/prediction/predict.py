@@ -11,17 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trainers.config import Flips
+from trainers.config import FLIPPED_AXES, Flips
 from trainers.device import Device, choose_device
 
 _NUM_TIMED = 7
-
-FLIPPED_AXES: dict[Flips, tuple[tuple[int, ...], ...]] = {
-    "none": ((),),
-    "horizontal": ((), (-1,)),
-    "both": ((), (-1,), (-2,), (-2, -1)),
-}
-"""Flips -> axes of (B, C, H, W) to flip, one tuple per evaluation."""
 
 
 def to_input(images: Tensor, device: torch.device) -> Tensor:

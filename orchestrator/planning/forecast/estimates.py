@@ -17,7 +17,7 @@ from typing import Any
 from orchestrator.planning.forecast.timings import Size, Timing
 from orchestrator.state.trial.records import TrialSpec
 from orchestrator.state.units import format_duration
-from trainers.config.base import VIEWS
+from trainers.config import FLIPPED_AXES
 
 BEST_CHECKPOINTS_OF_LAST = 3
 """What is written to go on from, in best checkpoints: weights and two moments of each."""
@@ -154,7 +154,7 @@ class Estimator:
         basis, group = known
         figures = self._measure(group)
         train_s = figures.train_s * job.num_train * _repetitions(job.spec)
-        val_s = figures.val_s * job.num_val * VIEWS[job.spec.train.test_time_flips]
+        val_s = figures.val_s * job.num_val * len(FLIPPED_AXES[job.spec.train.test_time_flips])
         epochs_s = job.spec.train.epochs * (train_s + val_s) * _pixels(job.size)
         share = self._machine.num_threads if self._machine.is_cpu else 1
         kept, running = self._measure_bytes(group, job)

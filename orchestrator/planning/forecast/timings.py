@@ -12,8 +12,7 @@ from orchestrator.errors import TrialError
 from orchestrator.state.machine import PREFIX
 from orchestrator.state.trial.folder import TrialFile, TrialFolder
 from orchestrator.state.trial.records import TrialResult, TrialSpec, TrialState
-from trainers.config import DataConfig
-from trainers.config.base import VIEWS
+from trainers.config import FLIPPED_AXES, DataConfig
 
 MAX_OTHERS = 2000
 """Trials beside the plan's own that are looked at, the latest first; so that a plan is quick in an old home."""
@@ -79,7 +78,7 @@ def _read(folder: TrialFolder, sizes: Mapping[str, Size]) -> Timing | None:
         return None
     epoch_s, total_s = _epoch_s(result), _total_s(result)
     num_samples = _number(result.facts, "num_samples") or _number(result.facts, "num_train")
-    num_val, views = int(_number(result.facts, "num_val")), VIEWS[spec.train.test_time_flips]
+    num_val, views = int(_number(result.facts, "num_val")), len(FLIPPED_AXES[spec.train.test_time_flips])
     if epoch_s is None or not num_samples:
         return None
     share = VAL_SHARE * num_val * views

@@ -1,4 +1,4 @@
-"""Source, the protocol of every place that images come from, and what a source hands over."""
+"""Source, the protocol of everything that images are read from, and LabelledImage, what it yields."""
 
 from __future__ import annotations
 

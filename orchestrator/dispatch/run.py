@@ -23,7 +23,6 @@ from orchestrator.errors import LaunchError, TrackingError
 from orchestrator.launchers import LAUNCHERS
 from orchestrator.launchers.base import Launcher, NothingToLaunch, Requester
 from orchestrator.operations.retention.clean import keep_at_end
-from orchestrator.operations.retention.rules import write_rule
 from orchestrator.planning.configuration import Configuration
 from orchestrator.planning.forecast import look_ahead
 from orchestrator.planning.forecast.diff import content_of
@@ -160,7 +159,7 @@ def run_plan(
     tracker = MlflowTracker(TrackingLocation.of(home), takeover_s=spec.limits.takeover_s)
     reported = {str(row.id): row.reported for row in spec.rows}
     tracker.label(spec.name, {t.spec.key: make_label(t.configuration, t.spec, reported) for t in plan.trials})
-    tracker.record_keep(spec.name, write_rule(spec.keep.checkpoints))
+    tracker.record_keep(spec.name, str(spec.keep.checkpoints))
     tracker.reconcile(spec.name, lambda: live_keys(ledger, spec.name))
     storage, history = home.optuna_url or home.optuna_journal, partial(read_epochs, home)
     in_order = longest_first(plan, spec, durations_s)

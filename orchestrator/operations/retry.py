@@ -1,4 +1,4 @@
-"""Lets trials be run again by the next sweep: failed ones, and finished ones whose checkpoint is wanted back."""
+"""`orchestrate retry`: lets the next sweep run trials again, failed ones or any that are named."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ if TYPE_CHECKING:
 
 
 def retry_failed(home: Home, sweeps: Sequence[str]) -> list[str]:
-    """Let the failed trials of sweeps be tried again; returns a line for each sweep.
+    """Reset the failed trials of sweeps to be retried; returns one line per sweep.
 
     Raises:
-        SpecError: no sweep of that name; nothing is changed.
+        SpecError: there is no such sweep; nothing is changed.
     """
     ledger = Ledger(home.ledger_url)
     ledger.check_sweeps(sweeps)
     lines = []
     for name in sweeps:
         reset = ledger.reset_failed(ledger.members(name))
-        lines.append(f"{name}: {len(reset)} failed trials will be tried again" if reset else f"{name}: no failed trials")
+        lines.append(f"{name}: {len(reset)} failed trials will be retried" if reset else f"{name}: no failed trials")
     return lines
 
 
 def train_again(home: Home, sweeps: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Let trials be trained again whatever became of them; what they left stays until then. Returns a line for each trial.
+    """Reset trials in any state to be trained again; their files stay until then. Returns one line per trial.
 
-    names: keys, or the beginnings of keys, of trials of ``sweeps``.
+    names: keys of trials of ``sweeps``, or their beginnings.
 
     Raises:
-        SpecError: no such sweep, or no trial, or several, of that name; nothing is changed.
-        TrialError: a dispatcher works on one.
+        SpecError: a name fits no sweep, no trial or several trials; nothing is changed.
+        TrialError: a dispatcher is working on one.
         TrackingError: the records cannot be changed.
     """
     ledger = Ledger(home.ledger_url)
@@ -50,21 +50,21 @@ def train_again(home: Home, sweeps: Sequence[str], names: Sequence[str]) -> list
 
     records = CheckpointRecords(TrackingLocation.of(home))
     for key in keys:
-        _set_back(key, home, ledger, records)
+        _reset(key, home, ledger, records)
     return [f"{key}: will be trained again" for key in keys]
 
 
-def _set_back(key: str, home: Home, ledger: Ledger, records: CheckpointRecords) -> None:
-    """The ledger last: what a kill leaves half done counts as finished still, and can be asked for again."""
+def _reset(key: str, home: Home, ledger: Ledger, records: CheckpointRecords) -> None:
+    """The ledger comes last: after a kill the trial still counts as finished, and the command can be repeated."""
     folder = TrialFolder(home.trial_folder(key))
     folder.path.mkdir(parents=True, exist_ok=True)
     with hold(folder) as is_free:
         row = ledger.states([key])[key]
         if not is_free or row.is_held(ledger.now_s()):
-            raise TrialError(f"{folder.path}: a dispatcher works on the trial. Let it end first.")
+            raise TrialError(f"{folder.path}: a dispatcher is working on the trial. Let it finish first.")
         if row.state is TrialState.PRUNED:
-            raise TrialError(f"{key}: was pruned. Let its sweep run without `pruner` to train it to its end.")
-        records.set_waiting(key, "to be trained again, as somebody asked for")
+            raise TrialError(f"{key}: was pruned. Run its sweep without `pruner` to train it to the end.")
+        records.set_waiting(key, "to be trained again, on request")
         folder.discard_result()
         if not ledger.forget(key):
             ledger.reset_failed([key])
@@ -74,7 +74,6 @@ def _find_key(name: str, known: Sequence[str], sweeps: Sequence[str]) -> str:
     found = [key for key in known if key.startswith(name)] if name else []
     if len(found) == 1:
         return found[0]
-    where = f"--trial {name}"
     if found:
-        raise SpecError(f"{where}: is the beginning of {len(found)} keys: {', '.join(found[:6])}. Give more of it.")
-    raise SpecError(f"{where}: {', '.join(sweeps)} has no such trial. `orchestrate leaderboard --json` shows the keys.")
+        raise SpecError(f"--trial {name}: is the beginning of {len(found)} keys: {', '.join(found[:6])}. Give more characters.")
+    raise SpecError(f"--trial {name}: no such trial in {', '.join(sweeps)}. `orchestrate leaderboard --json` shows the keys.")

@@ -1,4 +1,4 @@
-"""`orchestrate stop`: asks the dispatchers of a sweep, wherever they run, to end, and waits until they have."""
+"""`orchestrate stop`: asks the dispatchers of a sweep on all machines to stop, and waits until they have."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from rich.console import Console
 from rich.markup import escape
 
 from orchestrator.state.home import Home
-from orchestrator.state.ledger import DispatcherRow, Ledger, Roster
+from orchestrator.state.ledger import DispatcherRow, Ledger
 
 WAIT_S = 0.2
-"""Between two looks at who still runs."""
+"""Pause between two checks of which dispatchers still run."""
 
 
 @dataclass(frozen=True)
 class StopReport:
-    """What ``orchestrate stop`` prints. asked: dispatchers that ran; left: those of them that still do."""
+    """What ``orchestrate stop`` prints. asked: dispatchers that were running; left: those that still are."""
 
     sweep: str
     asked: tuple[DispatcherRow, ...]
@@ -28,7 +28,7 @@ class StopReport:
 
     @property
     def exit_code(self) -> int:
-        """0 nothing runs any more, 1 something still does."""
+        """0: all have ended; 1: some still run."""
         return int(bool(self.left))
 
     def to_json(self) -> dict[str, Any]:
@@ -41,21 +41,21 @@ class StopReport:
 
     def render(self) -> str:
         if not self.asked:
-            return f"{self.sweep}: nothing runs."
+            return f"{self.sweep}: nothing is running."
         if not self.left:
-            hint = "`orchestrate sweep` goes on where it stopped."
-            return f"{self.sweep}: {_list(self.asked)} ended after {self.wall_s:.0f} s. {hint}"
-        hint = "They end when their running epochs have; --now kills these."
-        return f"{self.sweep}: {_list(self.left)} still there after {self.wall_s:.0f} s. {hint}"
+            hint = "`orchestrate sweep` resumes where it stopped."
+            return f"{self.sweep}: {_list(self.asked)} stopped after {self.wall_s:.0f} s. {hint}"
+        hint = "They stop when their running epochs end; --now kills those."
+        return f"{self.sweep}: {_list(self.left)} still running after {self.wall_s:.0f} s. {hint}"
 
 
 def stop_sweep(sweep: str, *, now: bool = False, timeout_s: float | None = None) -> StopReport:
-    """Ask all who work on ``sweep`` to stop and wait until they have, at most ``timeout_s``.
+    """Ask all dispatchers of ``sweep`` to stop, and wait at most ``timeout_s`` until they have.
 
-    now: kill what runs, as a second Ctrl-C does.
+    now: kill running trials, as a second Ctrl-C does.
 
     Raises:
-        SpecError: nobody knows the sweep.
+        SpecError: there is no such sweep.
         TrackingError: the ledger cannot be used.
     """
     started_s = time.monotonic()
@@ -68,8 +68,10 @@ def stop_sweep(sweep: str, *, now: bool = False, timeout_s: float | None = None)
 
     asked = find()
     if asked:
-        _ask(ledger.roster, home, asked, now=now)
-        how = "what runs is killed" if now else "running epochs end and are kept"
+        ledger.roster.ask_to_stop([row.owner for row in asked], 2 if now else 1)
+        for row in asked:
+            home.nudge(row.owner)
+        how = "running trials are killed" if now else "running epochs are finished and kept"
         Console(stderr=True).print(f"asked {escape(_list(asked))} to stop: {how}", highlight=False, soft_wrap=True)
     names = {row.owner for row in asked}
     left = asked
@@ -77,12 +79,6 @@ def stop_sweep(sweep: str, *, now: bool = False, timeout_s: float | None = None)
         time.sleep(WAIT_S)
         left = [row for row in find() if row.owner in names]
     return StopReport(sweep, tuple(asked), tuple(left), time.monotonic() - started_s)
-
-
-def _ask(roster: Roster, home: Home, rows: Sequence[DispatcherRow], *, now: bool) -> None:
-    roster.ask_to_stop([row.owner for row in rows], 2 if now else 1)
-    for row in rows:
-        home.nudge(row.owner)
 
 
 def _list(rows: Sequence[DispatcherRow]) -> str:

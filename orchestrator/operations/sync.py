@@ -1,4 +1,4 @@
-"""`orchestrate sync`: brings MLflow into agreement with ledger and trial folders, by hand, after it was away or tampered with."""
+"""`orchestrate sync`: brings MLflow into agreement with ledger and trial folders after an outage or manual changes."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class SyncedSweep:
-    """What was done for a sweep. num_checked: trials of it that this machine has something to tell of.
+    """What was done for a sweep. num_checked: trials with results or attempts on this machine.
 
-    sent, refused: key -> run's id, or why not. closed: keys of runs that were RUNNING for nobody. trouble: why the server could
-    not be used, or not to the end.
+    sent: key -> run id. refused: key -> reason. closed: keys of RUNNING runs that no process worked on. problem: why the server
+    could not be used, or not to the end.
     """
 
     sweep: str
@@ -36,7 +36,7 @@ class SyncedSweep:
     sent: Mapping[str, str]
     closed: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
-    trouble: str | None = None
+    problem: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -45,19 +45,19 @@ class SyncedSweep:
             "sent": dict(self.sent),
             "closed": list(self.closed),
             "refused": dict(self.refused),
-            "trouble": self.trouble,
+            "problem": self.problem,
         }
 
     def describe(self) -> str:
-        """In one line for people, and one for each refusal."""
+        """For people: one line, and one per problem."""
         count = f"{self.num_checked} trials"
-        said = [f"{len(self.sent)} of {count} sent" if self.sent or self.trouble else f"{count} looked at, nothing was lacking"]
+        done = [f"{len(self.sent)} of {count} sent" if self.sent or self.problem else f"{count} checked, nothing was missing"]
         if self.closed:
-            said.append(f"{len(self.closed)} runs closed that nobody works on")
+            done.append(f"{len(self.closed)} abandoned runs closed")
         problems = [f"  {key}: {reason}" for key, reason in self.refused.items()]
-        if self.trouble:
-            problems.append(f"  not in agreement yet: {self.trouble}")
-        return "\n".join([f"{self.sweep}: {', '.join(said)}", *problems])
+        if self.problem:
+            problems.append(f"  not complete yet: {self.problem}")
+        return "\n".join([f"{self.sweep}: {', '.join(done)}", *problems])
 
 
 @dataclass(frozen=True)
@@ -69,23 +69,23 @@ class SyncReport:
 
     @property
     def exit_code(self) -> int:
-        """0 MLflow has everything, 1 it lacks something still."""
-        return int(any(sweep.trouble or sweep.refused for sweep in self.sweeps))
+        """0: MLflow has everything; 1: something is still missing."""
+        return int(any(sweep.problem or sweep.refused for sweep in self.sweeps))
 
     def to_json(self) -> dict[str, Any]:
         return {"tracking": self.location, "sweeps": [sweep.to_json() for sweep in self.sweeps]}
 
     def render(self) -> str:
-        return "\n".join(sweep.describe() for sweep in self.sweeps) or "The ledger knows no sweep."
+        return "\n".join(sweep.describe() for sweep in self.sweeps) or "There are no sweeps in the ledger."
 
 
 def sync(sweeps: Sequence[str] = (), patience_s: float = 60.0) -> SyncReport:
-    """Send what MLflow lacks of the sweeps named, or of all that the ledger knows.
+    """Send what MLflow lacks of these sweeps, or of all in the ledger.
 
-    patience_s: how long a server that does not answer is asked again.
+    patience_s: how long to retry a request to a server that does not answer.
 
     Raises:
-        SpecError: nobody knows one of them.
+        SpecError: there is no such sweep.
         TrackingError: the ledger cannot be used.
     """
     home = Home.from_environment()
@@ -94,7 +94,7 @@ def sync(sweeps: Sequence[str] = (), patience_s: float = 60.0) -> SyncReport:
     done: list[SyncedSweep] = []
     for sweep in sweeps or ledger.sweeps():
         done.append(_sync_sweep(sweep, home=home, ledger=ledger, patience_s=patience_s))
-        if done[-1].trouble:  # the other sweeps would meet the same
+        if done[-1].problem:  # the other sweeps would fail as well
             break
     return SyncReport(str(TrackingLocation.of(home)), tuple(done))
 
@@ -102,7 +102,8 @@ def sync(sweeps: Sequence[str] = (), patience_s: float = 60.0) -> SyncReport:
 def _sync_sweep(sweep: str, *, home: Home, ledger: Ledger, patience_s: float) -> SyncedSweep:
     from orchestrator.tracking.mirror.repair import Repairer
 
-    location, patiently = TrackingLocation.of(home), Patience(patience_s)
+    location = TrackingLocation.of(home)
+    patiently = partial(_retry, patience_s=patience_s)
     shared = read_shared_plan(ledger, sweep)
     labels = shared.labels if shared else {}
     folders = [folder for folder in list_resting(sweep, home=home, ledger=ledger) if not is_worked_on(folder)]
@@ -114,58 +115,53 @@ def _sync_sweep(sweep: str, *, home: Home, ledger: Ledger, patience_s: float) ->
 
     try:
         repairer = patiently(lambda: Repairer(location))
-        lacking = patiently(lambda: repairer.find_missing(sweep, folders, live_keys))
-        for folder in lacking.folders:
+        missing = patiently(lambda: repairer.find_missing(sweep, folders, live_keys))
+        for folder in missing.folders:
             key = folder.path.name
             try:
                 sent[key] = patiently(partial(repairer.send, sweep, folder, labels.get(key)))
-            except (RefusedError, TrialError) as error:  # its own fault: the others may be sent
+            except (RefusedError, TrialError) as error:  # concerns this trial alone: the others can be sent
                 refused[key] = str(error)
     except TrackingError as error:
-        return SyncedSweep(sweep, len(folders), sent, refused=refused, trouble=str(error))
-    return SyncedSweep(sweep, len(folders), sent, closed=lacking.closed, refused=refused)
+        return SyncedSweep(sweep, len(folders), sent, refused=refused, problem=str(error))
+    return SyncedSweep(sweep, len(folders), sent, closed=missing.closed, refused=refused)
 
 
 def list_resting(sweep: str, *, home: Home, ledger: Ledger) -> Iterator[TrialFolder]:
-    """Folders on this machine of trials that were worked on for ``sweep``, or found done by it, and that nobody holds."""
+    """Folders on this machine of the sweep's trials that no dispatcher holds and that may have something to send."""
     for key, row in ledger.states(ledger.members(sweep), sweep).items():
         folder = TrialFolder(home.trial_folder(key))
         if is_held(row, ledger, home) or not folder.exists:
             continue
         if folder.has_result:
             is_news = row.state.has_ended or row.sweep == sweep
-        else:  # what ended on another machine is told by that: here lies an attempt that others have left behind
+        else:  # a trial that ended on another machine is sent from there; only an abandoned attempt lies here
             is_news = not row.state.has_ended and row.sweep == sweep and (folder.path / TrialFile.PROGRESS).exists()
         if is_news:
             yield folder
 
 
 def is_held(row: LedgerRow, ledger: Ledger, home: Home) -> bool:
-    """Whether somebody alive may be working on the trial."""
+    """Whether a living dispatcher may be working on the trial."""
     return row.is_held(ledger.now_s()) and row.owner is not None and not home.is_dead(row.owner)
 
 
-class Patience:
-    """Tries again what fails for the server's sake, for ``patience_s`` each time.
+def _retry(work: Callable[[], T], *, patience_s: float) -> T:
+    """Retry what fails because of the server, for ``patience_s``.
 
     Raises:
         TrackingError: it still fails, or the server refuses this one request.
     """
-
-    def __init__(self, patience_s: float) -> None:
-        self._patience_s = patience_s
-
-    def __call__(self, work: Callable[[], T]) -> T:
-        deadline_s, pause_s = time.monotonic() + self._patience_s, 1.0
-        while True:
-            try:
-                return work()
-            except RefusedError:
+    deadline_s, pause_s = time.monotonic() + patience_s, 1.0
+    while True:
+        try:
+            return work()
+        except RefusedError:
+            raise
+        except TrackingError as error:
+            if time.monotonic() + pause_s > deadline_s:
                 raise
-            except TrackingError as error:
-                if time.monotonic() + pause_s > deadline_s:
-                    raise
-                message = f"no answer yet, asked again in {pause_s:.0f} s: {error}"
-                Console(stderr=True).print(message, highlight=False, markup=False, soft_wrap=True)
-                time.sleep(pause_s)
-                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            message = f"no answer yet, next try in {pause_s:.0f} s: {error}"
+            Console(stderr=True).print(message, highlight=False, markup=False, soft_wrap=True)
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)

@@ -1,4 +1,4 @@
-"""`orchestrate data check`: source -> findings, as text, as JSON that `data.clean` reads, and as a contact sheet."""
+"""`orchestrate data check`: finds outliers, duplicates and imbalance; as text, as JSON for `data.clean`, as a contact sheet."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from trainers.data.quality.inspection import DuplicateGroup, Findings, inspect_d
 
 SCHEMA_VERSION: Literal[1] = 1
 NUM_LISTED = 12
-"""Indices printed of a finding; the others are in the JSON and on the sheet."""
+"""Indices printed per finding; all are in the JSON and on the sheet."""
 
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What was found in a data set. Indices are positions in the source, whatever was cleaned away before."""
+    """What was found in a data set. Printed indices are positions in the source, before cleaning."""
 
     data: DataSet
     findings: Findings
@@ -62,13 +62,13 @@ class CheckReport:
 
     def render(self) -> Group:
         classes = Table(box=None, padding=(0, 2), header_style="dim")
-        for title in ("class", "share of pixels", "pictures"):
+        for title in ("class", "share of pixels", "images"):
             classes.add_column(title, justify="left" if title == "class" else "right")
         rows = zip(self.data.class_names, self.findings.class_shares, self.findings.images_per_class, strict=True)
         for number, (name, share, num_images) in enumerate(rows):
             classes.add_row(escape(title_class(number, name)), f"{share:.2%}", str(num_images))
-        cleaned = f", {len(self.data.removed)} more cleaned away" if self.data.removed else ""
-        title = f"{self.data.source}: {len(self.data.names)} pictures of {_size(self.data)}{cleaned}"
+        cleaned = f", {len(self.data.removed)} more removed by data.clean" if self.data.removed else ""
+        title = f"{self.data.source}: {len(self.data.names)} images of {_size(self.data)}{cleaned}"
         return Group(Text(title), classes, *map(Text, self._lines()))
 
     def _lines(self) -> Iterator[str]:
@@ -76,11 +76,11 @@ class CheckReport:
         outliers = [outlier.index for outlier in found.outliers]
         yield self._line("outliers", outliers, "data.clean: auto removes them")
         contradicting = [group for group in found.duplicates if group.contradicts]
-        yield self._groups("nearly identical pictures", [group.indices for group in found.duplicates])
-        yield self._groups("  of these, under differing masks", [group.indices for group in contradicting])
-        yield self._groups("intricate masks on differing pictures", found.repeated_masks)
-        yield self._line("all ignored", found.all_ignored, "no pixel is scored")
-        yield self._line("odd intensities", [odd.index for odd in found.odd_intensities])
+        yield self._groups("nearly identical images", [group.indices for group in found.duplicates])
+        yield self._groups("  of these, with different masks", [group.indices for group in contradicting])
+        yield self._groups("equal detailed masks on different images", found.repeated_masks)
+        yield self._line("entirely ignored", found.all_ignored, "no pixel is scored")
+        yield self._line("unusual intensities", [odd.index for odd in found.odd_intensities])
         if self.sheet:
             yield f"contact sheet: {self.sheet}"
 
@@ -107,10 +107,10 @@ class CheckReport:
 
 
 def check_data(source: str, overrides: Sequence[str], *, out: Path | None) -> CheckReport:
-    """Inspect ``source`` and draw what was found; out: .png or .html, None: nothing is drawn.
+    """Inspect ``source`` and draw what was found; out: .png or .html; None: no drawing.
 
     Raises:
-        SpecError: an override is wrong, or ``out`` has another suffix.
+        SpecError: an override or the suffix of ``out`` is wrong.
         DataError: the source cannot be read, or ``out`` cannot be written.
     """
     config, data = read_source(source, overrides)
@@ -121,7 +121,7 @@ def check_data(source: str, overrides: Sequence[str], *, out: Path | None) -> Ch
 
 
 def _sections(data: DataSet, findings: Findings) -> Iterator[Section]:
-    """What the sheet shows; a picture that is an outlier is shown as one and not again."""
+    """The sections of the sheet; an outlier is shown only as an outlier."""
     gone = {outlier.index for outlier in findings.outliers}
     reasons = {outlier.index: "; ".join(outlier.reasons) for outlier in findings.outliers}
     yield Section("Outliers (data.clean: auto removes them)", [Cell(index, text) for index, text in reasons.items()])
@@ -129,13 +129,13 @@ def _sections(data: DataSet, findings: Findings) -> Iterator[Section]:
     left = [(group, indices) for group, indices in rest if len(indices) > 1]
     contradicting = [pair for pair in left if pair[0].contradicts]
     agreeing = [pair for pair in left if not pair[0].contradicts]
-    yield Section("Nearly identical pictures under differing masks", list(_group_cells(data, contradicting)))
+    yield Section("Nearly identical images with different masks", list(_group_cells(data, contradicting)))
     repeated = [indices for indices in findings.repeated_masks if not gone & set(indices)]
-    cells = [Cell(index, f"the mask of {len(indices) - 1} others") for indices in repeated for index in indices]
-    yield Section("Intricate masks on differing pictures", cells)
-    yield Section("Nearly identical pictures", list(_group_cells(data, agreeing)))
-    yield Section("Odd intensities", [Cell(odd.index, odd.reason) for odd in findings.odd_intensities])
-    yield Section("All ignored", [Cell(index, "no pixel is scored") for index in findings.all_ignored])
+    cells = [Cell(index, f"same mask as {len(indices) - 1} others") for indices in repeated for index in indices]
+    yield Section("Equal detailed masks on different images", cells)
+    yield Section("Nearly identical images", list(_group_cells(data, agreeing)))
+    yield Section("Unusual intensities", [Cell(odd.index, odd.reason) for odd in findings.odd_intensities])
+    yield Section("Entirely ignored", [Cell(index, "no pixel is scored") for index in findings.all_ignored])
 
 
 def _group_cells(data: DataSet, groups: Sequence[tuple[DuplicateGroup, list[int]]]) -> Iterator[Cell]:

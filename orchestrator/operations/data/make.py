@@ -1,4 +1,4 @@
-"""`orchestrate data make`: writes the synthetic set as a .npz of the homework's layout."""
+"""`orchestrate data make`: writes the synthetic data set as a .npz in the layout of the homework."""
 
 from __future__ import annotations
 
@@ -18,18 +18,16 @@ from trainers.data.sources.synthetic import make_synthetic
 
 
 def make_data(out: Path, options: Mapping[str, Any]) -> str:
-    """Write ``training_set`` (N, 2, H, W) uint8 into ``out``; options: fields of data.synthetic; default: its own.
-
-    Returns: what was written, for people.
+    """Write ``training_set`` (N, 2, H, W) uint8 to ``out``; options: fields of data.synthetic. Returns a line for people.
 
     Raises:
-        SpecError: an option is wrong, ``out`` is no .npz, or exists.
+        SpecError: an option is wrong, or ``out`` is no .npz or exists.
         DataError: it cannot be written.
     """
     if out.suffix.lower() != ".npz":
         raise SpecError(f"{out}: is of type {out.suffix or 'none'!r}. Allowed: .npz.")
     if out.exists():
-        raise SpecError(f"{out}: exists already and is not replaced. Remove it, or name another file.")
+        raise SpecError(f"{out}: exists already and is not overwritten. Delete it, or name another file.")
     config, complaints = validate(SyntheticConfig, dict(options), ("data", "synthetic"))
     if config is None:
         raise fail(Document(str(out), {}, {}), complaints)

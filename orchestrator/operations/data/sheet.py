@@ -1,4 +1,4 @@
-"""Draws pictures beside their masks, with captions: a contact sheet as PNG, or as HTML in one file; for check.py and show.py."""
+"""Draws images beside their masks, with captions: a contact sheet as PNG or as one HTML file."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from trainers.pictures import encode_png, join_pictures, make_palette
 
 NUM_COLUMNS = 4
 NUM_SHOWN = 120
-"""Cells of a section; of more, the first."""
+"""At most so many cells per section."""
 MIN_WIDTH, MAX_WIDTH = 192, 384
-"""Pixels of one picture on the sheet: smaller ones are enlarged by a whole factor, larger ones reduced."""
+"""Pixels of one image on the sheet: smaller ones are enlarged by a whole factor, larger ones reduced."""
 FONT_SIZE, LINE_HEIGHT = 12, 15
 OVERLAY = 0.45
-"""Weight of the mask's colours over the picture."""
+"""Weight of the mask's colours over the image."""
 
 RGB = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture of the data set, and what to write below it."""
+    """One image of the data set, and the text below it."""
 
     index: int
     text: str
@@ -42,14 +42,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Section:
-    """A finding with its pictures."""
+    """A finding with its images."""
 
     title: str
     cells: Sequence[Cell]
 
 
 def write_sheet(out: Path, data: DataSet, sections: Sequence[Section], *, title: str) -> None:
-    """Draw the sections that are not empty into ``out``, a .png or .html.
+    """Draw the non-empty sections into ``out``, a .png or .html.
 
     Raises:
         SpecError: ``out`` has another suffix.
@@ -63,7 +63,7 @@ def write_sheet(out: Path, data: DataSet, sections: Sequence[Section], *, title:
 
 
 def write_file(out: Path, content: bytes) -> None:
-    """Write a file at once.
+    """Write a file atomically.
 
     Raises:
         DataError: it cannot be written.
@@ -75,13 +75,13 @@ def write_file(out: Path, content: bytes) -> None:
         raise DataError(f"{out}: cannot be written: {error.strerror or error}. Name a file in a folder that exists.") from error
 
 
-def draw_picture(data: DataSet, index: int, *, parts: Sequence[str]) -> RGB:
-    """Picture, mask and overlay of them, those named in ``parts``, side by side: (h, w, 3) uint8."""
+def draw_image(data: DataSet, index: int, *, parts: Sequence[str]) -> RGB:
+    """Image, mask and overlay side by side, as named in ``parts``: (h, w, 3) uint8."""
     image = np.broadcast_to(data.images[index], (*data.images.shape[1:3], 3))
     mask = data.masks[index]
     color = make_palette(data.num_classes)[mask]
     blend = np.where((mask == VOID)[..., None], image, (1 - OVERLAY) * image + OVERLAY * color).astype(np.uint8)
-    drawn = {"picture": image, "mask": color, "overlay": blend}
+    drawn = {"image": image, "mask": color, "overlay": blend}
     return join_pictures([_fit(drawn[part], is_label=part == "mask") for part in parts])
 
 
@@ -95,7 +95,7 @@ def write_text(lines: Sequence[str], width: int) -> RGB:
 
 
 def draw_legend(data: DataSet, width: int) -> RGB:
-    """Colour and name of each class, and of void: (h, width, 3) uint8."""
+    """Colour and name of each class: (h, width, 3) uint8."""
     palette = make_palette(data.num_classes)
     entries = [(title_class(number, name), palette[number]) for number, name in enumerate(data.class_names)]
     canvas = Image.new("RGB", (width, 3), "white")
@@ -116,21 +116,21 @@ def draw_legend(data: DataSet, width: int) -> RGB:
 
 
 def title_class(number: int, name: str) -> str:
-    """Number and name; once where they are the same."""
+    """Number and name, once if they are the same."""
     return name if name == str(number) else f"{number} {name}"
 
 
-def _fit(picture: RGB, *, is_label: bool) -> RGB:
+def _fit(image: RGB, *, is_label: bool) -> RGB:
     """Enlarge by a whole factor to MIN_WIDTH, or reduce to MAX_WIDTH."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     if width < MIN_WIDTH:
         factor = -(-MIN_WIDTH // width)
-        return picture.repeat(factor, axis=0).repeat(factor, axis=1)
+        return image.repeat(factor, axis=0).repeat(factor, axis=1)
     if width <= MAX_WIDTH:
-        return np.ascontiguousarray(picture)
+        return np.ascontiguousarray(image)
     size = (MAX_WIDTH, max(1, round(height * MAX_WIDTH / width)))
     method = cv2.INTER_NEAREST if is_label else cv2.INTER_AREA
-    return np.asarray(cv2.resize(np.ascontiguousarray(picture), size, interpolation=method), np.uint8)
+    return np.asarray(cv2.resize(np.ascontiguousarray(image), size, interpolation=method), np.uint8)
 
 
 def _caption(data: DataSet, cell: Cell) -> str:
@@ -144,7 +144,7 @@ def _shown(section: Section) -> tuple[str, Sequence[Cell]]:
 
 
 def _as_png(data: DataSet, sections: Sequence[Section], title: str) -> bytes:
-    width = NUM_COLUMNS * draw_picture(data, 0, parts=("picture", "overlay")).shape[1]
+    width = NUM_COLUMNS * draw_image(data, 0, parts=("image", "overlay")).shape[1]
     parts = [write_text([title], width), draw_legend(data, width)]
     for section in sections:
         heading, cells = _shown(section)
@@ -158,9 +158,9 @@ def _as_png(data: DataSet, sections: Sequence[Section], title: str) -> bytes:
 
 
 def _draw_cell(data: DataSet, cell: Cell) -> RGB:
-    picture = draw_picture(data, cell.index, parts=("picture", "overlay"))
-    lines = textwrap.wrap(_caption(data, cell), width=max(20, picture.shape[1] * 2 // (FONT_SIZE + 1)))
-    return np.concatenate([picture, write_text(lines[:3], picture.shape[1])])
+    image = draw_image(data, cell.index, parts=("image", "overlay"))
+    lines = textwrap.wrap(_caption(data, cell), width=max(20, image.shape[1] * 2 // (FONT_SIZE + 1)))
+    return np.concatenate([image, write_text(lines[:3], image.shape[1])])
 
 
 def _row(cells: Sequence[RGB], width: int) -> RGB:
@@ -173,7 +173,7 @@ def _row(cells: Sequence[RGB], width: int) -> RGB:
 
 
 def _color_bar(text: RGB) -> RGB:
-    """A heading stands out from captions."""
+    """Colour a heading, so that it differs from captions."""
     return np.minimum(text, np.array([205, 220, 240], np.uint8))
 
 
@@ -194,7 +194,7 @@ def _html_section(data: DataSet, section: Section) -> str:
     heading, cells = _shown(section)
     figures = []
     for cell in cells:
-        png = base64.b64encode(encode_png(draw_picture(data, cell.index, parts=("picture", "overlay")))).decode()
+        png = base64.b64encode(encode_png(draw_image(data, cell.index, parts=("image", "overlay")))).decode()
         caption = html.escape(_caption(data, cell))
         figures.append(
             f'<figure><img alt="{caption}" src="data:image/png;base64,{png}"><figcaption>{caption}</figcaption></figure>'

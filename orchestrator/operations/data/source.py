@@ -1,4 +1,4 @@
-"""SOURCE and its `--set data.…=…` options -> the data set, read as a sweep would read it; for check.py and show.py."""
+"""SOURCE and its `--set data.…=…` options -> the data set, read as a sweep would read it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainers.errors import DataError as TrainersDataError
 
 
 def read_source(source: str, overrides: Sequence[str]) -> tuple[DataConfig, DataSet]:
-    """Read ``source``, as data.source names it; overrides: ``data.field=value``, as of `orchestrate sweep --set`.
+    """Read ``source``, given as in data.source; overrides: ``data.field=value``, as for `orchestrate sweep --set`.
 
     Raises:
         SpecError: an override is wrong.
@@ -22,7 +22,7 @@ def read_source(source: str, overrides: Sequence[str]) -> tuple[DataConfig, Data
     document = Document(source, {"data": {"source": source}}, {})
     for option in overrides:
         if not option.startswith("data."):
-            raise SpecError(f"--set {option}: only data are read here. Allowed: data.field=value, such as data.num_classes=5.")
+            raise SpecError(f"--set {option}: only options of data are allowed: data.field=value, such as data.num_classes=5.")
         document = override(document, option)
     config, complaints = validate(DataConfig, document.data["data"], ("data",))
     if config is None:

@@ -1,4 +1,4 @@
-"""The data sets of this machine: what lies in ORCHESTRATE_DATA, and what the sweeps of the ledger want of it."""
+"""Checks the data sets of this machine: what is in ORCHESTRATE_DATA, and what the ledger's sweeps need of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.errors import DataError, SpecError, TrackingError
-from orchestrator.operations.doctor.findings import Finding, doubtful, well, wrong
+from orchestrator.operations.doctor.findings import Finding, error, ok, warning
 from orchestrator.planning.preflight import DATA_FOLDER, locate_source
 from orchestrator.planning.shared import SharedPlan, read_shared_plan
 from orchestrator.state.disk import GB
@@ -20,53 +20,53 @@ SHOWN = 8
 
 
 def check_data(home: Home) -> Iterator[Finding]:
-    """Names only: whether a set is the very one that a sweep was begun with, `orchestrate worker` verifies by its fingerprint."""
+    """Check names only; `orchestrate worker` verifies the fingerprint."""
     named = os.environ.get(DATA_FOLDER)
     if named:
-        yield _look_into(Path(named).expanduser().absolute())
+        yield _check_folder(Path(named).expanduser().absolute())
     else:
-        yield well("data", f"{DATA_FOLDER} is not set: data sets are looked for where sweeps say they are")
+        yield ok("data", f"{DATA_FOLDER} is not set: data sets are expected at the paths in the sweep files")
     if home.storage:
-        yield from _find_lacking(home, named)
+        yield from _find_missing(home, named)
 
 
-def _look_into(folder: Path) -> Finding:
+def _check_folder(folder: Path) -> Finding:
     if not folder.is_dir():
-        return wrong("data", f"{folder} is no folder", f"Let {DATA_FOLDER} name the one with this machine's data sets.")
+        return error("data", f"{folder} is no folder", f"Set {DATA_FOLDER} to the folder with this machine's data sets.")
     try:
         found = [path for path in sorted(folder.iterdir()) if _is_data_set(path)]
-    except OSError as error:
-        return wrong("data", f"{folder}: {error.strerror}", "Let it be read by whoever runs sweeps.")
+    except OSError as failure:
+        return error("data", f"{folder}: {failure.strerror}", "Make it readable for the user who runs sweeps.")
     if not found:
-        return doubtful(
-            "data", f"{folder} holds no .npz and no folder with images/ and masks/", f"Is it what {DATA_FOLDER} is to name?"
+        return warning(
+            "data", f"{folder} holds no .npz and no folder with images/ and masks/", f"Is {DATA_FOLDER} set to the right folder?"
         )
     shown = [f"{path.name} ({format_gb(path.stat().st_size / GB)})" if path.is_file() else path.name for path in found[:SHOWN]]
-    return well("data", f"{folder}: {', '.join(shown)}{', ...' if len(found) > SHOWN else ''}")
+    return ok("data", f"{folder}: {', '.join(shown)}{', ...' if len(found) > SHOWN else ''}")
 
 
 def _is_data_set(path: Path) -> bool:
     return path.suffix == ".npz" or ((path / "images").is_dir() and (path / "masks").is_dir())
 
 
-def _find_lacking(home: Home, folder: str | None) -> Iterator[Finding]:
-    """The sweeps of a shared ledger that could not be joined from here."""
+def _find_missing(home: Home, folder: str | None) -> Iterator[Finding]:
+    """Sweeps of a shared ledger that this machine cannot join."""
     try:
         ledger = Ledger(home.ledger_url)
         plans = [plan for sweep in ledger.roster.sweeps() if (plan := _read(ledger, sweep)) is not None]
         ledger.close()
     except TrackingError:
-        return  # told by those who look at the ledger
+        return  # the ledger's own check reports it
     for plan in plans:
         for known in plan.data:
             try:
                 locate_source(DataConfig.model_validate_json(known.source), folder)
-            except DataError as error:
-                yield doubtful(f"data of {plan.spec.name}", str(error), "Until then this machine cannot join the sweep.")
+            except DataError as failure:
+                yield warning(f"data of {plan.spec.name}", str(failure), "This machine cannot join the sweep.")
 
 
 def _read(ledger: Ledger, sweep: str) -> SharedPlan | None:
     try:
         return read_shared_plan(ledger, sweep)
     except SpecError:
-        return None  # another version's; whoever joins it is told
+        return None  # of another version: `orchestrate worker` reports it

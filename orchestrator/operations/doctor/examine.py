@@ -1,18 +1,18 @@
-"""All examinations of `orchestrate doctor`, one after another; one that breaks is itself a finding."""
+"""Runs all checks of `orchestrate doctor`, one after another; a check that fails is itself a finding."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
 from orchestrator.operations.doctor.datasets import check_data
-from orchestrator.operations.doctor.findings import Diagnosis, Finding, wrong
+from orchestrator.operations.doctor.findings import Diagnosis, Finding, error
 from orchestrator.operations.doctor.machine import check_disk, check_gpus, check_packages
 from orchestrator.operations.doctor.servers import check_storage, check_tracking
 from orchestrator.state.home import Home
 
 
 def examine(home: Home) -> Diagnosis:
-    """Look at this machine and at the servers that ``home`` names; changes nothing but that a shared database gets its tables."""
+    """Check this machine and the servers that ``home`` names; creates missing tables in a shared database, nothing else."""
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "packages": check_packages,
         "GPUs": check_gpus,
@@ -27,5 +27,5 @@ def examine(home: Home) -> Diagnosis:
 def _run(subject: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     try:
         yield from check()
-    except Exception as error:  # an examination that breaks says something about the patient, too
-        yield wrong(subject, f"{type(error).__name__}: {error}", "This examination itself broke: please report it.")
+    except Exception as failure:  # of any kind: the other checks must still run
+        yield error(subject, f"{type(failure).__name__}: {failure}", "This check itself failed: please report it.")

@@ -1,4 +1,4 @@
-"""What `orchestrate doctor` found: one line a subject, for people and as JSON."""
+"""What `orchestrate doctor` found: one line per subject, for people and as JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from orchestrator.errors import redact
 
 
 class Level(StrEnum):
-    """How bad it is. WARNING: sweeps run, but not as one may expect. ERROR: they do not."""
+    """How bad it is. WARNING: sweeps run, but perhaps not as expected. ERROR: they do not run."""
 
     OK = "ok"
     WARNING = "warning"
@@ -26,7 +26,7 @@ COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "red"}
 
 @dataclass(frozen=True)
 class Finding:
-    """subject: what was looked at. found: what there is. advice: what to do; empty where all is well."""
+    """subject: what was checked. found: what there is. advice: what to do; empty if nothing is wrong."""
 
     subject: str
     level: Level
@@ -34,30 +34,30 @@ class Finding:
     advice: str = ""
 
 
-def well(subject: str, found: str) -> Finding:
+def ok(subject: str, found: str) -> Finding:
     """Nothing to do."""
     return Finding(subject, Level.OK, found)
 
 
-def doubtful(subject: str, found: str, advice: str) -> Finding:
-    """Sweeps run, but not as one may expect."""
+def warning(subject: str, found: str, advice: str) -> Finding:
+    """Sweeps run, but perhaps not as expected."""
     return Finding(subject, Level.WARNING, found, advice)
 
 
-def wrong(subject: str, found: str, advice: str) -> Finding:
+def error(subject: str, found: str, advice: str) -> Finding:
     """Sweeps do not run."""
     return Finding(subject, Level.ERROR, found, advice)
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What ``orchestrate doctor`` prints; holds no password, whatever the servers said."""
+    """What ``orchestrate doctor`` prints, without passwords."""
 
     findings: Sequence[Finding]
 
     @property
     def exit_code(self) -> int:
-        """1 where anything is wrong; warnings are none."""
+        """1 if there is an error; warnings do not count."""
         return int(any(finding.level is Level.ERROR for finding in self.findings))
 
     def to_json(self) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class Diagnosis:
             {"subject": f.subject, "level": str(f.level), "found": redact(f.found), "advice": redact(f.advice)}
             for f in self.findings
         ]
-        return {"is_well": self.exit_code == 0, "findings": described}
+        return {"is_healthy": self.exit_code == 0, "findings": described}
 
     def render(self) -> Table:
         table = Table.grid(padding=(0, 2))

@@ -1,4 +1,4 @@
-"""This machine: what is installed, which GPUs there are and whether torch can use them, room to write."""
+"""Checks this machine: installed packages, GPUs and whether torch can use them, free disk space."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from orchestrator.errors import LaunchError
 from orchestrator.launchers.slots.driver import Gpu, GpuListing, ask_driver
 from orchestrator.launchers.slots.gpus import find_gpus
 from orchestrator.launchers.slots.locks import make_shared, slots_folder
-from orchestrator.operations.doctor.findings import Finding, doubtful, well, wrong
+from orchestrator.operations.doctor.findings import Finding, error, ok, warning
 from orchestrator.spec.sections import LimitsSpec
 from orchestrator.state.disk import free_gb
 from orchestrator.state.home import Home
 from orchestrator.state.units import format_gb
 
 LITTLE_GB = 20.0
-"""Of free disk: what a sweep of a few dozen trials writes."""
+"""Free disk space that a sweep of a few dozen trials needs."""
 
 BUSY_MB = 1000
-"""Of a GPU's memory: more than a screen takes."""
+"""GPU memory in use: more than a screen takes."""
 
 ASK_TORCH = "import torch; print(torch.version.cuda, torch.cuda.is_available() and torch.cuda.device_count())"
 
 
 def check_packages() -> Iterator[Finding]:
-    """Whether what is installed is what this orchestrate was made for."""
-    told = f"orchestrate {importlib.metadata.version('orchestrate')}, Python {platform.python_version()}"
-    lacking = [fault for text in importlib.metadata.requires("orchestrate") or () if (fault := _find_fault(Requirement(text)))]
-    if lacking:
-        yield doubtful("packages", f"{told}; {'; '.join(lacking)}", "Install orchestrate again: `make setup`, or pip install.")
+    """Whether the installed packages are those that this version requires."""
+    versions = f"orchestrate {importlib.metadata.version('orchestrate')}, Python {platform.python_version()}"
+    faults = [fault for text in importlib.metadata.requires("orchestrate") or () if (fault := _find_fault(Requirement(text)))]
+    if faults:
+        yield warning("packages", f"{versions}; {'; '.join(faults)}", "Install orchestrate again: `make setup` or pip install.")
     else:
         names = ("torch", "mlflow", "optuna")
-        yield well("packages", ", ".join([told, *(f"{name} {importlib.metadata.version(name)}" for name in names)]))
+        yield ok("packages", ", ".join([versions, *(f"{name} {importlib.metadata.version(name)}" for name in names)]))
 
 
 def _find_fault(requirement: Requirement) -> str | None:
@@ -58,48 +58,46 @@ def _find_fault(requirement: Requirement) -> str | None:
 
 
 def check_gpus(list_gpus: Callable[[], GpuListing] = ask_driver) -> Iterator[Finding]:
-    """What the driver lists, and whether torch sees as many; in a process of its own, which ends with what it took."""
+    """Which GPUs the driver lists, and whether torch sees them too; a separate process frees what torch allocates."""
     try:
         gpus = find_gpus(list_gpus=list_gpus)
-    except LaunchError as error:
-        yield wrong("GPUs", str(error), "Until then sweeps do not start; CUDA_VISIBLE_DEVICES= makes them use the CPU.")
+    except LaunchError as failure:
+        yield error("GPUs", str(failure), "Sweeps do not start; with CUDA_VISIBLE_DEVICES= they use the CPU.")
         return
     if not gpus:
-        yield well("GPUs", f"none: trials run on {os.cpu_count()} cores")
+        yield ok("GPUs", f"none: trials run on {os.cpu_count()} cores")
         return
     yield _compare_with_torch(gpus)
     if busy := [gpu for gpu in gpus if gpu.used_mb > BUSY_MB]:
         used = ", ".join(f"{gpu.uuid}: {gpu.used_mb} of {gpu.memory_mb} MB" for gpu in busy)
-        yield doubtful("GPU memory", f"in use already: {used}", "By whom, `nvidia-smi` says; trials there have only the rest.")
+        yield warning("GPU memory", f"already in use: {used}", "`nvidia-smi` shows by whom; trials get only the rest.")
 
 
 def _compare_with_torch(gpus: tuple[Gpu, ...]) -> Finding:
     asked = subprocess.run([sys.executable, "-c", ASK_TORCH], capture_output=True, text=True, check=False)
-    told = asked.stdout.split()
-    if asked.returncode or len(told) != 2:
+    answer = asked.stdout.split()
+    if asked.returncode or len(answer) != 2:
         reason = (asked.stderr.strip().splitlines() or ["no answer"])[-1]
-        return wrong("GPUs", f"{len(gpus)}, but torch cannot be imported: {reason}", "Install torch anew.")
-    build, seen = told
-    has_parts = any(gpu.uuid.startswith("MIG") for gpu in gpus)  # of which CUDA shows a process one at a time
+        return error("GPUs", f"{len(gpus)}, but torch cannot be imported: {reason}", "Install torch again.")
+    build, seen = answer
+    has_parts = any(gpu.uuid.startswith("MIG") for gpu in gpus)  # CUDA shows a process one MIG part at a time
     if seen == str(len(gpus)) or (has_parts and seen not in ("0", "False")):
         sizes = ", ".join("a part (MIG)" if gpu.uuid.startswith("MIG") else f"{gpu.memory_mb} MB" for gpu in gpus)
-        return well("GPUs", f"{len(gpus)} ({sizes}), torch for CUDA {build}")
-    advice = (
-        "Install a torch for CUDA." if build == "None" else "Is the driver too old for this torch? `nvidia-smi` says what it can."
-    )
-    return wrong("GPUs", f"the driver lists {len(gpus)}, torch (CUDA {build}) sees {seen}", advice)
+        return ok("GPUs", f"{len(gpus)} ({sizes}), torch for CUDA {build}")
+    advice = "Install a torch for CUDA." if build == "None" else "Is the driver too old for this torch? See `nvidia-smi`."
+    return error("GPUs", f"the driver lists {len(gpus)}, torch (CUDA {build}) sees {seen}", advice)
 
 
 def check_disk(home: Home) -> Iterator[Finding]:
-    """Whether the home and the folder of the slots can be written to, and how much room there is."""
+    """Whether home and slots folder are writable, and how much disk space is free."""
     for subject, folder, make in (("home", home.root, _make), ("slots", slots_folder(), make_shared)):
         try:
             make(folder)
             with tempfile.TemporaryFile(dir=folder):
                 pass
-        except OSError as error:
+        except OSError as failure:
             name = "ORCHESTRATE_HOME" if subject == "home" else "ORCHESTRATE_SLOTS"
-            yield wrong(subject, f"{folder}: {error.strerror}", f"Let {name} name a folder that may be written to.")
+            yield error(subject, f"{folder}: {failure.strerror}", f"Set {name} to a writable folder.")
             return
     yield _judge_room(home.root)
 
@@ -110,13 +108,13 @@ def _make(folder: Path) -> None:
 
 def _judge_room(folder: Path) -> Finding:
     found, floor = free_gb(folder), LimitsSpec().free_disk_gb
-    told = f"{format_gb(found)} free in {folder}"
+    free = f"{format_gb(found)} free in {folder}"
     if found < floor:
-        return wrong(
+        return error(
             "disk",
-            f"{told}; no trial starts below {format_gb(floor)}",
-            "`orchestrate clean` frees some, or move ORCHESTRATE_HOME.",
+            f"{free}; no trial starts below {format_gb(floor)}",
+            "Run `orchestrate clean`, or move ORCHESTRATE_HOME.",
         )
     if found < LITTLE_GB:
-        return doubtful("disk", told, "That is little for a sweep: `orchestrate sweep FILE --plan` says what one needs.")
-    return well("disk", told)
+        return warning("disk", free, "That is little for a sweep; `orchestrate sweep FILE --plan` estimates what one needs.")
+    return ok("disk", free)

@@ -1,4 +1,4 @@
-"""The ledger's database and the tracking server: there, open to us, to be written to, of our time and version."""
+"""Checks the ledger's database and the tracking server: reachable, accessible, writable, same time and version."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from orchestrator.errors import TrackingError
-from orchestrator.operations.doctor.findings import Finding, doubtful, well, wrong
+from orchestrator.operations.doctor.findings import Finding, error, ok, warning
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
 from orchestrator.tracking.location import TrackingLocation
@@ -19,38 +19,38 @@ if TYPE_CHECKING:
     from orchestrator.tracking import health as probe
 
 SKEW_S = 5.0
-"""By which clocks may differ: leases go by the database's, but times of runs are shown as each machine has them."""
+"""By how much clocks may differ: leases use the database's clock, but runs show the time of their machine."""
 
-ITSELF = ("localhost", "127.0.0.1", "::1", "[::1]")
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1", "[::1]")
 
 
 def check_storage(home: Home) -> Iterator[Finding]:
-    """The database of ledger and search."""
+    """Check the database of ledger and search."""
     if home.storage is None and not (home.root / "ledger.db").exists():
-        yield well("ledger", f"none yet; one will be made in {home.root}, for this machine alone")
+        yield ok("ledger", f"none yet; the first sweep creates one in {home.root}, for this machine only")
         return
     try:
         ledger = Ledger(home.ledger_url)
         now_s, num_sweeps = ledger.now_s(), len(ledger.roster.sweeps())
         ledger.close()
         _open_search(home)
-    except TrackingError as error:
-        yield wrong("ledger", str(error), "Is ORCHESTRATE_STORAGE as the server's .env says, and its port open to this machine?")
+    except TrackingError as failure:
+        yield error("ledger", str(failure), "Does ORCHESTRATE_STORAGE match the server's .env? Is its port open?")
         return
-    where = "PostgreSQL" if home.storage else f"{home.root}, for this machine alone"
-    yield well("ledger", f"{where}: open, {num_sweeps} sweeps")
+    where = "PostgreSQL" if home.storage else f"{home.root}, for this machine only"
+    yield ok("ledger", f"{where}: works, {num_sweeps} sweeps")
     if home.storage:
         yield _judge_clock("the database's", now_s - time.time())
     if home.storage and home.tracking is None:
-        yield doubtful(
+        yield warning(
             "tracking",
-            "ORCHESTRATE_STORAGE is shared, and MLFLOW_TRACKING_URI is not set: other machines would not find this one's results",
+            "ORCHESTRATE_STORAGE is shared, but MLFLOW_TRACKING_URI is not set: other machines do not find this one's results",
             "Set MLFLOW_TRACKING_URI to the team's server.",
         )
 
 
 def _open_search(home: Home) -> None:
-    """It makes tables of its own, for which an account may lack the right."""
+    """Create Optuna's tables, for which the account may lack permission."""
     if home.optuna_url is not None:
         from orchestrator.search.storage import open_storage  # optuna takes a second
 
@@ -60,13 +60,13 @@ def _open_search(home: Home) -> None:
 def _judge_clock(whose: str, ahead_s: float) -> Finding:
     subject = f"clock, {whose}"
     if abs(ahead_s) <= SKEW_S:
-        return well(subject, "as this machine's")
-    told = f"{abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} this machine's"
-    return doubtful(subject, told, "Keep both by NTP (`timedatectl`): runs are shown with the times of the machine they ran on.")
+        return ok(subject, "same as this machine's")
+    found = f"{abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} this machine's"
+    return warning(subject, found, "Synchronize both by NTP (`timedatectl`): runs show the time of the machine they ran on.")
 
 
 def check_tracking(home: Home) -> Iterator[Finding]:
-    """MLflow: the first thing that is wrong hides the rest."""
+    """Check MLflow; stops at the first error."""
     from orchestrator.tracking import health as probe  # imports mlflow, which takes seconds
 
     location = TrackingLocation.of(home)
@@ -75,83 +75,83 @@ def check_tracking(home: Home) -> Iterator[Finding]:
         return
     try:
         version = probe.ask_version(location)
-        entered = probe.ask_experiments(location)
-        if (refusal := _judge_entry(location, entered)) is not None:
+        answer = probe.ask_experiments(location)
+        if (refusal := _judge_login(location, answer)) is not None:
             yield refusal
             return
-        yield from _judge_welcome(location, version, importlib.metadata.version("mlflow"))
+        yield from _judge_version(location, version, importlib.metadata.version("mlflow"))
         yield _judge_files(location, probe.try_files(location))
-    except TrackingError as error:
-        yield wrong("tracking", str(error), "Is the server up, MLFLOW_TRACKING_URI right, and its port open to this machine?")
+    except TrackingError as failure:
+        yield error("tracking", str(failure), "Is the server up, MLFLOW_TRACKING_URI right, and its port open to this machine?")
         return
-    if entered.ahead_s is not None:
-        yield _judge_clock("the tracking server's", entered.ahead_s)
+    if answer.ahead_s is not None:
+        yield _judge_clock("the tracking server's", answer.ahead_s)
 
 
 def _open_database(home: Home, location: TrackingLocation) -> Finding:
     if home.tracking is None and not home.mlflow_db.exists():
-        return well("tracking", f"no records yet; they will be kept in {home.root}, for this machine alone")
+        return ok("tracking", f"no records yet; the first sweep creates them in {home.root}, for this machine only")
     from orchestrator.tracking.client import connect
 
     try:
         connect(location)
-    except TrackingError as error:
-        return wrong("tracking", str(error), "Move the file away to begin a new one: `orchestrate sync` fills it again.")
-    return well("tracking", f"{location}: open")
+    except TrackingError as failure:
+        return error("tracking", str(failure), "Move the file away and run `orchestrate sync`: it writes a new one.")
+    return ok("tracking", f"{location}: works")
 
 
-def _judge_entry(location: TrackingLocation, entered: probe.ServerAnswer) -> Finding | None:
-    """Why we are not let in; None where we are."""
+def _judge_login(location: TrackingLocation, answer: probe.ServerAnswer) -> Finding | None:
+    """Why the login does not work; None if it does."""
     name = os.environ.get("MLFLOW_TRACKING_USERNAME")
-    if entered.status == 401 and name is None:
-        return wrong(
-            "login", f"{location} wants one", "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (the server's .env)."
+    if answer.status == 401 and name is None:
+        return error(
+            "login", f"{location} requires one", "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (the server's .env)."
         )
-    if entered.status == 401:
-        return wrong("login", f"{location} refuses that of {name!r}", "Is MLFLOW_TRACKING_PASSWORD what the server's .env says?")
-    if entered.status == 403 and "Host" in entered.text:
+    if answer.status == 401:
+        return error("login", f"{location} refuses user {name!r}", "Does MLFLOW_TRACKING_PASSWORD match the server's .env?")
+    if answer.status == 403 and "Host" in answer.text:
         host = urlsplit(location.uri).hostname
-        return wrong(
+        return error(
             "login",
-            f"{location} does not answer to the name {host}",
+            f"{location} does not accept requests under the name {host}",
             f"Add {host} to PUBLIC_HOST in the server's .env; then `up -d`.",
         )
-    if entered.status == 403:
-        return wrong("login", f"{location} forbids {name!r} to read: {entered.text}", "Have MLflow's admin allow it.")
-    if entered.status == 404:
-        return wrong(
-            "tracking", f"{location} answers, but not as MLflow does", "Does MLFLOW_TRACKING_URI name MLflow's port and path?"
+    if answer.status == 403:
+        return error("login", f"{location} does not let {name!r} read: {answer.text}", "Ask MLflow's administrator.")
+    if answer.status == 404:
+        return error(
+            "tracking", f"{location} answers, but is not MLflow", "Does MLFLOW_TRACKING_URI have MLflow's port and path?"
         )
-    if entered.status != 200:
-        told = f"{location} answers with {entered.status}: {entered.text}"
-        return wrong("tracking", told, "Look at its log: `docker compose logs mlflow database`.")
+    if answer.status != 200:
+        advice = "See its log: `docker compose logs mlflow database`."
+        return error("tracking", f"{location} answers with {answer.status}: {answer.text}", advice)
     return None
 
 
-def _judge_welcome(location: TrackingLocation, version: probe.ServerAnswer, ours: str) -> Iterator[Finding]:
-    theirs = version.text if version.status == 200 else "untold"
-    told = f"{location}: MLflow {theirs}, here {ours}"
+def _judge_version(location: TrackingLocation, version: probe.ServerAnswer, ours: str) -> Iterator[Finding]:
+    theirs = version.text if version.status == 200 else "of unknown version"
+    versions = f"{location}: MLflow {theirs}, here {ours}"
     if theirs.split(".")[:1] != ours.split(".")[:1]:
-        yield wrong("tracking", told, "Install the same MLflow on both.")
+        yield error("tracking", versions, "Install the same MLflow version on both.")
     elif theirs.split(".")[:2] != ours.split(".")[:2]:
-        yield doubtful("tracking", told, "Other versions mostly understand each other; the same one on both is tested.")
+        yield warning("tracking", versions, "Different versions usually work together; only equal ones are tested.")
     else:
-        yield well("tracking", told)
+        yield ok("tracking", versions)
     name = os.environ.get("MLFLOW_TRACKING_USERNAME")
     if name is not None:
-        yield well("login", f"as {name}")
-    elif urlsplit(location.uri).hostname not in ITSELF and not urlsplit(location.uri).username:
-        yield doubtful(
-            "login", "none is asked for: whoever reaches the server reads and removes", "docker-compose.yml has one with a login."
+        yield ok("login", f"as {name}")
+    elif urlsplit(location.uri).hostname not in LOCAL_HOSTS and not urlsplit(location.uri).username:
+        yield warning(
+            "login",
+            "none is required: everybody can read and delete",
+            "docker-compose.yml has one with a login.",
         )
 
 
 def _judge_files(location: TrackingLocation, tried: probe.ServerAnswer) -> Finding:
     if tried.status == 200:
-        return well("files", "written and read through the server")
+        return ok("files", "can be written and read through the server")
     if tried.status == 503:
-        return doubtful(
-            "files", f"{location} does not hand them through", "Each machine has to reach the artifact store by itself."
-        )
+        return warning("files", f"{location} does not proxy them", "Each machine must reach the artifact store itself.")
     advice = "Is the disk of the server full, or its volume not writable? `docker compose logs mlflow` says more."
-    return wrong("files", f"{location} answers with {tried.status}: {tried.text}", advice)
+    return error("files", f"{location} answers with {tried.status}: {tried.text}", advice)

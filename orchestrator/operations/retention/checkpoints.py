@@ -1,4 +1,4 @@
-"""Checkpoints that can go, by what MLflow knows of them: those that no sweep keeps, and copies of what it holds itself."""
+"""Finds checkpoints that can be deleted according to MLflow: those that no sweep keeps, and copies of its own files."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import TrialError
-from orchestrator.operations.retention.reclaimable import Find, Kind, has_ended, measure
-from orchestrator.operations.retention.rules import Standing, choose_removable, read_rule
+from orchestrator.operations.retention.reclaimable import Reclaimable, ReclaimableKind, has_ended, measure
+from orchestrator.operations.retention.rules import RankedTrial, choose_removable, read_rule
 from orchestrator.state.files import mark_file
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger, LedgerRow
@@ -21,15 +21,15 @@ from orchestrator.tracking.mirror_state import read_mirror_state
 if TYPE_CHECKING:
     from orchestrator.tracking.checkpoints.retention import CheckpointRecords, CheckpointRun, CheckpointSnapshot
 
-KEPT_STATES = (TrialState.COMPLETE, TrialState.PRUNED)
-"""Whose checkpoint a rule may remove; a failed trial may be tried again, and then goes on from it."""
+REMOVABLE_STATES = (TrialState.COMPLETE, TrialState.PRUNED)
+"""States in which a rule may remove the checkpoint; a failed trial may be retried and resumes from it."""
 
 
-class Checkpoints:
-    """Looks through the checkpoints of some trials, or of all; removes nothing. Used by one thread.
+class CheckpointFinder:
+    """Finds checkpoints of some trials, or of all; deletes nothing. For one thread.
 
     Raises:
-        TrackingError: the records cannot be read; so does every method.
+        TrackingError: MLflow cannot be read; so does every method.
     """
 
     def __init__(self, home: Home, ledger: Ledger, records: CheckpointRecords, keys: Collection[str] | None = None) -> None:
@@ -43,9 +43,9 @@ class Checkpoints:
         self._runs = {key: some for key, some in sorted(runs.items()) if keys is None or key in keys}
         self._rows = ledger.states(self._runs)
 
-    def find_not_kept(self) -> Iterator[Find]:
-        """Those that no sweep keeps and no ensemble needs: in the trial's folder, in the cache, and in this home's artifacts."""
-        for key, reason in self._choose().items():
+    def find_not_kept(self) -> Iterator[Reclaimable]:
+        """Checkpoints that no sweep keeps and no ensemble needs: in trial folders, in the cache and in this home's artifacts."""
+        for key, reason in self._choose_removable().items():
             if (runs := self._runs.get(key)) is None:
                 continue
             row, folder = self._rows.get(key), TrialFolder(self._home.trial_folder(key))
@@ -54,28 +54,28 @@ class Checkpoints:
             own = tuple(run.run_id for run in runs if run.files is not None)
             for path in self._list_places(folder, runs):
                 if path.exists():
-                    yield Find(Kind.not_kept, path, measure(path), key=key, reason=reason, run_ids=own)
+                    yield Reclaimable(ReclaimableKind.not_kept, path, measure(path), key=key, reason=reason, run_ids=own)
 
-    def find_copies(self) -> Iterator[Find]:
-        """What is on this machine a second time, and can be fetched from MLflow as it is."""
+    def find_copies(self) -> Iterator[Reclaimable]:
+        """Copies on this machine of files that can be fetched from MLflow."""
         for key, runs in self._runs.items():
             for run in runs:
                 if run.holds_files and run.state == TrialState.COMPLETE:
                     yield from self._find_copies(key, run)
 
-    def _choose(self) -> dict[str, str]:
-        """Key -> why its checkpoint is not kept; ranked in whole sweeps, whichever of their trials are looked at."""
-        standings = [
-            Standing(run.key, run.sweep, run.miou if run.state == TrialState.COMPLETE else None, run.scored)
+    def _choose_removable(self) -> dict[str, str]:
+        """Key -> why its checkpoint is not kept; trials are ranked within their whole sweep."""
+        trials = [
+            RankedTrial(run.key, run.sweep, run.miou if run.state == TrialState.COMPLETE else None, run.scored)
             for run in self._read.runs
         ]
         rules = {sweep: read_rule(text) for sweep, text in self._read.rules.items()}
-        return choose_removable(standings, rules, members=self._read.members, sweeps_of=self._memberships)
+        return choose_removable(trials, rules, members=self._read.members, sweeps_of=self._memberships)
 
     def _has_ended(self, runs: Sequence[CheckpointRun], row: LedgerRow | None, folder: TrialFolder) -> bool:
-        """Whether everybody says that the trial is done: its runs, the ledger, and its folder where there is one."""
+        """Whether the trial has ended according to its runs, the ledger and its folder, if there is one."""
         states = {run.state for run in runs}
-        if not states <= {str(state) for state in KEPT_STATES} or (row is not None and row.state not in KEPT_STATES):
+        if not states <= {str(state) for state in REMOVABLE_STATES} or (row is not None and row.state not in REMOVABLE_STATES):
             return False
         if not folder.exists:
             return True
@@ -83,10 +83,10 @@ class Checkpoints:
             result = folder.result()
         except TrialError:
             return False
-        return result is not None and result.state in KEPT_STATES and has_ended(folder, row)
+        return result is not None and result.state in REMOVABLE_STATES and has_ended(folder, row)
 
     def _list_places(self, folder: TrialFolder, runs: Sequence[CheckpointRun]) -> Iterator[Path]:
-        """Where the checkpoint may lie. The artifacts last: they are what the others could be fetched from."""
+        """Where the checkpoint may be. Artifacts come last: the others could be fetched from them."""
         yield folder.weights
         if any(run.state == TrialState.PRUNED for run in runs):
             yield folder.checkpoint
@@ -96,7 +96,7 @@ class Checkpoints:
             if run.files is not None and run.holds_files:
                 yield run.files / TrialFile.WEIGHTS
 
-    def _find_copies(self, key: str, run: CheckpointRun) -> Iterator[Find]:
+    def _find_copies(self, key: str, run: CheckpointRun) -> Iterator[Reclaimable]:
         folder = TrialFolder(self._home.trial_folder(key))
         here, fetched = folder.weights, self._home.cache / "files" / run.run_id / TrialFile.WEIGHTS
         copies = [path for path in (here, fetched) if path.exists()]
@@ -105,10 +105,10 @@ class Checkpoints:
         size = self._records.list_files(run.run_id).get(TrialFile.WEIGHTS)
         for path in copies:
             if measure(path) == size and (path == fetched or self._was_sent(folder, run)):
-                yield Find(Kind.in_mlflow, path, measure(path), key=key)
+                yield Reclaimable(ReclaimableKind.in_mlflow, path, measure(path), key=key)
 
     def _was_sent(self, folder: TrialFolder, run: CheckpointRun) -> bool:
-        """Whether the file in the folder is the one that the mirror sent to this run."""
+        """Whether the mirror sent exactly this file to this run."""
         sent = read_mirror_state(folder, str(TrackingLocation.of(self._home)))
         if sent is None or sent.run_id != run.run_id:
             return False

@@ -1,4 +1,4 @@
-"""``orchestrate clean``, and what a sweep does by its ``keep`` rule when it ends: look, say what goes, remove, say what went."""
+"""``orchestrate clean``, and the ``keep`` rule at the end of a sweep: finds, announces, deletes and reports."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from rich.text import Text
 
 from orchestrator.errors import SpecError, TrackingError
 from orchestrator.operations.retention.reclaimable import (
-    Find,
-    Kind,
-    Left,
+    Reclaimable,
+    ReclaimableKind,
+    Skipped,
     find_data,
     find_leftovers,
     find_living,
@@ -35,7 +35,7 @@ from orchestrator.state.units import format_bytes
 from orchestrator.tracking.location import TrackingLocation
 
 if TYPE_CHECKING:
-    from orchestrator.operations.retention.checkpoints import Checkpoints
+    from orchestrator.operations.retention.checkpoints import CheckpointFinder
     from orchestrator.tracking.checkpoints.retention import CheckpointRecords
 
 NEEDS_MLFLOW = "checkpoints that MLflow has as well, or that `keep` does not keep"
@@ -43,12 +43,12 @@ NEEDS_MLFLOW = "checkpoints that MLflow has as well, or that `keep` does not kee
 
 @dataclass(frozen=True)
 class CleanReport:
-    """What was found, and of that removed; with ``dry_run`` nothing. free_before, free_after: bytes on the home's disk."""
+    """What was found and what of it was deleted. free_before, free_after: free bytes on the home's disk."""
 
     home: Home
-    finds: tuple[Find, ...]
-    removed: tuple[Find, ...]
-    left: tuple[Left, ...]
+    finds: tuple[Reclaimable, ...]
+    removed: tuple[Reclaimable, ...]
+    skipped: tuple[Skipped, ...]
     dry_run: bool
     free_before: int
     free_after: int
@@ -63,7 +63,7 @@ class CleanReport:
             "freed_bytes": _add_up(self.removed),
             "disk_free_before_bytes": self.free_before,
             "disk_free_after_bytes": self.free_after,
-            "finds": [
+            "found": [
                 {
                     "kind": find.kind.name,
                     "trial": find.key,
@@ -74,7 +74,7 @@ class CleanReport:
                 }
                 for find in self.finds
             ],
-            "left": [{"what": left.what, "why": left.why} for left in self.left],
+            "skipped": [{"what": one.what, "why": one.why} for one in self.skipped],
         }
 
     def render(self) -> Group:
@@ -86,20 +86,20 @@ class CleanReport:
             )
         else:
             freed = f"freed {format_bytes(_add_up(self.removed))}" if self.finds else "nothing to free"
-            free = f"{format_bytes(self.free_before)} were free on its disk, {format_bytes(self.free_after)} are now"
+            free = f"{format_bytes(self.free_before)} were free on its disk, now {format_bytes(self.free_after)}"
             parts.append(f"{self.home.root}: {freed}; {free}")
-        parts += [f"Left alone: {left.what}: {left.why}" for left in self.left]
+        parts += [f"skipped: {one.what}: {one.why}" for one in self.skipped]
         return Group(*(Text(part) if isinstance(part, str) else part for part in parts))
 
 
 def clean(home: Home, sweeps: Sequence[str], *, dry_run: bool, console: Console) -> CleanReport:
-    """Free what can be made or fetched again, and the checkpoints that no sweep keeps.
+    """Delete what can be made or fetched again, and checkpoints that no sweep keeps.
 
-    sweeps: only what belongs to their trials; without names everything, caches and prepared data too. console: is told what
-    goes, before it goes.
+    sweeps: delete only what belongs to their trials; if empty everything, including caches and prepared data. console: shows
+    what will be deleted.
 
     Raises:
-        SpecError: no sweep of that name.
+        SpecError: there is no such sweep.
         TrackingError: the ledger cannot be opened.
     """
     if not home.root.is_dir():
@@ -108,28 +108,28 @@ def clean(home: Home, sweeps: Sequence[str], *, dry_run: bool, console: Console)
     ledger, cleared = _open_ledger(home, may_clear=not (sweeps or dry_run))
     keys = _list_keys(ledger, sweeps)
     records: CheckpointRecords | None = None
-    left: list[Left] = []
+    skipped: list[Skipped] = []
     try:
         records = _open_records(home) if _has_records(home) else None
     except TrackingError as error:
-        left.append(Left(NEEDS_MLFLOW, str(error)))
-    finds: dict[Path, Find] = {}
-    for found in _look(home, ledger, records, keys):
-        if isinstance(found, Left):
-            left.append(found)
+        skipped.append(Skipped(NEEDS_MLFLOW, str(error)))
+    finds: dict[Path, Reclaimable] = {}
+    for found in _find_all(home, ledger, records, keys):
+        if isinstance(found, Skipped):
+            skipped.append(found)
         else:
-            finds.setdefault(found.path, found)  # the first that finds a path says why it goes
-    removed: list[Find] = []
+            finds.setdefault(found.path, found)  # the first find of a path names the reason
+    removed: list[Reclaimable] = []
     if finds and not dry_run:
         console.print(f"freeing {format_bytes(_add_up(finds.values()))} in {len(finds)} files and folders", highlight=False)
-        removed, more = remove(list(finds.values()), home, ledger, note=_noting(records))
-        left += more
+        removed, more = remove(list(finds.values()), home, ledger, record=_recording(records))
+        skipped += more
     every, gone = (*cleared, *finds.values()), (*cleared, *removed)
-    return CleanReport(home, every, gone, tuple(left), dry_run, free_before, _measure_free(home))
+    return CleanReport(home, every, gone, tuple(skipped), dry_run, free_before, _measure_free(home))
 
 
-def _open_ledger(home: Home, *, may_clear: bool) -> tuple[Ledger, list[Find]]:
-    """The ledger, and what had to go before it could be opened: a disk without room for another byte leaves it none either."""
+def _open_ledger(home: Home, *, may_clear: bool) -> tuple[Ledger, list[Reclaimable]]:
+    """The ledger, and what had to be deleted before it could be opened, because the disk was full."""
     try:
         return Ledger(home.ledger_url), []
     except TrackingError as error:
@@ -140,39 +140,41 @@ def _open_ledger(home: Home, *, may_clear: bool) -> tuple[Ledger, list[Find]]:
         return Ledger(home.ledger_url), cleared
 
 
-def apply_keep(home: Home, sweep: str) -> tuple[list[Find], list[Left]]:
-    """Remove the checkpoints of a sweep's trials that nobody keeps; returns what is gone, and what was left and why.
+def apply_keep(home: Home, sweep: str) -> tuple[list[Reclaimable], list[Skipped]]:
+    """Delete the checkpoints of a sweep's trials that nothing keeps; returns what was deleted, and what was skipped.
 
     Raises:
-        TrackingError: MLflow or the ledger cannot be used; nothing was removed.
+        TrackingError: MLflow or the ledger cannot be used; nothing was deleted.
     """
-    from orchestrator.operations.retention.checkpoints import Checkpoints
+    from orchestrator.operations.retention.checkpoints import CheckpointFinder
 
     ledger, records = Ledger(home.ledger_url), _open_records(home)
-    finds = list(Checkpoints(home, ledger, records, ledger.members(sweep)).find_not_kept())
-    return remove(finds, home, ledger, note=_noting(records))
+    finds = list(CheckpointFinder(home, ledger, records, ledger.members(sweep)).find_not_kept())
+    return remove(finds, home, ledger, record=_recording(records))
 
 
 def keep_at_end(home: Home, sweep: str, rule: Rule) -> list[str]:
-    """Apply a sweep's rule when it has ended; returns what to tell of it. What cannot be removed now, ``clean`` removes later."""
+    """Apply a sweep's rule at its end; returns lines for people. ``clean`` deletes later what cannot be deleted now."""
     if rule == DEFAULT:
         return []
     try:
-        removed, left = apply_keep(home, sweep)
+        removed, skipped = apply_keep(home, sweep)
     except TrackingError as error:
-        return [f"keep: {{checkpoints: {rule}}} is not applied yet, `orchestrate clean` does that: {error}"]
+        return [f"keep: {{checkpoints: {rule}}} is not applied yet; `orchestrate clean` will do it: {error}"]
     return [
-        f"keep: {{checkpoints: {rule}}}: {len(removed)} files removed, {format_bytes(_add_up(removed))}",
-        *(f"left alone: {one.what}: {one.why}" for one in left),
+        f"keep: {{checkpoints: {rule}}}: {len(removed)} files deleted, {format_bytes(_add_up(removed))}",
+        *(f"skipped: {one.what}: {one.why}" for one in skipped),
     ]
 
 
-def _look(home: Home, ledger: Ledger, records: CheckpointRecords | None, keys: Collection[str] | None) -> Iterator[Find | Left]:
-    """Everything that can go, what matters most first."""
+def _find_all(
+    home: Home, ledger: Ledger, records: CheckpointRecords | None, keys: Collection[str] | None
+) -> Iterator[Reclaimable | Skipped]:
+    """Everything that can be deleted, the most important first."""
     if records is not None:
-        from orchestrator.operations.retention.checkpoints import Checkpoints
+        from orchestrator.operations.retention.checkpoints import CheckpointFinder
 
-        yield from _guarded(lambda: Checkpoints(home, ledger, records, keys))
+        yield from _find_by_mlflow(lambda: CheckpointFinder(home, ledger, records, keys))
     trials = list_trials(home, keys)
     rows, now_s = ledger.states([trial.path.name for trial in trials]), ledger.now_s()
     for trial in trials:
@@ -183,30 +185,30 @@ def _look(home: Home, ledger: Ledger, records: CheckpointRecords | None, keys: C
             yield from find_resume_checkpoint(trial)
         yield from find_leftovers(trial.path, key=trial.path.name)
     if keys is None:
-        yield from _look_at_shared(home)
+        yield from _find_shared(home)
 
 
-def _look_at_shared(home: Home) -> Iterator[Find | Left]:
+def _find_shared(home: Home) -> Iterator[Reclaimable | Skipped]:
     if living := find_living(home):
-        yield Left("caches and prepared data", f"{', '.join(living)} may need them")
+        yield Skipped("caches and prepared data", f"{', '.join(living)} may need them")
         return
     yield from find_unpacked(home)
     yield from find_leftovers(home.cache / "checkpoints")
     yield from find_data(home)
 
 
-def _guarded(open_checkpoints: Callable[[], Checkpoints]) -> Iterator[Find | Left]:
-    """What MLflow tells, as far as it answers."""
+def _find_by_mlflow(open_checkpoints: Callable[[], CheckpointFinder]) -> Iterator[Reclaimable | Skipped]:
+    """What can be deleted according to MLflow, as far as it answers."""
     try:
         checkpoints = open_checkpoints()
         yield from checkpoints.find_not_kept()
         yield from checkpoints.find_copies()
     except TrackingError as error:
-        yield Left(NEEDS_MLFLOW, str(error))
+        yield Skipped(NEEDS_MLFLOW, str(error))
 
 
 def _has_records(home: Home) -> bool:
-    """Whether there is something to ask, so that looking makes no database."""
+    """Whether MLflow has records here: connecting would create a database."""
     return home.tracking is not None or home.mlflow_db.exists()
 
 
@@ -216,12 +218,12 @@ def _open_records(home: Home) -> CheckpointRecords:
     return CheckpointRecords(TrackingLocation.of(home))
 
 
-def _noting(records: CheckpointRecords | None) -> Callable[[str, str], None]:
+def _recording(records: CheckpointRecords | None) -> Callable[[str, str], None]:
     return records.record_removal if records is not None else lambda run_id, reason: None
 
 
 def _list_keys(ledger: Ledger, sweeps: Sequence[str]) -> set[str] | None:
-    """Of the trials of the sweeps named; None for everything."""
+    """Keys of the trials of these sweeps; None for everything."""
     if not sweeps:
         return None
     ledger.check_sweeps(sweeps)
@@ -233,16 +235,16 @@ def _measure_free(home: Home) -> int:
     return shutil.disk_usage(existing).free
 
 
-def _add_up(finds: Iterable[Find]) -> int:
+def _add_up(finds: Iterable[Reclaimable]) -> int:
     return sum(find.num_bytes for find in finds)
 
 
-def _draw(finds: Sequence[Find]) -> Table:
+def _draw(finds: Sequence[Reclaimable]) -> Table:
     table = Table(box=None, padding=(0, 2), header_style="dim")
     table.add_column("what")
     table.add_column("files", justify="right")
     table.add_column("size", justify="right")
-    for kind in Kind:
+    for kind in ReclaimableKind:
         some = [find for find in finds if find.kind is kind]
         if some:
             table.add_row(kind.value, str(len(some)), format_bytes(_add_up(some)))

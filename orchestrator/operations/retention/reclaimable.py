@@ -1,4 +1,4 @@
-"""What can go, found on this machine's disk alone: what is made again when it is needed, and what killed processes left."""
+"""Finds what can be deleted by looking at the disk: what can be made again, and leftovers of killed processes."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from orchestrator.state.ledger import LedgerRow
 from orchestrator.state.trial.folder import TrialFolder
 
 LEFTOVER_AGE_S = 3600.0
-"""A write takes seconds: a half-written file of that age is nobody's any more."""
+"""A write takes seconds: no process is still writing a file of that age."""
 
 _HALF_WRITTEN = re.compile(r"\..+\.(\d+|scratch|adopted)|tmp\w+")  # adopted: of earlier versions
 _PARTIAL = ".partial"
 
 
-class Kind(StrEnum):
-    """Why something can go, as it is shown."""
+class ReclaimableKind(StrEnum):
+    """Why something can be deleted, as shown to people."""
 
     not_kept = "checkpoints that `keep` does not keep"
     in_mlflow = "checkpoints that MLflow has as well"
@@ -37,86 +37,86 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True)
-class Find:
-    """A file or a folder that can go. key: of the trial that it belongs to. reason: the rule by which a checkpoint goes."""
+class Reclaimable:
+    """A file or folder that can be deleted. key: of its trial. reason: the rule that removes a checkpoint."""
 
-    kind: Kind
+    kind: ReclaimableKind
     path: Path
     num_bytes: int
     key: str | None = None
     reason: str | None = None
     run_ids: tuple[str, ...] = ()
-    """Of the runs that are to say that the checkpoint was removed."""
+    """The runs that must show that the checkpoint was removed."""
 
 
 @dataclass(frozen=True)
-class Left:
-    """Something that is not looked at, and why."""
+class Skipped:
+    """Something that was not checked or deleted, and why."""
 
     what: str
     why: str
 
 
 def list_trials(home: Home, keys: Iterable[str] | None) -> list[TrialFolder]:
-    """The trial folders of this machine: of ``keys``, or all."""
+    """The trial folders of this machine: those of ``keys``, or all."""
     paths = [home.trial_folder(key) for key in keys] if keys is not None else sorted(_list(home.trials))
     return [TrialFolder(path) for path in paths if path.is_dir()]
 
 
 def has_ended(folder: TrialFolder, row: LedgerRow | None) -> bool:
-    """Whether nobody will go on with the trial: by its folder, and by the ledger, which knows of a retry first."""
+    """Whether nobody will resume the trial, by its folder and by the ledger, which knows first of a retry."""
     try:
         result = folder.result()
     except TrialError:
-        return False  # another version's, which is to judge it
+        return False  # of another version, which has to decide
     return result is not None and (row is None or row.state.has_ended)
 
 
-def find_resume_checkpoint(folder: TrialFolder) -> Iterator[Find]:
-    """Of a trial that has ended."""
+def find_resume_checkpoint(folder: TrialFolder) -> Iterator[Reclaimable]:
+    """The resume checkpoint of a trial that has ended."""
     if folder.checkpoint.exists():
-        yield Find(Kind.resume, folder.checkpoint, folder.checkpoint.stat().st_size, key=folder.path.name)
+        yield Reclaimable(ReclaimableKind.resume, folder.checkpoint, folder.checkpoint.stat().st_size, key=folder.path.name)
 
 
-def find_leftovers(folder: Path, *, key: str | None = None) -> Iterator[Find]:
-    """Half-written files in a folder that nobody works in."""
+def find_leftovers(folder: Path, *, key: str | None = None) -> Iterator[Reclaimable]:
+    """Half-written files in a folder that no process works in."""
     for path in _list(folder):
         if _HALF_WRITTEN.fullmatch(path.name) and _is_old(path):
-            yield Find(Kind.leftover, path, measure(path), key=key)
+            yield Reclaimable(ReclaimableKind.leftover, path, measure(path), key=key)
 
 
-def find_unpacked(home: Home) -> Iterator[Find]:
-    """Predictions that were unpacked to be mapped into memory; who has them mapped keeps what it sees."""
+def find_unpacked(home: Home) -> Iterator[Reclaimable]:
+    """Predictions unpacked for memory mapping; a process that has mapped them keeps its view."""
     for path in _list(home.cache / "predictions"):
-        yield Find(Kind.unpacked, path, measure(path))
+        yield Reclaimable(ReclaimableKind.unpacked, path, measure(path))
 
 
-def find_data(home: Home) -> Iterator[Find | Left]:
-    """Prepared data sets whose source no trial folder names, and preparations that were killed."""
+def find_data(home: Home) -> Iterator[Reclaimable | Skipped]:
+    """Prepared data sets that no trial folder refers to, and leftovers of killed preparations."""
     fingerprints = set()
     for folder in list_trials(home, None):
         try:
             fingerprints.add(folder.spec().source_fingerprint)
         except TrialError as error:
-            yield Left(Kind.data, f"a trial does not say what it refers to: {error}")
+            yield Skipped(ReclaimableKind.data, f"a trial cannot be read: {error}")
             return
     for path in _list(home.data):
         if path.name.endswith(_PARTIAL):
             if _is_old(path) and not is_locked(path.with_name(f"{path.name.removesuffix(_PARTIAL)}.lock")):
-                yield Find(Kind.leftover, path, measure(path))
+                yield Reclaimable(ReclaimableKind.leftover, path, measure(path))
         elif (path / "dataset.json").exists() and path.name.partition("-")[0] not in fingerprints:
-            yield Find(Kind.data, path, measure(path))
+            yield Reclaimable(ReclaimableKind.data, path, measure(path))
 
 
 def find_living(home: Home) -> list[str]:
-    """Owners that may be at work in this home, whose data and caches are left alone."""
+    """Dispatchers that may be running in this home and need its data and caches."""
     names = [path.name.removesuffix(".lock") for path in _list(home.locks) if path.name.count(":") == 2]
     return [name for name in names if not home.is_dead(name)]
 
 
 @contextmanager
 def hold(folder: TrialFolder) -> Iterator[bool]:
-    """Keep workers out of a trial's folder; False where one is in it."""
+    """Keep workers out of a trial's folder; False if one is in it."""
     lock = FileLock(folder.lock, thread_local=False)
     try:
         lock.acquire(blocking=False)
@@ -130,7 +130,7 @@ def hold(folder: TrialFolder) -> Iterator[bool]:
 
 
 def measure(path: Path) -> int:
-    """Bytes of a file, or of all files below a folder; what vanishes meanwhile counts nothing."""
+    """Bytes of a file, or of all files below a folder; files that vanish meanwhile count as 0."""
     try:
         if not path.is_dir():
             return path.stat(follow_symlinks=False).st_size

@@ -1,4 +1,4 @@
-"""Removes what was found, unless somebody has come to need it since."""
+"""Deletes what was found, unless a process needs it by now."""
 
 from __future__ import annotations
 
@@ -8,84 +8,90 @@ from itertools import groupby
 from pathlib import Path
 
 from orchestrator.errors import TrackingError
-from orchestrator.operations.retention.reclaimable import Find, Kind, Left, find_living, has_ended, hold
+from orchestrator.operations.retention.reclaimable import Reclaimable, ReclaimableKind, Skipped, find_living, has_ended, hold
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
 from orchestrator.state.trial.folder import TrialFolder, write_removal
 
-NoteRemoval = Callable[[str, str], None]
-"""Says on a run's page, by its id, why its checkpoint is gone."""
+RecordRemoval = Callable[[str, str], None]
+"""Run id, reason: shows on the run's page why its checkpoint is gone."""
 
 
-def remove(finds: Sequence[Find], home: Home, ledger: Ledger, *, note: NoteRemoval) -> tuple[list[Find], list[Left]]:
-    """Remove files and folders; returns what is gone, and what was left and why. Whatever cannot be removed stops nothing.
+def remove(
+    finds: Sequence[Reclaimable], home: Home, ledger: Ledger, *, record: RecordRemoval
+) -> tuple[list[Reclaimable], list[Skipped]]:
+    """Delete files and folders; returns what was deleted, and what was skipped and why. A failure does not stop the rest.
 
-    A trial's are removed while no worker can enter its folder, and only while no dispatcher holds the trial.
+    A trial's files are deleted while no worker can enter its folder and no dispatcher holds the trial.
     """
-    removed: list[Find] = []
-    left: list[Left] = []
+    removed: list[Reclaimable] = []
+    skipped: list[Skipped] = []
     for (_, key), group in groupby(sorted(finds, key=_order), key=_order):
         some = list(group)
-        gone, problem = _remove_of(key, some, home, ledger, note) if key else remove_shared(some, home)
+        gone, problem = _remove_of(key, some, home, ledger, record) if key else remove_shared(some, home)
         removed += gone
         if problem is not None:
-            left.append(problem)
-    return removed, left
+            skipped.append(problem)
+    return removed, skipped
 
 
-def remove_shared(finds: Sequence[Find], home: Home) -> tuple[list[Find], Left | None]:
-    """Remove what is no single trial's, unless a dispatcher lives that may need it."""
+def remove_shared(finds: Sequence[Reclaimable], home: Home) -> tuple[list[Reclaimable], Skipped | None]:
+    """Delete what belongs to no single trial, unless a running dispatcher may need it."""
     if living := find_living(home):
-        return [], Left("caches and prepared data", f"{', '.join(living)} may need them")
+        return [], Skipped("caches and prepared data", f"{', '.join(living)} may need them")
     return _remove_all(finds)
 
 
-def _order(find: Find) -> tuple[bool, str]:
-    """What needs a note comes last: on a full disk there is room for notes then."""
+def _order(find: Reclaimable) -> tuple[bool, str]:
+    """What needs a record comes last: on a full disk there is space for records by then."""
     return find.reason is not None, find.key or ""
 
 
-def is_needed(ledger: Ledger, folder: TrialFolder, finds: Iterable[Find]) -> bool:
-    """Whether a dispatcher holds the trial, or it is to be gone on with after all."""
+def is_needed(ledger: Ledger, folder: TrialFolder, finds: Iterable[Reclaimable]) -> bool:
+    """Whether a dispatcher holds the trial, or the trial will be resumed after all."""
     row = ledger.states([folder.path.name]).get(folder.path.name)
     if row is not None and row.is_held(ledger.now_s()):
         return True
-    rests = any(find.kind is not Kind.leftover and find.path.parent == folder.path for find in finds)
-    return rests and not has_ended(folder, row)
+    is_checkpoint = any(find.kind is not ReclaimableKind.leftover and find.path.parent == folder.path for find in finds)
+    return is_checkpoint and not has_ended(folder, row)
 
 
-def _remove_of(key: str, finds: Sequence[Find], home: Home, ledger: Ledger, note: NoteRemoval) -> tuple[list[Find], Left | None]:
+def _remove_of(
+    key: str, finds: Sequence[Reclaimable], home: Home, ledger: Ledger, record: RecordRemoval
+) -> tuple[list[Reclaimable], Skipped | None]:
     folder = TrialFolder(home.trial_folder(key))
     if not folder.path.is_dir():
-        return _note_and_remove(folder, finds, note)
+        return _record_and_remove(folder, finds, record)
     with hold(folder) as is_free:
         if not is_free or is_needed(ledger, folder, finds):
-            return [], Left(key, "a dispatcher works on it, or is about to")
-        return _note_and_remove(folder, finds, note)
+            return [], Skipped(key, "a dispatcher works on it or is about to")
+        return _record_and_remove(folder, finds, record)
 
 
-def _note_and_remove(folder: TrialFolder, finds: Sequence[Find], note: NoteRemoval) -> tuple[list[Find], Left | None]:
-    """The note first: after a kill in between it is one too many, and no file is gone without one."""
+def _record_and_remove(
+    folder: TrialFolder, finds: Sequence[Reclaimable], record: RecordRemoval
+) -> tuple[list[Reclaimable], Skipped | None]:
+    """Record first: a kill in between leaves a record too many, but never a missing file without one."""
     reasons = {find.reason: find for find in finds if find.reason is not None}
     try:
         for reason, find in reasons.items():
             if folder.path.is_dir():
                 write_removal(folder, reason)
             for run_id in find.run_ids:
-                note(run_id, reason)
+                record(run_id, reason)
     except (OSError, TrackingError) as error:
-        return [], Left(folder.path.name, str(error))
+        return [], Skipped(folder.path.name, str(error))
     return _remove_all(finds)
 
 
-def _remove_all(finds: Iterable[Find]) -> tuple[list[Find], Left | None]:
-    removed: list[Find] = []
-    problem: Left | None = None
+def _remove_all(finds: Iterable[Reclaimable]) -> tuple[list[Reclaimable], Skipped | None]:
+    removed: list[Reclaimable] = []
+    problem: Skipped | None = None
     for find in finds:
         try:
             _unlink(find.path)
         except OSError as error:
-            problem = Left(str(find.path), error.strerror or str(error))
+            problem = Skipped(str(find.path), error.strerror or str(error))
         else:
             removed.append(find)
     return removed, problem

@@ -1,4 +1,4 @@
-"""Whose checkpoints stay: the ``keep`` rules of all sweeps and the ensembles that were logged, against trials that have ended."""
+"""Decides whose checkpoints stay, by the ``keep`` rules of all sweeps and the logged ensembles."""
 
 from __future__ import annotations
 
@@ -12,45 +12,40 @@ DEFAULT: Rule = "all"
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How a trial stands in one sweep. miou: None where it is not COMPLETE, so that it is none of the best."""
+class RankedTrial:
+    """A trial in one sweep. miou: None if it is not COMPLETE and so cannot be among the best."""
 
     key: str
     sweep: str
     miou: float | None
     scored: str | None
-    """Fingerprint of the images, labels and classes that it was scored on."""
-
-
-def write_rule(rule: Rule) -> str:
-    """As it is recorded with a sweep."""
-    return str(rule)
+    """Fingerprint of the images, labels and classes it was scored on."""
 
 
 def read_rule(text: str | None) -> Rule:
-    """What ``write_rule`` wrote; where nothing is recorded, or by a version that knows more, everything stays."""
+    """A rule from its text in MLflow; an unknown or missing text keeps everything."""
     if text is not None and text.isdecimal() and int(text) >= 1:
         return int(text)
     return "none" if text == RULE_WORDS[1] else DEFAULT
 
 
 def choose_removable(
-    standings: Iterable[Standing],
+    trials: Iterable[RankedTrial],
     rules: Mapping[str, Rule],
     *,
     members: Collection[str],
     sweeps_of: Mapping[str, Collection[str]],
 ) -> dict[str, str]:
-    """Keys whose checkpoint no sweep wants and no ensemble needs -> the rules by which they go, in words.
+    """Keys whose checkpoint no sweep keeps and no ensemble needs -> the rules that remove it, in words.
 
-    rules: sweep -> its rule; one that is not there keeps everything. members: keys of members of ensembles. sweeps_of: key ->
-    sweeps that have the trial without having shown it yet.
+    rules: sweep -> rule; a sweep without one keeps everything. members: keys of ensembles' members. sweeps_of: key -> further
+    sweeps that have the trial, but no run of it yet.
     """
-    in_sweep: dict[str, list[Standing]] = defaultdict(list)
+    in_sweep: dict[str, list[RankedTrial]] = defaultdict(list)
     sweeps: dict[str, set[str]] = defaultdict(set)
-    for standing in standings:
-        in_sweep[standing.sweep].append(standing)
-        sweeps[standing.key].update((standing.sweep, *sweeps_of.get(standing.key, ())))
+    for trial in trials:
+        in_sweep[trial.sweep].append(trial)
+        sweeps[trial.key].update((trial.sweep, *sweeps_of.get(trial.key, ())))
     kept = {key for sweep, some in in_sweep.items() for key in _choose_kept(some, rules.get(sweep, DEFAULT))}
     removable = {}
     for key, names in sorted(sweeps.items()):
@@ -60,14 +55,14 @@ def choose_removable(
     return removable
 
 
-def _choose_kept(standings: Collection[Standing], rule: Rule) -> set[str]:
-    """The keys that one sweep wants to keep; of equals the smaller key, as in an ensemble."""
+def _choose_kept(trials: Collection[RankedTrial], rule: Rule) -> set[str]:
+    """The keys that one sweep keeps; of equally good trials the smaller key, as in an ensemble."""
     if rule == "all":
-        return {standing.key for standing in standings}
+        return {trial.key for trial in trials}
     if rule == "none":
         return set()
     blocks: dict[str | None, list[tuple[float, str]]] = defaultdict(list)
-    for standing in standings:
-        if standing.miou is not None:
-            blocks[standing.scored].append((-standing.miou, standing.key))
+    for trial in trials:
+        if trial.miou is not None:
+            blocks[trial.scored].append((-trial.miou, trial.key))
     return {key for block in blocks.values() for _, key in sorted(set(block))[:rule]}

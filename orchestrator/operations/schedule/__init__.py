@@ -1,1 +1,10 @@
-"""Sweeps by the clock: cron.py reads lines, clock.py tells what is due, scheduler.py decides, launch.py runs, record.py notes."""
+"""`orchestrate schedule`: runs sweeps by cron lines.
+
+clock.py       which lines are due
+record.py      the occurrences so far, on disk
+scheduler.py   decides what happens to each due occurrence
+launch.py      runs its sweep as a process
+run.py         the command: connects these until it is stopped
+listing.py     `--list`: past and next occurrences
+export.py      `--export`: the same lines for cron or systemd
+"""

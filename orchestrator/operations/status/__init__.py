@@ -1,7 +1,7 @@
-"""`orchestrate status`: how sweeps stand, from ledger and trial folders alone; needs no server, no torch, and no dispatcher.
+"""`orchestrate status`: how sweeps stand, from ledger and trial folders alone; needs no server, torch or dispatcher.
 
-reading.py   ledger + folders -> how each trial stands
-pace.py      how fast it goes, and what that leaves
+reading.py   ledger and folders -> the state of each trial
+pace.py      trials per hour and time left
 slots.py     which slots of this machine are in use
 report.py    what is printed
 """

@@ -1,4 +1,4 @@
-"""Ledger and trial folders -> how a sweep and each of its trials stand; reads, and changes nothing."""
+"""Reads from ledger and trial folders how a sweep and its trials stand. Changes nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.errors import TrialError
-from orchestrator.operations.status.pace import Course, TimeLeft, estimate_left, trials_per_hour
+from orchestrator.operations.status.pace import TimeLeft, TrialProgress, estimate_left, trials_per_hour
 from orchestrator.operations.sync import is_held, list_resting
 from orchestrator.planning.shared import SharedPlan, read_shared_plan
 from orchestrator.state.home import Home
@@ -21,9 +21,9 @@ from orchestrator.tracking.mirror_state import read_mirror_state
 
 @dataclass(frozen=True)
 class RunningTrial:
-    """A trial that somebody works on. What only its folder tells is None or 0 where that lies on another machine.
+    """A trial that a dispatcher holds. Fields from its folder are None or 0 if the folder is on another machine.
 
-    silent_s: seconds since its last sign of life. last_failure: why the attempt before this one failed.
+    silent_s: seconds since its last sign of life. last_failure: why the previous attempt failed.
     """
 
     key: str
@@ -31,7 +31,7 @@ class RunningTrial:
     host: str
     attempt: int
     slot: str | None = None
-    course: Course = field(default_factory=Course)
+    progress: TrialProgress = field(default_factory=TrialProgress)
     best: float | None = None
     images_per_s: float | None = None
     silent_s: float | None = None
@@ -40,7 +40,7 @@ class RunningTrial:
 
 @dataclass(frozen=True)
 class FailedTrial:
-    """failure: its kind in words, where it is known. log_tail: the end of its log."""
+    """failure: its kind in words, if known. log_tail: the end of its log."""
 
     key: str
     name: str
@@ -54,9 +54,8 @@ class FailedTrial:
 class SweepStatus:
     """How a sweep stands.
 
-    counts: of its trials by state; num_proposed_later: further ones that its search may come to. interrupted: names of trials
-    that nobody works on any more, though they were begun. unmirrored: of trials that rest, and of which MLflow lacks something.
-    unreadable: why results in folders here cannot be read.
+    counts: trials by state. num_proposed_later: further trials that its search may propose. interrupted: names of started trials
+    that no dispatcher holds. unmirrored: names of trials that MLflow lacks something of. unreadable: errors of result files.
     """
 
     sweep: str
@@ -75,23 +74,23 @@ class SweepStatus:
 
     @property
     def images_per_s(self) -> float | None:
-        """Of all running trials whose folders lie here."""
+        """Speed of all running trials with folders on this machine; None if there are none."""
         speeds = [trial.images_per_s for trial in self.running if trial.images_per_s is not None]
         return sum(speeds) if speeds else None
 
 
 def read_sweep(sweep: str, *, home: Home, ledger: Ledger) -> SweepStatus:
-    """Look at one sweep.
+    """Read the state of one sweep.
 
     Raises:
-        SpecError: its plan was written by another version.
+        SpecError: another version wrote its plan.
     """
     shared = read_shared_plan(ledger, sweep)
     names = _Names(home, shared)
     every = [*names.planned, *sorted(ledger.members(sweep).keys() - names.planned.keys())]
     known = ledger.states(every, sweep)
     held = {key: row for key, row in known.items() if is_held(row, ledger, home)}
-    left_out = set(shared.left_out) - held.keys() if shared else set()  # a dispatcher may be at an earlier form of the file
+    left_out = set(shared.left_out) - held.keys() if shared else set()  # a dispatcher may still run an earlier form of the file
     keys = [key for key in every if key not in left_out]
     rows = {key: known[key] for key in keys if key in known}
     states = {key: _state_of(rows.get(key), is_held=key in held) for key in keys}
@@ -116,15 +115,15 @@ def read_sweep(sweep: str, *, home: Home, ledger: Ledger) -> SweepStatus:
         ),
         unreadable=tuple(unreadable),
         unmirrored=tuple(names.of(folder.path.name) for folder in _list_unmirrored(sweep, home, ledger)),
-        best=max(_read_figures(results, names), key=lambda named: named[1], default=None),
+        best=max(_read_scores(results, names), key=lambda named: named[1], default=None),
         trials_per_h=_measure_pace(own, dispatchers, now_s),
-        left=estimate_left([trial.course for trial in running], num_waiting, _list_durations(own)),
+        left=estimate_left([trial.progress for trial in running], num_waiting, _list_durations(own)),
         priority=shared.spec.priority if shared else 0,
     )
 
 
 class _Names:
-    """What to call a trial: as the sweep's plan does, else as it calls itself, else by its key."""
+    """Names of trials: from the sweep's plan, else from their folders, else their keys."""
 
     def __init__(self, home: Home, shared: SharedPlan | None) -> None:
         self._home = home
@@ -140,14 +139,14 @@ class _Names:
 
 
 def _state_of(row: LedgerRow | None, *, is_held: bool) -> TrialState:
-    """What was planned and not come to yet waits, and so does what nobody works on any more."""
+    """A planned trial without a row waits, and so does a started one that no dispatcher holds."""
     if row is None or (row.state is TrialState.RUNNING and not is_held):
         return TrialState.WAITING
     return row.state
 
 
 def _read_results(home: Home, keys: Iterable[str]) -> tuple[dict[str, TrialResult], list[str]]:
-    """Results by key, and what is wrong with those that cannot be read: the others are to be seen all the same."""
+    """Results by key, and the errors of those that cannot be read."""
     results: dict[str, TrialResult] = {}
     unreadable = []
     for key in keys:
@@ -162,7 +161,7 @@ def _read_results(home: Home, keys: Iterable[str]) -> tuple[dict[str, TrialResul
 
 
 def _read_running(key: str, name: str, row: LedgerRow, *, home: Home, now_s: float) -> RunningTrial:
-    assert row.owner is not None, "somebody holds it"
+    assert row.owner is not None, "a dispatcher holds it"
     host = row.owner.rsplit(":", 2)[0]
     folder = TrialFolder(home.trial_folder(key))
     events = folder.events()[0]
@@ -176,7 +175,7 @@ def _read_running(key: str, name: str, row: LedgerRow, *, home: Home, now_s: flo
         host=host,
         attempt=row.attempt,
         slot=None if start is None else str(start.facts.get("slot")),
-        course=Course() if start is None else _read_course(start, epochs, folder.spec().train.epochs, now_s),
+        progress=TrialProgress() if start is None else _read_progress(start, epochs, folder.spec().train.epochs, now_s),
         best=max(
             (event.metrics[OBJECTIVE] for event in epochs if math.isfinite(event.metrics.get(OBJECTIVE, math.nan))), default=None
         ),
@@ -186,12 +185,12 @@ def _read_running(key: str, name: str, row: LedgerRow, *, home: Home, now_s: flo
     )
 
 
-def _read_course(start: Event, epochs: Sequence[Event], num_epochs: int, now_s: float) -> Course:
+def _read_progress(start: Event, epochs: Sequence[Event], num_epochs: int, now_s: float) -> TrialProgress:
     own = [event for event in epochs if event.attempt == start.attempt]
     if not own:
-        return Course(epochs[-1].epoch or 0 if epochs else 0, num_epochs)
+        return TrialProgress(epochs[-1].epoch or 0 if epochs else 0, num_epochs)
     epoch_s = (own[-1].time_s - start.time_s) / len(own)
-    return Course(own[-1].epoch or 0, num_epochs, epoch_s, since_s=max(0.0, now_s - own[-1].time_s))
+    return TrialProgress(own[-1].epoch or 0, num_epochs, epoch_s, since_s=max(0.0, now_s - own[-1].time_s))
 
 
 def _last_sign_s(folder: TrialFolder, start: Event) -> float:
@@ -203,13 +202,13 @@ def _last_sign_s(folder: TrialFolder, start: Event) -> float:
 
 
 def _read_failed(key: str, name: str, row: LedgerRow, result: TrialResult | None) -> FailedTrial:
-    """By its folder, or where that lies on another machine by what the ledger was told."""
+    """From its folder, or from the ledger if the folder is on another machine."""
     failure = result.failure.words if result and result.failure else None
-    reason = (result.reason if result else None) or row.reason or "no reason was given"
+    reason = (result.reason if result else None) or row.reason or "unknown reason"
     return FailedTrial(key, name, row.attempt, failure, reason, (result.log_tail if result else None) or "")
 
 
-def _read_figures(results: Mapping[str, TrialResult], names: _Names) -> Iterator[tuple[str, float]]:
+def _read_scores(results: Mapping[str, TrialResult], names: _Names) -> Iterator[tuple[str, float]]:
     for key, result in results.items():
         value = result.metrics.get(OBJECTIVE, math.nan)
         if result.state is TrialState.COMPLETE and math.isfinite(value):
@@ -217,26 +216,26 @@ def _read_figures(results: Mapping[str, TrialResult], names: _Names) -> Iterator
 
 
 def _measure_pace(own: Iterable[TrialResult], dispatchers: Sequence[DispatcherRow], now_s: float) -> float | None:
-    """Since those began that run now."""
+    """Trials per hour since the running dispatchers started."""
     if not dispatchers:
         return None
     return trials_per_hour([r.ended_s for r in own], since_s=min(row.started_s for row in dispatchers), now_s=now_s)
 
 
 def _list_durations(own: Iterable[TrialResult]) -> list[float]:
-    """Of complete trials; of those that came to it at the first attempt, where there are any: the others include pauses."""
+    """Durations of complete trials; only of those with one attempt, if there are any: others include pauses."""
     complete = [result for result in own if result.state is TrialState.COMPLETE]
     first = [result for result in complete if result.attempt == 1]
     return [result.ended_s - result.started_s for result in first or complete]
 
 
 def _list_unmirrored(sweep: str, home: Home, ledger: Ledger) -> Iterator[TrialFolder]:
-    """Of what was trained on this machine: what was taken over came from the server."""
+    """Folders of trials trained on this machine; adopted ones came from the server."""
     server = str(TrackingLocation.of(home))
     for folder in list_resting(sweep, home=home, ledger=ledger):
         progress = folder.path / TrialFile.PROGRESS
         if progress.exists():
-            sent = read_mirror_state(folder, server)
+            state = read_mirror_state(folder, server)
             is_ended = folder.has_result
-            if sent is None or sent.running or sent.ended != is_ended or sent.offset < progress.stat().st_size:
+            if state is None or state.running or state.ended != is_ended or state.offset < progress.stat().st_size:
                 yield folder

@@ -1,4 +1,4 @@
-"""What `orchestrate status` prints: sweeps, what runs, what failed, what MLflow lacks; for people and as JSON."""
+"""What `orchestrate status` prints, for people and as JSON: sweeps, running and failed trials, what MLflow lacks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.operations.status.reading import FailedTrial, RunningTrial, SweepStatus, read_sweep
-from orchestrator.operations.status.slots import SlotUse, look_at_slots
+from orchestrator.operations.status.slots import SlotUse, find_slot_use
 from orchestrator.operations.stop import describe_dispatcher
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
@@ -22,14 +22,14 @@ from orchestrator.state.trial.records import TrialState
 from orchestrator.state.units import format_duration
 
 SHOWN_LOG_LINES = 5
-"""Of a failed trial's log; --json has all that was kept."""
+"""Lines of a failed trial's log; --json has all that was kept."""
 
 SHOWN_NAMES = 5
 
 
 @dataclass(frozen=True)
 class StatusReport:
-    """How some sweeps stand, and the slots of this machine."""
+    """The state of some sweeps, and the slots of this machine."""
 
     sweeps: tuple[SweepStatus, ...]
     slots: SlotUse
@@ -39,21 +39,21 @@ class StatusReport:
 
     def render(self) -> Group:
         parts = [part for sweep in self.sweeps for part in _draw(sweep)]
-        return Group(*(parts or [Text("The ledger knows no sweep.")]), Text(self.slots.describe()))
+        return Group(*(parts or [Text("There are no sweeps in the ledger.")]), Text(self.slots.describe()))
 
 
 def read_status(sweeps: Sequence[str] = ()) -> StatusReport:
-    """Look at the sweeps named; without names at all that run now, else at the one that was begun last.
+    """The state of these sweeps; without names of all that are running, else of the last one.
 
     Raises:
-        SpecError: nobody knows one of them.
+        SpecError: there is no such sweep.
         TrackingError: the ledger cannot be used.
     """
     home = Home.from_environment()
     ledger = Ledger(home.ledger_url)
     ledger.check_sweeps(sweeps)
     names = list(sweeps) or _list_current(ledger, home)
-    return StatusReport(tuple(read_sweep(name, home=home, ledger=ledger) for name in names), look_at_slots())
+    return StatusReport(tuple(read_sweep(name, home=home, ledger=ledger) for name in names), find_slot_use())
 
 
 def _list_current(ledger: Ledger, home: Home) -> list[str]:
@@ -85,8 +85,9 @@ def _describe(sweep: SweepStatus) -> dict[str, Any]:
 
 def _describe_running(trial: RunningTrial) -> dict[str, Any]:
     described = asdict(trial)
-    course = described.pop("course")
-    return described | {"epoch": course["epoch"], "epochs": course["epochs"], "left_s": trial.course.left_s}
+    del described["progress"]
+    progress = trial.progress
+    return described | {"epoch": progress.epoch, "epochs": progress.epochs, "left_s": progress.left_s}
 
 
 def _draw(sweep: SweepStatus) -> Iterator[RenderableType]:
@@ -95,15 +96,15 @@ def _draw(sweep: SweepStatus) -> Iterator[RenderableType]:
         yield Text(f"  {', '.join(describe_dispatcher(row) for row in sweep.dispatchers)}")
         yield Text(f"  {_write_pace(sweep)}")
     elif _has_rest(sweep):
-        yield Text("  nothing runs; `orchestrate sweep` goes on with what waits")
+        yield Text("  nothing is running; `orchestrate sweep` runs the waiting trials")
     if sweep.interrupted:
-        yield Text(f"  begun and left by a dispatcher that died: {_shorten(sweep.interrupted)}; the next run goes on with them")
+        yield Text(f"  interrupted, as their dispatcher died: {_shorten(sweep.interrupted)}; the next run resumes them")
     if sweep.running:
         yield Padding(_draw_running(sweep.running), (0, 0, 0, 2))
     for trial in sweep.failed:
         yield Text(_write_failure(trial))
     if sweep.failed:
-        yield Text(f"  `orchestrate retry {sweep.sweep}` lets what failed be tried again")
+        yield Text(f"  `orchestrate retry {sweep.sweep}` lets failed trials run again")
     for trouble in sweep.unreadable:
         yield Text(f"  {trouble}")
     if sweep.unmirrored:
@@ -143,12 +144,11 @@ def _draw_running(running: Sequence[RunningTrial]) -> Table:
     for trial in running:
         again = f" (after {trial.last_failure})" if trial.last_failure and trial.attempt > 1 else ""
         where = trial.host if trial.slot is None else f"{trial.slot} of {trial.host}"
-        course = trial.course
         table.add_row(
             escape(f"{trial.name}{again}"),
             escape(where),
             str(trial.attempt),
-            "-" if course.epochs is None else f"{course.epoch}/{course.epochs}",
+            "-" if trial.progress.epochs is None else f"{trial.progress.epoch}/{trial.progress.epochs}",
             "-" if trial.best is None else f"{trial.best:.4f}",
             "-" if trial.images_per_s is None else f"{trial.images_per_s:.0f}",
             "-" if trial.silent_s is None else f"{trial.silent_s:.0f} s ago",
@@ -158,7 +158,7 @@ def _draw_running(running: Sequence[RunningTrial]) -> Table:
 
 def _write_failure(trial: FailedTrial) -> str:
     kind = f"{trial.failure}: " if trial.failure else ""
-    told = [line for line in trial.log_tail.splitlines() if line.strip(" ^~")]  # without a traceback's underlines
+    told = [line for line in trial.log_tail.splitlines() if line.strip(" ^~")]  # no underlines of tracebacks
     log = "".join(f"\n      {line}" for line in cut_tail(told, SHOWN_LOG_LINES))
     return f"  failed: {trial.name} (attempt {trial.attempts}): {kind}{trial.reason}{log}"
 

@@ -1,4 +1,4 @@
-"""Which slots of this machine are in use, by anybody's sweep: told by their lock files."""
+"""Finds which slots of this machine are in use, by any sweep, from their lock files."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from orchestrator.launchers.slots.table import find_slots
 
 @dataclass(frozen=True)
 class SlotUse:
-    """Names of slots. free: of those that a sweep has here by default. trouble: why this machine's slots are not known."""
+    """Names of slots. free: of those that a sweep uses by default. problem: why this machine's slots are unknown."""
 
     in_use: tuple[str, ...]
     free: tuple[str, ...]
-    trouble: str | None = None
+    problem: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {"in_use": list(self.in_use), "free": list(self.free), "trouble": self.trouble}
+        return {"in_use": list(self.in_use), "free": list(self.free), "problem": self.problem}
 
     def describe(self) -> str:
-        """In one line, for people."""
+        """One line for people."""
         names = f" ({', '.join(self.in_use)})" if self.in_use else ""
-        return f"slots of this machine: {len(self.in_use)} in use{names}, {self.trouble or f'{len(self.free)} free'}"
+        return f"slots of this machine: {len(self.in_use)} in use{names}, {self.problem or f'{len(self.free)} free'}"
 
 
-def look_at_slots() -> SlotUse:
-    """Look at all slots that have ever been used here, and at those that a sweep would use by default."""
+def find_slot_use() -> SlotUse:
+    """Check all slots that were ever used here, and those that a sweep uses by default."""
     try:
         folder = LockFolder()
         locked = [path.stem for path in sorted(folder.path.glob("*.lock")) if not _is_free(folder, path.stem)]

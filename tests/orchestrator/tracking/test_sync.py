@@ -122,7 +122,7 @@ def test_a_server_that_stays_away_is_told(location, worker, ledger, monkeypatch)
     enter(ledger, "k1")
     report = sync(patience_s=1.5)
     assert report.exit_code == 1
-    assert report.sweeps[0].trouble is not None
+    assert report.sweeps[0].problem is not None
     assert "127.0.0.1:9" in report.render()
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert set(synced().sent) == {"k1"}

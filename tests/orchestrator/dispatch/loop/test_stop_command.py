@@ -127,7 +127,7 @@ def test_where_nothing_runs_it_says_so(bench: Bench, start: Start) -> None:
     process.kill()
     process.wait()
     report = stop_sweep(SWEEP)
-    assert (report.asked, report.exit_code, report.render()) == ((), 0, f"{SWEEP}: nothing runs.")
+    assert (report.asked, report.exit_code, report.render()) == ((), 0, f"{SWEEP}: nothing is running.")
     with pytest.raises(SpecError, match=f"Did you mean '{SWEEP}'"):
         stop_sweep("sweeep")
 

@@ -89,14 +89,14 @@ def test_a_sheet_as_html_is_whole(npz: Path, tmp_path: Path) -> None:
 
 
 def test_every_finding_is_drawn(tmp_path: Path) -> None:
-    """Duplicates, odd pictures and those without a scored pixel have sections of their own."""
+    """Duplicates, unusual images and those without a scored pixel have their own sections."""
     tiles = make_synthetic(SyntheticConfig(num_images=12, height=48, width=64))
     images, masks = (np.concatenate([array, array[:2]]) for array in (tiles.images, tiles.masks))
     images[5], masks[3], masks[12] = 200, 0, 4 - masks[0]
     np.savez(tmp_path / "set.npz", training_set=np.stack([images, masks], axis=1))
     report = check_data(str(tmp_path / "set.npz"), ["data.ignore_classes=[0]"], out=tmp_path / "sheet.html")
     page = (tmp_path / "sheet.html").read_text()
-    for title in ("under differing masks: 2", "Nearly identical pictures: 2", "Odd intensities: 1", "All ignored: 1"):
+    for title in ("with different masks: 2", "Nearly identical images: 2", "Unusual intensities: 1", "Entirely ignored: 1"):
         assert title in page
     found = report.to_json()
     assert found["all_ignored"] == [3]
@@ -159,7 +159,7 @@ def test_a_sheet_of_another_kind_is_refused(npz: Path, tmp_path: Path) -> None:
         check_data(str(npz), [], out=tmp_path / "nowhere" / "sheet.png")
 
 
-def test_show_draws_a_row_a_picture(npz: Path, tmp_path: Path) -> None:
+def test_show_draws_one_row_per_image(npz: Path, tmp_path: Path) -> None:
     """Picture, mask and overlay; the file's name is printed."""
     done = run("show", npz, 0, 5, cwd=tmp_path)
     assert done.stdout.strip() == "ein set-0.png"
@@ -173,9 +173,9 @@ def test_show_draws_a_row_a_picture(npz: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("positions", "options", "told"),
     [
-        ([48], [], "48: no such picture in .* Allowed: 0 to 47"),
-        ([-1], [], "-1: no such picture"),
-        ([3], ["data.clean=[3]"], r"3: data\.clean removes this picture"),
+        ([48], [], "48: no such image in .* Allowed: 0 to 47"),
+        ([-1], [], "-1: no such image"),
+        ([3], ["data.clean=[3]"], r"3: data\.clean removes this image"),
     ],
 )
 def test_show_refuses_what_is_not_there(npz: Path, positions: list[int], options: list[str], told: str) -> None:

@@ -144,7 +144,7 @@ def test_the_command_says_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     document = json.loads(asked.stdout)
     subjects = {finding["subject"] for finding in document["findings"]}
     assert {"packages", "GPUs", "disk", "ledger", "tracking", "data"} <= subjects
-    assert (asked.returncode == 0) is document["is_well"]
+    assert (asked.returncode == 0) is document["is_healthy"]
     assert list((tmp_path / "home").iterdir()) == []
     monkeypatch.setenv("ORCHESTRATE_DATA", str(tmp_path / "nowhere"))
     asked = ask()

@@ -12,7 +12,7 @@ from rich.console import Console
 from orchestrator.ensemble.predict.files import find_files
 from orchestrator.errors import PredictError, TrackingError
 from orchestrator.operations.retention.clean import CleanReport, apply_keep, clean
-from orchestrator.operations.retention.reclaimable import Kind
+from orchestrator.operations.retention.reclaimable import ReclaimableKind
 from orchestrator.operations.retry import train_again
 from orchestrator.state.trial.records import TrialState
 from orchestrator.tracking.location import TrackingLocation
@@ -69,8 +69,8 @@ def test_a_members_checkpoint_stays(bench: Bench) -> None:
     assert [member.name for member in find_files(run_id, bench.home).members] == ["a"]
 
 
-def test_what_somebody_works_on_stays(bench: Bench) -> None:
-    """A worker in the folder, a dispatcher's lease, a trial that waits to be tried again."""
+def test_what_a_process_works_on_stays(bench: Bench) -> None:
+    """A worker in the folder, a dispatcher's lease, a trial that waits to be retried."""
     for key in ("locked", "leased", "again"):
         bench.end(key, state=TrialState.PRUNED if key == "leased" else TrialState.COMPLETE)
     bench.recorder.record_keep("s", "none")
@@ -79,7 +79,7 @@ def test_what_somebody_works_on_stays(bench: Bench) -> None:
     with FileLock(bench.home.trial_folder("locked") / "lock"):
         report = run_clean(bench)
     assert [bench.has_checkpoint(key) for key in ("locked", "leased", "again")] == [True, True, True]
-    assert [left.what for left in report.left] == ["locked"]
+    assert [one.what for one in report.skipped] == ["locked"]
     assert {path.name for path in bench.home.trials.glob("*/last.pt")} == {"last.pt"}
     assert len(list(bench.home.trials.glob("*/last.pt"))) == 3
 
@@ -91,7 +91,7 @@ def test_what_is_not_in_mlflow_yet_stays(bench: Bench) -> None:
     assert apply_keep(bench.home, "s") == ([], [])
 
 
-def test_a_failed_trial_can_be_gone_on_with(bench: Bench) -> None:
+def test_a_failed_trial_can_be_resumed(bench: Bench) -> None:
     """A rule at the end of a sweep takes neither of its checkpoints."""
     folder = bench.end("a", state=TrialState.FAILED)
     bench.recorder.record_keep("s", "none")
@@ -107,8 +107,8 @@ def test_without_mlflow_no_checkpoint_goes(bench: Bench, tmp_path: Path) -> None
     with pytest.raises(TrackingError):
         apply_keep(bench.home, "s")
     report = run_clean(bench)
-    assert {find.kind for find in report.removed} == {Kind.resume}
-    assert "mlflow.db" in report.left[0].why
+    assert {find.kind for find in report.removed} == {ReclaimableKind.resume}
+    assert "mlflow.db" in report.skipped[0].why
     assert (folder.path / CHECKPOINT).exists()
 
 

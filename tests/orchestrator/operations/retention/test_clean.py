@@ -93,8 +93,8 @@ def test_what_can_be_made_again_goes_and_the_rest_stays(
     assert (shown["found_bytes"], shown["freed_bytes"], shown["dry_run"]) == (1400, 0, True)
     freed = run_clean(capsys, monkeypatch)
     assert list_files(litter.home) == expected
-    assert (freed["freed_bytes"], freed["left"]) == (1400, [])
-    assert run_clean(capsys, monkeypatch)["finds"] == []
+    assert (freed["freed_bytes"], freed["skipped"]) == (1400, [])
+    assert run_clean(capsys, monkeypatch)["found"] == []
 
 
 def test_a_sweep_named_is_all_that_is_looked_at(
@@ -115,14 +115,12 @@ def test_a_sweep_named_is_all_that_is_looked_at(
     assert "Did you mean 's'?" in capsys.readouterr().err
 
 
-def test_what_is_to_be_gone_on_with_stays(
-    litter: Litter, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A trial that was stopped, and a failed one that is to be tried again."""
+def test_what_is_to_be_resumed_stays(litter: Litter, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial that was stopped, and a failed one that is to be retried."""
     stopped, failed = litter.worker.start("stopped"), litter.end("failed", TrialState.FAILED)
     stopped.checkpoint.write_bytes(b"x")
     litter.ledger.reset_failed(["failed"])
-    assert run_clean(capsys, monkeypatch)["finds"] == []
+    assert run_clean(capsys, monkeypatch)["found"] == []
     assert isinstance(failed.result(), TrialResult)
 
 
@@ -135,7 +133,7 @@ def test_a_living_dispatcher_keeps_caches_and_data(
     with litter.home.new_owner() as owner:
         report = run_clean(capsys, monkeypatch)
     assert report["freed_bytes"] == 0
-    assert report["left"] == [{"what": "caches and prepared data", "why": f"{owner.name} may need them"}]
+    assert report["skipped"] == [{"what": "caches and prepared data", "why": f"{owner.name} may need them"}]
     assert run_clean(capsys, monkeypatch)["freed_bytes"] == 200
 
 
@@ -147,7 +145,7 @@ def test_a_trial_of_another_version_keeps_the_data(
     kept = litter.write(f"data/{'0' * 16}-00000000/dataset.json")
     report = run_clean(capsys, monkeypatch)
     assert kept.exists()
-    assert "later" in str(report["left"])
+    assert "later" in str(report["skipped"])
 
 
 def test_a_full_disk_can_be_cleaned(

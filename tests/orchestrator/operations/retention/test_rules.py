@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.operations.retention.rules import Standing, choose_removable, read_rule, write_rule
+from orchestrator.operations.retention.rules import RankedTrial, choose_removable, read_rule
 from orchestrator.spec.sections import Rule
 
-FOUR = [Standing(key, "s", miou, "images") for key, miou in [("a", 0.5), ("b", 0.7), ("c", 0.6), ("d", 0.7)]]
+FOUR = [RankedTrial(key, "s", miou, "images") for key, miou in [("a", 0.5), ("b", 0.7), ("c", 0.6), ("d", 0.7)]]
 
 
-def gone(standings: list[Standing], rules: dict[str, Rule], *, members: tuple[str, ...] = (), **sweeps_of: set[str]) -> set[str]:
+def gone(trials: list[RankedTrial], rules: dict[str, Rule], *, members: tuple[str, ...] = (), **sweeps_of: set[str]) -> set[str]:
     """Keys whose checkpoints go."""
-    return set(choose_removable(standings, rules, members=members, sweeps_of=sweeps_of))
+    return set(choose_removable(trials, rules, members=members, sweeps_of=sweeps_of))
 
 
 def test_the_best_stay() -> None:
@@ -25,12 +25,12 @@ def test_the_best_stay() -> None:
 
 def test_what_cannot_be_compared_is_ranked_apart() -> None:
     """The best of each set of images."""
-    assert gone([*FOUR, Standing("e", "s", 0.1, "other images")], {"s": 1}) == {"a", "c", "d"}
+    assert gone([*FOUR, RankedTrial("e", "s", 0.1, "other images")], {"s": 1}) == {"a", "c", "d"}
 
 
 def test_a_pruned_trial_is_none_of_the_best() -> None:
     """Even where there are fewer finished ones."""
-    assert gone([*FOUR, Standing("e", "s", None, None)], {"s": 9}) == {"e"}
+    assert gone([*FOUR, RankedTrial("e", "s", None, None)], {"s": 9}) == {"e"}
 
 
 def test_a_member_of_an_ensemble_stays() -> None:
@@ -40,7 +40,7 @@ def test_a_member_of_an_ensemble_stays() -> None:
 
 def test_a_shared_trial_stays_while_one_sweep_wants_it() -> None:
     """One that has not shown it yet, too; the reason names all that do not."""
-    shared = [*FOUR, Standing("a", "t", 0.5, "images")]
+    shared = [*FOUR, RankedTrial("a", "t", 0.5, "images")]
     assert gone(shared, {"s": 1, "t": "all"}) == gone(shared, {"s": 1}) == {"c", "d"}
     assert gone(FOUR, {"s": 1, "t": "none"}, a={"u"}, c={"t"}) == {"c", "d"}
     reasons = choose_removable(shared, {"s": 1, "t": "none"}, members=(), sweeps_of={})
@@ -50,7 +50,7 @@ def test_a_shared_trial_stays_while_one_sweep_wants_it() -> None:
 @pytest.mark.parametrize("rule", ["all", "none", 1, 12])
 def test_a_rule_is_read_back(rule: Rule) -> None:
     """As it was recorded."""
-    assert read_rule(write_rule(rule)) == rule
+    assert read_rule(str(rule)) == rule
 
 
 @pytest.mark.parametrize("text", [None, "", "0", "-1", "the best", "1.5"])

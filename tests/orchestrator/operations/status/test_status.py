@@ -14,7 +14,7 @@ from rich.console import Console
 
 from orchestrator.errors import SpecError
 from orchestrator.operations.status import read_status
-from orchestrator.operations.status.pace import Course, estimate_left, trials_per_hour
+from orchestrator.operations.status.pace import TrialProgress, estimate_left, trials_per_hour
 from orchestrator.operations.status.reading import SweepStatus
 from orchestrator.planning.configuration import Configuration, Facts
 from orchestrator.planning.plan import Plan, PlannedTrial
@@ -144,7 +144,7 @@ def test_a_running_trial_tells_where_it_stands(scene: Scene) -> None:
     status = scene.look()
     [trial] = status.running
     assert (trial.name, trial.host, trial.slot, trial.attempt) == ("trial a", "far", "cpu-0", 1)
-    assert (trial.course.epoch, trial.course.epochs, trial.best) == (2, 4, 0.4)
+    assert (trial.progress.epoch, trial.progress.epochs, trial.best) == (2, 4, 0.4)
     assert status.images_per_s == 20.0
     assert trial.silent_s is not None
     assert trial.silent_s < 30
@@ -221,16 +221,16 @@ def test_the_time_left_follows_from_finished_trials(scene: Scene) -> None:
         status = scene.look()
     assert [row.owner for row in status.dispatchers] == [scene.owner]
     assert status.trials_per_h is not None
-    assert (status.left.seconds, status.left.basis) == (1200, "by the mean of 1 finished trials")
+    assert (status.left.seconds, status.left.basis) == (1200, "from the mean of 1 finished trials")
 
 
 def test_what_waits_is_dealt_to_those_that_end_first() -> None:
     """One of two ends after 10 s and takes two more of 60 s each, the other after 100 s."""
-    running = [Course(9, 10, epoch_s=10), Course(0, 10, epoch_s=10)]
+    running = [TrialProgress(9, 10, epoch_s=10), TrialProgress(0, 10, epoch_s=10)]
     assert estimate_left(running, 2, [60]).seconds == 130
     guess = estimate_left(running, 1, [])
     assert (guess.seconds, guess.is_guess) == (110, True)
-    assert estimate_left([Course()], 1, []).seconds is None
+    assert estimate_left([TrialProgress()], 1, []).seconds is None
     assert estimate_left([], 3, [60]).seconds is None
 
 

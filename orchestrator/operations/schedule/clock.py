@@ -1,4 +1,4 @@
-"""Tells which cron lines are due, by APScheduler's triggers and in its scheduler's thread; nothing else imports apscheduler."""
+"""Reports which cron lines are due, using APScheduler in its own thread. Nothing else imports apscheduler."""
 
 from __future__ import annotations
 
@@ -16,20 +16,19 @@ from apscheduler.triggers.cron import CronTrigger
 from orchestrator.spec.cron import WEEKDAYS, CronLine, parse_line
 
 OnDue = Callable[[str, Sequence[datetime]], None]
-"""Told a name, and the times that have come since it was told last, in order; called in the clock's thread."""
+"""Called in the clock's thread with a name and the times that have come since its last call, in order."""
 
 
 def next_times(text: str, zone: str | None, *, since: datetime, count: int) -> list[datetime]:
-    """The next times after ``since`` at which a line is due. zone: by its name; None: this machine's."""
+    """The next times after ``since`` at which a line is due. zone: its name; None: this machine's."""
     line = parse_line(text)
     return list(islice(_follow(_make_trigger(line, zone), line, since), count))
 
 
 class Clock:
-    """Watches lines and tells what is due, all that was missed meanwhile included. To be closed.
+    """Watches lines and reports due times, including missed ones. Must be closed.
 
-    APScheduler would pass over what is late or repeated without a word, so it is given no grace and nothing to run: the times
-    that it submits are all that is asked of it.
+    APScheduler would silently skip late or repeated times. So it gets no time limit and an empty task: only the times are used.
     """
 
     def __init__(self, on_due: OnDue) -> None:
@@ -38,10 +37,10 @@ class Clock:
         self._scheduler = BackgroundScheduler(
             timezone=UTC, job_defaults={"coalesce": False, "misfire_grace_time": None, "max_instances": 2**31}
         )
-        self._scheduler.add_listener(self._tell, EVENT_JOB_SUBMITTED)
+        self._scheduler.add_listener(self._report, EVENT_JOB_SUBMITTED)
 
     def watch(self, name: str, text: str, zone: str | None, *, since: datetime) -> None:
-        """Tell from now on when a line is due; times after ``since`` that have passed already are told at once."""
+        """Report from now on when a line is due; times after ``since`` that have passed are reported at once."""
         self._lines[name] = line = parse_line(text)
         trigger = _make_trigger(line, zone)
         first = trigger.get_next_fire_time(since, since)
@@ -51,11 +50,11 @@ class Clock:
         self._scheduler.start()
 
     def close(self) -> None:
-        """Tell nothing more."""
+        """Stop reporting."""
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
 
-    def _tell(self, event: JobSubmissionEvent) -> None:
+    def _report(self, event: JobSubmissionEvent) -> None:
         line = self._lines[event.job_id]
         times = [time for time in map(_normal, event.scheduled_run_times) if not _is_repeated(time, line)]
         if times:
@@ -63,7 +62,7 @@ class Clock:
 
 
 def _pass() -> None:
-    """What APScheduler runs."""
+    """The task that APScheduler runs."""
 
 
 def _make_trigger(line: CronLine, zone: str | None) -> BaseTrigger:
@@ -88,10 +87,10 @@ def _follow(trigger: BaseTrigger, line: CronLine, since: datetime) -> Iterator[d
 
 
 def _is_repeated(time: datetime, line: CronLine) -> bool:
-    """Whether the clock was set back and shows a given hour for the second time; what is due every hour goes on. time: normal."""
+    """Whether a fixed hour comes a second time because clocks were set back; a line for every hour still counts."""
     return bool(time.fold) and not line.hour.is_open
 
 
 def _normal(time: datetime) -> datetime:
-    """The same instant as clocks show it: APScheduler gives times that are left out, and folds where there is none."""
+    """The same instant as clocks show it; APScheduler also gives skipped times and wrong folds."""
     return time.astimezone(UTC).astimezone(time.tzinfo)

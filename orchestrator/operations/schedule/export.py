@@ -1,4 +1,4 @@
-"""Scheduled sweeps as lines of a crontab or units of systemd, for machines where no scheduler of ours is to run."""
+"""Scheduled sweeps -> lines of a crontab or units of systemd, for machines without our own scheduler."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from orchestrator.operations.schedule.scheduler import ScheduledSweep
 from orchestrator.spec.cron import WEEKDAYS, CronField, CronLine, parse_line
 
 PATHS = ("ORCHESTRATE_HOME", "ORCHESTRATE_DATA", "ORCHESTRATE_SLOTS")
-"""Variables that are written down where they are set here: folders."""
+"""Variables with folders, which are exported if they are set."""
 
 ADDRESSES = ("ORCHESTRATE_STORAGE", "MLFLOW_TRACKING_URI")
-"""Variables that may hold passwords."""
+"""Variables that may hold passwords, which are not exported."""
 
 
 def write_crontab(sweeps: Sequence[ScheduledSweep]) -> str:
     """Lines for `crontab -e`: absolute paths, the working directory, time zones.
 
     Raises:
-        ScheduleError: a path that no crontab can hold.
+        ScheduleError: a path cannot be written in a crontab.
     """
     lines = [
         "# Lines of `orchestrate schedule --export crontab`.",
-        "# Cron runs nothing that it missed, and starts a sweep beside others that still run; then slots go by priority.",
+        "# Cron does not catch up on missed times. It starts sweeps beside running ones; these share the slots by priority.",
         *(f"# {text}" for text in _describe_environment()),
         *(f"{name}={value}" for name, value in _environment().items()),
     ]
     zone: str | None = None
-    for sweep in sorted(sweeps, key=lambda s: s.schedule.timezone or ""):  # without a zone first: CRON_TZ goes on until the next
+    for sweep in sorted(sweeps, key=lambda s: s.schedule.timezone or ""):  # without a zone first: CRON_TZ holds until the next
         if sweep.schedule.timezone != zone:
             zone = sweep.schedule.timezone
-            lines += ["# cronie reads CRON_TZ; Debian's cron does not, and goes by the machine's zone.", f"CRON_TZ={zone}"]
+            lines += ["# cronie reads CRON_TZ; Debian's cron uses the machine's time zone instead.", f"CRON_TZ={zone}"]
         again = f" --again {_name_now(sweep)}" if sweep.schedule.again else ""
         command = f"cd {shlex.quote(str(Path.cwd()))} && {shlex.join(_command(sweep))}{again}"
         lines.append(f"{sweep.schedule.cron} {_one_line(command, sweep).replace('%', chr(92) + '%')}")
@@ -46,13 +46,13 @@ def write_systemd(sweeps: Sequence[ScheduledSweep]) -> str:
     """A service and a timer for each sweep, each under a comment that names its file.
 
     Raises:
-        ScheduleError: a path that no unit can hold.
+        ScheduleError: a path cannot be written in a unit.
     """
     units = [
         "\n".join(
             [
-                "# Units of `orchestrate schedule --export systemd`. systemd starts no sweep beside itself; what was missed",
-                "# is run once, however late. Sweeps run beside each other; then slots go by priority.",
+                "# Units of `orchestrate schedule --export systemd`. systemd never runs a sweep twice at a time. Missed times",
+                "# are run once, however late. Different sweeps may run in parallel; they share the slots by priority.",
                 *(f"# {text}" for text in _describe_environment()),
             ]
         )
@@ -67,7 +67,7 @@ def write_systemd(sweeps: Sequence[ScheduledSweep]) -> str:
 
 
 def write_calendar(line: CronLine, zone: str | None) -> list[str]:
-    """The line as systemd's calendar events; two where a day or a weekday is enough."""
+    """The line as calendar events of systemd; two if either day or weekday may match."""
     months = _numbers(line.month, 12)
     days = _numbers(line.day, 31)
     time = f"{_numbers(line.hour, 24)}:{_numbers(line.minute, 60)}:00" + (f" {zone}" if zone else "")
@@ -116,7 +116,7 @@ def _command(sweep: ScheduledSweep) -> list[str]:
 
 
 def _name_now(sweep: ScheduledSweep) -> str:
-    """For a shell: the name of the occurrence, as our own scheduler has it."""
+    """For a shell: the name that our own scheduler would give the occurrence."""
     zone = f"TZ={sweep.schedule.timezone} " if sweep.schedule.timezone else ""
     return f'"{sweep.name}@$({zone}date +%Y-%m-%dT%H:%M%:z)"'
 
@@ -127,22 +127,22 @@ def _environment() -> dict[str, str]:
 
 def _describe_environment() -> list[str]:
     set_here = [name for name in ADDRESSES if os.environ.get(name)]
-    return [f"Set here, and left out because it may hold a password: {name}" for name in set_here]
+    return [f"Not exported, because it may hold a password: {name}" for name in set_here]
 
 
 def _one_line(text: str, sweep: ScheduledSweep) -> str:
     if not text.isprintable():
         raise ScheduleError(
-            f"{sweep.file}: {text!r} holds a line break or the like, which cannot be exported. Rename the folder."
+            f"{sweep.file}: {text!r} has a line break or other control character, which cannot be exported. Rename the folder."
         )
     return text
 
 
 def _escape(text: str, sweep: ScheduledSweep) -> str:
-    """Of systemd's specifiers."""
+    """Escape systemd's specifiers."""
     return _one_line(text, sweep).replace("%", "%%")
 
 
 def _quote(text: str, sweep: ScheduledSweep) -> str:
-    """What stands between double quotes in a unit."""
+    """Escape text for double quotes in a unit."""
     return _escape(text, sweep).replace("\\", "\\\\").replace('"', '\\"')

@@ -1,4 +1,4 @@
-"""Starts `orchestrate sweep` for an occurrence as a process that ends with the scheduler, and reads what it came to."""
+"""Runs `orchestrate sweep` for an occurrence, as a process that ends with the scheduler, and reads its result."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import TrialState
 
 OnEnd = Callable[[str, int], None]
-"""Told an occurrence's id and its exit code, negative after a signal; called in a thread of its own."""
+"""Called in a separate thread with an occurrence's id and its exit code, which is negative after a signal."""
 
 
-class RunningSweep:
-    """A sweep's process, in a session of its own: Ctrl-C reaches the scheduler alone, which passes it on."""
+class SweepProcess:
+    """A sweep's process in a session of its own: only the scheduler receives Ctrl-C, and forwards it."""
 
     def __init__(self, occurrence: Occurrence, command: Sequence[str], record: ScheduleRecord, on_end: OnEnd) -> None:
         self.id = occurrence.id
@@ -33,7 +33,7 @@ class RunningSweep:
         threading.Thread(target=self._wait, args=(on_end,), name=f"wait for {self.id}", daemon=True).start()
 
     def stop(self) -> None:
-        """Ask for a graceful end; once more: for a quick one."""
+        """Ask for a graceful stop; a second call asks for an immediate one."""
         self._process.send_signal(signal.SIGINT)
 
     def _wait(self, on_end: OnEnd) -> None:
@@ -44,18 +44,18 @@ class RunningSweep:
 
 
 def sweep_command(file: Path, again: str | None) -> list[str]:
-    """The command of a sweep that ends with this process. again: as of `orchestrate sweep`."""
-    anew = [] if again is None else ["--again", again]
-    return [sys.executable, "-m", "orchestrator.cli.scheduled", str(os.getpid()), "sweep", str(file), "--json", *anew]
+    """The command of a sweep that ends with this process. again: as for `orchestrate sweep`."""
+    options = [] if again is None else ["--again", again]
+    return [sys.executable, "-m", "orchestrator.cli.scheduled", str(os.getpid()), "sweep", str(file), "--json", *options]
 
 
 def count_trials(occurrence: Occurrence, record: ScheduleRecord) -> dict[str, int]:
-    """State -> number of trials, by the document that the sweep printed; empty where it printed none."""
+    """State -> number of trials, from the JSON that the sweep printed; empty if it printed none."""
     return dict(Counter(str(trial["state"]) for trial in _read_trials(occurrence, record)))
 
 
 def has_news(occurrence: Occurrence, record: ScheduleRecord, home: Home) -> bool:
-    """Whether anything was trained since the occurrence was first started."""
+    """Whether anything was trained since the occurrence first started."""
     started_s = occurrence.started.timestamp() if occurrence.started else 0.0
     for trial in _read_trials(occurrence, record):
         if trial["state"] == TrialState.COMPLETE:
@@ -69,6 +69,6 @@ def has_news(occurrence: Occurrence, record: ScheduleRecord, home: Home) -> bool
 def _read_trials(occurrence: Occurrence, record: ScheduleRecord) -> list[dict[str, Any]]:
     try:
         document = json.loads(record.document_of(occurrence.id).read_bytes())
-    except (FileNotFoundError, ValueError):  # it was killed, or refused
+    except (FileNotFoundError, ValueError):  # it was killed or refused
         return []
     return list(document["trials"])

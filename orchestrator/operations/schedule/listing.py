@@ -1,4 +1,4 @@
-"""`orchestrate schedule --list`: what became of the last occurrences, and when the next ones are due."""
+"""`orchestrate schedule --list`: the outcome of the last occurrences, and when the next ones are due."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.operations.schedule.clock import next_times
-from orchestrator.operations.schedule.record import Occurrence, ScheduleRecord, State, Watch, name_occurrence
+from orchestrator.operations.schedule.record import Occurrence, OccurrenceState, ScheduleRecord, WatchedSweep, name_occurrence
 from orchestrator.operations.schedule.run import load_scheduled, scheduler_lock
 from orchestrator.state.home import Home
 
@@ -26,11 +26,11 @@ NUM_NEXT = 3
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """A sweep's line and the next times at which it is due."""
+class UpcomingTimes:
+    """A sweep's cron line and the next times at which it is due."""
 
     sweep: str
-    watch: Watch
+    watch: WatchedSweep
     next: tuple[datetime, ...]
 
 
@@ -39,7 +39,7 @@ class ScheduleReport:
     """What ``orchestrate schedule --list`` prints. is_watched: whether a scheduler runs in this home."""
 
     is_watched: bool
-    schedules: tuple[Schedule, ...]
+    schedules: tuple[UpcomingTimes, ...]
     occurrences: tuple[Occurrence, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -65,27 +65,27 @@ class ScheduleReport:
         past = _make_table("Last occurrences", ("occurrence", "started", "took", "outcome"))
         for occurrence in self.occurrences[-NUM_SHOWN:]:
             past.add_row(*(escape(cell) for cell in _row(occurrence, is_watched=self.is_watched)))
-        watched = "A scheduler runs here." if self.is_watched else "No scheduler runs here: `orchestrate schedule FILE...`"
+        watched = "A scheduler is running here." if self.is_watched else "No scheduler is running here."
         tables = [table for table in (coming, past) if table.row_count]
         return Group(*tables, Text(watched))
 
 
 def list_schedule(files: Sequence[Path], home: Home) -> ScheduleReport:
-    """What is watched in a home, or the sweeps of ``files``, with their occurrences.
+    """The sweeps that a home watches, or those of ``files``, with their occurrences.
 
     Raises:
-        SpecError: as load_scheduled.
-        ScheduleError: the record was written by another version.
+        SpecError: as for load_scheduled.
+        ScheduleError: another version wrote the record.
     """
     record, now = ScheduleRecord(home.schedule), datetime.now(UTC)
     watched = dict(record.watched())
     if files:
         watched = {
-            sweep.name: Watch(file=str(sweep.file), cron=sweep.schedule.cron, timezone=sweep.schedule.timezone, since=now)
+            sweep.name: WatchedSweep(file=str(sweep.file), cron=sweep.schedule.cron, timezone=sweep.schedule.timezone, since=now)
             for sweep in load_scheduled(files)
         }
     schedules = [
-        Schedule(name, watch, tuple(next_times(watch.cron, watch.timezone, since=now.astimezone(), count=NUM_NEXT)))
+        UpcomingTimes(name, watch, tuple(next_times(watch.cron, watch.timezone, since=now.astimezone(), count=NUM_NEXT)))
         for name, watch in watched.items()
     ]
     past = [occurrence for occurrence in record.occurrences().values() if not files or occurrence.sweep in watched]
@@ -111,8 +111,8 @@ def _make_table(title: str, columns: Sequence[str]) -> Table:
 
 def _row(occurrence: Occurrence, *, is_watched: bool) -> tuple[str, ...]:
     state, note = str(occurrence.state), occurrence.note
-    if occurrence.state is State.RUNNING and not is_watched:
-        state, note = "cut off", "the next scheduler goes on with it"
+    if occurrence.state is OccurrenceState.RUNNING and not is_watched:
+        state, note = "interrupted", "the next scheduler resumes it"
     started = f"{occurrence.started:%m-%d %H:%M}" if occurrence.started else ""
     took = "" if not (occurrence.started and occurrence.ended) else str(occurrence.ended - occurrence.started).partition(".")[0]
     trials = ", ".join(f"{number} {kind.lower()}" for kind, number in occurrence.trials.items())

@@ -1,10 +1,10 @@
-"""What became of each occurrence, as JSON lines, and which lines are watched since when: all that outlives the scheduler.
+"""What the scheduler keeps on disk: every occurrence, and which cron lines are watched since when.
 
 mlruns/schedule/
-  occurrences.jsonl    one Occurrence a line; of lines with the same id the last one counts
-  watched.json         Watched: each sweep's line, and since when it counts
-  <id>.log             what its sweep printed
-  <id>.json            what its sweep came to, as `orchestrate sweep --json` prints it
+  occurrences.jsonl    one Occurrence per line; of lines with the same id the last one counts
+  watched.json         WatchedSweeps: each sweep's cron line, and since when it is watched
+  <id>.log             what the occurrence's sweep printed
+  <id>.json            its result, as `orchestrate sweep --json` prints it
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ SCHEMA_VERSION: Literal[1] = 1
 """Of every file in ``mlruns/schedule``."""
 
 
-class State(StrEnum):
-    """Where an occurrence stands, or how it ended."""
+class OccurrenceState(StrEnum):
+    """The state of an occurrence, or how it ended."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -41,28 +41,28 @@ class State(StrEnum):
 
     @property
     def is_open(self) -> bool:
-        """Whether the next scheduler goes on with it."""
-        return self in (State.WAITING, State.RUNNING, State.SUSPENDED)
+        """Whether the next scheduler resumes it."""
+        return self in (OccurrenceState.WAITING, OccurrenceState.RUNNING, OccurrenceState.SUSPENDED)
 
 
-class _Line(BaseModel):
+class _Versioned(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     schema_version: Literal[1] = SCHEMA_VERSION
 
 
-class Occurrence(_Line):
+class Occurrence(_Versioned):
     """One time at which a sweep was due.
 
-    stands_for: how many times, this one included: earlier ones that came while nobody watched are made good by it.
-    started: for the first time, where it was cut off and went on. exit_code: of `orchestrate sweep`.
-    trials: state -> number. note: what else there is to say, for people.
+    stands_for: number of due times that this one replaces, itself included; the others passed while no scheduler ran.
+    started: first start, if it was interrupted and resumed. exit_code: of `orchestrate sweep`. trials: state -> number.
+    note: further explanation for people.
     """
 
     id: str
     sweep: str
     file: str
     planned: datetime
-    state: State
+    state: OccurrenceState
     stands_for: int = 1
     started: datetime | None = None
     ended: datetime | None = None
@@ -71,8 +71,8 @@ class Occurrence(_Line):
     note: str | None = None
 
 
-class Watch(BaseModel):
-    """A sweep's line and zone, and since when it counts."""
+class WatchedSweep(BaseModel):
+    """A sweep's cron line and time zone, and since when it is watched."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     file: str
@@ -81,10 +81,10 @@ class Watch(BaseModel):
     since: datetime
 
 
-class Watched(_Line):
-    """Name of a sweep -> what is watched of it."""
+class WatchedSweeps(_Versioned):
+    """Name of a sweep -> how it is watched."""
 
-    sweeps: dict[str, Watch] = {}
+    sweeps: dict[str, WatchedSweep] = {}
 
 
 def name_occurrence(sweep: str, planned: datetime) -> str:
@@ -93,7 +93,7 @@ def name_occurrence(sweep: str, planned: datetime) -> str:
 
 
 class ScheduleRecord:
-    """Reads and writes the folder. One scheduler at a time may write, anybody read."""
+    """Reads and writes the folder. Only one scheduler at a time may write."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -107,20 +107,20 @@ class ScheduleRecord:
         return self.folder / "watched.json"
 
     def log_of(self, id: str) -> Path:
-        """What the sweep of an occurrence printed."""
+        """What an occurrence's sweep printed."""
         return self.folder / f"{id}.log"
 
     def document_of(self, id: str) -> Path:
-        """What the sweep of an occurrence came to."""
+        """The result of an occurrence's sweep."""
         return self.folder / f"{id}.json"
 
     def write(self, occurrence: Occurrence) -> None:
-        """Enter where an occurrence stands now."""
+        """Add the present state of an occurrence."""
         self.folder.mkdir(parents=True, exist_ok=True)
         append_line(self._lines, occurrence.model_dump_json(exclude_defaults=True))
 
     def occurrences(self) -> dict[str, Occurrence]:
-        """Id -> how it stands, in the order in which they came; torn lines are passed over."""
+        """Id -> last state, in order of appearance; torn lines are skipped."""
         try:
             lines = self._lines.read_bytes().splitlines()
         except FileNotFoundError:
@@ -134,20 +134,20 @@ class ScheduleRecord:
             found[occurrence.id] = occurrence
         return found
 
-    def watched(self) -> Mapping[str, Watch]:
+    def watched(self) -> Mapping[str, WatchedSweep]:
         """What the last scheduler watched.
 
         Raises:
             ScheduleError: another version wrote it.
         """
         try:
-            return Watched.model_validate_json(self._watched.read_bytes()).sweeps
+            return WatchedSweeps.model_validate_json(self._watched.read_bytes()).sweeps
         except FileNotFoundError:
             return {}
         except ValidationError as error:
             raise ScheduleError(f"{self._watched}: cannot be read by this version: {error}. Move it away.") from error
 
-    def watch(self, sweeps: Mapping[str, Watch]) -> None:
-        """Note what is watched from now on; other sweeps' lines are forgotten."""
+    def watch(self, sweeps: Mapping[str, WatchedSweep]) -> None:
+        """Save what is watched from now on; other sweeps are forgotten."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._watched, Watched(sweeps=dict(sweeps)).model_dump_json(indent=1))
+        write_atomically(self._watched, WatchedSweeps(sweeps=dict(sweeps)).model_dump_json(indent=1))

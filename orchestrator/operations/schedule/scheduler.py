@@ -1,4 +1,4 @@
-"""Decides what becomes of each due time: one thread takes messages from one inbox, starts sweeps and writes the record."""
+"""Decides what happens to each due time: one thread reads messages from an inbox, starts sweeps and writes the record."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from orchestrator.operations.schedule.launch import count_trials, has_news
-from orchestrator.operations.schedule.record import Occurrence, ScheduleRecord, State, name_occurrence
+from orchestrator.operations.schedule.record import Occurrence, OccurrenceState, ScheduleRecord, name_occurrence
 from orchestrator.spec.sections import ScheduleSpec
 from orchestrator.state.home import Home
 from orchestrator.state.units import format_duration
@@ -20,7 +20,7 @@ from orchestrator.state.units import format_duration
 
 @dataclass(frozen=True)
 class ScheduledSweep:
-    """A sweep file that is run by its line."""
+    """A sweep file to be run by its cron line."""
 
     name: str
     file: Path
@@ -30,7 +30,7 @@ class ScheduledSweep:
 
 @dataclass(frozen=True)
 class Due:
-    """Times of a sweep that have come, in order; several where nobody looked meanwhile."""
+    """Times of a sweep that have come, in order; several if no scheduler was running."""
 
     sweep: str
     times: Sequence[datetime]
@@ -46,30 +46,30 @@ class Ended:
 
 @dataclass(frozen=True)
 class Stop:
-    """Somebody wants the scheduler to end."""
+    """The scheduler must stop."""
 
 
 Message = Due | Ended | Stop
 
 
-class Running(Protocol):
-    """A sweep under way, of which an ``Ended`` will tell."""
+class RunningSweep(Protocol):
+    """A running sweep; its end is reported by an ``Ended``."""
 
     def stop(self) -> None:
-        """Ask for a graceful end; once more: for a quick one."""
+        """Ask for a graceful stop; a second call asks for an immediate one."""
 
 
 TOGETHER_S = 0.2
-"""What is due at the same minute is told one after another; so long a silence means that all of it has been told."""
+"""Sweeps due at the same minute are reported one by one; after such a pause all of them have been reported."""
 
-OUTCOMES = {0: State.DONE, 1: State.FAILED, 2: State.REFUSED, 130: State.INTERRUPTED}
-"""Exit code of `orchestrate sweep` -> what the record calls it; all else is a crash."""
+OUTCOMES = {0: OccurrenceState.DONE, 1: OccurrenceState.FAILED, 2: OccurrenceState.REFUSED, 130: OccurrenceState.INTERRUPTED}
+"""Exit code of `orchestrate sweep` -> state; all others mean a crash."""
 
 
 class Scheduler:
-    """Runs due sweeps, at most ``at_once`` at a time, higher priorities first, and none beside itself. Used by one thread.
+    """Runs due sweeps, at most ``at_once`` in parallel, higher priorities first, and each only once at a time. For one thread.
 
-    launch: starts an occurrence's sweep. say: tells people. now: the present, with a zone.
+    launch: starts an occurrence's sweep. say: prints for people. now: the present, with a zone.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Scheduler:
         home: Home,
         *,
         at_once: int,
-        launch: Callable[[Occurrence, ScheduledSweep], Running],
+        launch: Callable[[Occurrence, ScheduledSweep], RunningSweep],
         say: Callable[[str], None],
         now: Callable[[], datetime],
     ) -> None:
@@ -87,27 +87,27 @@ class Scheduler:
         self._record, self._home, self._at_once = record, home, at_once
         self._launch, self._say, self._now = launch, say, now
         self._waiting: list[Occurrence] = []
-        self._running: dict[str, tuple[Occurrence, Running]] = {}
+        self._running: dict[str, tuple[Occurrence, RunningSweep]] = {}
         self._num_stops = 0
 
     @property
     def is_over(self) -> bool:
-        """Whether it was stopped and nothing runs any more."""
+        """Whether it was stopped and nothing is running any more."""
         return self._num_stops > 0 and not self._running
 
     @property
     def exit_code(self) -> int:
-        """0: what ran was let come to a checkpoint; 130: it was stopped at once. To be stopped is a scheduler's only end."""
+        """0 if running sweeps could stop gracefully, 130 if they were stopped at once. A scheduler ends only when stopped."""
         return 0 if self._num_stops < 2 else 130
 
-    def take_up(self) -> None:
-        """Go on with what an earlier scheduler left waiting, running or suspended."""
+    def resume(self) -> None:
+        """Resume what an earlier scheduler left waiting, running or suspended."""
         for left in self._record.occurrences().values():
             if left.state.is_open and left.sweep in self._sweeps:
-                self._enqueue(left, f"{left.id}: was {left.state} when the scheduler ended, and goes on")
+                self._enqueue(left, f"{left.id}: was {left.state} when the scheduler ended, and is resumed")
 
     def handle(self, message: Message) -> None:
-        """Do what a message calls for."""
+        """Process one message."""
         match message:
             case Due():
                 self._decide(self._sweeps[message.sweep], message.times)
@@ -117,7 +117,7 @@ class Scheduler:
                 self._stop()
 
     def run(self, inbox: SimpleQueue[Message]) -> None:
-        """Do what messages call for, until it is over."""
+        """Process messages until it is over."""
         self._handle_rest(inbox)
         self.start_next()
         while not self.is_over:
@@ -131,38 +131,38 @@ class Scheduler:
                 self.handle(inbox.get(timeout=TOGETHER_S))
 
     def start_next(self) -> None:
-        """Start what waits, as far as there is room."""
+        """Start waiting occurrences while fewer than ``at_once`` run."""
         while self._waiting and len(self._running) < self._at_once and not self._num_stops:
             waiting = self._waiting.pop(0)
-            occurrence = waiting.model_copy(update={"state": State.RUNNING, "started": waiting.started or self._now()})
+            occurrence = waiting.model_copy(update={"state": OccurrenceState.RUNNING, "started": waiting.started or self._now()})
             self._record.write(occurrence)
             try:
                 running = self._launch(occurrence, self._sweeps[occurrence.sweep])
             except OSError as error:
-                self._close(occurrence, State.CRASHED, note=f"could not be started: {error}")
+                self._close(occurrence, OccurrenceState.CRASHED, note=f"could not be started: {error}")
                 continue
             self._running[occurrence.id] = occurrence, running
             self._say(f"{occurrence.id}: started; log: {self._record.log_of(occurrence.id)}")
 
     def _decide(self, sweep: ScheduledSweep, times: Sequence[datetime]) -> None:
-        """The last of the times stands for all; it is run unless it is found too late or its predecessor is not done."""
+        """The last of the times stands for all. It is run unless it is too late or its predecessor has not ended."""
         occurrence = Occurrence(
             id=name_occurrence(sweep.name, times[-1]),
             sweep=sweep.name,
             file=str(sweep.file),
             planned=times[-1],
-            state=State.WAITING,
+            state=OccurrenceState.WAITING,
             stands_for=len(times),
         )
         late, grace_s = self._now() - times[-1], sweep.schedule.misfire_grace_s
         before = next((o for o in self._open() if o.sweep == sweep.name), None)
-        together = f"; with it {len(times) - 1} earlier that came while nobody watched" if len(times) > 1 else ""
+        together = f"; includes {len(times) - 1} earlier times that passed while no scheduler ran" if len(times) > 1 else ""
         if late > timedelta(seconds=grace_s):
-            note = f"found due {format_duration(late.total_seconds())} late, with a misfire_grace_s of {grace_s:g}{together}"
-            self._close(occurrence, State.MISSED, note=note)
+            note = f"{format_duration(late.total_seconds())} late, misfire_grace_s is {grace_s:g}{together}"
+            self._close(occurrence, OccurrenceState.MISSED, note=note)
         elif before is not None:
-            verb = "still runs" if before.id in self._running else "still waits"
-            self._close(occurrence, State.SKIPPED, note=f"{before.id} {verb}{together}")
+            verb = "is still running" if before.id in self._running else "is still waiting"
+            self._close(occurrence, OccurrenceState.SKIPPED, note=f"{before.id} {verb}{together}")
         else:
             self._enqueue(occurrence, f"{occurrence.id}: due{together}")
 
@@ -170,9 +170,9 @@ class Scheduler:
         return [*self._waiting, *(occurrence for occurrence, _ in self._running.values())]
 
     def _enqueue(self, occurrence: Occurrence, said: str) -> None:
-        waiting = occurrence.model_copy(update={"state": State.WAITING, "ended": None, "exit_code": None, "note": None})
+        waiting = occurrence.model_copy(update={"state": OccurrenceState.WAITING, "ended": None, "exit_code": None, "note": None})
         self._waiting.append(waiting)
-        self._waiting.sort(key=lambda o: -self._sweeps[o.sweep].priority)  # stable: equals, first come
+        self._waiting.sort(key=lambda o: -self._sweeps[o.sweep].priority)  # stable: first come, first served
         self._record.write(waiting)
         is_full = len(self._running) >= self._at_once
         self._say(f"{said}; waits for {', '.join(self._running)}" if is_full else said)
@@ -180,24 +180,24 @@ class Scheduler:
     def _end(self, id: str, exit_code: int) -> None:
         occurrence, _ = self._running.pop(id)
         trials = count_trials(occurrence, self._record)
-        state = OUTCOMES.get(exit_code, State.CRASHED)
+        state = OUTCOMES.get(exit_code, OccurrenceState.CRASHED)
         note = None
-        if self._num_stops and (state is State.INTERRUPTED or exit_code == -signal.SIGINT):
-            state, note = State.SUSPENDED, "the scheduler was stopped; the next one goes on with it"
-        elif state is State.DONE and not has_news(occurrence, self._record, self._home):
-            state, note = State.NOTHING_NEW, "file and data are those of an earlier run: nothing was trained"
-        elif state in (State.REFUSED, State.CRASHED):
-            note = self._last_words(id)
+        if self._num_stops and (state is OccurrenceState.INTERRUPTED or exit_code == -signal.SIGINT):
+            state, note = OccurrenceState.SUSPENDED, "the scheduler was stopped; the next one resumes it"
+        elif state is OccurrenceState.DONE and not has_news(occurrence, self._record, self._home):
+            state, note = OccurrenceState.NOTHING_NEW, "file and data are unchanged since an earlier run: nothing was trained"
+        elif state in (OccurrenceState.REFUSED, OccurrenceState.CRASHED):
+            note = self._last_line(id)
         ended = occurrence.model_copy(update={"exit_code": exit_code, "trials": trials})
         self._close(ended, state, note=note)
 
-    def _close(self, occurrence: Occurrence, state: State, *, note: str | None) -> None:
+    def _close(self, occurrence: Occurrence, state: OccurrenceState, *, note: str | None) -> None:
         self._record.write(occurrence.model_copy(update={"state": state, "ended": self._now(), "note": note}))
         counted = ", ".join(f"{number} {kind.lower()}" for kind, number in occurrence.trials.items())
         self._say(f"{occurrence.id}: {state}" + "".join(f": {text}" for text in (counted, note) if text))
 
-    def _last_words(self, id: str) -> str | None:
-        """The last line that a sweep printed."""
+    def _last_line(self, id: str) -> str | None:
+        """The last line that a sweep printed, if any."""
         lines = self._record.log_of(id).read_text(encoding="utf-8", errors="replace").split("\n")
         return next((line.strip()[:500] for line in reversed(lines) if line.strip()), None)
 
@@ -205,5 +205,5 @@ class Scheduler:
         self._num_stops += 1
         for occurrence, running in self._running.values():
             running.stop()
-            how = "running epochs end and are kept; once more to stop at once" if self._num_stops == 1 else "at once"
+            how = "running epochs are finished and kept; stop again to stop at once" if self._num_stops == 1 else "at once"
             self._say(f"{occurrence.id}: stopping: {how}")

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from orchestrator.operations.schedule.record import ScheduleRecord, Watch
+from orchestrator.operations.schedule.record import ScheduleRecord, WatchedSweep
 
 EVERY_MINUTE = "* * * * *"
 
@@ -38,7 +38,7 @@ def command(*arguments: str) -> list[str]:
 def let_be_due(folder: Path, name: str) -> None:
     """Leave what a scheduler would have left that watched the file until two minutes ago: an occurrence was missed meanwhile."""
     since = datetime.now(UTC) - timedelta(minutes=2)
-    watch = Watch(file=str(folder / f"{name}.yaml"), cron=EVERY_MINUTE, timezone=None, since=since)
+    watch = WatchedSweep(file=str(folder / f"{name}.yaml"), cron=EVERY_MINUTE, timezone=None, since=since)
     ScheduleRecord(folder / "mlruns" / "schedule").watch({name: watch})
 
 
@@ -120,7 +120,7 @@ def test_killed_and_stopped_it_goes_on_with_the_same_occurrence(tmp_path: Path) 
             check=False,
         )
         assert refused.returncode == 2
-        assert "another `orchestrate schedule` works here" in refused.stderr
+        assert "another `orchestrate schedule` is running here" in refused.stderr
         first.kill()
         first.wait()
     psutil.wait_procs([sweep], timeout=10)
@@ -133,7 +133,7 @@ def test_killed_and_stopped_it_goes_on_with_the_same_occurrence(tmp_path: Path) 
         second.send_signal(signal.SIGTERM)
         _, said = second.communicate(timeout=60)
     assert second.returncode == 0, said
-    assert f"{before['id']}: was running when the scheduler ended, and goes on" in said
+    assert f"{before['id']}: was running when the scheduler ended, and is resumed" in said
     assert not sweep.is_running()
     after = next(o for o in occurrences(tmp_path) if o["id"] == before["id"])
     assert (after["state"], after["exit_code"]) == ("suspended", 130)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.operations.schedule.record import Occurrence, ScheduleRecord, State
+from orchestrator.operations.schedule.record import Occurrence, OccurrenceState, ScheduleRecord
 from orchestrator.operations.schedule.scheduler import Due, Ended, ScheduledSweep, Scheduler, Stop
 from orchestrator.spec.sections import ScheduleSpec
 from orchestrator.state.home import Home
@@ -71,7 +71,7 @@ class Evening:
         self.scheduler.handle(Ended(id, code))
         self.scheduler.start_next()
 
-    def states(self) -> dict[str, State]:
+    def states(self) -> dict[str, OccurrenceState]:
         """Id -> how it stands by the record."""
         return {occurrence.id: occurrence.state for occurrence in self.record.occurrences().values()}
 
@@ -96,22 +96,22 @@ def test_several_may_run_at_once(tmp_path: Path) -> None:
     evening = Evening(tmp_path, at_once=2, a=0, b=0, c=0)
     evening.due("a", "b", "c")
     assert list(evening.started) == [at("a"), at("b")]
-    assert evening.states()[at("c")] is State.WAITING
+    assert evening.states()[at("c")] is OccurrenceState.WAITING
 
 
-def test_a_sweep_never_runs_beside_itself(tmp_path: Path) -> None:
+def test_a_sweep_never_runs_twice_at_a_time(tmp_path: Path) -> None:
     """What is due meanwhile is skipped, said and recorded; running or only waiting makes no difference."""
     evening = Evening(tmp_path, a=1, b=0)
     evening.due("a", "b")
     tomorrow = TEN + timedelta(days=1)
     evening.now = tomorrow
     evening.due("a", "b", at=tomorrow)
-    skipped = [o for o in evening.record.occurrences().values() if o.state is State.SKIPPED]
+    skipped = [o for o in evening.record.occurrences().values() if o.state is OccurrenceState.SKIPPED]
     assert [(o.id, o.note) for o in skipped] == [
-        ("a@2026-11-23T22:00+00:00", f"{at('a')} still runs"),
-        ("b@2026-11-23T22:00+00:00", f"{at('b')} still waits"),
+        ("a@2026-11-23T22:00+00:00", f"{at('a')} is still running"),
+        ("b@2026-11-23T22:00+00:00", f"{at('b')} is still waiting"),
     ]
-    assert any(f"{at('a')} still runs" in line for line in evening.said)
+    assert any(f"{at('a')} is still running" in line for line in evening.said)
     assert list(evening.started) == [at("a")]
 
 
@@ -132,24 +132,24 @@ def test_what_is_found_too_late_is_not_run(tmp_path: Path) -> None:
     evening.now = TEN + timedelta(seconds=601)
     evening.due("a")
     (missed,) = evening.record.occurrences().values()
-    assert (missed.state, missed.started) == (State.MISSED, None)
-    assert missed.note == "found due 10 min late, with a misfire_grace_s of 600"
+    assert (missed.state, missed.started) == (OccurrenceState.MISSED, None)
+    assert missed.note == "10 min late, misfire_grace_s is 600"
     assert not evening.started
 
 
 @pytest.mark.parametrize(
     ("code", "trials", "state"),
     [
-        (0, ("COMPLETE", "CACHED"), State.DONE),
-        (0, ("CACHED", "CACHED"), State.NOTHING_NEW),
-        (0, ("CACHED", "PRUNED"), State.NOTHING_NEW),
-        (1, ("CACHED", "FAILED"), State.FAILED),
-        (2, (), State.REFUSED),
-        (130, ("WAITING",), State.INTERRUPTED),
-        (-9, (), State.CRASHED),
+        (0, ("COMPLETE", "CACHED"), OccurrenceState.DONE),
+        (0, ("CACHED", "CACHED"), OccurrenceState.NOTHING_NEW),
+        (0, ("CACHED", "PRUNED"), OccurrenceState.NOTHING_NEW),
+        (1, ("CACHED", "FAILED"), OccurrenceState.FAILED),
+        (2, (), OccurrenceState.REFUSED),
+        (130, ("WAITING",), OccurrenceState.INTERRUPTED),
+        (-9, (), OccurrenceState.CRASHED),
     ],
 )
-def test_the_outcome_tells_what_was_trained(tmp_path: Path, code: int, trials: tuple[str, ...], state: State) -> None:
+def test_the_outcome_tells_what_was_trained(tmp_path: Path, code: int, trials: tuple[str, ...], state: OccurrenceState) -> None:
     """An occurrence that found everything done says so."""
     evening = Evening(tmp_path, a=0)
     evening.record.folder.mkdir()
@@ -162,7 +162,7 @@ def test_the_outcome_tells_what_was_trained(tmp_path: Path, code: int, trials: t
 
 
 def test_what_was_trained_before_a_kill_is_news(tmp_path: Path) -> None:
-    """Of an occurrence that was cut off when all was trained, the next scheduler finds all cached; an older result is no news."""
+    """When an occurrence was interrupted after training, the next scheduler finds all cached; an older result is no news."""
     first = Evening(tmp_path, a=0)
     first.due("a")
     for key, ended in {f"{0:016x}": TEN - timedelta(days=1), f"{1:016x}": TEN + timedelta(minutes=5)}.items():
@@ -172,15 +172,15 @@ def test_what_was_trained_before_a_kill_is_news(tmp_path: Path) -> None:
 
     later = Evening(tmp_path, a=0)
     later.now = TEN + timedelta(hours=1)
-    later.scheduler.take_up()
+    later.scheduler.resume()
     later.scheduler.start_next()
     later.end(at("a"), 0, "CACHED", "CACHED")
-    assert later.states() == {at("a"): State.DONE}
+    assert later.states() == {at("a"): OccurrenceState.DONE}
 
     later.now = tomorrow = TEN + timedelta(days=1)
     later.due("a", at=tomorrow)
     later.end("a@2026-11-23T22:00+00:00", 0, "CACHED", "CACHED")
-    assert later.states()["a@2026-11-23T22:00+00:00"] is State.NOTHING_NEW
+    assert later.states()["a@2026-11-23T22:00+00:00"] is OccurrenceState.NOTHING_NEW
 
 
 def test_a_sweep_that_cannot_be_started_holds_up_no_other(tmp_path: Path) -> None:
@@ -188,11 +188,11 @@ def test_a_sweep_that_cannot_be_started_holds_up_no_other(tmp_path: Path) -> Non
     evening = Evening(tmp_path, a=1, b=0)
     evening.broken.add(at("a"))
     evening.due("a", "b")
-    assert evening.states() == {at("a"): State.CRASHED, at("b"): State.RUNNING}
+    assert evening.states() == {at("a"): OccurrenceState.CRASHED, at("b"): OccurrenceState.RUNNING}
 
 
 def test_a_stop_is_passed_on_and_waited_for(tmp_path: Path) -> None:
-    """Nothing more is started; what ran and what waited goes on with the next scheduler, under the same ids."""
+    """Nothing more is started; the next scheduler resumes what ran and what waited, under the same ids."""
     evening = Evening(tmp_path, a=1, b=0)
     evening.due("a", "b")
     evening.scheduler.handle(Stop())
@@ -201,11 +201,11 @@ def test_a_stop_is_passed_on_and_waited_for(tmp_path: Path) -> None:
     evening.end(at("a"), 130, "WAITING")
     assert evening.scheduler.is_over
     assert evening.scheduler.exit_code == 0
-    assert evening.states() == {at("a"): State.SUSPENDED, at("b"): State.WAITING}
+    assert evening.states() == {at("a"): OccurrenceState.SUSPENDED, at("b"): OccurrenceState.WAITING}
 
     later = Evening(tmp_path, at_once=2, a=1, b=0)
     later.now = TEN + timedelta(days=3)
-    later.scheduler.take_up()
+    later.scheduler.resume()
     later.scheduler.start_next()
     assert list(later.started) == [at("a"), at("b")]
 
@@ -216,7 +216,7 @@ def test_a_sweep_stopped_by_others_is_not_taken_up(tmp_path: Path) -> None:
     evening.due("a")
     evening.end(at("a"), 130, "WAITING")
     later = Evening(tmp_path, a=0)
-    later.scheduler.take_up()
+    later.scheduler.resume()
     later.scheduler.start_next()
     assert not later.started
 
@@ -227,6 +227,6 @@ def test_a_torn_record_costs_its_last_line_only(tmp_path: Path) -> None:
     evening.due("a")
     lines = evening.record.folder / "occurrences.jsonl"
     lines.write_bytes(lines.read_bytes()[:-7])
-    assert evening.states() == {at("a"): State.WAITING}
+    assert evening.states() == {at("a"): OccurrenceState.WAITING}
     evening.end(at("a"), 0, "COMPLETE")
-    assert evening.states() == {at("a"): State.DONE}
+    assert evening.states() == {at("a"): OccurrenceState.DONE}

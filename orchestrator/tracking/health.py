@@ -79,10 +79,7 @@ def _ask(location: TrackingLocation, method: str, path: str, content: str | None
         )
     except MlflowException as error:
         raise TrackingError(f"{location}: {redact(' '.join(str(error).split()))[:300]}") from error
-    middle_s = (began_s + time.time()) / 2
-    return ServerAnswer(response.status_code, response.text[:300].strip(), _find_lead(response.headers.get("Date"), middle_s))
-
-
-def _find_lead(date: str | None, now_s: float) -> float | None:
-    """The header has whole seconds: on average half a second has passed."""
-    return None if date is None else parsedate_to_datetime(date).timestamp() + 0.5 - now_s
+    middle_s, date = (began_s + time.time()) / 2, response.headers.get("Date")
+    # The header has whole seconds: on average half a second has passed.
+    ahead_s = None if date is None else parsedate_to_datetime(date).timestamp() + 0.5 - middle_s
+    return ServerAnswer(response.status_code, response.text[:300].strip(), ahead_s)

@@ -57,7 +57,8 @@ def open_page(location: TrackingLocation, sweep: str | None = None, *, port: int
     if location.is_database:
         process, base = _start_server(location, port or _free_port())
     page = LeaderboardPage(make_url(base, experiment), process)
-    if browse and _has_screen():
+    # without a screen a browser would take over the terminal
+    if browse and (sys.platform in {"darwin", "win32"} or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         webbrowser.open(page.url)
     return page
 
@@ -114,8 +115,3 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def _has_screen() -> bool:
-    """Whether a browser can open a window; one that would take over the terminal does not count."""
-    return sys.platform in {"darwin", "win32"} or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

@@ -67,8 +67,10 @@ class CheckReport:
         rows = zip(self.data.class_names, self.findings.class_shares, self.findings.images_per_class, strict=True)
         for number, (name, share, num_images) in enumerate(rows):
             classes.add_row(escape(title_class(number, name)), f"{share:.2%}", str(num_images))
+        height, width, channels = self.data.images.shape[1:]
+        size = f"{height}x{width}, {'gray' if channels == 1 else 'RGB'}"
         cleaned = f", {len(self.data.removed)} more removed by data.clean" if self.data.removed else ""
-        title = f"{self.data.source}: {len(self.data.names)} images of {_size(self.data)}{cleaned}"
+        title = f"{self.data.source}: {len(self.data.names)} images of {size}{cleaned}"
         return Group(Text(title), classes, *map(Text, self._lines()))
 
     def _lines(self) -> Iterator[str]:
@@ -145,8 +147,3 @@ def _group_cells(data: DataSet, groups: Sequence[tuple[DuplicateGroup, list[int]
         for index in indices:
             others = ", ".join(str(positions[other]) for other in indices[:4] if other != index)
             yield Cell(index, f"group {number}: {kind} to {others}; masks differ in up to {group.disagreement:.0%}")
-
-
-def _size(data: DataSet) -> str:
-    height, width, channels = data.images.shape[1:]
-    return f"{height}x{width}, {'gray' if channels == 1 else 'RGB'}"

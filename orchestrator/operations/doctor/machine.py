@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -90,7 +91,10 @@ def _compare_with_torch(gpus: tuple[Gpu, ...]) -> Finding:
 
 def check_disk(home: Home) -> Iterator[Finding]:
     """Whether home and slots folder are writable, and how much disk space is free."""
-    for subject, folder, make in (("home", home.root, _make), ("slots", slots_folder(), make_shared)):
+    for subject, folder, make in (
+        ("home", home.root, partial(os.makedirs, exist_ok=True)),
+        ("slots", slots_folder(), make_shared),
+    ):
         try:
             make(folder)
             with tempfile.TemporaryFile(dir=folder):
@@ -100,10 +104,6 @@ def check_disk(home: Home) -> Iterator[Finding]:
             yield error(subject, f"{folder}: {failure.strerror}", f"Set {name} to a writable folder.")
             return
     yield _judge_room(home.root)
-
-
-def _make(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
 
 
 def _judge_room(folder: Path) -> Finding:

@@ -33,7 +33,10 @@ def check_storage(home: Home) -> Iterator[Finding]:
         ledger = Ledger(home.ledger_url)
         now_s, num_sweeps = ledger.now_s(), len(ledger.roster.sweeps())
         ledger.close()
-        _open_search(home)
+        if home.optuna_url is not None:
+            from orchestrator.search.storage import open_storage  # imports optuna, which takes a second
+
+            open_storage(home.optuna_url)  # creates Optuna's tables, for which the account may lack permission
     except TrackingError as failure:
         yield error("ledger", str(failure), "Does ORCHESTRATE_STORAGE match the server's .env? Is its port open?")
         return
@@ -47,14 +50,6 @@ def check_storage(home: Home) -> Iterator[Finding]:
             "ORCHESTRATE_STORAGE is shared, but MLFLOW_TRACKING_URI is not set: other machines do not find this one's results",
             "Set MLFLOW_TRACKING_URI to the team's server.",
         )
-
-
-def _open_search(home: Home) -> None:
-    """Create Optuna's tables, for which the account may lack permission."""
-    if home.optuna_url is not None:
-        from orchestrator.search.storage import open_storage  # optuna takes a second
-
-        open_storage(home.optuna_url)
 
 
 def _judge_clock(whose: str, ahead_s: float) -> Finding:

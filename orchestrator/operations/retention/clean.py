@@ -110,7 +110,7 @@ def clean(home: Home, sweeps: Sequence[str], *, dry_run: bool, console: Console)
     records: CheckpointRecords | None = None
     skipped: list[Skipped] = []
     try:
-        records = _open_records(home) if _has_records(home) else None
+        records = _open_records(home) if home.tracking is not None or home.mlflow_db.exists() else None
     except TrackingError as error:
         skipped.append(Skipped(NEEDS_MLFLOW, str(error)))
     finds: dict[Path, Reclaimable] = {}
@@ -205,11 +205,6 @@ def _find_by_mlflow(open_checkpoints: Callable[[], CheckpointFinder]) -> Iterato
         yield from checkpoints.find_copies()
     except TrackingError as error:
         yield Skipped(NEEDS_MLFLOW, str(error))
-
-
-def _has_records(home: Home) -> bool:
-    """Whether MLflow has records here: connecting would create a database."""
-    return home.tracking is not None or home.mlflow_db.exists()
 
 
 def _open_records(home: Home) -> CheckpointRecords:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
-from pathlib import Path
 
 from orchestrator.errors import TrackingError
 from orchestrator.operations.retention.reclaimable import Reclaimable, ReclaimableKind, Skipped, find_living, has_ended, hold
@@ -89,16 +88,12 @@ def _remove_all(finds: Iterable[Reclaimable]) -> tuple[list[Reclaimable], Skippe
     problem: Skipped | None = None
     for find in finds:
         try:
-            _unlink(find.path)
+            if find.path.is_dir() and not find.path.is_symlink():
+                shutil.rmtree(find.path)
+            else:
+                find.path.unlink(missing_ok=True)
         except OSError as error:
             problem = Skipped(str(find.path), error.strerror or str(error))
         else:
             removed.append(find)
     return removed, problem
-
-
-def _unlink(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

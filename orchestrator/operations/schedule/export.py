@@ -74,7 +74,7 @@ def write_calendar(line: CronLine, zone: str | None) -> list[str]:
     week = (
         ""
         if len(line.weekday.values) == 7
-        else ",".join(WEEKDAYS[n].title() for n in sorted(line.weekday.values, key=_from_monday)) + " "
+        else ",".join(WEEKDAYS[n].title() for n in sorted(line.weekday.values, key=lambda day: (day - 1) % 7)) + " "
     )
     if line.takes_either_day:
         return [f"*-{months}-{days} {time}", f"{week}*-{months}-* {time}"]
@@ -82,10 +82,6 @@ def write_calendar(line: CronLine, zone: str | None) -> list[str]:
 
 
 EXPORTS: Mapping[str, Callable[[Sequence[ScheduledSweep]], str]] = {"crontab": write_crontab, "systemd": write_systemd}
-
-
-def _from_monday(weekday: int) -> int:
-    return (weekday - 1) % 7
 
 
 def _numbers(field: CronField, how_many: int) -> str:

@@ -52,14 +52,10 @@ def read_status(sweeps: Sequence[str] = ()) -> StatusReport:
     home = Home.from_environment()
     ledger = Ledger(home.ledger_url)
     ledger.check_sweeps(sweeps)
-    names = list(sweeps) or _list_current(ledger, home)
-    return StatusReport(tuple(read_sweep(name, home=home, ledger=ledger) for name in names), find_slot_use())
-
-
-def _list_current(ledger: Ledger, home: Home) -> list[str]:
     running = dict.fromkeys(row.sweep for row in ledger.roster.list_alive(home.is_alive))
     latest = ledger.roster.latest()
-    return list(running) or ([latest] if latest else ledger.sweeps())
+    names = list(sweeps) or list(running) or ([latest] if latest else ledger.sweeps())
+    return StatusReport(tuple(read_sweep(name, home=home, ledger=ledger) for name in names), find_slot_use())
 
 
 def _describe(sweep: SweepStatus) -> dict[str, Any]:
@@ -95,7 +91,7 @@ def _draw(sweep: SweepStatus) -> Iterator[RenderableType]:
     if sweep.dispatchers:
         yield Text(f"  {', '.join(describe_dispatcher(row) for row in sweep.dispatchers)}")
         yield Text(f"  {_write_pace(sweep)}")
-    elif _has_rest(sweep):
+    elif sweep.counts[TrialState.WAITING] or sweep.num_proposed_later:
         yield Text("  nothing is running; `orchestrate sweep` runs the waiting trials")
     if sweep.interrupted:
         yield Text(f"  interrupted, as their dispatcher died: {_shorten(sweep.interrupted)}; the next run resumes them")
@@ -120,10 +116,6 @@ def _write_counts(sweep: SweepStatus) -> str:
     best = "" if sweep.best is None else f"; best val/miou {sweep.best[1]:.4f} {sweep.best[0]}"
     priority = f" (priority {sweep.priority})" if sweep.priority else ""
     return f"{sweep.sweep}{priority}: {', '.join(counts) or 'no trials'}{best}"
-
-
-def _has_rest(sweep: SweepStatus) -> bool:
-    return bool(sweep.counts[TrialState.WAITING] or sweep.num_proposed_later)
 
 
 def _write_pace(sweep: SweepStatus) -> str:

@@ -54,7 +54,12 @@ def _log(client: MlflowClient, experiment: str, sweep: str, record: EnsembleReco
     identity = hashlib.sha256(text.encode()).hexdigest()[:16]
     for run in known:
         if run.data.tags.get(Tag.ENSEMBLE) == identity and run.info.status in ("FINISHED", "FAILED"):
-            _relabel(client, run, record)
+            # The sweep file may have changed what is no part of the document.
+            changed = [RunTag(name, value) for name, value in record.tags.items() if run.data.tags.get(name) != value]
+            if changed:
+                client.log_batch(run.info.run_id, tags=changed, synchronous=True)
+            if run.info.run_name != record.name:
+                client.update_run(run.info.run_id, name=record.name)
             return str(run.info.run_id)
     tags: dict[str, str] = {
         Tag.KIND: RunKind.ENSEMBLE,
@@ -85,12 +90,3 @@ def _log_metrics(client: MlflowClient, run_id: str, record: EnsembleRecord) -> N
     client.log_batch(run_id, points, params[:_BATCH_SIZE], synchronous=True)
     for start in range(_BATCH_SIZE, len(params), _BATCH_SIZE):
         client.log_batch(run_id, (), params[start : start + _BATCH_SIZE], synchronous=True)
-
-
-def _relabel(client: MlflowClient, run: Run, record: EnsembleRecord) -> None:
-    """Update what the sweep file may have changed without changing the document."""
-    changed = {name: value for name, value in record.tags.items() if run.data.tags.get(name) != value}
-    if changed:
-        client.log_batch(run.info.run_id, tags=[RunTag(name, value) for name, value in changed.items()], synchronous=True)
-    if run.info.run_name != record.name:
-        client.update_run(run.info.run_id, name=record.name)

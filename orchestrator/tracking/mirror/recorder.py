@@ -142,7 +142,11 @@ class Recorder:
             for run in running:
                 key = run.data.tags.get(Tag.KEY, "")
                 if run.data.tags.get(Tag.KIND) == RunKind.ENSEMBLE:
-                    self._end_ensemble(run)
+                    if time.time() - (run.info.start_time or 0) / 1000 > _ABANDONED_ENSEMBLE_S:
+                        self._log(
+                            run.info.run_id, points=[], params={}, tags={Tag.STATE: TrialState.FAILED, Tag.CURRENT: "false"}
+                        )
+                        self._client.set_terminated(run.info.run_id, "KILLED")
                 if run.data.tags.get(Tag.KIND) != RunKind.TRIAL or key in live:
                     continue
                 if TrialFolder(self._location.trials / key).exists:
@@ -252,11 +256,6 @@ class Recorder:
         """Close a run whose trial waits to be resumed."""
         self._log(run_id, points=[], params={}, tags={Tag.STATE: str(TrialState.WAITING)})
         self._client.set_terminated(run_id, "KILLED", end_ms)
-
-    def _end_ensemble(self, run: Run) -> None:
-        if time.time() - (run.info.start_time or 0) / 1000 > _ABANDONED_ENSEMBLE_S:
-            self._log(run.info.run_id, points=[], params={}, tags={Tag.STATE: str(TrialState.FAILED), Tag.CURRENT: "false"})
-            self._client.set_terminated(run.info.run_id, "KILLED")
 
     def _find_current(self, experiment: str, result: TrialResult) -> Run | None:
         return make_current(self._client, experiment, result.key, deviation=result.deviation or "")

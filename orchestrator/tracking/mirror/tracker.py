@@ -134,7 +134,9 @@ class MlflowTracker:
             for task in self._pending.values():
                 task.not_before_s, task.is_refused = 0.0, False
             self._changed.notify_all()
-            while self._can_progress() and (left := deadline - time.monotonic()) > 0 and self._thread.is_alive():
+            while (left := deadline - time.monotonic()) > 0 and self._thread.is_alive():
+                if self._current is None and all(task.is_refused for task in self._pending.values()):
+                    break
                 self._changed.wait(left)
             self._stopped = True
             self._changed.notify_all()
@@ -146,9 +148,6 @@ class MlflowTracker:
     def _labels_of(self, sweep: str) -> Mapping[str, RunLabel]:
         with self._changed:
             return self._labels.get(sweep, {})
-
-    def _can_progress(self) -> bool:
-        return self._current is not None or any(not task.is_refused for task in self._pending.values())
 
     def _put(self, name: tuple[str, str], task: _Task) -> None:
         with self._changed:
@@ -165,7 +164,9 @@ class MlflowTracker:
             name, task = taken
             try:
                 if recorder is None:
-                    recorder = self._connect()
+                    from orchestrator.tracking.mirror.recorder import Recorder  # imports mlflow: only this thread waits for it
+
+                    recorder = Recorder(self._location)
                 task.run(recorder)
             except RefusedError as error:
                 self._keep(name, task, trouble=str(error), is_server=False, is_refused=True)
@@ -175,12 +176,9 @@ class MlflowTracker:
                 _log.debug("mirror of %s", name, exc_info=True)
                 self._keep(name, task, trouble=f"{type(error).__name__}: {error}", is_server=False)
             else:
-                self._done()
-
-    def _connect(self) -> Recorder:
-        from orchestrator.tracking.mirror.recorder import Recorder  # imports mlflow: only this thread waits for it
-
-        return Recorder(self._location)
+                with self._changed:
+                    self._current = self._trouble = None
+                    self._changed.notify_all()
 
     def _take(self) -> tuple[tuple[str, str], _Task] | None:
         """The next task that is due; None when there will be none."""
@@ -217,10 +215,4 @@ class MlflowTracker:
                 self._trouble = trouble
             kept.logged = trouble
             kept.trouble = None if is_server else trouble
-            self._changed.notify_all()
-
-    def _done(self) -> None:
-        with self._changed:
-            self._current = None
-            self._trouble = None
             self._changed.notify_all()

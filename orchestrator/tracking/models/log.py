@@ -11,8 +11,7 @@ from pathlib import Path
 import mlflow
 import mlflow.pyfunc
 import numpy as np
-from mlflow import MlflowClient
-from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
+from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
@@ -57,16 +56,17 @@ def log_model(location: TrackingLocation, run_id: str, parts: ModelParts) -> str
     with translate_errors(location):
         run = client.get_run(run_id)
         experiment = run.info.experiment_id
-        known = _find(client, experiment, parts.identity)
-        if known is not None:
-            return str(known.model_uri)
+        for known in client.search_logged_models([experiment], f"tags.`{Tag.MODEL_IDENTITY}` = '{parts.identity}'"):
+            if known.status == LoggedModelStatus.READY:  # logged completely
+                return str(known.model_uri)
         tags: dict[str, str] = {Tag.MODEL_IDENTITY: parts.identity}
         model = client.create_logged_model(experiment, MODEL_NAME, source_run_id=run_id, tags=tags, params=run.data.params)
         status = LoggedModelStatus.FAILED
         try:
             with tempfile.TemporaryDirectory() as scratch:
                 folder = Path(scratch) / "model"
-                _save(parts, folder, _describe(model, run_id))
+                described = Model(model.artifact_location, run_id, model_uuid=model.model_id, model_id=model.model_id)
+                _save(parts, folder, described)
                 client.log_model_artifacts(model.model_id, str(folder))
             client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
             status = LoggedModelStatus.READY
@@ -76,39 +76,20 @@ def log_model(location: TrackingLocation, run_id: str, parts: ModelParts) -> str
 
 
 def _save(parts: ModelParts, folder: Path, model: Model) -> None:
+    uint8, channels = np.dtype(np.uint8), () if parts.in_channels == 1 else (parts.in_channels,)  # gray: no channel axis
+    images = TensorSpec(uint8, (-1, -1, -1, *channels))
     mlflow.pyfunc.save_model(
         str(folder),
         python_model=str(_SCRIPT),
         artifacts={"members": str(parts.members)},
         code_paths=[str(path) for path in parts.code],
         mlflow_model=model,
-        signature=_make_signature(parts.in_channels),
-        input_example=np.zeros((1, *parts.size, *_channel_axis(parts.in_channels)), np.uint8),
+        signature=ModelSignature(inputs=Schema([images]), outputs=Schema([TensorSpec(uint8, (-1, -1, -1))])),
+        input_example=np.zeros((1, *parts.size, *channels), np.uint8),
         pip_requirements=list_requirements(),
     )
-
-
-def _describe(model: LoggedModel, run_id: str) -> Model:
-    return Model(artifact_path=model.artifact_location, model_uuid=model.model_id, run_id=run_id, model_id=model.model_id)
-
-
-def _make_signature(in_channels: int) -> ModelSignature:
-    uint8 = np.dtype(np.uint8)
-    images = TensorSpec(uint8, (-1, -1, -1, *_channel_axis(in_channels)))
-    return ModelSignature(inputs=Schema([images]), outputs=Schema([TensorSpec(uint8, (-1, -1, -1))]))
-
-
-def _channel_axis(in_channels: int) -> tuple[int, ...]:
-    """Gray images have no channel axis."""
-    return () if in_channels == 1 else (in_channels,)
 
 
 def list_requirements() -> list[str]:
     """The installed versions, without the local part (``+cu128``), which no registry has."""
     return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in LIBRARIES]
-
-
-def _find(client: MlflowClient, experiment: str, identity: str) -> LoggedModel | None:
-    """A completely logged model with that identity."""
-    found = client.search_logged_models([experiment], f"tags.`{Tag.MODEL_IDENTITY}` = '{identity}'")
-    return next((model for model in found if model.status == LoggedModelStatus.READY), None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Iterable
-from pathlib import Path
 
 from orchestrator.state.files import replacing
 from orchestrator.state.home import Home
@@ -39,16 +38,12 @@ def adopt_finished(home: Home, specs: Iterable[TrialSpec]) -> list[str]:
         if missing:
             _log.warning("%s is COMPLETE on the server, but its %s is missing there: it is trained again", run.name, missing[0])
             continue
-        _enter(folder, by_key[key], {name: path for name, path in found.items() if path is not None})
+        folder.create(by_key[key])
+        for name in OF_ATTEMPTS:  # mirror.json too: without it the mirror refers to the run that the files come from
+            (folder.path / name).unlink(missing_ok=True)
+        for name, path in found.items():
+            if path is not None:
+                with replacing(folder.path / name) as scratch:
+                    shutil.copyfile(path, scratch)
         adopted.append(key)
     return adopted
-
-
-def _enter(folder: TrialFolder, spec: TrialSpec, files: dict[TrialFile, Path]) -> None:
-    """Make ``folder`` that of the finished trial; without mirror.json the mirror refers to the run it came from."""
-    folder.create(spec)
-    for name in OF_ATTEMPTS:
-        (folder.path / name).unlink(missing_ok=True)
-    for name, fetched in files.items():
-        with replacing(folder.path / name) as scratch:
-            shutil.copyfile(fetched, scratch)

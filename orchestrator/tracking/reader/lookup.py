@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mlflow import MlflowClient
@@ -50,11 +50,13 @@ def find_model(location: TrackingLocation, name: str) -> FoundModel:
         experiment = find_experiment(client, name)
         if experiment is not None:
             return _take(location, _latest_ensemble(location, client, name, experiment))
-        runs = _find_trials(client, name) if _KEY.fullmatch(name) else []
+        query = f"{match_trials()} and tags.{Tag.KEY} LIKE '{name}%'"
+        runs = search_everywhere(client, query) if _KEY.fullmatch(name) else []
         keys = sorted({run.data.tags[Tag.KEY] for run in runs})
         if len(keys) > 1:
+            some = ", ".join(keys[:6]) + (", ..." if len(keys) > 6 else "")
             raise TrackingError(
-                f"{location}: {name!r} is the beginning of {len(keys)} trials' keys: {_some(keys)}. Give more characters."
+                f"{location}: {name!r} is the beginning of {len(keys)} trials' keys: {some}. Give more characters."
             )
         if not keys:
             raise _unknown(location, client, name)
@@ -99,10 +101,6 @@ def _latest_ensemble(location: TrackingLocation, client: MlflowClient, sweep: st
     return max(chosen, key=lambda run: float(run.data.tags.get(Tag.CHOSEN, (run.info.start_time or 0) / 1000)))
 
 
-def _find_trials(client: MlflowClient, key: str) -> list[Run]:
-    return search_everywhere(client, f"{match_trials()} and tags.{Tag.KEY} LIKE '{key}%'")
-
-
 def _unknown(location: TrackingLocation, client: MlflowClient, name: str) -> TrackingError:
     sweeps = sorted(found.name for found in all_experiments(client) if is_sweep(found.tags))
     try:
@@ -113,7 +111,3 @@ def _unknown(location: TrackingLocation, client: MlflowClient, name: str) -> Tra
             "checkpoint either."
         )
     raise AssertionError(f"{name} is a sweep")  # and would have been found
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")

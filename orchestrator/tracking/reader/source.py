@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -50,18 +50,15 @@ def open_source(location: TrackingLocation) -> RunSource:
     Raises:
         TrackingError: the location cannot be used.
     """
-    if location.is_server and not _needs_client(os.environ):
+    needs_client = (
+        any(os.environ.get(name) for name in _NEEDS_CLIENT)
+        or (Path.home() / ".mlflow" / "credentials").exists()
+        or bool(importlib.metadata.entry_points(group="mlflow.request_header_provider"))
+    )
+    if location.is_server and not needs_client:
         from orchestrator.tracking.reader.rest import RestSource
 
         return RestSource(location)
     from orchestrator.tracking.reader.mlflow_client import ClientSource
 
     return ClientSource(location)
-
-
-def _needs_client(environment: Mapping[str, str]) -> bool:
-    return (
-        any(environment.get(name) for name in _NEEDS_CLIENT)
-        or (Path.home() / ".mlflow" / "credentials").exists()
-        or bool(importlib.metadata.entry_points(group="mlflow.request_header_provider"))
-    )

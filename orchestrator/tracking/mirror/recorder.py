@@ -141,13 +141,12 @@ class Recorder:
             here: list[str] = []
             for run in running:
                 key = run.data.tags.get(Tag.KEY, "")
-                if run.data.tags.get(Tag.KIND) == RunKind.ENSEMBLE:
-                    if time.time() - (run.info.start_time or 0) / 1000 > _ABANDONED_ENSEMBLE_S:
-                        self._log(
-                            run.info.run_id, points=[], params={}, tags={Tag.STATE: TrialState.FAILED, Tag.CURRENT: "false"}
-                        )
-                        self._client.set_terminated(run.info.run_id, "KILLED")
-                if run.data.tags.get(Tag.KIND) != RunKind.TRIAL or key in live:
+                kind, age_s = run.data.tags.get(Tag.KIND), time.time() - (run.info.start_time or 0) / 1000
+                if kind == RunKind.ENSEMBLE and age_s > _ABANDONED_ENSEMBLE_S:
+                    tags: dict[str, str] = {Tag.STATE: TrialState.FAILED, Tag.CURRENT: "false"}
+                    self._log(run.info.run_id, points=[], params={}, tags=tags)
+                    self._client.set_terminated(run.info.run_id, "KILLED")
+                if kind != RunKind.TRIAL or key in live:
                     continue
                 if TrialFolder(self._location.trials / key).exists:
                     here.append(key)

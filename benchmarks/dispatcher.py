@@ -35,8 +35,8 @@ from pathlib import Path
 import psutil
 
 from orchestrator.dispatch.run import run_sweep
-from orchestrator.launchers import LAUNCHERS
 from orchestrator.launchers.base import UNKNOWN, JobExit, MemoryEstimate
+from orchestrator.launchers.choose import LAUNCHERS
 from orchestrator.state.home import Home
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import TrialResult, TrialState

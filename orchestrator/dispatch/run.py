@@ -20,8 +20,8 @@ from orchestrator.dispatch.shutdown import Presence, heeding_stops, interrupted_
 from orchestrator.dispatch.summary import SweepReport, describe_data, describe_outcome, summarize_plan
 from orchestrator.ensemble.fixed import EnsembleOutcome, EnsembleState, Member, evaluate_ensembles, look_up_ensembles, make_record
 from orchestrator.errors import LaunchError, TrackingError
-from orchestrator.launchers import LAUNCHERS
 from orchestrator.launchers.base import Launcher, NothingToLaunch, Requester
+from orchestrator.launchers.choose import LAUNCHERS
 from orchestrator.operations.retention.clean import keep_at_end
 from orchestrator.planning.configuration import Configuration
 from orchestrator.planning.forecast import look_ahead

@@ -1,29 +1,32 @@
-"""The seam between the dispatcher and whatever runs an attempt."""
+"""What the dispatcher needs of a launcher, and what it tells a launcher about an attempt."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from orchestrator.errors import LaunchError
+
+TrialsPerGpu = int | Literal["auto"] | None
+"""Attempts that may share a GPU; auto: as many as its memory holds."""
 
 STARTED_BY = "ORCHESTRATE_STARTED_BY"
 """Environment variable: the process that starts a forkserver."""
 
 CUDA_MB = 700
-"""GPU memory that a process takes beside torch's allocator: its CUDA context and the libraries' kernels."""
+"""GPU memory of a process beside torch's allocator: its CUDA context and the libraries' kernels."""
 
 SAFETY = 1.1
-"""What is kept for an attempt, relative to the peak that one like it has had."""
+"""Memory reserved for an attempt, relative to the measured peak of a similar one."""
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """GPU memory that an attempt is expected to take; on the CPU it means nothing.
+    """GPU memory that an attempt needs; meaningless on the CPU.
 
-    mb: at least so much. is_measured: and no more, so that others may run beside it.
+    mb: at least this much. is_measured: also at most, so that other attempts may run beside it.
     """
 
     mb: int = 0
@@ -31,7 +34,7 @@ class MemoryEstimate:
 
     @classmethod
     def of_peak(cls, peak_mb: float) -> MemoryEstimate:
-        """Of an attempt whose like has had this peak in torch's allocator."""
+        """Of an attempt if a similar one had this peak in torch's allocator."""
         return cls(round(SAFETY * peak_mb) + CUDA_MB, is_measured=True)
 
 
@@ -39,12 +42,12 @@ UNKNOWN = MemoryEstimate()
 """Nothing has been measured yet."""
 
 ANY = MemoryEstimate(1, is_measured=True)
-"""Fits wherever there is room at all."""
+"""Fits wherever there is any room."""
 
 
 @dataclass(frozen=True)
 class Requester:
-    """For whom slots are looked for: of those who wait for the same ones, the highest priority gets the next free one."""
+    """A sweep that asks for slots: the next free one goes to the waiting requester with the highest priority."""
 
     sweep: str
     priority: int = 0
@@ -54,15 +57,14 @@ class Requester:
 
 
 DEFAULT_REQUESTER = Requester("a sweep")
-"""Nothing is known of it."""
 
 
 @dataclass(frozen=True)
 class JobExit:
     """How an attempt's process ended.
 
-    code: the exit code; negative for a signal, as in subprocess. The meaning of codes is worker.ExitCode.
-    reason: what else the launcher knows of an end that nobody asked for. lacked_memory: the host's, by what the launcher knows.
+    code: a worker's ExitCode, or negative for a signal, as in subprocess. reason: what the launcher knows of an unexpected end.
+    lacked_memory: whether it knows that the host ran out of memory.
     """
 
     code: int
@@ -83,18 +85,19 @@ class Job(Protocol):
 
 
 class Launcher(Protocol):
-    """Owns this machine's slots; a slot belongs to one attempt or is free. Where no slot is as large as an attempt's need, it
-    gets one of the largest.
+    """Runs attempts on slots, each of which belongs to one attempt or is free.
+
+    If no slot is as large as an attempt's memory estimate, the attempt gets one of the largest.
     """
 
-    def free_slots(self, need: MemoryEstimate = UNKNOWN) -> int:
-        """How many attempts with such a need could be launched now.
+    def free_slots(self, memory: MemoryEstimate = UNKNOWN) -> int:
+        """How many such attempts could be launched now.
 
         Raises:
             LaunchError: all slots are gone for good, such as those of a broken GPU.
         """
 
-    def launch(self, folder: Path, need: MemoryEstimate = UNKNOWN) -> Job:
+    def launch(self, folder: Path, memory: MemoryEstimate = UNKNOWN) -> Job:
         """Start an attempt at the trial in ``folder`` on a free slot.
 
         Raises:
@@ -102,17 +105,17 @@ class Launcher(Protocol):
         """
 
     def close(self) -> None:
-        """Kill what still runs and give every slot back."""
+        """Kill all running attempts and release every slot."""
 
 
 @runtime_checkable
 class SlotOwner(Protocol):
     """A launcher that knows how large its slots are and shares them with the other sweeps on this machine by priority."""
 
-    def fits(self, need: MemoryEstimate) -> bool:
+    def fits(self, memory: MemoryEstimate) -> bool:
         """Whether a slot, free or taken, is known to be large enough."""
 
-    def line_up(self, needs: Sequence[MemoryEstimate]) -> Requester | None:
+    def line_up(self, estimates: Sequence[MemoryEstimate]) -> Requester | None:
         """Publish what waits for a slot, after each search for a free one; an empty list: nothing waits.
 
         Dispatchers with a lower priority leave those slots free. Returns whom this dispatcher leaves slots free for.
@@ -120,13 +123,13 @@ class SlotOwner(Protocol):
 
 
 class NothingToLaunch:
-    """Stands in where everything is done already: takes no slot from others and starts no process."""
+    """Launcher of a sweep in which everything is done: takes no slot from others and starts no process."""
 
-    def free_slots(self, need: MemoryEstimate = UNKNOWN) -> int:
+    def free_slots(self, memory: MemoryEstimate = UNKNOWN) -> int:
         return 1
 
-    def launch(self, folder: Path, need: MemoryEstimate = UNKNOWN) -> Job:
-        raise LaunchError(f"{folder}: everything was done when the plan was made, and now it is not. Run the sweep again.")
+    def launch(self, folder: Path, memory: MemoryEstimate = UNKNOWN) -> Job:
+        raise LaunchError(f"{folder}: was done when the plan was made, and is not any more. Run the sweep again.")
 
     def close(self) -> None:
         """Nothing runs."""

@@ -1,4 +1,4 @@
-"""Runs one attempt at a time in this process, in a thread: for debugging, and where no process can be started."""
+"""Runs one attempt at a time in a thread of this process: for debugging, and where no process can be started."""
 
 from __future__ import annotations
 
@@ -12,15 +12,12 @@ from pathlib import Path
 
 from orchestrator.errors import LaunchError
 from orchestrator.launchers.base import DEFAULT_REQUESTER, UNKNOWN, JobExit, MemoryEstimate, Requester
-from orchestrator.launchers.slots.gpu_sharing import adjust
+from orchestrator.launchers.slots.gpu_sharing import adjust_reservation
 from orchestrator.launchers.slots.locks import HeldSlot
 from orchestrator.launchers.slots.table import SlotTable, find_slots
 from orchestrator.launchers.worker import main as worker
-from orchestrator.launchers.worker.exit_codes import ExitCode
+from orchestrator.launchers.worker.exit_codes import KILLED, ExitCode
 from orchestrator.launchers.worker.slot import Slot
-
-KILLED = -9
-"""As a process ends that is killed."""
 
 
 class Killed(BaseException):
@@ -34,7 +31,7 @@ class InlineJob:
         self.folder = folder
         self._held = held
         self._table = table
-        self._wish = threading.Event()
+        self._stop_request = threading.Event()
         self._code = KILLED
         self._thread = threading.Thread(target=self._work, name=f"trial {folder.name}", daemon=True)
         self._thread.start()
@@ -42,12 +39,12 @@ class InlineJob:
     def poll(self) -> JobExit | None:
         if self._thread.is_alive():
             return None
-        self._table.give_back(self._held, is_lost=self._code == ExitCode.DEVICE_LOST)
+        self._table.release(self._held, is_lost=self._code == ExitCode.DEVICE_LOST)
         return JobExit(self._code)
 
     def stop(self, *, force: bool = False) -> None:
         """With ``force`` it ends at the thread's next step in Python, since a thread cannot be killed."""
-        self._wish.set()
+        self._stop_request.set()
         if force and self._thread.ident is not None and self._thread.is_alive():
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread.ident), ctypes.py_object(Killed))
 
@@ -59,11 +56,14 @@ class InlineJob:
         try:
             with contextlib.redirect_stdout(sys.stderr):  # standard output belongs to --json
                 self._code = worker.work(
-                    self.folder, self._held.slot, self._wish.is_set, on_peak=lambda peak_mb: adjust(self._held, peak_mb)
+                    self.folder,
+                    self._held.slot,
+                    self._stop_request.is_set,
+                    on_peak=lambda peak_mb: adjust_reservation(self._held, peak_mb),
                 )
         except Killed:
             self._code = KILLED
-        except Exception:  # what a process would die of, such as a full disk under the trial's own record of its failure
+        except Exception:  # a process would die of it, such as of a full disk when it writes the record of its failure
             traceback.print_exc()
             self._code = ExitCode.FAILED
 
@@ -79,17 +79,17 @@ class InlineLauncher:
     def slots(self) -> tuple[Slot, ...]:
         return self._table.slots
 
-    def free_slots(self, need: MemoryEstimate = UNKNOWN) -> int:
-        return self._table.count_free(need)
+    def free_slots(self, memory: MemoryEstimate = UNKNOWN) -> int:
+        return self._table.count_free(memory)
 
-    def fits(self, need: MemoryEstimate) -> bool:
-        return self._table.fits(need)
+    def fits(self, memory: MemoryEstimate) -> bool:
+        return self._table.fits(memory)
 
-    def line_up(self, needs: Sequence[MemoryEstimate]) -> Requester | None:
-        return self._table.line_up(needs)
+    def line_up(self, estimates: Sequence[MemoryEstimate]) -> Requester | None:
+        return self._table.line_up(estimates)
 
-    def launch(self, folder: Path, need: MemoryEstimate = UNKNOWN) -> InlineJob:
-        held = self._table.take(need)
+    def launch(self, folder: Path, memory: MemoryEstimate = UNKNOWN) -> InlineJob:
+        held = self._table.take(memory)
         if held is None:
             raise LaunchError("no slot is free: inline runs one attempt at a time on this machine")
         self._job = InlineJob(folder, held, self._table)

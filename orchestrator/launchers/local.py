@@ -1,4 +1,4 @@
-"""Runs attempts on this machine: a fresh process each, forked from a server that has everything imported."""
+"""Runs attempts on this machine: each in a fresh process, forked from a server that has everything imported."""
 
 from __future__ import annotations
 
@@ -15,22 +15,20 @@ from pathlib import Path
 
 from orchestrator.errors import LaunchError
 from orchestrator.launchers.base import DEFAULT_REQUESTER, STARTED_BY, UNKNOWN, JobExit, MemoryEstimate, Requester
-from orchestrator.launchers.slots.gpu_sharing import adjust
+from orchestrator.launchers.slots.gpu_sharing import adjust_reservation
 from orchestrator.launchers.slots.gpus import GpuWatch
 from orchestrator.launchers.slots.locks import HeldSlot
 from orchestrator.launchers.slots.table import SlotTable, find_slots
 from orchestrator.launchers.worker import main as worker
-from orchestrator.launchers.worker.exit_codes import ExitCode
+from orchestrator.launchers.worker.exit_codes import KILLED, ExitCode
 from orchestrator.launchers.worker.slot import Slot
 
-KILLED = JobExit(-9)
-
 FORKSERVER_GONE = 255
-"""What multiprocessing reports of a process whose forkserver has died; the kernel then kills the process."""
+"""Exit code that multiprocessing reports if the forkserver has died; the kernel then kills the process."""
 
 
 class LocalJob:
-    """An attempt in a process of its own."""
+    """An attempt in its own process."""
 
     def __init__(self, folder: Path, process: ForkServerProcess, held: HeldSlot, table: SlotTable) -> None:
         self.folder = folder
@@ -41,9 +39,9 @@ class LocalJob:
 
     def poll(self) -> JobExit | None:
         if self._exit is None and (code := self._process.exitcode) is not None:
-            self._exit = KILLED if code == FORKSERVER_GONE else JobExit(code)
+            self._exit = JobExit(KILLED if code == FORKSERVER_GONE else code)
             self._process.join()
-            self._table.give_back(self._held, is_lost=code == ExitCode.DEVICE_LOST)
+            self._table.release(self._held, is_lost=code == ExitCode.DEVICE_LOST)
         return self._exit
 
     def join(self) -> None:
@@ -52,19 +50,19 @@ class LocalJob:
         self.poll()
 
     def stop(self, *, force: bool = False) -> None:
-        # asks the process nothing first: a signal handler may call this in the middle of poll
+        # does not poll first: a signal handler may call this in the middle of poll
         if self._exit is None:
             self._process.kill() if force else self._process.terminate()
 
 
 class LocalLauncher:
-    """Owns this machine's slots together with the other dispatchers on it.
+    """Shares this machine's slots with the other dispatchers on it.
 
-    Used by one thread, which must outlive it: the forkserver dies with the thread that started it. Its imports take
+    Used by one thread, which must outlive it: the forkserver dies with the thread that started it. The forkserver's imports take
     seconds and begin at construction, in the background; the first ``launch`` waits for them.
 
-    most: of the slots at a time; None: all of them. watch: of the GPUs among the slots; started here, closed with it.
-    requester: as of SlotTable.
+    most: slots to hold at a time; None: all. watch: on the slots' GPUs; started here and closed with the launcher.
+    requester: as in SlotTable.
     """
 
     def __init__(
@@ -84,7 +82,7 @@ class LocalLauncher:
         self._jobs: list[LocalJob] = []
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["orchestrator.launchers.worker.preload"])
-        os.environ[STARTED_BY] = str(os.getpid())  # so that a forkserver can tell if we died before the kernel was asked to watch
+        os.environ[STARTED_BY] = str(os.getpid())  # so that a forkserver notices if we died before it asked the kernel
         with _hidden_main():
             multiprocessing.forkserver.ensure_running()
 
@@ -92,17 +90,17 @@ class LocalLauncher:
     def slots(self) -> tuple[Slot, ...]:
         return self._table.slots
 
-    def free_slots(self, need: MemoryEstimate = UNKNOWN) -> int:
-        return self._table.count_free(need)
+    def free_slots(self, memory: MemoryEstimate = UNKNOWN) -> int:
+        return self._table.count_free(memory)
 
-    def fits(self, need: MemoryEstimate) -> bool:
-        return self._table.fits(need)
+    def fits(self, memory: MemoryEstimate) -> bool:
+        return self._table.fits(memory)
 
-    def line_up(self, needs: Sequence[MemoryEstimate]) -> Requester | None:
-        return self._table.line_up(needs)
+    def line_up(self, estimates: Sequence[MemoryEstimate]) -> Requester | None:
+        return self._table.line_up(estimates)
 
-    def launch(self, folder: Path, need: MemoryEstimate = UNKNOWN) -> LocalJob:
-        held = self._table.take(need)
+    def launch(self, folder: Path, memory: MemoryEstimate = UNKNOWN) -> LocalJob:
+        held = self._table.take(memory)
         if held is None:
             raise LaunchError(
                 f"no slot is free: all {self._table.num_allowed} are taken, perhaps by another sweep on this machine"
@@ -110,7 +108,7 @@ class LocalLauncher:
         try:
             process = self._start(folder, held)
         except BaseException:
-            self._table.give_back(held, is_lost=False)
+            self._table.release(held, is_lost=False)
             raise
         job = LocalJob(folder, process, held, self._table)
         self._jobs = [one for one in self._jobs if one.poll() is None] + [job]
@@ -126,7 +124,7 @@ class LocalLauncher:
         self._jobs = []
 
     def _start(self, folder: Path, held: HeldSlot) -> ForkServerProcess:
-        """Fork a worker; a forkserver found dead is started once more."""
+        """Fork a worker; a dead forkserver is started once more."""
         for is_last in (False, True):
             process = self._context.Process(target=_work, args=(str(folder), held), name=f"trial {folder.name}")
             try:
@@ -145,16 +143,16 @@ class LocalLauncher:
 
 
 def _work(folder: str, held: HeldSlot) -> None:
-    """First code of ours in the new process."""
+    """Our first code in the new process."""
     gc.enable()  # after preload.py, which left it off
-    sys.exit(worker.run(Path(folder), held.slot, on_peak=lambda peak_mb: adjust(held, peak_mb)))
+    sys.exit(worker.run(Path(folder), held.slot, on_peak=lambda peak_mb: adjust_reservation(held, peak_mb)))
 
 
 @contextmanager
 def _hidden_main() -> Iterator[None]:
-    """Keep multiprocessing from importing the program's main file again in every worker.
+    """Keep multiprocessing from importing the program's main file in every worker.
 
-    No worker needs it; it would cost time, and a script without ``if __name__ == "__main__"`` would run again.
+    That would take time, and a script without ``if __name__ == "__main__"`` would run again.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")

@@ -1,4 +1,4 @@
-"""Runs attempts on a Ray cluster: a task each, in a fresh process on whichever node has room for it."""
+"""Runs attempts on a Ray cluster: each as a task, in a fresh process on any node with room for it."""
 
 from __future__ import annotations
 
@@ -25,39 +25,36 @@ from orchestrator.errors import LaunchError
 from orchestrator.launchers.base import UNKNOWN, JobExit, MemoryEstimate
 from orchestrator.launchers.ray_resources import choose_share, own_slot
 from orchestrator.launchers.worker import main as worker
-from orchestrator.launchers.worker.exit_codes import ExitCode
+from orchestrator.launchers.worker.exit_codes import KILLED, ExitCode
 from orchestrator.state.trial.folder import TrialFile
 
 LOOK_S = 0.5
-"""Between two questions to the cluster which slots it has placed."""
+"""Between two questions to the cluster where the slots are."""
 
 GROW_S = 15.0
-"""Between two questions whether nodes have joined it."""
+"""Between two questions whether nodes have joined."""
 
 FIRST_SLOTS_S = 5.0
-"""How long a cluster may take to place what it has room for, before its slots are counted."""
+"""How long a cluster may take to place the first slots, before they are counted."""
 
 DOUBT_S = 30.0
-"""For so long after a loss no slot is claimed anew: the cluster itself may not know yet which nodes are gone."""
+"""After a loss no slot is requested for this long: the cluster itself may not know yet which nodes are gone."""
 
-SIGHT_S = 120.0
-"""How long a node may take to say whether it sees a trial's folder: it imports this program for it."""
-
-KILLED = -9
-"""As a process ends that is killed."""
+CHECK_S = 120.0
+"""How long a node may take to say whether it can write to a trial's folder: it imports this program for it."""
 
 
-class Wish(IntEnum):
-    """What is asked of an attempt."""
+class StopRequest(IntEnum):
+    """How an attempt is asked to stop."""
 
     NONE, STOP, KILL = range(3)
 
 
 @dataclass
-class Place:
-    """A slot: resources that the cluster keeps for this launcher, wherever it has put them.
+class RaySlot:
+    """Resources that the cluster reserves for this launcher.
 
-    node: its id; None while others have the room. name: of the node, for people.
+    node: id of their node; None while the cluster has no room. name: of the node, for people.
     """
 
     group: PlacementGroup
@@ -69,21 +66,21 @@ class Place:
 
 
 class RayJob:
-    """An attempt as a Ray task. ``stop`` may be called from a signal handler or another thread: ``poll`` carries it out."""
+    """An attempt as a Ray task. ``stop`` may be called from a signal handler or another thread; ``poll`` then carries it out."""
 
-    def __init__(self, folder: Path, ref: ray.ObjectRef[Any], place: Place) -> None:
+    def __init__(self, folder: Path, ref: ray.ObjectRef[Any], slot: RaySlot) -> None:
         self.folder = folder
         self._ref = ref
-        self._place = place
-        self._node = place.name
-        self._wish = self._sent = Wish.NONE
+        self._slot = slot
+        self._node = slot.name
+        self._asked = self._sent = StopRequest.NONE
         self._exit: JobExit | None = None
 
     def poll(self) -> JobExit | None:
         if self._exit is None:
-            if self._wish > self._sent:
-                self._sent = self._wish
-                if self._sent is Wish.KILL:
+            if self._asked > self._sent:
+                self._sent = self._asked
+                if self._sent is StopRequest.KILL:
                     ray.cancel(self._ref, force=True)
                 else:
                     # not Ray's interrupt: it would block a worker stuck in C code, and the kill after it
@@ -91,12 +88,12 @@ class RayJob:
             if ray.wait([self._ref], timeout=0)[0]:
                 self._exit = self._read()
                 (self.folder / TrialFile.STOP).unlink(missing_ok=True)
-                self._place.is_broken = self._exit.code == ExitCode.DEVICE_LOST
-                self._place.is_taken = False
+                self._slot.is_broken = self._exit.code == ExitCode.DEVICE_LOST
+                self._slot.is_taken = False
         return self._exit
 
     def stop(self, *, force: bool = False) -> None:
-        self._wish = max(self._wish, Wish.KILL if force else Wish.STOP)
+        self._asked = max(self._asked, StopRequest.KILL if force else StopRequest.STOP)
 
     def join(self) -> None:
         """Wait until the task has ended."""
@@ -110,9 +107,9 @@ class RayJob:
             lines = str(error).strip().splitlines()
             return JobExit(ExitCode.FAILED, f"the worker could not begin: {lines[-1]} (on {self._node})")
         except RayError as error:  # the process or its node is gone
-            if self._sent is Wish.KILL:
+            if self._sent is StopRequest.KILL:
                 return JobExit(KILLED)
-            self._place.is_lost = True
+            self._slot.is_lost = True
             said = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0]
             return JobExit(
                 KILLED, f"Ray has lost its process on {self._node}: {said}", lacked_memory=isinstance(error, OutOfMemoryError)
@@ -120,10 +117,10 @@ class RayJob:
 
 
 class RayLauncher:
-    """Owns slots of the Ray cluster at ``address``, kept for it until ``close``. Used by one thread.
+    """Reserves slots in the Ray cluster at ``address`` until ``close``. Used by one thread.
 
-    A slot is a placement group, so that an attempt that is launched begins at once, whoever else uses the cluster. Those of a
-    node that is lost are lost with it; a node that joins brings its own. num_slots: at most. num_threads: CPUs of each.
+    A slot is a placement group, so that a launched attempt starts at once, whoever else uses the cluster. The slots of a lost
+    node are given up; a node that joins adds its own. num_slots: at most. num_threads: CPUs of each.
 
     Raises:
         LaunchError: there is no such cluster, or no node of it is large enough for one attempt.
@@ -139,9 +136,9 @@ class RayLauncher:
     ) -> None:
         self._address = address or os.environ.get("RAY_ADDRESS") or "auto"
         self._most = num_slots
-        self._places: list[Place] = []
+        self._slots: list[RaySlot] = []
         self._jobs: list[RayJob] = []
-        self._seeing: set[str] = set()
+        self._checked_nodes: set[str] = set()
         self._looked_s = self._grown_s = -math.inf
         self._connection = contextlib.ExitStack()
         self._connect()
@@ -153,27 +150,27 @@ class RayLauncher:
             asked = f"no node of the Ray cluster has room for a trial, which asks for {self._share.bundle}"
             raise LaunchError(f"{asked}. Its nodes: {found}. Lower resources.threads_per_slot, or start nodes with more.")
 
-    def free_slots(self, need: MemoryEstimate = UNKNOWN) -> int:
+    def free_slots(self, memory: MemoryEstimate = UNKNOWN) -> int:
         self._look()
-        if self._places and all(place.is_broken for place in self._places):
+        if self._slots and all(slot.is_broken for slot in self._slots):
             raise LaunchError("no GPU is left: attempts have lost theirs on every slot of the Ray cluster. See its nodes.")
         return len(self._find_free())
 
-    def launch(self, folder: Path, need: MemoryEstimate = UNKNOWN) -> RayJob:
+    def launch(self, folder: Path, memory: MemoryEstimate = UNKNOWN) -> RayJob:
         self._look()
-        place = next(iter(self._find_free()), None)
-        if place is None:
-            raise LaunchError(f"no slot is free: {len(self._places)} are this sweep's in the Ray cluster")
-        self._check_sight(place, folder)
+        slot = next(iter(self._find_free()), None)
+        if slot is None:
+            raise LaunchError(f"no slot is free: {len(self._slots)} are this sweep's in the Ray cluster")
+        self._check_node(slot, folder)
         task = ray.remote(max_calls=1, max_retries=0)(_attempt).options(
             name=f"trial {folder.name}",
             num_cpus=self._share.num_cpus,
             num_gpus=self._share.num_gpus,
-            scheduling_strategy=PlacementGroupSchedulingStrategy(place.group),
+            scheduling_strategy=PlacementGroupSchedulingStrategy(slot.group),
         )
         (folder / TrialFile.STOP).unlink(missing_ok=True)  # of a dispatcher that died
-        job = RayJob(folder, task.remote(str(folder), self._share.num_cpus), place)
-        place.is_taken = True
+        job = RayJob(folder, task.remote(str(folder), self._share.num_cpus), slot)
+        slot.is_taken = True
         self._jobs = [one for one in self._jobs if one.poll() is None] + [job]
         return job
 
@@ -182,9 +179,9 @@ class RayLauncher:
             job.stop(force=True)
         for job in self._jobs:
             job.join()
-        for place in self._places:
-            remove_placement_group(place.group)
-        self._jobs, self._places = [], []
+        for slot in self._slots:
+            remove_placement_group(slot.group)
+        self._jobs, self._slots = [], []
         self._looked_s = self._grown_s = -math.inf
         self._connection.close()
 
@@ -192,14 +189,14 @@ class RayLauncher:
         """Join the cluster, unless this process is in it; again after ``close``."""
         if not ray.is_initialized():
             _join_cluster(self._address)
-            self._connection.enter_context(contextlib.redirect_stdout(sys.stderr))  # Ray prints news of nodes; it is --json's
+            self._connection.enter_context(contextlib.redirect_stdout(sys.stderr))  # for --json: Ray prints news
             self._connection.callback(ray.shutdown)
 
-    def _find_free(self) -> list[Place]:
-        return [one for one in self._places if one.node and not (one.is_taken or one.is_broken or one.is_lost)]
+    def _find_free(self) -> list[RaySlot]:
+        return [one for one in self._slots if one.node and not (one.is_taken or one.is_broken or one.is_lost)]
 
     def _look(self) -> None:
-        """Learn, from time to time, where the slots are, and claim those of nodes that have joined."""
+        """At intervals, ask where the slots are, and reserve those of nodes that have joined."""
         now_s = time.monotonic()
         if now_s - self._grown_s >= GROW_S:
             self._grown_s = now_s
@@ -209,54 +206,58 @@ class RayLauncher:
             self._locate()
 
     def _grow(self) -> None:
-        is_first = not self._places
+        is_first = not self._slots
         self._connect()
         wanted = sum(self._share.count_in(node["Resources"]) for node in _live_nodes())
         wanted = min(wanted, self._most or wanted)
-        self._places += [Place(placement_group([self._share.bundle])) for _ in range(wanted - len(self._places))]
+        self._slots += [RaySlot(placement_group([self._share.bundle])) for _ in range(wanted - len(self._slots))]
         deadline_s = time.monotonic() + FIRST_SLOTS_S
         while is_first and time.monotonic() < deadline_s:
             self._locate()
-            if all(place.node for place in self._places):
+            if all(slot.node for slot in self._slots):
                 break
             time.sleep(0.02)
 
     def _locate(self) -> None:
-        """See where the slots are; those of a node that is gone are given up: what is sent there would wait for ever."""
+        """Ask where the slots are; give up those of a node that is gone, where a task would wait for ever."""
         names = {node["NodeID"]: f"{node['NodeManagerHostname']}/{node['NodeID'][:8]}" for node in _live_nodes()}
         table = placement_group_table()
-        for place in list(self._places):
-            known = table.get(place.group.id.hex(), {})
+        for slot in list(self._slots):
+            known = table.get(slot.group.id.hex(), {})
             node = known["bundles_to_node_id"].get(0) if known.get("state") == "CREATED" else None
-            if not place.is_taken and (place.is_lost or (place.node and node != place.node)):
-                remove_placement_group(place.group)
-                self._places.remove(place)
+            if not slot.is_taken and (slot.is_lost or (slot.node and node != slot.node)):
+                remove_placement_group(slot.group)
+                self._slots.remove(slot)
                 self._grown_s = time.monotonic() + DOUBT_S - GROW_S
             elif node in names:
-                place.node, place.name = node, names[node]
+                slot.node, slot.name = node, names[node]
 
-    def _check_sight(self, place: Place, folder: Path) -> None:
-        """Have a node that is new to us say that it can work in ``folder``."""
-        node = place.node
-        if node is None or node in self._seeing:
+    def _check_node(self, slot: RaySlot, folder: Path) -> None:
+        """Check once that a node can work in ``folder``.
+
+        Raises:
+            LaunchError: it cannot, or cannot run this program.
+        """
+        node = slot.node
+        if node is None or node in self._checked_nodes:
             return
         strategy = NodeAffinitySchedulingStrategy(node, soft=False)
-        task = ray.remote(max_retries=0)(_find_trouble).options(num_cpus=0, scheduling_strategy=strategy)
+        task = ray.remote(max_retries=0)(_find_problem).options(num_cpus=0, scheduling_strategy=strategy)
         try:
-            trouble = ray.get(task.remote(str(folder)), timeout=SIGHT_S)
+            problem = ray.get(task.remote(str(folder)), timeout=CHECK_S)
         except RayError as error:
             said = str(error).strip().splitlines()
-            trouble = f"the Ray node {place.name} cannot run this program: {said[-1] if said else type(error).__name__}"
-        if trouble is not None:
-            raise LaunchError(trouble)
-        self._seeing.add(node)
+            problem = f"the Ray node {slot.name} cannot run this program: {said[-1] if said else type(error).__name__}"
+        if problem is not None:
+            raise LaunchError(problem)
+        self._checked_nodes.add(node)
 
 
 def _join_cluster(address: str) -> None:
-    """Become one of its drivers.
+    """Become a driver of the cluster.
 
     Raises:
-        LaunchError: there is none.
+        LaunchError: there is no cluster.
     """
     if address.startswith("ray://"):
         raise LaunchError(f"RAY_ADDRESS is {address}, which is Ray Client's. Run this on a node of the cluster, and unset it.")
@@ -280,9 +281,9 @@ def _live_nodes() -> list[dict[str, Any]]:
 
 
 def _attempt(folder: str, num_threads: int) -> int:
-    """First code of ours in the process of a task.
+    """Our first code in the process of a task.
 
-    SIGTERM, which Ray sends where the dispatcher has died, would raise SystemExit in the training, as a failure of its own does.
+    Ray sends SIGTERM if the dispatcher has died. Its own handler would raise SystemExit, which would count as a failed trial.
     """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     return worker.run_hosted(
@@ -290,8 +291,8 @@ def _attempt(folder: str, num_threads: int) -> int:
     )
 
 
-def _find_trouble(folder: str) -> str | None:
-    """Why this node cannot work on the trial in ``folder``, if it cannot."""
+def _find_problem(folder: str) -> str | None:
+    """Why this node cannot work in ``folder``; None if it can."""
     if os.access(folder, os.W_OK):
         return None
     return (

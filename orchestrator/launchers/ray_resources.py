@@ -1,4 +1,4 @@
-"""What one attempt has of a node, in a cluster whose scheduler counts CPUs and GPUs."""
+"""What one attempt gets of a node, in a cluster whose scheduler counts CPUs and GPUs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from orchestrator.launchers.worker.slot import Slot
 
 @dataclass(frozen=True)
 class Share:
-    """What one attempt has of a node."""
+    """What one attempt gets of a node."""
 
     num_cpus: int
     num_gpus: float = 0.0
 
     @property
     def bundle(self) -> dict[str, float]:
-        """As Ray calls the resources."""
+        """The resources as Ray names them."""
         return {"CPU": self.num_cpus} | ({"GPU": self.num_gpus} if self.num_gpus else {})
 
     def count_in(self, resources: Mapping[str, float]) -> int:
@@ -37,10 +37,10 @@ def choose_share(
     trials_per_gpu: int | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> Share:
-    """What each attempt is to have in a cluster of such nodes: a GPU or a part of one if there is any, else one core.
+    """What each attempt gets in a cluster of such nodes: a GPU or a part of one if there are any, else one core.
 
-    num_threads: CPUs beside it; None: a GPU's part of its node's, of the node that has the fewest.
-    environment: where CUDA_VISIBLE_DEVICES is empty, GPUs are left alone, as on one machine.
+    num_threads: CPUs beside it; None: a GPU's part of its node's CPUs, on the node with the fewest.
+    environment: an empty CUDA_VISIBLE_DEVICES means no GPUs, as on one machine.
     """
     with_gpu = [node for node in nodes if node.get("GPU", 0) >= 1]
     if not with_gpu or read_visible(environment) == []:
@@ -52,7 +52,7 @@ def choose_share(
 
 
 def own_slot(num_threads: int, *, has_gpu: bool) -> Slot:
-    """What the scheduler has given to this process: a GPU by its UUID, as its index would be another's on the next node."""
+    """What the scheduler has assigned to this process; a GPU by its UUID, since indices differ between nodes."""
     host = socket.gethostname()
     gpus = find_gpus() if has_gpu else ()
     if not gpus:

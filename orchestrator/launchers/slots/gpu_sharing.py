@@ -1,4 +1,4 @@
-"""How one GPU is shared: each attempt on it holds a lock file, which says what part of the GPU is claimed by it."""
+"""How attempts share one GPU: each holds a lock file, in which the part of the GPU that it has reserved is written."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ GATE_S = 1.0
 """How long to wait for another dispatcher that is looking at the same GPU."""
 
 NUM_LOOKS = 4
-"""Of the last looks at what other programs use, the largest counts: an attempt that is only starting hides some of it."""
+"""Looks at the memory of other programs of which the largest value counts: an attempt that is only starting hides some of it."""
 
 
-class Claim(BaseModel):
-    """What an attempt has of its GPU: written into its lock file.
+class Reservation(BaseModel):
+    """What an attempt has of its GPU, as written into its lock file.
 
-    most_per_gpu: as in Slot. memory_mb: its part of the memory; None: all of it, or it is not known how much there is.
+    most_per_gpu: as in Slot. memory_mb: its part of the memory; None: all of it, or the GPU's memory is unknown.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -36,29 +36,28 @@ class Claim(BaseModel):
     memory_mb: int | None
 
 
-WHOLE = Claim(most_per_gpu=1, memory_mb=None)
+WHOLE_GPU = Reservation(most_per_gpu=1, memory_mb=None)
 
 
-class Wish(BaseModel):
-    """What somebody who waits would take of a GPU.
+class GpuRequest(BaseModel):
+    """What a waiting dispatcher would take of a GPU, as written into its place in the queue.
 
-    slots: names of the lock files, any of which would do. claims: any of which would be entered. others_mb: what other programs
-    use of it, as they reckon. drains: it is this GPU that they want emptied, where there is no room on any.
+    slots: names of lock files, any of which will do. claims: reservations, any of which it would make. others_mb: memory of other
+    programs, by its own estimate. drains: whether it wants this GPU emptied because no GPU has room.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
     slots: tuple[str, ...]
-    claims: tuple[Claim, ...]
+    claims: tuple[Reservation, ...]
     others_mb: int
     drains: bool
 
 
 class SharedGpu:
-    """The slots of one dispatcher on one GPU, beside those that other dispatchers, with settings of their own, have there.
+    """One dispatcher's slots on one GPU; other dispatchers may have slots there with other settings.
 
-    Whoever takes one holds the GPU's gate meanwhile, a lock of its own: so that of two that look at the same time one sees what
-    the other has claimed. No attempt is let in where that would break what was promised to one that runs: how many are to
-    share the GPU, or its part of the memory.
+    A dispatcher that takes a slot holds the GPU's gate meanwhile, a lock of its own, so that it sees all earlier reservations.
+    No attempt is admitted that would break a running one's reservation: how many share the GPU, or its part of the memory.
     """
 
     def __init__(self, slots: Sequence[Slot], locks: LockFolder) -> None:
@@ -71,57 +70,53 @@ class SharedGpu:
 
     @property
     def largest_mb(self) -> int | None:
-        """The most memory that one attempt can claim; None where it is not known."""
+        """The most memory that one attempt can reserve; None if unknown."""
         return None if self._memory_mb is None else self._memory_mb // (self._most or 1)
 
     @property
     def others_mb(self) -> int:
-        """What other programs use of its memory, by the last looks; 0 where nobody has looked."""
+        """Memory of other programs, by the last looks; 0 before the first."""
         return max(self._others_mb, default=0)
 
     def count_held(self) -> int:
-        """How many attempts there are on the GPU, anybody's."""
+        """Attempts on the GPU, of all dispatchers."""
         with self._gate():
-            return len(self._read_claims())
+            return len(self._read_reservations())
 
-    def how_busy(self) -> tuple[int, int]:
-        """Sorts GPUs: by the attempts on them, then by what other programs use."""
+    def measure_load(self) -> tuple[int, int]:
+        """Sorts GPUs: by the attempts on them, then by the memory of other programs."""
         return self.count_held(), self.others_mb
 
     def note_used(self, used_mb: int) -> None:
-        """Take note of what the driver says is in use just now: beyond what attempts have claimed, it is other programs'.
-
-        May be called from another thread.
-        """
+        """Learn how much memory is in use now: what exceeds the reservations belongs to other programs. Used by any thread."""
         with self._gate() as is_open:
-            claims = self._read_claims()
-        if is_open and self._memory_mb is not None and not any(self._part(one) >= self._memory_mb for one in claims.values()):
-            others_mb = max(0, used_mb - sum(self._part(one) for one in claims.values()))
-            self._others_mb = (*self._others_mb, others_mb)[-NUM_LOOKS:]
+            parts = [self._part(one) for one in self._read_reservations().values()] if self._memory_mb is not None else []
+        if is_open and self._memory_mb is not None and all(part < self._memory_mb for part in parts):
+            self._others_mb = (*self._others_mb, max(0, used_mb - sum(parts)))[-NUM_LOOKS:]
 
-    def wish_for(self, needs: Iterable[MemoryEstimate], *, drains: bool) -> Wish:
-        """What attempts with such needs would take here."""
-        claims = tuple(dict.fromkeys(self._make_claim(need) for need in needs))
-        return Wish(slots=tuple(self._names), claims=claims, others_mb=self.others_mb, drains=drains)
+    def make_request(self, estimates: Iterable[MemoryEstimate], *, drains: bool) -> GpuRequest:
+        """What attempts with such estimates would take here."""
+        claims = tuple(dict.fromkeys(self._reserve(estimate) for estimate in estimates))
+        return GpuRequest(slots=tuple(self._names), claims=claims, others_mb=self.others_mb, drains=drains)
 
-    def count_free(self, need: MemoryEstimate, ahead: Sequence[Wish] = ()) -> int:
-        """How many attempts could be let in now. ahead: wishes of those who go first."""
+    def count_free(self, memory: MemoryEstimate, ahead: Sequence[GpuRequest] = ()) -> int:
+        """How many attempts could be admitted now. ahead: requests with a higher priority."""
         with self._gate() as is_open:
-            claims = self._read_claims()
-        ours, num_free = self._make_claim(need), 0
-        if not is_open or self._is_left_to(ahead, claims):
+            running = self._read_reservations()
+        ours, num_free = self._reserve(memory), 0
+        if not is_open or self._is_left_to(ahead, running):
             return 0
-        num_files = sum(name not in claims for name in self._names)
-        while num_free < num_files and self._admits([*claims.values(), *[ours] * num_free], ours):
+        num_files = sum(name not in running for name in self._names)
+        while num_free < num_files and self._admits([*running.values(), *[ours] * num_free], ours):
             num_free += 1
         return num_free
 
-    def take(self, need: MemoryEstimate, ahead: Sequence[Wish] = ()) -> HeldSlot | None:
-        """A slot with its claim entered; None where none can be had now. ahead: wishes of those who go first."""
-        ours = self._make_claim(need)
+    def take(self, memory: MemoryEstimate, ahead: Sequence[GpuRequest] = ()) -> HeldSlot | None:
+        """A slot with its reservation written; None if none is free now. ahead: requests with a higher priority."""
+        ours = self._reserve(memory)
         with self._gate() as is_open:
-            claims = self._read_claims()
-            if not is_open or self._is_left_to(ahead, claims) or not self._admits([*claims.values()], ours):
+            running = self._read_reservations()
+            if not is_open or self._is_left_to(ahead, running) or not self._admits([*running.values()], ours):
                 return None
             for slot in self._slots:
                 if (descriptor := self._locks.try_lock(slot.name)) is not None:
@@ -130,75 +125,74 @@ class SharedGpu:
                     return HeldSlot(replace(slot, memory_mb=part, most_per_gpu=ours.most_per_gpu), descriptor)
         return None
 
-    def _make_claim(self, need: MemoryEstimate) -> Claim:
+    def _reserve(self, memory: MemoryEstimate) -> Reservation:
+        """What an attempt with this estimate reserves."""
         if self._most is not None:
-            return Claim(most_per_gpu=self._most, memory_mb=self.largest_mb)
-        if self._memory_mb is None or (need.mb and not need.is_measured):  # a part was too little for it once
-            return WHOLE
-        return Claim(most_per_gpu=None, memory_mb=min(need.mb, self._memory_mb) if need.is_measured else self._memory_mb)
+            return Reservation(most_per_gpu=self._most, memory_mb=self.largest_mb)
+        if self._memory_mb is None or (memory.mb and not memory.is_measured):  # a part was too little for it once
+            return WHOLE_GPU
+        part = min(memory.mb, self._memory_mb) if memory.is_measured else self._memory_mb
+        return Reservation(most_per_gpu=None, memory_mb=part)
 
-    def _is_left_to(self, ahead: Iterable[Wish], claims: Mapping[str, Claim]) -> bool:
-        """Whether somebody who goes first could take a slot now, just as they would decide themselves, or is to have the GPU when
-        it is empty.
-        """
-        runs = [*claims.values()]
+    def _is_left_to(self, ahead: Iterable[GpuRequest], running: Mapping[str, Reservation]) -> bool:
+        """Whether a request with a higher priority fits now, by its own estimate, or waits for the GPU to be empty."""
         return any(
-            wish.drains
+            request.drains
             or (
-                any(name not in claims for name in wish.slots)
-                and any(self._admits(runs, claim, others_mb=wish.others_mb) for claim in wish.claims)
+                any(name not in running for name in request.slots)
+                and any(self._admits([*running.values()], one, others_mb=request.others_mb) for one in request.claims)
             )
-            for wish in ahead
+            for request in ahead
         )
 
-    def _admits(self, claims: Sequence[Claim], ours: Claim, *, others_mb: int | None = None) -> bool:
-        """Whether there is room for ours beside those that run. others_mb: what other programs use; None: as we reckon."""
-        if not claims:
+    def _admits(self, running: Sequence[Reservation], ours: Reservation, *, others_mb: int | None = None) -> bool:
+        """Whether there is room for ours. others_mb: memory of other programs; None: by our own looks."""
+        if not running:
             return True
-        together = (*claims, ours)
-        if any(claim.most_per_gpu is not None and claim.most_per_gpu < len(together) for claim in together):
+        together = (*running, ours)
+        if any(one.most_per_gpu is not None and one.most_per_gpu < len(together) for one in together):
             return False
         if self._memory_mb is None:
             return True
-        taken = sum(self._part(claim) for claim in claims)
-        if ours.most_per_gpu is None:  # with a number in the sweep file, its author vouches for it
+        taken = sum(self._part(one) for one in running)
+        if ours.most_per_gpu is None:  # with a number in the sweep file, its author vouches for the memory
             taken += self.others_mb if others_mb is None else others_mb
         return taken + self._part(ours) <= self._memory_mb
 
-    def _part(self, claim: Claim) -> int:
+    def _part(self, reservation: Reservation) -> int:
         assert self._memory_mb is not None
-        return self._memory_mb if claim.memory_mb is None else claim.memory_mb
+        return self._memory_mb if reservation.memory_mb is None else reservation.memory_mb
 
-    def _read_claims(self) -> dict[str, Claim]:
-        """Of all attempts on this GPU, by the names of their lock files."""
+    def _read_reservations(self) -> dict[str, Reservation]:
+        """Those of all attempts on this GPU, by the names of their lock files."""
         start = self._locks.file(f"{self.name}-").stem
         files = re.compile(re.escape(start) + r"\d+\.lock")
-        with self._locks.telling():
+        with self._locks.translated_errors():
             names = [name.removesuffix(".lock") for name in os.listdir(self._locks.path) if files.fullmatch(name)]
-        return {name: claim for name in names if (claim := self._read(name)) is not None}
+        return {name: one for name in names if (one := self._read(name)) is not None}
 
-    def _read(self, name: str) -> Claim | None:
-        """The claim in a lock file; None where nobody holds it."""
+    def _read(self, name: str) -> Reservation | None:
+        """The reservation in a lock file; None if nobody holds it."""
         written = self._locks.read_held(name)
         try:
-            return None if written is None else Claim.model_validate_json(written)
-        except ValidationError:  # of another version: it may want the GPU to itself
-            return WHOLE
+            return None if written is None else Reservation.model_validate_json(written)
+        except ValidationError:  # of another version, which may want the GPU to itself
+            return WHOLE_GPU
 
-    def _write(self, descriptor: int, claim: Claim, slot: Slot) -> None:
-        """Enter the claim; where that cannot be done, the lock is let go again."""
-        with self._locks.telling():
+    def _write(self, descriptor: int, reservation: Reservation, slot: Slot) -> None:
+        """Write the reservation; release the lock if that fails."""
+        with self._locks.translated_errors():
             try:
-                write_claim(descriptor, claim)
+                write_reservation(descriptor, reservation)
             except OSError as error:
                 os.close(descriptor)
                 if error.errno != errno.EBADF:
                     raise
-                raise PermissionError(errno.EACCES, "may only be read", str(self._locks.file(slot.name))) from error
+                raise PermissionError(errno.EACCES, "is read-only", str(self._locks.file(slot.name))) from error
 
     @contextlib.contextmanager
     def _gate(self) -> Iterator[bool]:
-        """Be the only one who looks at this GPU; False where another keeps it shut for too long, such as one that is halted."""
+        """Look at this GPU alone; False if another process keeps the gate for too long, such as one that is suspended."""
         deadline_s = time.monotonic() + GATE_S
         while (descriptor := self._locks.try_lock(self.name)) is None and time.monotonic() < deadline_s:
             time.sleep(0.001)
@@ -209,21 +203,20 @@ class SharedGpu:
                 os.close(descriptor)
 
 
-def write_claim(descriptor: int, claim: Claim) -> None:
-    """Replace what a lock file says; in one write, which readers see whole or not at all."""
-    text = claim.model_dump_json().encode().ljust(120)
-    os.pwrite(descriptor, text, 0)
+def write_reservation(descriptor: int, reservation: Reservation) -> None:
+    """Replace the content of a lock file in one write, which readers see whole or not at all."""
+    os.pwrite(descriptor, reservation.model_dump_json().encode().ljust(120), 0)
 
 
-def adjust(held: HeldSlot, peak_mb: float) -> int | None:
-    """Let an attempt that shares its GPU by measured memory claim what it has turned out to take; returns what it has now.
+def adjust_reservation(held: HeldSlot, peak_mb: float) -> int | None:
+    """Let an attempt reserve what it has turned out to need, where the GPU is shared by memory; returns MB reserved from now on.
 
-    To be called by the attempt itself. Needs no gate: a claim that is lowered lets others in, and one that is raised, because
-    the measurement was wrong, only keeps further ones out.
+    Called by the attempt itself. It needs no gate: a lower reservation lets others in. A higher one, after a wrong estimate, only
+    keeps further ones out.
     """
     slot = held.slot
     if slot.most_per_gpu is not None or slot.memory_mb is None:
         return slot.memory_mb
-    need = MemoryEstimate.of_peak(peak_mb)
-    write_claim(held.descriptor, Claim(most_per_gpu=None, memory_mb=need.mb))
-    return need.mb
+    memory = MemoryEstimate.of_peak(peak_mb)
+    write_reservation(held.descriptor, Reservation(most_per_gpu=None, memory_mb=memory.mb))
+    return memory.mb

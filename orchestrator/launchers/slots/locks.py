@@ -1,4 +1,4 @@
-"""Lock files of this machine's slots: shared by all its dispatchers, whoever runs them, and handed on to workers."""
+"""Lock files of this machine's slots: shared by all its dispatchers and users, and passed on to workers."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ SLOTS_FOLDER = "ORCHESTRATE_SLOTS"
 
 
 class HeldSlot:
-    """A slot, owned. The lock goes with its file descriptor: handed to a worker, it is held until the last holder is gone.
+    """A slot that is held. The lock belongs to its file descriptor: passed on to a worker, it holds until both have closed it.
 
-    So a slot stays taken while a worker lives whose dispatcher was killed, and is free at once when both are dead.
+    So a slot stays taken while a worker outlives its dispatcher, and is free at once when both are dead.
     """
 
     def __init__(self, slot: Slot, descriptor: int) -> None:
@@ -34,15 +34,15 @@ class HeldSlot:
     @property
     def descriptor(self) -> int:
         """Of the lock file."""
-        assert self._descriptor is not None, "a slot given back cannot be handed on"
+        assert self._descriptor is not None, "a released slot cannot be passed on"
         return self._descriptor
 
     @property
-    def is_given_back(self) -> bool:
+    def is_released(self) -> bool:
         return self._descriptor is None
 
-    def give_back(self) -> bool:
-        """Let go, unless that was done before; the slot is free when no worker holds it either."""
+    def release(self) -> bool:
+        """Close the lock file, unless that was done before; the slot is free once its worker has closed it too."""
         if self._descriptor is None:
             return False
         os.close(self._descriptor)
@@ -50,12 +50,12 @@ class HeldSlot:
         return True
 
 
-def _receive(slot: Slot, sent: Any) -> HeldSlot:  # what a descriptor is sent as depends on how the process was started
+def _receive(slot: Slot, sent: Any) -> HeldSlot:  # the type of a sent descriptor depends on how the process was started
     return HeldSlot(slot, sent.detach())
 
 
 def slots_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where lock files lie. TMPDIR, which a scheduler may set for each job, has no say in it."""
+    """The folder of lock files. It does not depend on TMPDIR, which a scheduler may set for each job."""
     if chosen := environment.get(SLOTS_FOLDER):
         return Path(chosen).expanduser()
     return (Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())) / "orchestrate-slots"
@@ -65,22 +65,22 @@ class LockFolder:
     """Lock files by name.
 
     Raises:
-        LaunchError: they cannot be made or opened.
+        LaunchError: they cannot be created or opened.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self.path = folder or slots_folder()
-        with self.telling():
+        with self.translated_errors():
             make_shared(self.path)
 
     def file(self, name: str) -> Path:
-        """Where the lock of that name lies."""
+        """The lock file of that name."""
         return self.path / f"{name.replace('/', '_')}.lock"
 
     def try_lock(self, name: str) -> int | None:
-        """The file descriptor of the lock, which is now ours until its last copy is closed; None where it is somebody else's."""
-        # filelock unlocks for everybody when one holder lets go; here the worker must keep what the dispatcher drops
-        with self.telling():
+        """The file descriptor of the lock, which is held until its last copy is closed; None if somebody else holds it."""
+        # not filelock, which unlocks for everybody when one holder releases: a worker must keep what its dispatcher closes
+        with self.translated_errors():
             descriptor = _open_shared(self.file(name))
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -90,7 +90,7 @@ class LockFolder:
         return descriptor
 
     def read_held(self, name: str) -> bytes | None:
-        """What stands in a lock file that somebody holds; None where nobody does."""
+        """The content of a lock file that somebody holds; None if nobody does."""
         descriptor = self.try_lock(name)
         if descriptor is not None:
             os.close(descriptor)
@@ -98,8 +98,8 @@ class LockFolder:
         return self.file(name).read_bytes()
 
     @contextlib.contextmanager
-    def telling(self) -> Iterator[None]:
-        """Turn what goes wrong with the files into a LaunchError."""
+    def translated_errors(self) -> Iterator[None]:
+        """Raise a LaunchError where the files cannot be used."""
         try:
             yield
         except OSError as error:
@@ -110,16 +110,16 @@ class LockFolder:
 
 
 def make_shared(folder: Path) -> None:
-    """Make a folder in which everybody may create files; one that exists keeps its mode."""
+    """Make a folder in which everybody may create files; an existing one keeps its mode."""
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):  # another dispatcher was quicker
             folder.mkdir()
-            folder.chmod(0o1777)  # past the umask
+            folder.chmod(0o1777)  # whatever the umask
 
 
 def _open_shared(path: Path) -> int:
-    """Open a lock file, which may be another user's, or create it for everybody; returns its descriptor."""
+    """Open a lock file, which may belong to another user, or create it for everybody; returns its descriptor."""
     flags = os.O_CLOEXEC | os.O_NOFOLLOW  # in a folder of everybody, a link may lead anywhere
     while True:
         # O_CREAT comes last: the kernel may refuse it for another user's file in a sticky folder
@@ -133,5 +133,5 @@ def _open_shared(path: Path) -> int:
                 break
         with contextlib.suppress(FileExistsError):  # created by another dispatcher meanwhile
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | flags, 0o666)
-            os.fchmod(descriptor, 0o666)  # past the umask
+            os.fchmod(descriptor, 0o666)  # whatever the umask
             return descriptor

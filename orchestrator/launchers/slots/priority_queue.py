@@ -1,4 +1,4 @@
-"""Who waits for a slot of this machine, and with which priority: files beside the slots' locks, by which others give way."""
+"""Which dispatchers of this machine wait for a slot, by priority: files beside the lock files, which the others respect."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ import fcntl
 import itertools
 import os
 import time
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from orchestrator.launchers.base import Requester
-from orchestrator.launchers.slots.gpu_sharing import Wish
+from orchestrator.launchers.slots.gpu_sharing import GpuRequest
 from orchestrator.launchers.slots.locks import LockFolder
 
 FOLDER = "line"
 """Below that of the slots' lock files."""
 
 REPEAT_S = 0.5
-"""Between two times that the same is said."""
+"""Between two writes of an unchanged entry."""
 
 FRESH_S = 3.0
-"""What was said longer ago counts no more: whoever hangs or is halted must not keep a slot idle."""
+"""Older entries do not count: a process that hangs or is suspended must not keep a slot idle."""
 
 
-class Announcement(BaseModel):
-    """What somebody who waits would take as soon as it is free.
+class QueueEntry(BaseModel):
+    """What a waiting dispatcher would take as soon as it is free.
 
-    said_s: by the machine's monotonic clock. is_full: they hold as many slots as they may: nothing is left to them just now.
-    slots: names of those on the CPU. gpus: by their names.
+    said_s: when it was written, by the machine's monotonic clock. is_full: the dispatcher holds as many slots as it may, so that
+    nothing is left to it now. slots: names of those on the CPU. gpus: requests by the GPUs' names.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -41,105 +41,101 @@ class Announcement(BaseModel):
     said_s: float
     is_full: bool
     slots: tuple[str, ...]
-    gpus: dict[str, Wish]
+    gpus: dict[str, GpuRequest]
 
 
 @dataclass(frozen=True)
-class Ahead:
-    """Those who go first, the highest priority before the others."""
+class QueuePlace:
+    """A file of the queue that this process has locked."""
 
-    every: Sequence[Announcement]
-
-    def wants(self, slot: str) -> bool:
-        """Whether a slot on the CPU is to be left to one of them."""
-        return any(slot in said.slots for said in self.every if not said.is_full)
-
-    def wishes_for(self, gpu: str) -> list[Wish]:
-        """What they would take of a GPU."""
-        return [said.gpus[gpu] for said in self.every if gpu in said.gpus and not said.is_full]
+    name: str
+    descriptor: int
 
 
-class Line:
-    """One dispatcher's place among those of this machine that wait, whoever runs them. Used by one thread.
+class PriorityQueue:
+    """One dispatcher's view of the queue of all users of this machine, and its own place in it. Used by one thread.
 
-    What it says counts while the process lives, which its lock tells, and says it again and again.
-    ours: names of the slots and GPUs that are waited for here; who waits for none of them stands in another line.
+    An entry counts while its process lives, which its lock proves, and writes it again and again.
+    ours: names of the slots and GPUs that this dispatcher may wait for; entries for none of them are ignored.
     """
 
     def __init__(
         self, slots: LockFolder, requester: Requester, ours: Collection[str], *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._locks = LockFolder(slots.path / FOLDER)
-        self._claimant = requester
+        self._requester = requester
         self._ours = frozenset(ours)
         self._clock = clock
-        self._ahead = Ahead(())
-        self._place: tuple[str, int] | None = None
+        self._ahead: list[QueueEntry] = []
+        self._place: QueuePlace | None = None
         self._state: Hashable = None
-        self._said_s = 0.0
+        self._written_s = 0.0
 
-    def stand(self, state: Hashable, *, is_full: bool, find: Callable[[], tuple[Collection[str], Mapping[str, Wish]]]) -> None:
-        """Say what would be taken. find: names of slots, and wishes; asked where ``state`` is new, or it is time to repeat it."""
+    def enter(
+        self, state: Hashable, *, is_full: bool, find: Callable[[], tuple[Collection[str], Mapping[str, GpuRequest]]]
+    ) -> None:
+        """Write what would be taken. find: returns slots and requests; called if ``state`` is new, or it is time to repeat it."""
         now_s = self._clock()
-        if self._place is not None and state == self._state and now_s - self._said_s < REPEAT_S:
+        if self._place is not None and state == self._state and now_s - self._written_s < REPEAT_S:
             return
         slots, gpus = find()
-        said = Announcement(
-            sweep=self._claimant.sweep,
-            priority=self._claimant.priority,
+        entry = QueueEntry(
+            sweep=self._requester.sweep,
+            priority=self._requester.priority,
             said_s=now_s,
             is_full=is_full,
             slots=tuple(slots),
             gpus=dict(gpus),
         )
         self._place = self._place or self._find_place()
-        self._state, self._said_s = state, now_s
-        with contextlib.suppress(OSError):  # the disk is full: then it is as among equals
-            os.pwrite(self._place[1], said.model_dump_json().encode() + b"\n", 0)  # what an earlier one wrote may go on behind it
+        self._state, self._written_s = state, now_s
+        with contextlib.suppress(OSError):  # the disk is full: then priorities do not count
+            # the rest of a longer entry may follow the newline
+            os.pwrite(self._place.descriptor, entry.model_dump_json().encode() + b"\n", 0)
 
     def leave(self) -> None:
         """Wait for nothing any more."""
         if self._place is not None:
-            os.close(self._place[1])
+            os.close(self._place.descriptor)
             self._place = None
 
     @property
     def goes_first(self) -> Requester | None:
-        """Who went first at the last look, if anybody did."""
-        return next((Requester(said.sweep, said.priority) for said in self._ahead.every), None)
+        """Who had the highest priority above ours at the last look, if anybody."""
+        return next((Requester(entry.sweep, entry.priority) for entry in self._ahead), None)
 
-    def look_ahead(self) -> Ahead:
-        """Who goes first now."""
-        self._ahead = Ahead(sorted(filter(self._goes_first, self._read_all()), key=lambda said: -said.priority))
-        return self._ahead
+    def look_ahead(self) -> list[QueueEntry]:
+        """The entries to leave slots to now, the highest priority first."""
+        self._ahead = sorted(filter(self._is_ahead, self._read_all()), key=lambda entry: -entry.priority)
+        return [entry for entry in self._ahead if not entry.is_full]
 
-    def _goes_first(self, said: Announcement) -> bool:
-        is_fresh = abs(self._clock() - said.said_s) < FRESH_S
-        return is_fresh and said.priority > self._claimant.priority and not self._ours.isdisjoint((*said.slots, *said.gpus))
+    def _is_ahead(self, entry: QueueEntry) -> bool:
+        is_fresh = abs(self._clock() - entry.said_s) < FRESH_S
+        is_higher = entry.priority > self._requester.priority
+        return is_fresh and is_higher and not self._ours.isdisjoint((*entry.slots, *entry.gpus))
 
-    def _read_all(self) -> Iterator[Announcement]:
+    def _read_all(self) -> Iterator[QueueEntry]:
         for name in map(str, itertools.count()):
             if not self._locks.file(name).exists():
                 break
-            said = None if self._place is not None and name == self._place[0] else self._read(name)
-            if said is not None:
-                yield said
+            if (self._place is None or name != self._place.name) and (entry := self._read(name)) is not None:
+                yield entry
 
-    def _read(self, name: str) -> Announcement | None:
-        """None where nobody stands, or what they say is not understood."""
+    def _read(self, name: str) -> QueueEntry | None:
+        """None if nobody holds the place, or the entry cannot be read."""
         try:
             written = self._locks.read_held(name)
-            return None if written is None else Announcement.model_validate_json(written.partition(b"\n")[0])
-        except (FileNotFoundError, ValidationError):  # being written, of another version, or swept away
+            return None if written is None else QueueEntry.model_validate_json(written.partition(b"\n")[0])
+        except (FileNotFoundError, ValidationError):  # deleted; being written, or of another version
             return None
 
-    def _find_place(self) -> tuple[str, int]:
-        """The first that nobody has: its name and its lock."""
-        self._locks = LockFolder(self._locks.path)  # a cleaner of /tmp may have found it empty
+    def _find_place(self) -> QueuePlace:
+        """Lock the first free place."""
+        self._locks = LockFolder(self._locks.path)  # a cleaner of /tmp may have removed the empty folder
         for name in map(str, itertools.count()):
             if (descriptor := self._locks.try_lock(name)) is None:
                 continue
             if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR:
-                return name, descriptor
-            os.close(descriptor)  # another user's, which may only be read
+                return QueuePlace(name, descriptor)
+            os.close(descriptor)  # another user's file, which is read-only for us
         raise AssertionError("unreachable")

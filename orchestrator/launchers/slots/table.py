@@ -1,4 +1,4 @@
-"""Slots: the shares of this machine's GPUs, or of its CPU, that attempts own one at a time, across all its users."""
+"""Slots: the shares of this machine's GPUs, or of its CPU, each held by one attempt at a time, across all users."""
 
 from __future__ import annotations
 
@@ -7,32 +7,30 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import psutil
 
 from orchestrator.errors import LaunchError
-from orchestrator.launchers.base import DEFAULT_REQUESTER, UNKNOWN, MemoryEstimate, Requester
+from orchestrator.launchers.base import DEFAULT_REQUESTER, UNKNOWN, MemoryEstimate, Requester, TrialsPerGpu
 from orchestrator.launchers.slots.driver import Gpu, GpuListing
-from orchestrator.launchers.slots.gpu_sharing import SharedGpu, Wish
+from orchestrator.launchers.slots.gpu_sharing import GpuRequest, SharedGpu
 from orchestrator.launchers.slots.gpus import GpuWatch, find_gpus
 from orchestrator.launchers.slots.locks import HeldSlot, LockFolder
-from orchestrator.launchers.slots.priority_queue import Line
+from orchestrator.launchers.slots.priority_queue import PriorityQueue
 from orchestrator.launchers.worker.slot import Slot
 from orchestrator.state.machine import allowed_cpus, count_cores
 
 WORKER_MEMORY_GB = 1.5
-"""Host memory that a worker on the CPU is counted with; so that many cores and little memory do not swap."""
+"""Host memory that is reckoned for a worker on the CPU, so that a machine with many cores and little memory does not swap."""
 
 MOST_SHARES = 8
-"""Attempts that may share a GPU when their number goes by memory: more keep it no busier."""
+"""Attempts that may share a GPU when its memory decides: more keep it no busier."""
 
 AUTO_THREADS = 4
-"""CPU threads of each of them, most of which load pictures, where the sweep file does not say."""
+"""CPU threads of each of them, most of which load images; unless the sweep file sets a number."""
 
 LAST_LOSSES = 2
-"""A machine's last GPU is given up when so many attempts in a row have lost it."""
-
+"""A machine's last GPU is given up when this many attempts in a row have lost it."""
 
 _log = logging.getLogger(__name__)
 
@@ -41,45 +39,33 @@ def find_slots(
     num_slots: int | None = None,
     num_threads: int | None = None,
     *,
-    trials_per_gpu: int | Literal["auto"] | None = None,
+    trials_per_gpu: TrialsPerGpu = None,
     environment: Mapping[str, str] = os.environ,
     list_gpus: Callable[[], GpuListing] | None = None,
 ) -> tuple[Slot, ...]:
-    """The slots of this machine: one a GPU, else one a core, which beats one worker with all cores.
+    """The slots of this machine: one per GPU, else one per core, which is faster than one worker with all cores.
 
-    num_slots: a number of one's own; GPUs are then dealt out in turn. num_threads: CPU threads a slot; None divides the cores.
-    trials_per_gpu: so many slots on each GPU, of which no more than ``num_slots`` are dealt out; auto: as many as may ever be
-    used, of which the table lets in those that the GPU's memory holds.
+    num_slots: another number; GPUs are then dealt out in turn. num_threads: CPU threads per slot; None divides the cores.
+    trials_per_gpu: slots on each GPU, of which no more than ``num_slots`` are dealt out. auto: as many as may ever be used; the
+    table then admits those that the GPU's memory holds.
 
     Raises:
         LaunchError: as find_gpus.
     """
-    gpus = find_gpus(environment, list_gpus=list_gpus)
-    return _divide(gpus, num_slots, num_threads, trials_per_gpu=trials_per_gpu)
-
-
-def _divide(
-    gpus: Sequence[Gpu], num_slots: int | None, num_threads: int | None, *, trials_per_gpu: int | Literal["auto"] | None
-) -> tuple[Slot, ...]:
-    """Slots on these GPUs; where there is none, on the CPU."""
-    num_cores = count_cores()
-    if gpus:
-        return _deal(gpus, num_slots, num_threads, trials_per_gpu=trials_per_gpu, num_cores=num_cores)
-    num_slots = num_slots or min(max(1, num_cores // (num_threads or 1)), _fitting_in_memory())
-    num_threads = num_threads or max(1, num_cores // num_slots)
-    return tuple(Slot(name, "", num_threads) for name in _name_cpu_slots(num_slots))
+    return _divide(find_gpus(environment, list_gpus=list_gpus), num_slots, num_threads, trials_per_gpu=trials_per_gpu)
 
 
 def find_choice(
     num_slots: int,
     num_threads: int | None,
     *,
-    trials_per_gpu: int | Literal["auto"] | None = None,
+    trials_per_gpu: TrialsPerGpu = None,
     environment: Mapping[str, str] = os.environ,
     list_gpus: Callable[[], GpuListing] | None = None,
 ) -> tuple[Slot, ...]:
-    """The slots of which ``num_slots`` may be taken at a time, as find_slots deals them out: where there are GPUs or cores for
-    more, those too, as the first may be another sweep's, or break.
+    """The slots of which ``num_slots`` may be held at a time, as find_slots deals them out.
+
+    Where there are GPUs or cores for more, those too: the first ones may be another sweep's, or break.
 
     Raises:
         LaunchError: as find_gpus.
@@ -90,15 +76,16 @@ def find_choice(
     return every if len(every) > len(dealt) else dealt
 
 
-def _deal(
-    gpus: Sequence[Gpu],
-    num_slots: int | None,
-    num_threads: int | None,
-    *,
-    trials_per_gpu: int | Literal["auto"] | None,
-    num_cores: int,
+def _divide(
+    gpus: Sequence[Gpu], num_slots: int | None, num_threads: int | None, *, trials_per_gpu: TrialsPerGpu
 ) -> tuple[Slot, ...]:
-    """Slots on GPUs, in turn."""
+    """Slots on these GPUs in turn, or on the CPU if there are none."""
+    num_cores = count_cores()
+    if not gpus:
+        fitting = max(1, int(psutil.virtual_memory().total / 2**30 / WORKER_MEMORY_GB))
+        num_slots = num_slots or min(max(1, num_cores // (num_threads or 1)), fitting)
+        num_threads = num_threads or max(1, num_cores // num_slots)
+        return tuple(Slot(name, "", num_threads) for name in _name_cpu_slots(num_slots))
     if trials_per_gpu == "auto":
         num_threads = num_threads or max(1, min(AUTO_THREADS, num_cores // len(gpus)))
         # twice as many threads as cores, at most: those of an attempt wait for its GPU most of the time
@@ -110,32 +97,25 @@ def _deal(
     num_threads = num_threads or max(1, num_cores // num_slots)
     dealt = [(gpus[index % len(gpus)], index // len(gpus)) for index in range(num_slots)]
     counts = Counter(gpu.uuid for gpu, _ in dealt)
-
-    def most(gpu: Gpu) -> int | None:
-        return None if trials_per_gpu == "auto" else trials_per_gpu or counts[gpu.uuid]
-
-    return tuple(Slot(f"{gpu.uuid}-{share}", gpu.uuid, num_threads, gpu.memory_mb, most(gpu)) for gpu, share in dealt)
+    most = {uuid: None if trials_per_gpu == "auto" else trials_per_gpu or count for uuid, count in counts.items()}
+    return tuple(Slot(f"{gpu.uuid}-{share}", gpu.uuid, num_threads, gpu.memory_mb, most[gpu.uuid]) for gpu, share in dealt)
 
 
 def _name_cpu_slots(num_slots: int) -> list[str]:
-    """Names by the CPUs that a process may use, so that jobs that a scheduler has put on different CPUs do not meet."""
+    """Names by the CPUs that this process may use, so that a scheduler's jobs on different CPUs do not compete."""
     cpus = allowed_cpus()
     shares = [f"-{index // len(cpus)}" if index >= len(cpus) else "" for index in range(num_slots)]
     return [f"cpu-{cpus[index % len(cpus)]}{share}" for index, share in enumerate(shares)]
 
 
-def _fitting_in_memory() -> int:
-    return max(1, int(psutil.virtual_memory().total / 2**30 / WORKER_MEMORY_GB))
-
-
 class SlotTable:
-    """Which of some slots are free, told by lock files that all dispatchers on this machine share, whoever runs them.
+    """Which slots are free, by lock files that all dispatchers on this machine share.
 
-    most: that one table may hold at a time; None: all of them. watch: what becomes of the GPUs. One that is gone, or that
-    attempts have lost, is left out from then on. requester: a free slot is left to whoever waits for it with a higher priority.
+    most: held at a time; None: all. watch: which GPUs the driver lists; one that is gone, or that attempts have lost, is left out
+    from then on. requester: a free slot is left to whoever waits for it with a higher priority.
 
     Raises:
-        LaunchError: the lock files cannot be made or opened.
+        LaunchError: the lock files cannot be created or opened.
     """
 
     def __init__(
@@ -150,8 +130,8 @@ class SlotTable:
         self.slots = tuple(slots)
         self._most, self._num_held = most, 0
         self._locks = LockFolder(folder)
-        self._line = Line(self._locks, requester, {slot.visible_devices or slot.name for slot in slots})
-        self._wanted: tuple[MemoryEstimate, ...] = ()
+        self._queue = PriorityQueue(self._locks, requester, {slot.visible_devices or slot.name for slot in slots})
+        self._waiting: tuple[MemoryEstimate, ...] = ()
         self._watch = watch
         self._on_cpu = [slot for slot in slots if not slot.visible_devices]
         names = dict.fromkeys(slot.visible_devices for slot in slots if slot.visible_devices)
@@ -166,81 +146,84 @@ class SlotTable:
         """How many may be held at a time."""
         return len(self.slots) if self._most is None else self._most
 
-    def count_free(self, need: MemoryEstimate = UNKNOWN) -> int:
-        """How many could be taken now by attempts with such a need.
+    def count_free(self, memory: MemoryEstimate = UNKNOWN) -> int:
+        """How many such attempts could take a slot now.
 
         Raises:
             LaunchError: no GPU is left.
         """
-        ahead = self._line.look_ahead()
-        held = [self._try(slot) for slot in self._on_cpu if not ahead.wants(slot.name)]
-        for one in held:
-            if one is not None:
-                one.give_back()
-        on_cpu = sum(one is not None for one in held)
-        num_free = on_cpu + sum(gpu.count_free(need, ahead.wishes_for(gpu.name)) for gpu in self._large_enough(need))
+        ahead = self._queue.look_ahead()
+        held = [self._try(slot) for slot in self._on_cpu if not any(slot.name in entry.slots for entry in ahead)]
+        on_cpu = sum(one is not None and one.release() for one in held)
+        on_gpus = (
+            gpu.count_free(memory, [entry.gpus[gpu.name] for entry in ahead if gpu.name in entry.gpus])
+            for gpu in self._large_enough(memory)
+        )
+        num_free = on_cpu + sum(on_gpus)
         return num_free if self._most is None else min(num_free, self._most - self._num_held)
 
-    def take(self, need: MemoryEstimate = UNKNOWN) -> HeldSlot | None:
-        """The first free slot, on the GPU with the fewest attempts, of these where other programs use least; None where all are
-        taken, or as many as may be.
+    def take(self, memory: MemoryEstimate = UNKNOWN) -> HeldSlot | None:
+        """A free slot on the GPU with the fewest attempts, among those the one with the least memory of other programs.
+
+        None if all are taken, or as many as may be held.
 
         Raises:
             LaunchError: no GPU is left.
         """
-        held = None if self._is_full else self._find(need)
+        held = None if self._is_full else self._find(memory)
         if held is not None:
             self._num_held += 1
-            self._stand()
+            self._queue_up()
         return held
 
     @property
     def _is_full(self) -> bool:
         return self._most is not None and self._num_held >= self._most
 
-    def _find(self, need: MemoryEstimate) -> HeldSlot | None:
-        ahead = self._line.look_ahead()
+    def _find(self, memory: MemoryEstimate) -> HeldSlot | None:
+        ahead = self._queue.look_ahead()
         for slot in self._on_cpu:
-            if not ahead.wants(slot.name) and (held := self._try(slot)) is not None:
+            if not any(slot.name in entry.slots for entry in ahead) and (held := self._try(slot)) is not None:
                 return held
-        for gpu in sorted(self._large_enough(need), key=SharedGpu.how_busy):
-            if (held := gpu.take(need, ahead.wishes_for(gpu.name))) is not None:
+        for gpu in sorted(self._large_enough(memory), key=SharedGpu.measure_load):
+            requests = [entry.gpus[gpu.name] for entry in ahead if gpu.name in entry.gpus]
+            if (held := gpu.take(memory, requests)) is not None:
                 return held
         return None
 
-    def line_up(self, needs: Sequence[MemoryEstimate]) -> Requester | None:
+    def line_up(self, estimates: Sequence[MemoryEstimate]) -> Requester | None:
         """As SlotOwner.line_up."""
-        self._wanted = tuple(dict.fromkeys(needs))
-        self._stand()
-        return self._line.goes_first if self._wanted else None
+        self._waiting = tuple(dict.fromkeys(estimates))
+        self._queue_up()
+        return self._queue.goes_first if self._waiting else None
 
-    def _stand(self) -> None:
-        if not self._wanted:
-            self._line.leave()
+    def _queue_up(self) -> None:
+        if not self._waiting:
+            self._queue.leave()
         else:
-            self._line.stand((self._wanted, self._is_full), is_full=self._is_full, find=self._find_wishes)
+            self._queue.enter((self._waiting, self._is_full), is_full=self._is_full, find=self._make_requests)
 
-    def _find_wishes(self) -> tuple[list[str], dict[str, Wish]]:
+    def _make_requests(self) -> tuple[list[str], dict[str, GpuRequest]]:
         """Names of slots on the CPU, and what would be taken of each GPU."""
         live = self._find_live()
-        suited = {need: self._choose_large(live, need) for need in self._wanted}
-        emptiest = {min(gpus, key=SharedGpu.how_busy).name for gpus in suited.values() if gpus}
-        wanted = {gpu.name: [need for need, gpus in suited.items() if gpu in gpus] for gpu in live}
-        wishes = {gpu.name: gpu.wish_for(wanted[gpu.name], drains=gpu.name in emptiest) for gpu in live if wanted[gpu.name]}
-        return [slot.name for slot in self._on_cpu], wishes
+        suited = {memory: self._choose_large(live, memory) for memory in self._waiting}
+        emptiest = {min(gpus, key=SharedGpu.measure_load).name for gpus in suited.values() if gpus}
+        wanted = {gpu.name: [memory for memory, gpus in suited.items() if gpu in gpus] for gpu in live}
+        requests = {gpu.name: gpu.make_request(wanted[gpu.name], drains=gpu.name in emptiest) for gpu in live if wanted[gpu.name]}
+        return [slot.name for slot in self._on_cpu], requests
 
-    def fits(self, need: MemoryEstimate) -> bool:
-        """Whether a slot is known to be large enough, free or taken."""
-        return any(gpu.largest_mb is not None and gpu.largest_mb >= need.mb for gpu in self._find_live())
+    def fits(self, memory: MemoryEstimate) -> bool:
+        """Whether a slot, free or taken, is known to be large enough."""
+        return any(gpu.largest_mb is not None and gpu.largest_mb >= memory.mb for gpu in self._find_live())
 
-    def give_back(self, held: HeldSlot, *, is_lost: bool) -> None:
-        """Let go of a slot when its attempt has ended. is_lost: for want of its GPU. May be repeated."""
+    def release(self, held: HeldSlot, *, is_lost: bool) -> None:
+        """Release a slot when its attempt has ended. is_lost: the attempt lost its GPU. May be repeated."""
         name = held.slot.visible_devices
-        if held.is_given_back:
+        if held.is_released:
             return
         self._num_held -= 1
-        self._stand()  # before it is free: others look for one all the time
-        held.give_back()
+        self._queue_up()  # before it is free: others look for one all the time
+        held.release()
         if not name:
             return
         self._losses[name] = self._losses[name] + 1 if is_lost else 0
@@ -248,18 +231,22 @@ class SlotTable:
         if is_lost and name not in self._retired and (has_others or self._losses[name] >= LAST_LOSSES):
             self._retire(name, "an attempt on it has lost it" if has_others else "attempts on it keep losing it")
 
-    def _large_enough(self, need: MemoryEstimate) -> list[SharedGpu]:
-        """The GPUs on which an attempt is to run: where none is as large as it needs, the largest."""
+    def _large_enough(self, memory: MemoryEstimate) -> list[SharedGpu]:
+        """The GPUs that are large enough for an attempt; if there is none, the largest.
+
+        Raises:
+            LaunchError: no GPU is left.
+        """
         live = self._find_live()
         if self._gpus and not live:
             lost = "; ".join(f"{name}: {why}" for name, why in self._retired.items())
-            hint = "See what nvidia-smi and `orchestrate doctor` say; the same command then goes on."
+            hint = "See what nvidia-smi and `orchestrate doctor` say; then run the same command again to resume."
             raise LaunchError(f"no GPU is left on this machine. {lost}. {hint}")
-        return self._choose_large(live, need)
+        return self._choose_large(live, memory)
 
-    def _choose_large(self, live: Sequence[SharedGpu], need: MemoryEstimate) -> list[SharedGpu]:
+    def _choose_large(self, live: Sequence[SharedGpu], memory: MemoryEstimate) -> list[SharedGpu]:
         sizes = [gpu.largest_mb for gpu in live if gpu.largest_mb is not None]
-        enough_mb = min(need.mb, max(sizes, default=0))
+        enough_mb = min(memory.mb, max(sizes, default=0))
         return [gpu for gpu in live if gpu.largest_mb is None or gpu.largest_mb >= enough_mb]
 
     def _find_live(self) -> list[SharedGpu]:

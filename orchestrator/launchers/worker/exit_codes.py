@@ -1,15 +1,18 @@
-"""exit_codes."""
+"""How a worker's process reports its end."""
 
 from __future__ import annotations
 
 from enum import IntEnum
 
+KILLED = -9
+"""The exit code of a process that was killed, as in subprocess."""
+
 
 class ExitCode(IntEnum):
-    """What a worker's exit code means. A negative code is the signal that killed it; 5 is process.DISPATCHER_GONE.
+    """The exit codes of a worker; a negative one is the signal that killed it, and 5 is process.DISPATCHER_GONE.
 
-    Those that are believed without a result are high: a loss or a library that ends the process by itself takes small ones.
-    STOPPED and LOCKED are only where the attempt's record does not say otherwise: believed, they have it begun again for ever.
+    Codes that count without a result are high, because a library that ends the process by itself uses small ones. STOPPED and
+    LOCKED count only if the attempt's record says nothing else: otherwise the trial would be started again for ever.
     """
 
     COMPLETE = 0
@@ -18,4 +21,4 @@ class ExitCode(IntEnum):
     LOCKED = 84
     DISK_FULL = 86
     DEVICE_LOST = 87
-    """FAILED, for want of its GPU."""
+    """FAILED because its GPU was lost."""

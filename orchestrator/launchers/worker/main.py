@@ -1,4 +1,4 @@
-"""The child's entry: turns a trial folder into a finished one by trainers.training.train; sees no server and no database."""
+"""Trains the trial in a folder with trainers.training.train and records how it ended; needs no server and no database."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from orchestrator.launchers.worker.exit_codes import ExitCode
 from orchestrator.launchers.worker.slot import Slot
 from orchestrator.state.machine import library_versions
 from orchestrator.state.trial.checkpoint import note_checkpoint
-from orchestrator.state.trial.endings import fail, first_start_s, leave_waiting, leave_without_space, log_traceback
+from orchestrator.state.trial.endings import fail, first_start_s, leave_waiting, leave_without_space, log_traceback, record_result
 from orchestrator.state.trial.failures import FailureKind, classify, describe, is_disk_full
 from orchestrator.state.trial.folder import TrialFile, TrialFolder
 from orchestrator.state.trial.heartbeat import Heartbeat
-from orchestrator.state.trial.records import Attempt, Event, TrialResult, TrialSpec, TrialState
+from orchestrator.state.trial.records import Attempt, Event, TrialResult, TrialState
 
 if TYPE_CHECKING:  # torch is imported when the slot is taken, not before
     from trainers.training.train import EpochReport
@@ -32,15 +32,15 @@ if TYPE_CHECKING:  # torch is imported when the slot is taken, not before
 ShouldStop = Callable[[], bool]
 
 OnPeak = Callable[[float], int | None]
-"""Told the most GPU memory that an attempt has taken so far, in MB; returns what its slot has of it from now on."""
+"""Gets the largest GPU memory that an attempt has used so far, in MB; returns what its slot has reserved from now on."""
 
 
 def _keep(_peak_mb: float) -> None:
-    """A slot that stays as large as it is."""
+    """Leaves the reservation as it is."""
 
 
 def run(folder: Path, slot: Slot, *, on_peak: OnPeak = _keep) -> int:
-    """Work as a process of one's own: bound to its slot and its dispatcher, printing into the folder's log."""
+    """Work in a process of the local launcher: bound to its slot and its dispatcher, printing into the folder's log."""
     should_stop = process.stop_on_sigterm()
     process.die_with_dispatcher()
     process.offer_to_oom_killer()
@@ -48,20 +48,20 @@ def run(folder: Path, slot: Slot, *, on_peak: OnPeak = _keep) -> int:
 
 
 def run_hosted(folder: Path, slot: Slot, should_stop: ShouldStop, *, on_peak: OnPeak = _keep) -> int:
-    """Work in a process that a scheduler has started for this and ends: bound to its slot, printing into the folder's log."""
+    """Work in a process that a scheduler has started and ends: bound to its slot, printing into the folder's log."""
     process.take_slot(slot)
     process.write_to_log(TrialFolder(folder).log)
     code = work(folder, slot, should_stop, on_peak=on_peak)
     if code is ExitCode.DISK_FULL:
-        process.drop_output()  # what waits to be written could not be, and would make another exit code of it
+        process.drop_output()  # buffered output could not be written, and would change the exit code
     return code
 
 
 def work(folder: Path, slot: Slot, should_stop: ShouldStop, *, on_peak: OnPeak = _keep) -> ExitCode:
-    """Try the trial in ``folder`` once, or go on with it; whatever goes wrong becomes the trial's result.
+    """Train the trial in ``folder``, or resume it; any error becomes the trial's result.
 
-    Where there is no space left it is no failure of the trial's, and there may be no space to say so: the exit code does.
-    should_stop: asked after every epoch; True ends the attempt with a checkpoint. on_peak: told of GPU memory after every epoch.
+    A full disk is not the trial's failure, and may leave no space to record it: then only the exit code reports it.
+    should_stop: called after every epoch; True ends the attempt with a checkpoint. on_peak: called after every epoch.
     """
     trial = TrialFolder(folder)
     lock = FileLock(trial.lock, thread_local=False)
@@ -89,7 +89,7 @@ def _attempt(trial: TrialFolder, slot: Slot, should_stop: ShouldStop, on_peak: O
             if should_stop():
                 return _end_stopped(trial, attempt.number)
             return _train(trial, attempt, slot, should_stop=should_stop, on_peak=on_peak, heartbeat=heartbeat)
-    except (Exception, SystemExit, KeyboardInterrupt) as error:  # a failed trial is a result, and the sweep goes on
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # a failed trial is a result, and the sweep continues
         try:
             return _end_failed(trial, attempt.number, error, slot)
         except Exception as second:
@@ -116,19 +116,7 @@ def _train(
         nonlocal reached
         heartbeat.beat()
         reached = report.epoch
-        event = Event(
-            kind="epoch",
-            time_s=time.time(),
-            attempt=attempt.number,
-            epoch=report.epoch,
-            metrics=report.metrics,
-            facts={
-                "is_best": report.is_best,
-                "val_s": round(report.val_s, 4),
-                **_memory_facts(slot, report.peak_memory_mb, on_peak),
-            },
-        )
-        trial.append(event)
+        trial.append(_describe_epoch(report, attempt.number, slot, on_peak))
         return Continue.STOP if should_stop() else Continue.YES
 
     trained = train(
@@ -146,21 +134,22 @@ def _train(
     write_validation(trial, trained, data)
     trained = add_flips(trial, trained, data, slot=slot, on_batch=heartbeat.beat)
     size = spec.train.input_size or data.data.images.shape[1:3]
-    return _end_complete(trial, spec, attempt, trained, scored_fingerprint=data.scored_fingerprint, size=size)
+    return _end_complete(trial, attempt, trained, scored_fingerprint=data.scored_fingerprint, size=size)
+
+
+def _describe_epoch(report: EpochReport, attempt: int, slot: Slot, on_peak: OnPeak) -> Event:
+    facts: dict[str, Any] = {"is_best": report.is_best, "val_s": round(report.val_s, 4)}
+    if slot.visible_devices:  # a GPU: what was used of it, and what the attempt may use
+        facts |= {"peak_memory_mb": round(report.peak_memory_mb), "memory_mb": on_peak(report.peak_memory_mb)}
+    return Event(kind="epoch", time_s=time.time(), attempt=attempt, epoch=report.epoch, metrics=report.metrics, facts=facts)
 
 
 def _end_complete(
-    trial: TrialFolder,
-    spec: TrialSpec,
-    attempt: Attempt,
-    trained: Trained,
-    *,
-    scored_fingerprint: str,
-    size: tuple[int, ...],
+    trial: TrialFolder, attempt: Attempt, trained: Trained, *, scored_fingerprint: str, size: tuple[int, ...]
 ) -> ExitCode:
     ended_s = time.time()
     result = TrialResult(
-        key=spec.key,
+        key=trial.spec().key,
         state=TrialState.COMPLETE,
         metrics=trained.metrics,
         best_epoch=trained.best_epoch,
@@ -178,8 +167,7 @@ def _end_complete(
             **library_versions(),
         },
     )
-    trial.append(Event(kind="attempt_ended", time_s=ended_s, attempt=attempt.number, state=TrialState.COMPLETE))
-    trial.write_result(result)
+    record_result(trial, result)
     trial.checkpoint.unlink(missing_ok=True)  # not before: a kill in between would cost the whole training
     (trial.path / TrialFile.CHECKPOINT_INFO).unlink(missing_ok=True)
     return ExitCode.COMPLETE
@@ -187,7 +175,7 @@ def _end_complete(
 
 def _end_failed(trial: TrialFolder, attempt: int, error: BaseException, slot: Slot) -> ExitCode:
     kind = classify(error)
-    if kind is FailureKind.DEVICE_LOST and not slot.visible_devices:  # it had none: its own code asked for one
+    if kind is FailureKind.DEVICE_LOST and not slot.visible_devices:  # it had none: the trial's own code asked for one
         kind = FailureKind.EXCEPTION
     if kind is FailureKind.DISK_FULL:
         leave_without_space(trial, attempt, error)
@@ -207,14 +195,11 @@ def _machine_facts(slot: Slot) -> dict[str, Any]:
     return facts | ({"gpu": slot.visible_devices, "memory_mb": slot.memory_mb} if slot.visible_devices else {})
 
 
-def _memory_facts(slot: Slot, peak_mb: float, on_peak: OnPeak) -> dict[str, Any]:
-    """Of a GPU: what was taken of it, and what the attempt may take."""
-    return {"peak_memory_mb": round(peak_mb), "memory_mb": on_peak(peak_mb)} if slot.visible_devices else {}
-
-
 def measure_times(events: Iterable[Event], ended_s: float) -> dict[str, float]:
-    """Facts for a result from a trial's progress: ``attempts_s``, all its attempts together, ``epoch_s``, an epoch with its
-    validation, and ``val_s``, that alone. Time between attempts counts nowhere; of a killed one what lies before its last sign.
+    """Facts for a result from a trial's progress.
+
+    ``attempts_s``: all its attempts together; a killed one counts up to its last event, time between attempts not at all.
+    ``epoch_s``: an epoch with its validation. ``val_s``: the validation.
     """
     by_attempt: dict[int, list[Event]] = {}
     for event in events:
@@ -222,23 +207,21 @@ def measure_times(events: Iterable[Event], ended_s: float) -> dict[str, float]:
     if not by_attempt:
         return {}
     last = max(by_attempt)
-    spans = [(ended_s if n == last else lived[-1].time_s) - lived[0].time_s for n, lived in by_attempt.items()]
-    course = {"attempts_s": round(sum(max(0.0, span) for span in spans), 3)}
-    epochs = [[event for event in lived if event.kind == "epoch"] for lived in by_attempt.values()]
-    if (epoch_s := _measure_epoch(epochs)) is not None:
-        course["epoch_s"] = round(epoch_s, 4)
-    if validations := [_number(event.facts, "val_s") for lived in epochs for event in lived if "val_s" in event.facts]:
-        course["val_s"] = round(median(validations), 4)
-    return course
+    spans = [(ended_s if n == last else seen[-1].time_s) - seen[0].time_s for n, seen in by_attempt.items()]
+    times = {"attempts_s": round(sum(max(0.0, span) for span in spans), 3)}
+    epochs = [[event for event in seen if event.kind == "epoch"] for seen in by_attempt.values()]
+    if epoch_s := _list_epochs_s(epochs):
+        times["epoch_s"] = round(median(epoch_s), 4)
+    if validations := [_number(event.facts, "val_s") for seen in epochs for event in seen if "val_s" in event.facts]:
+        times["val_s"] = round(median(validations), 4)
+    return times
 
 
-def _measure_epoch(epochs: Sequence[Sequence[Event]]) -> float | None:
-    """From one epoch's end to the next; of those that are alone in their attempts what they say, as that began with its start."""
-    gaps = [after.time_s - before.time_s for lived in epochs for before, after in itertools.pairwise(lived)]
-    own = [event for lived in epochs for event in lived if "epoch_s" in event.metrics]
-    alone = [event.metrics["epoch_s"] + _number(event.facts, "val_s") for event in own]
-    measured = gaps or alone
-    return median(measured) if measured else None
+def _list_epochs_s(epochs: Sequence[Sequence[Event]]) -> list[float]:
+    """From one epoch's end to the next; if every attempt has only one, what the epochs themselves report."""
+    gaps = [after.time_s - before.time_s for seen in epochs for before, after in itertools.pairwise(seen)]
+    own = [event for seen in epochs for event in seen if "epoch_s" in event.metrics]
+    return gaps or [event.metrics["epoch_s"] + _number(event.facts, "val_s") for event in own]
 
 
 def _number(facts: Mapping[str, Any], name: str) -> float:

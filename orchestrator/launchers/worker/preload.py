@@ -1,4 +1,4 @@
-"""Imported by the forkserver alone, once: what every worker would otherwise import again. Never touches CUDA."""
+"""Imported once, by the forkserver: loads what every worker would import again. Never touches CUDA."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 import sys
 
 PRELOADED = (
-    "trainers.loader.transforms",  # first, as it keeps albumentations from asking for a newer version
+    "trainers.loader.transforms",  # first: it keeps albumentations from asking for a newer version
     "orchestrator.launchers.worker.main",
     "orchestrator.launchers.local",
     "orchestrator.launchers.worker.process",
@@ -32,14 +32,14 @@ def _is_forkserver() -> bool:
 
 
 def _prepare_forkserver() -> None:
-    """Leave it to the dispatcher to heed signals, and die with it: Ctrl-C is for its process group, SIGTERM for all of a job."""
-    os.setpgid(0, 0)  # first, so that there is hardly a moment for Ctrl-C to hit
+    """Ignore signals and die with the dispatcher, which decides: Ctrl-C reaches its process group, SIGTERM a whole job."""
+    os.setpgid(0, 0)  # first, so that there is hardly a moment for Ctrl-C
     from orchestrator.launchers.base import STARTED_BY
-    from orchestrator.launchers.worker.process import die_with_parent, outlive_sigterm
+    from orchestrator.launchers.worker.process import block_sigterm, die_with_parent
 
-    outlive_sigterm()
+    block_sigterm()
     dispatcher = os.environ.pop(STARTED_BY, None)
-    die_with_parent(int(dispatcher) if dispatcher else None)  # which may be dead by now, and what follows takes seconds
+    die_with_parent(int(dispatcher) if dispatcher else None)  # it may be dead by now, and what follows takes seconds
 
 
 if _is_forkserver():
@@ -47,4 +47,4 @@ if _is_forkserver():
     gc.disable()  # imports make half a million objects and hardly any garbage: a tenth of their time went into looking for it
     for _name in PRELOADED:
         importlib.import_module(_name)
-    gc.freeze()  # nor do workers look there, which would make them copies of what they share; each begins with gc.enable
+    gc.freeze()  # so that workers do not copy shared pages to look for garbage; each begins with gc.enable

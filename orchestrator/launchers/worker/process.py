@@ -1,4 +1,4 @@
-"""What a worker's process does to itself before it works: environment, log, signals, and dying with its dispatcher."""
+"""What a worker's process sets up before it works: environment, log, signals, and dying with its dispatcher."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ DISPATCHER_GONE = 5
 
 
 def take_slot(slot: Slot) -> None:
-    """Confine this process to its slot; to be called before the first CUDA call and before libraries start threads."""
+    """Confine this process to its slot. Called before the first CUDA call and before libraries start threads."""
     os.environ["CUDA_VISIBLE_DEVICES"] = slot.visible_devices
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[variable] = str(slot.num_threads)
 
 
 def write_to_log(log: Path) -> None:
-    """Send all that this process prints, C libraries and crashes included, to the end of ``log``."""
+    """Append all that this process prints to ``log``, C libraries and crashes included."""
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -44,7 +44,7 @@ def write_to_log(log: Path) -> None:
 
 
 def drop_output() -> None:
-    """Let what this process still prints go nowhere."""
+    """Discard what this process still prints."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
@@ -52,22 +52,22 @@ def drop_output() -> None:
 
 
 def stop_on_sigterm() -> Callable[[], bool]:
-    """Turn SIGTERM into a wish to stop, one that waits already too; returns what tells whether it was uttered.
+    """Turn SIGTERM into a stop request, also one that is pending; returns a function that says whether there was one.
 
-    SIGINT is ignored: Ctrl-C reaches every process of a terminal, and it is for the dispatcher to decide.
+    SIGINT is ignored: Ctrl-C reaches every process of a terminal, and the dispatcher decides.
     """
-    wish = threading.Event()
-    signal.signal(signal.SIGTERM, lambda _number, _frame: wish.set())
+    stop_request = threading.Event()
+    signal.signal(signal.SIGTERM, lambda _number, _frame: stop_request.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
-    return wish.is_set
+    return stop_request.is_set
 
 
-def outlive_sigterm() -> None:
-    """Let SIGTERM wait, for this process and those that it forks, which take it by ``stop_on_sigterm``.
+def block_sigterm() -> None:
+    """Keep SIGTERM pending, in this process and in forked ones until they call ``stop_on_sigterm``.
 
-    A scheduler that ends a job, and systemd, send it to every process of the job: it is for the dispatcher to decide. Blocked,
-    and not handled: Python forgets what has come in between a fork and the first line of the new process.
+    Schedulers and systemd send it to every process of a job, and the dispatcher decides. It is blocked instead of handled because
+    Python loses a signal that arrives between a fork and the first line of the new process.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 
@@ -75,7 +75,7 @@ def outlive_sigterm() -> None:
 def die_with_parent(parent: int | None = None) -> None:
     """Have the kernel kill this process when the thread that started it dies (Linux).
 
-    parent: its process; where that has died already, before the kernel was asked, this process ends at once.
+    parent: the process of that thread; if it has died already, this process ends at once.
     """
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
@@ -86,30 +86,21 @@ def die_with_parent(parent: int | None = None) -> None:
 
 
 def die_with_dispatcher() -> None:
-    """End this process and what it forks when the dispatcher dies, however it dies.
+    """End this process and its forks, such as data loaders, when the dispatcher dies, however it dies.
 
-    Two ways, each enough alone: the kernel kills a forkserver when its dispatcher dies and a worker when its forkserver
-    does, even where the worker is stuck in C code; and a pipe from the dispatcher closes, wherever there is no prctl.
+    Each of two ways suffices. The kernel kills a forkserver with its dispatcher and a worker with its forkserver, even one that
+    is stuck in C code. And a pipe from the dispatcher closes, also where there is no prctl.
     """
     die_with_parent()
-    _bind_forks()
+    forking = {"pid": os.getpid()}
+    os.register_at_fork(before=lambda: forking.update(pid=os.getpid()), after_in_child=lambda: die_with_parent(forking["pid"]))
     dispatcher = multiprocessing.parent_process()
     if dispatcher is not None:
-        watch = threading.Thread(target=_end_after, args=(dispatcher.sentinel,), name="watch-dispatcher", daemon=True)
-        watch.start()
-
-
-def _bind_forks() -> None:
-    """Have whatever this process forks, such as loaders, die with the process that forked it."""
-    forking = {"pid": os.getpid()}
-    os.register_at_fork(
-        before=lambda: forking.update(pid=os.getpid()),
-        after_in_child=lambda: die_with_parent(forking["pid"]),
-    )
+        threading.Thread(target=_end_after, args=(dispatcher.sentinel,), name="watch-dispatcher", daemon=True).start()
 
 
 def offer_to_oom_killer() -> None:
-    """Let the kernel, out of memory, kill this process rather than the dispatcher (Linux)."""
+    """Make the kernel prefer this process over the dispatcher when memory runs out (Linux)."""
     score = Path("/proc/self/oom_score_adj")
     if score.exists():
         score.write_text("500", encoding="ascii")

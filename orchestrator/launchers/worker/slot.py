@@ -1,4 +1,4 @@
-"""slot."""
+"""What an attempt may use of a machine."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Slot:
-    """What one attempt may use.
+    """A share of a GPU, or of the CPU.
 
     visible_devices: the value of CUDA_VISIBLE_DEVICES; empty on the CPU.
-    memory_mb: memory of the GPU, where it is known; of a slot that is held, the part of it that is the attempt's.
+    memory_mb: memory of the GPU, if known; in a held slot, the attempt's part of it.
     most_per_gpu: attempts that may share the GPU; None: as many as its memory holds.
     """
 

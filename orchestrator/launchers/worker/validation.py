@@ -1,4 +1,4 @@
-"""What a training leaves of its validation images: confusions, probabilities, some pictures; on request a set with flips too."""
+"""What is kept of the validation images: confusion matrices, probabilities, some samples; on request also with flips."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.state.files import write_atomically
-from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.folder import TrialFile, TrialFolder
 from orchestrator.state.trial.outputs import write_confusions, write_predictions
 from orchestrator.state.trial.records import FLIPS, FLIPS_MIOU, OBJECTIVE
 from trainers.config import VOID
@@ -29,7 +29,7 @@ NUM_SAMPLES = 6
 
 
 def write_validation(trial: TrialFolder, trained: TrainResult, data: SplitData) -> None:
-    """Everything that is known of each validation image, as the trial was validated."""
+    """Write the confusion matrices, probabilities and samples of the best epoch."""
     if trained.confusions is not None:
         write_confusions(trial.confusions, trained.confusions, ignore_classes=data.ignore_classes)
     if trained.predictions is not None:
@@ -40,9 +40,9 @@ def write_validation(trial: TrialFolder, trained: TrainResult, data: SplitData) 
 def add_flips(
     trial: TrialFolder, trained: TrainResult, data: SplitData, *, slot: Slot, on_batch: Callable[[], None]
 ) -> TrainResult:
-    """Store a second set of predictions with the flips that the attempt asks for, and say beside the result what it scores.
+    """Write a second set of predictions with the flips that the attempt asks for; returns the result with its score added.
 
-    The result itself stays what it was. Flips that the trial was validated with need no second set; an earlier attempt's goes.
+    Flips that the trial was validated with need no second set. An earlier attempt's set is deleted.
     """
     from trainers.device import Compute
     from trainers.training.evaluate import evaluate_checkpoint, score
@@ -61,7 +61,7 @@ def add_flips(
     )
     assert flipped.predictions is not None
     trial.flips.mkdir()
-    write_confusions(trial.flips / trial.confusions.name, flipped.confusions, ignore_classes=data.ignore_classes)
+    write_confusions(trial.path / TrialFile.FLIPS_CONFUSIONS, flipped.confusions, ignore_classes=data.ignore_classes)
     _write_predictions(trial.flips, flipped.predictions, data)
     miou = score(flipped.confusions, data)[OBJECTIVE]
     return replace(trained, metrics=trained.metrics | {FLIPS_MIOU: miou}, facts=trained.facts | {FLIPS: attempt.keep_flips})

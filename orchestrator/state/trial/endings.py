@@ -1,4 +1,4 @@
-"""Closes an attempt's record in its folder, as failed or to be gone on with; for the worker, and for whoever survives it."""
+"""Records how an attempt ended: for the worker, and for the dispatcher when a worker is dead."""
 
 from __future__ import annotations
 
@@ -13,28 +13,34 @@ from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import OBJECTIVE, Event, TrialResult, TrialState
 
 
-def leave_waiting(trial: TrialFolder, attempt: int, *, reason: str, failure: FailureKind | None = None) -> None:
-    """Close an attempt without a result: the trial can be gone on with."""
-    trial.append(
-        Event(
-            kind="attempt_ended",
-            time_s=time.time(),
-            attempt=attempt,
-            state=TrialState.WAITING,
-            reason=reason,
-            failure=failure,
-        )
+def record_result(trial: TrialFolder, result: TrialResult) -> TrialResult:
+    """End the attempt and the trial; the result file is written last."""
+    ended = Event(
+        kind="attempt_ended",
+        time_s=result.ended_s,
+        attempt=result.attempt,
+        state=result.state,
+        reason=result.reason,
+        failure=result.failure,
     )
+    trial.append(ended)
+    trial.write_result(result)
+    return result
+
+
+def leave_waiting(trial: TrialFolder, attempt: int, *, reason: str, failure: FailureKind | None = None) -> None:
+    """End the attempt without a result: the trial can be resumed."""
+    state, now_s = TrialState.WAITING, time.time()
+    trial.append(Event(kind="attempt_ended", time_s=now_s, attempt=attempt, state=state, reason=reason, failure=failure))
 
 
 def fail(trial: TrialFolder, attempt: int, *, failure: FailureKind, reason: str) -> TrialResult:
-    """Make ``reason`` the trial's result, with the end of its log."""
+    """End the trial as FAILED, with the end of its log."""
     now_s = time.time()
-    epochs = [event.epoch for event in trial.events()[0] if event.epoch is not None]
     result = TrialResult(
         key=trial.spec().key,
         state=TrialState.FAILED,
-        epochs_run=max(epochs, default=0),
+        epochs_run=max((event.epoch or 0 for event in trial.events()[0]), default=0),
         attempt=attempt,
         started_s=first_start_s(trial, default=now_s),
         ended_s=now_s,
@@ -43,22 +49,11 @@ def fail(trial: TrialFolder, attempt: int, *, failure: FailureKind, reason: str)
         deviation=trial.attempt().deviation,
         log_tail=trial.log_tail(),
     )
-    trial.append(
-        Event(
-            kind="attempt_ended",
-            time_s=now_s,
-            attempt=attempt,
-            state=TrialState.FAILED,
-            reason=reason,
-            failure=failure,
-        )
-    )
-    trial.write_result(result)
-    return result
+    return record_result(trial, result)
 
 
 def prune(trial: TrialFolder, attempt: int, *, reason: str) -> TrialResult:
-    """Make it the trial's result that it was given up, with the metrics of its best epoch; its checkpoint stays."""
+    """End the trial as PRUNED, with the metrics of its best epoch; its checkpoint stays."""
     now_s = time.time()
     epochs = [event for event in trial.events()[0] if event.kind == "epoch"]
     best = max(epochs, key=lambda event: event.metrics.get(OBJECTIVE, -1.0), default=None)
@@ -74,16 +69,12 @@ def prune(trial: TrialFolder, attempt: int, *, reason: str) -> TrialResult:
         reason=reason,
         deviation=trial.attempt().deviation,
     )
-    trial.append(
-        Event(kind="attempt_ended", time_s=now_s, attempt=attempt, state=TrialState.PRUNED, reason=reason),
-    )
-    trial.write_result(result)
-    return result
+    return record_result(trial, result)
 
 
 def leave_without_space(trial: TrialFolder, attempt: int, error: BaseException) -> None:
-    """Keep what is whole, remove what is half written, and say what there is space to say."""
-    for unfinished in trial.path.glob(".*"):  # of this process: others write here too, such as the mirror its notes
+    """End an attempt on a full disk: delete half-written files and record what there is space to record."""
+    for unfinished in trial.path.glob(".*"):  # of this process: others write here too, such as the mirror
         if unfinished.name.endswith((".scratch", f".{os.getpid()}")):
             unfinished.unlink(missing_ok=True)
     with _where_there_is_space():
@@ -98,7 +89,7 @@ def first_start_s(trial: TrialFolder, *, default: float) -> float:
 
 
 def log_traceback(trial: TrialFolder, error: BaseException) -> None:
-    """The traceback goes to the log; a process of its own prints there anyway, a thread does not."""
+    """Write the traceback to the log."""
     with open(trial.log, "a", encoding="utf-8", errors="backslashreplace") as log:
         traceback.print_exception(error, file=log)
 

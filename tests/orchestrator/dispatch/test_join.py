@@ -10,8 +10,8 @@ import pytest
 
 from orchestrator.dispatch.join import join_sweep
 from orchestrator.errors import DataError, OrchestrateError, SpecError, TrackingError
-from orchestrator.launchers import LAUNCHERS
 from orchestrator.launchers.base import Launcher, Requester
+from orchestrator.launchers.choose import LAUNCHERS
 from orchestrator.operations.data.make import make_data
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.preflight import prepare

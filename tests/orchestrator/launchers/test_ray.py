@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from orchestrator.errors import LaunchError
-from orchestrator.launchers import LAUNCHERS
 from orchestrator.launchers.base import JobExit
+from orchestrator.launchers.choose import LAUNCHERS
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import Attempt
 from tests.orchestrator.ray_cluster import RayCluster, start_cluster

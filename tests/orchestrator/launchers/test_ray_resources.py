@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.errors import LaunchError
-from orchestrator.launchers import LAUNCHERS
+from orchestrator.launchers.choose import LAUNCHERS
 from orchestrator.launchers.ray_resources import Share, choose_share
 
 CPU_NODE = {"CPU": 8.0}

@@ -13,7 +13,7 @@ from orchestrator.errors import LaunchError
 from orchestrator.launchers.base import UNKNOWN, JobExit, MemoryEstimate, Requester
 from orchestrator.launchers.local import LocalLauncher
 from orchestrator.launchers.slots.driver import read_nvidia_smi
-from orchestrator.launchers.slots.gpu_sharing import adjust
+from orchestrator.launchers.slots.gpu_sharing import adjust_reservation
 from orchestrator.launchers.slots.gpus import GpuWatch
 from orchestrator.launchers.slots.locks import HeldSlot
 from orchestrator.launchers.slots.table import SlotTable, find_slots
@@ -44,7 +44,7 @@ class OnGpu(ScriptedJob):
 
     def poll(self) -> JobExit | None:
         if (exit := super().poll()) is not None:
-            self.held.give_back()
+            self.held.release()
         return exit
 
 
@@ -133,7 +133,7 @@ def test_after_a_first_epoch_others_of_its_kind_come_to_its_gpu(bench: Bench, tm
         if job is launcher.jobs[0] and job.num_polls == 3:
             assert len(launcher.jobs) == 1
             job.trial.append(Event(kind="epoch", time_s=1.0, attempt=1, epoch=1, facts={"peak_memory_mb": 1000}))
-            adjust(launcher.jobs[0].held, 1000)  # as the worker does
+            adjust_reservation(launcher.jobs[0].held, 1000)  # as the worker does
         return complete(job) if launcher.most_at_once == 4 else None
 
     launcher = GpuLauncher(script, slots_of(LARGE, most=None, num_shares=4), tmp_path)

@@ -42,7 +42,7 @@ def note(word):
 class Sleeping(ScriptedJob):
     def poll(self):
         if (exit := super().poll()) is not None:
-            table.give_back(self.held, is_lost=False)
+            table.release(self.held, is_lost=False)
         return exit
 
 class OneSlot:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from orchestrator.launchers.base import ANY, UNKNOWN, MemoryEstimate
 from orchestrator.launchers.slots.driver import read_nvidia_smi
-from orchestrator.launchers.slots.gpu_sharing import adjust
+from orchestrator.launchers.slots.gpu_sharing import adjust_reservation
 from orchestrator.launchers.slots.gpus import GpuWatch
 from orchestrator.launchers.slots.locks import HeldSlot
 from orchestrator.launchers.slots.table import SlotTable, find_slots
@@ -88,7 +88,7 @@ def test_dispatchers_with_different_settings_keep_each_others_promises(
         held: list[HeldSlot] = []
         for number, need, is_taken in steps:
             if not is_taken and held:
-                held.pop(number % len(held)).give_back()
+                held.pop(number % len(held)).release()
                 continue
             num_free = tables[number].count_free(need)
             one = tables[number].take(need)
@@ -99,7 +99,7 @@ def test_dispatchers_with_different_settings_keep_each_others_promises(
             assert len({one.slot.name for one in held}) == len(held)
             assert_kept([Promise.of(one.slot) for one in held])
         for one in held:
-            one.give_back()
+            one.release()
 
 
 RACER = """
@@ -122,7 +122,7 @@ for turn in range(60):
     from_ns, slot = time.monotonic_ns(), held.slot
     time.sleep(0.001)
     print(json.dumps([from_ns, time.monotonic_ns(), slot.name, slot.visible_devices, slot.most_per_gpu, slot.memory_mb]))
-    held.give_back()
+    held.release()
 """
 
 
@@ -181,7 +181,7 @@ def test_what_is_not_measured_runs_alone_until_it_is(auto: SlotTable) -> None:
     need = MemoryEstimate.of_peak(5000)
     assert auto.count_free(ANY) == auto.count_free(need) == 0
     small = first if first.slot.memory_mb == 24000 else second
-    assert adjust(small, 5000) == need.mb
+    assert adjust_reservation(small, 5000) == need.mb
     assert auto.count_free(need) == 24000 // need.mb - 1
     assert auto.count_free(UNKNOWN) == 0
     assert take(auto, need).slot.memory_mb == need.mb
@@ -192,7 +192,7 @@ def test_a_peak_that_grows_keeps_others_out(auto: SlotTable) -> None:
     held = [take(auto, MemoryEstimate(1000, is_measured=True)) for _ in range(2)]
     before = auto.count_free(MemoryEstimate(8000, is_measured=True))
     for one in held:
-        adjust(one, 20000)
+        adjust_reservation(one, 20000)
     assert auto.count_free(MemoryEstimate(8000, is_measured=True)) < before
 
 
@@ -200,7 +200,7 @@ def test_what_a_part_was_too_small_for_stays_alone(auto: SlotTable) -> None:
     """On a GPU with more, for as long as it runs."""
     held = take(auto, MemoryEstimate(24001))
     assert (held.slot.visible_devices, held.slot.memory_mb) == ("GPU-large", 80000)
-    assert adjust(held, 100) == 80000
+    assert adjust_reservation(held, 100) == 80000
     assert {take(auto, MemoryEstimate(100, is_measured=True)).slot.visible_devices for _ in range(3)} == {"GPU-small"}
     assert auto.count_free(MemoryEstimate(24001)) == 0
 
@@ -215,7 +215,7 @@ def test_a_trial_is_only_placed_where_it_fits(tmp_path: Path, setting: object) -
     assert alone.slot.visible_devices == "GPU-large"
     assert (table.count_free(large), table.take(large)) == (0, None)
     assert table.count_free(UNKNOWN) == 1
-    alone.give_back()
+    alone.release()
     assert take(table, large).slot.visible_devices == "GPU-large"
 
 
@@ -241,7 +241,7 @@ def test_a_claim_that_cannot_be_read_is_the_whole_gpu(tmp_path: Path, auto: Slot
     for file in tmp_path.glob("*-?.lock"):
         file.write_text('{"schema_version": 2}')
     assert auto.count_free(ANY) == 0
-    assert all(one.give_back() for one in held)
+    assert all(one.release() for one in held)
     assert auto.count_free(UNKNOWN) == 2
 
 

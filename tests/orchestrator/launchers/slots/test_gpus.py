@@ -98,9 +98,9 @@ def end_on(table: SlotTable, gpu: str, *, is_lost: bool) -> None:
     held = [one for _ in range(2) if (one := table.take()) is not None]
     for one in held:
         if one.slot.visible_devices == gpu:
-            table.give_back(one, is_lost=is_lost)
-            table.give_back(one, is_lost=is_lost)  # a job may be polled again
-        one.give_back()
+            table.release(one, is_lost=is_lost)
+            table.release(one, is_lost=is_lost)  # a job may be polled again
+        one.release()
 
 
 def test_a_gpu_that_is_not_listed_any_more_gets_no_trial(

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from orchestrator.launchers.base import ANY, UNKNOWN, MemoryEstimate, Requester
 from orchestrator.launchers.slots.driver import read_nvidia_smi
 from orchestrator.launchers.slots.locks import HeldSlot, LockFolder
-from orchestrator.launchers.slots.priority_queue import FRESH_S, REPEAT_S, Line
+from orchestrator.launchers.slots.priority_queue import FRESH_S, REPEAT_S, PriorityQueue
 from orchestrator.launchers.slots.table import SlotTable, find_slots
 from orchestrator.launchers.worker.slot import Slot
 from tests.orchestrator.clock import Clock
@@ -88,15 +88,16 @@ def test_a_free_slot_is_left_to_a_higher_priority_as_long_as_it_lives(tmp_path: 
 
 def test_what_is_not_said_again_counts_no_more(tmp_path: Path, clock: Clock) -> None:
     """It is repeated in time where it stays the same, and at once where it is new."""
-    high, low = (Line(LockFolder(tmp_path), requester, ["cpu-0"], clock=clock) for requester in (URGENT, Requester("ordinary")))
+    requesters = (URGENT, Requester("ordinary"))
+    high, low = (PriorityQueue(LockFolder(tmp_path), requester, ["cpu-0"], clock=clock) for requester in requesters)
     for _ in range(20):
-        high.stand("same", is_full=False, find=lambda: (["cpu-0"], {}))
-        assert low.look_ahead().wants("cpu-0")
+        high.enter("same", is_full=False, find=lambda: (["cpu-0"], {}))
+        assert [entry.slots for entry in low.look_ahead()] == [("cpu-0",)]
         clock.now_s += REPEAT_S
     clock.now_s += FRESH_S
-    assert not low.look_ahead().wants("cpu-0")
-    high.stand("other", is_full=True, find=lambda: (["cpu-0"], {}))
-    assert not low.look_ahead().wants("cpu-0")
+    assert low.look_ahead() == []
+    high.enter("other", is_full=True, find=lambda: (["cpu-0"], {}))
+    assert low.look_ahead() == []
     assert low.goes_first == URGENT
     high.leave()
     low.look_ahead()
@@ -122,12 +123,12 @@ def test_who_has_as_many_slots_as_they_may_keeps_only_those(tmp_path: Path, cpu_
     beside = low.take()
     assert beside is not None
     assert low.line_up([ANY]) == URGENT
-    high.give_back(first, is_lost=False)
+    high.release(first, is_lost=False)
     assert (low.count_free(), low.take()) == (0, None)
     last = high.take()
     assert last is not None
     high.line_up(())
-    high.give_back(last, is_lost=False)
+    high.release(last, is_lost=False)
     assert low.count_free() == 1
 
 
@@ -142,8 +143,8 @@ def test_a_gpu_that_somebody_has_given_up_is_not_left_to_them(tmp_path: Path) ->
     """They would never take it."""
     high, low = (make_table(tmp_path, 1, requester) for requester in (URGENT, Requester("ordinary")))
     held = take_all(high)
-    high.give_back(held[0], is_lost=True)
-    high.give_back(held[1], is_lost=False)
+    high.release(held[0], is_lost=True)
+    high.release(held[1], is_lost=False)
     high.line_up([UNKNOWN])
     assert [one.slot.name for one in take_all(low)] == [held[0].slot.name]
 
@@ -154,14 +155,14 @@ def test_a_gpu_is_emptied_for_who_needs_all_of_it(tmp_path: Path) -> None:
     every = take_all(low)
     running = {gpu: [one for one in every if one.slot.visible_devices == gpu] for gpu in ("GPU-small", "GPU-large")}
     assert [len(some) for some in running.values()] == [3, 3]
-    low.give_back(running["GPU-large"].pop(), is_lost=False)
+    low.release(running["GPU-large"].pop(), is_lost=False)
     high.line_up([UNKNOWN])
     assert low.take() is None
-    low.give_back(running["GPU-small"].pop(), is_lost=False)
+    low.release(running["GPU-small"].pop(), is_lost=False)
     assert gpus_of(take_all(low)) == {"GPU-small"}
     while running["GPU-large"]:
         assert high.take() is None
-        low.give_back(running["GPU-large"].pop(), is_lost=False)
+        low.release(running["GPU-large"].pop(), is_lost=False)
         assert low.take() is None
     assert gpus_of(take_all(high)) == {"GPU-large"}
 
@@ -174,7 +175,7 @@ def test_a_part_that_somebody_has_no_slot_for_is_not_left_to_them(tmp_path: Path
     every = take_all(low, small)
     for one in every:
         if one.slot.name in ("GPU-a-1", "GPU-a-2", "GPU-b-2"):
-            low.give_back(one, is_lost=False)
+            low.release(one, is_lost=False)
     high.line_up([small])
     assert high.count_free(small) == 0
     assert [one.slot.name for one in take_all(low, small)] == ["GPU-b-2"]
@@ -207,23 +208,23 @@ def test_no_gpu_is_idle_for_nothing(
                 held.append((tables[number], one))
             elif held:
                 table, one = held.pop(number % len(held))
-                table.give_back(one, is_lost=False)
+                table.release(one, is_lost=False)
         takable = take_all(high, high_need)
         for one in takable:
-            high.give_back(one, is_lost=False)
+            high.release(one, is_lost=False)
         high.line_up([high_need])
         beside = take_all(low, low_need)
         again = take_all(high, high_need)
         assert len(again) == len(takable)
         for one in again:
-            high.give_back(one, is_lost=False)
+            high.release(one, is_lost=False)
         high.line_up(())
         left = take_all(low, low_need)
         idle = gpus_of(left) - gpus_of(takable)
         assert len(idle) <= 1
         assert idle <= gpus_of(one for _, one in held)
         for one in (*beside, *left, *(one for _, one in held)):
-            one.give_back()
+            one.release()
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")

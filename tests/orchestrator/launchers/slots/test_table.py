@@ -48,8 +48,8 @@ def test_one_slot_is_on_whichever_gpu_is_free(tmp_path: Path) -> None:
     assert [(table.count_free(), table.take()) for table in tables] == [(0, None)] * 2
     for table, one in zip(tables, held, strict=True):
         assert one is not None
-        table.give_back(one, is_lost=False)
-        table.give_back(one, is_lost=False)
+        table.release(one, is_lost=False)
+        table.release(one, is_lost=False)
         assert table.count_free() == 1
     shares = find_choice(3, None, trials_per_gpu=2, environment={}, list_gpus=lambda: listing)
     assert [slot.name for slot in shares] == ["GPU-a-0", "GPU-b-0", "GPU-a-1", "GPU-b-1"]
@@ -82,8 +82,8 @@ def test_two_tables_never_share_a_slot(tmp_path: Path, cpu_slots: tuple[Slot, ..
     assert second is not None
     assert {first.slot, second.slot} == set(cpu_slots)
     assert (one.take(), two.take(), one.count_free()) == (None, None, 0)
-    first.give_back()
-    first.give_back()
+    first.release()
+    first.release()
     assert two.count_free() == 1
 
 
@@ -93,7 +93,7 @@ def test_a_slot_is_held_until_its_last_holder_lets_go(tmp_path: Path, cpu_slots:
     held = table.take()
     assert held is not None
     copy_of_worker = os.dup(held.descriptor)
-    held.give_back()
+    held.release()
     assert table.count_free() == 0
     os.close(copy_of_worker)
     assert table.count_free() == 1
@@ -115,7 +115,7 @@ def test_locks_are_made_for_everybody(tmp_path: Path, cpu_slots: tuple[Slot, ...
     finally:
         os.umask(before)
     assert held is not None
-    held.give_back()
+    held.release()
     assert (tmp_path / "a" / "slots").stat().st_mode & 0o7777 == 0o1777
     assert (tmp_path / "a" / "slots" / "cpu-0.lock").stat().st_mode & 0o777 == 0o666
 
@@ -136,7 +136,7 @@ def test_two_users_never_share_a_slot(cpu_slots: tuple[Slot, ...], mode: int) ->
             return SlotTable(cpu_slots, folder).count_free()
 
         assert run_as(65534, theirs) == 1
-        held.give_back()
+        held.release()
         assert run_as(65534, theirs) == 2
         assert table.count_free() == 2
 

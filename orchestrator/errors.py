@@ -1,14 +1,14 @@
-"""What can go wrong, as one tree; the command line prints these without a traceback.
+"""All errors as one tree; the command line prints them without a traceback.
 
 OrchestrateError
 ├── SpecError        the sweep file or an option is wrong: nothing was started
-├── DataError        the data set that a sweep names cannot be used: nothing was started
+├── DataError        the sweep's data set cannot be used: nothing was started
 ├── LaunchError      no worker can be started
-├── TrialError       a trial's folder is not what it should be
-├── TrackingError    the tracking server cannot be used
-├── EnsembleError    these predictions cannot be combined
-├── PredictError     a model, the pictures or the place for the masks cannot be used
-└── ScheduleError    a schedule cannot be kept or exported
+├── TrialError       a trial's folder lacks a file, or another version wrote it
+├── TrackingError    the tracking server or the ledger's database cannot be used
+├── EnsembleError    predictions cannot be combined: another split, other labels, a damaged file
+├── PredictError     the model, the images or the output cannot be used: nothing was written
+└── ScheduleError    a schedule cannot be run or exported
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import re
 
 
 class OrchestrateError(Exception):
-    """The message says where, what was found, what is allowed and what to do."""
+    """Its message says where, what was found, what is allowed and what to do."""
 
 
 class SpecError(OrchestrateError):
@@ -25,7 +25,7 @@ class SpecError(OrchestrateError):
 
 
 class DataError(OrchestrateError):
-    """A data set named by the sweep cannot be used."""
+    """The sweep's data set cannot be used."""
 
 
 class LaunchError(OrchestrateError):
@@ -33,30 +33,30 @@ class LaunchError(OrchestrateError):
 
 
 class TrialError(OrchestrateError):
-    """A trial's folder is missing something or was written by another version."""
+    """A trial's folder lacks a file, or another version wrote it."""
 
 
 class TrackingError(OrchestrateError):
-    """The tracking server cannot be reached or answers something unexpected."""
+    """The tracking server or the ledger's database cannot be used."""
 
 
 class EnsembleError(OrchestrateError):
-    """Predictions that cannot be combined: another split, other labels, a damaged file."""
+    """Predictions cannot be combined."""
 
 
 class PredictError(OrchestrateError):
-    """What to predict with, on or into cannot be used; nothing was written."""
+    """The model, the images or the output cannot be used; nothing was written."""
 
 
 class ScheduleError(OrchestrateError):
-    """A schedule that cannot be kept, or not be written as crontab or systemd have it."""
+    """A schedule cannot be run, or cannot be exported to crontab or systemd."""
 
 
-# Up to the last @ before a space, because a password may hold @, / and :. In doubt (a path with an @) too much is hidden.
+# Up to the last @ before a space, because a password may contain @, / and :. In doubt (a path with an @) too much is hidden.
 _IN_ADDRESS = re.compile(r"(\w://[^\s/:]*):\S*@")
 _IN_QUERY = re.compile(r"([?&;](?:\w*password|passwd|pwd|\w*token)=)[^\s&;'\"]+", re.IGNORECASE)
 
 
 def redact(text: str) -> str:
-    """Take the passwords out of every address in ``text``; user, host, port and path stay."""
+    """Hide the passwords in all addresses in ``text``; user, host, port and path stay."""
     return _IN_QUERY.sub(r"\1***", _IN_ADDRESS.sub(r"\1:***@", text))

@@ -1,4 +1,4 @@
-"""Whether the disk has room: for all that a plan will write, and before each launch for the next trial."""
+"""Whether the disk has room: for a whole plan, and before each launch for the next trial."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ GB = 1e9
 
 
 class DiskSpace:
-    """Free space below a folder, against what a trial may need: as much as the largest of the sweep has been seen to take.
+    """Free space below a folder, compared with what a trial may need: as much as the sweep's largest one so far.
 
-    floor_gb: to be left free in any case; it is also what the first trial, of which nothing is known, has to do with.
+    floor_gb: stays free in any case; before anything is known, the first trial needs no more.
     """
 
     def __init__(self, folder: Path, floor_gb: float) -> None:
@@ -25,13 +25,13 @@ class DiskSpace:
         self._largest_gb = 0.0
 
     def note(self, trial: Path) -> None:
-        """Take note of how large a trial's folder is; while it runs, its checkpoints count too."""
+        """Learn how large a trial's folder is; while it runs, its checkpoints count too."""
         with os.scandir(trial) as files:
             sizes = [_size(file) for file in files]
         self._largest_gb = max(self._largest_gb, sum(sizes) / GB)
 
     def find_lack(self, num_running: int) -> str | None:
-        """What is lacking for one more trial beside ``num_running``, and what to do; None where there is room."""
+        """What is missing for one more trial beside ``num_running``, and what to do; None if there is room."""
         found_gb = free_gb(self._folder)
         needed_gb = self._floor_gb + (num_running + 1) * self._largest_gb
         if found_gb >= needed_gb:
@@ -46,16 +46,16 @@ class DiskSpace:
 
 HINT = (
     "Free some disk: `orchestrate clean` removes what can be made or fetched again, `keep` in the sweep file says how many "
-    "checkpoints stay; or move ORCHESTRATE_HOME. Then the same command goes on."
+    "checkpoints stay; or move ORCHESTRATE_HOME. Then run the same command again to resume."
 )
 
 
 @dataclass(frozen=True)
 class DiskNeed:
-    """What the trials of a plan are expected to write, against the space there is; in GB of 10**9 bytes.
+    """What a plan's trials are expected to write, compared with the free space; in GB of 10**9 bytes.
 
-    kept_gb: what stays of all of them. running_gb: beside it, while as many run as there are slots. first_gb: what the first ones
-    need at once. is_guess: some of it goes by trials of other kinds.
+    kept_gb: what all of them keep. running_gb: in addition, while every slot is busy. first_gb: what the first trials need.
+    is_guess: some of it is estimated from other kinds of trials.
     """
 
     folder: Path
@@ -84,17 +84,17 @@ class DiskNeed:
         return self.free_gb >= self.floor_gb + self.needed_gb
 
     def describe(self) -> str:
-        """One line for people."""
+        """In one line."""
         guess = " (guess)" if self.is_guess else ""
         free = f"{format_gb(self.free_gb)} free in {self.folder}"
-        told = f"disk: {format_gb(self.needed_gb)}{guess} of checkpoints and predictions, {free}"
+        needed = f"disk: {format_gb(self.needed_gb)}{guess} of checkpoints and predictions, {free}"
         if self.is_enough:
-            return told
+            return needed
         floor = f"{format_gb(self.floor_gb)} of which stay free (limits.free_disk_gb)"
-        return f"{told}, {floor}: the sweep will stop before it is through"
+        return f"{needed}, {floor}: the sweep will stop before it is complete"
 
     def find_lack(self) -> str | None:
-        """Why not even the first trials can be run, and what to do; None where they can, or where nothing is sure."""
+        """Why not even the first trials can run, and what to do; None if they can, or on a guess."""
         if self.is_guess or self.free_gb >= self.floor_gb + self.first_gb:
             return None
         return (
@@ -105,22 +105,18 @@ class DiskNeed:
 
 
 def free_gb(folder: Path) -> float:
-    """Free space where a folder is, or will be."""
-    return shutil.disk_usage(_existing(folder)).free / GB
+    """Free space on the disk of a folder, which need not exist yet."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(existing).free / GB
 
 
 def say_full(folder: Path, found: str) -> str:
-    """What to tell where something could not be written for want of space."""
+    """The message for a write that failed because the disk is full."""
     return f"{folder}: the disk is full, or a quota used up: {found.rstrip('.')}. Nothing more is started. {HINT}"
 
 
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest above it that exists."""
-    return next(path for path in (folder, *folder.parents) if path.exists())
-
-
 def _size(file: os.DirEntry[str]) -> int:
-    """Bytes, of a folder those of all that it holds; 0 of a scratch file that has just got its name."""
+    """Bytes of a file, or of a folder's content; 0 for a scratch file that has just been renamed."""
     try:
         if file.is_dir(follow_symlinks=False):
             with os.scandir(file) as files:

@@ -1,4 +1,4 @@
-"""File systems of other machines, on which SQLite's locks do not hold."""
+"""Replacing and appending to files so that a kill leaves them whole; locks; network file systems."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from orchestrator.errors import TrackingError
 
 
 def is_locked(path: Path) -> bool:
-    """Whether some process holds the lock at ``path``; the file is created where it is missing."""
+    """Whether a process holds the lock at ``path``; a missing file is created."""
     lock = FileLock(path, thread_local=False)
     try:
         lock.acquire(blocking=False)
@@ -27,40 +27,40 @@ def is_locked(path: Path) -> bool:
 
 
 NETWORK = ("nfs", "cifs", "smb", "sshfs", "fuse.sshfs", "afs", "fuse.rclone", "fuse.davfs", "davfs")
-"""What the names of their kinds begin with, as the mount table has them."""
+"""Beginnings of their types in the mount table."""
 
 
 def check_local(file: Path, what: str) -> None:
-    """Check that a database file lies on a disk of this machine.
+    """Check that a database file lies on a local disk.
 
     Raises:
-        TrackingError: it lies on a network's, where two machines that write at once damage it.
+        TrackingError: it lies on a network file system, where two machines that write at once damage it.
     """
     found = find_network_mount(file)
     if found is not None:
         folder, kind = found
         raise TrackingError(
             f"{file}: {what} would be an SQLite file on {folder}, a network file system ({kind}): its locks do not hold there, "
-            "so that two machines that write at once damage it. Let ORCHESTRATE_HOME name a folder on a local disk; what "
-            "machines are to share goes through ORCHESTRATE_STORAGE (PostgreSQL) and MLFLOW_TRACKING_URI (a server)."
+            "so that two machines that write at once damage it. Set ORCHESTRATE_HOME to a folder on a local disk; machines "
+            "share their work through ORCHESTRATE_STORAGE (PostgreSQL) and MLFLOW_TRACKING_URI (a server)."
         )
 
 
 def find_network_mount(file: Path) -> tuple[str, str] | None:
-    """Mount point and kind of the network file system that ``file`` lies on, or would lie on; None where it is a local one."""
+    """Mount point and type of the network file system that ``file`` is or will be on; None if it is a local one."""
     path = file.resolve()
     mounts = [mount for mount in psutil.disk_partitions(all=True) if path.is_relative_to(mount.mountpoint)]
     if not mounts:
         return None
-    nearest = max(reversed(mounts), key=lambda mount: len(mount.mountpoint))  # of two at one place the later lies on top
+    nearest = max(reversed(mounts), key=lambda mount: len(mount.mountpoint))  # the later of two at one point is on top
     return (nearest.mountpoint, nearest.fstype) if nearest.fstype.startswith(NETWORK) else None
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a path beside ``path`` to write a file or folder at; at the end it takes the place of ``path`` at once.
+    """Yield a scratch path, at which a file or folder is written; at the end it replaces ``path`` at once.
 
-    Neither readers nor a kill ever see half of it. After an exception it is removed. Threads and processes may write at once.
+    No reader sees half of it, even after a kill; after an exception it is deleted. Threads and processes may do so at once.
     """
     scratch = path.with_name(f".{path.name}.{threading.get_native_id()}.{os.getpid()}")
     try:
@@ -73,7 +73,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace ``path`` at once by text (UTF-8) or bytes that a power cut cannot take away any more."""
+    """Replace ``path`` at once by text (UTF-8) or bytes; they survive a power cut."""
     with replacing(path) as scratch, open(scratch, "wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
@@ -81,9 +81,9 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def append_line(path: Path, text: str) -> None:
-    """Add a line; one write, so that a kill leaves at most one torn last line.
+    """Add a line in one write, so that a kill leaves at most one torn last line.
 
-    A torn line of a killed predecessor is closed first, so that it cannot swallow this one.
+    An earlier torn line is ended first, so that this one stays readable.
     """
     with open(path, "ab+") as file:
         torn = False
@@ -94,6 +94,6 @@ def append_line(path: Path, text: str) -> None:
 
 
 def mark_file(path: Path | str) -> str:
-    """What tells a file from what it was or will be under the same name."""
+    """Size and time: changes when the file is replaced."""
     found = os.stat(path)
     return f"{found.st_size}-{found.st_mtime_ns}"

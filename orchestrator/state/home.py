@@ -1,4 +1,4 @@
-"""Where everything of this machine lies (``mlruns/``), and who is alive in it: paths, servers, owners."""
+"""The folder that holds everything on this machine (``mlruns/``), and which dispatchers are alive there."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 class Home:
     """The folder that holds trials, caches and databases. Nothing is created before it is needed.
 
-    storage: database shared by a team (PostgreSQL), for ledger and search; None: files in ``root``.
+    storage: a team's database (PostgreSQL) for ledger and search; None: files in ``root``.
     tracking: MLflow's tracking server; None: SQLite in ``root``.
     """
 
@@ -44,7 +44,7 @@ class Home:
 
     @property
     def plans(self) -> Path:
-        """What each sweep came to when it was begun last."""
+        """Each sweep's latest plan."""
         return self.root / "plans"
 
     @property
@@ -54,7 +54,7 @@ class Home:
 
     @property
     def cache(self) -> Path:
-        """What can be made again, such as unpacked predictions."""
+        """Files that can be made again, such as unpacked predictions."""
         return self.root / "cache"
 
     @property
@@ -63,7 +63,7 @@ class Home:
 
     @property
     def schedule(self) -> Path:
-        """What `orchestrate schedule` notes down, and the logs of the sweeps that it has run."""
+        """State of `orchestrate schedule`, and the logs of its sweeps."""
         return self.root / "schedule"
 
     @property
@@ -80,7 +80,7 @@ class Home:
 
     @property
     def optuna_url(self) -> str | None:
-        """Optuna's database where a team shares one; None: the journal."""
+        """Optuna's database if a team shares one; None: the journal."""
         return self.storage
 
     @property
@@ -95,22 +95,22 @@ class Home:
         return self.trials / key
 
     def new_owner(self) -> Owner:
-        """Enter this home under a name of one's own; others see it as alive until it is closed or its process dies."""
+        """Register this process under a new name; it counts as alive until it is closed or its process dies."""
         return Owner(self.locks)
 
     def is_dead(self, owner: str) -> bool:
-        """Whether ``owner`` lived on this machine and no longer does. Of other machines only leases tell: False."""
+        """Whether ``owner`` was a process of this machine and has died. For other machines only leases count: False."""
         return self.is_alive(owner) is False
 
     def is_alive(self, owner: str) -> bool | None:
-        """Whether ``owner`` lives; None where it is of another machine."""
+        """Whether ``owner`` is alive; None if it is on another machine."""
         host, process, started_ms = owner.rsplit(":", 2)
         if host != socket.gethostname():
             return None
         path = _lock_path(self.locks, owner)
-        if not path.exists():  # closed, or an owner of another home that shares our database
+        if not path.exists():  # closed, or in another home that shares our database
             pid, _, space = process.partition("-")
-            if space not in ("", _process_space()):  # another machine of that name, or a container with this one's
+            if space not in ("", _process_space()):  # a machine of the same name, or a container
                 return None
             return _is_running(int(pid), started_s=int(started_ms) / 1000)
         lock = FileLock(path, thread_local=False)
@@ -123,8 +123,8 @@ class Home:
         return False
 
     def nudge(self, owner: str) -> None:
-        """Have an owner of this home look into the ledger at once."""
-        with suppress(OSError):  # gone meanwhile, of another home, or another user's: it looks by itself soon
+        """Make an owner in this home read the ledger at once."""
+        with suppress(OSError):  # gone, in another home, or another user's: it reads the ledger soon anyway
             os.utime(_lock_path(self.locks, owner))
 
 
@@ -140,14 +140,14 @@ class Owner:
 
     @property
     def nudged_ns(self) -> int:
-        """When somebody last had us look into the ledger, as a mark that changes."""
+        """Changes whenever somebody calls ``Home.nudge`` for us."""
         try:
             return os.stat(self._lock.lock_file).st_mtime_ns
         except FileNotFoundError:
             return 0
 
     def close(self) -> None:
-        """Give the name up."""
+        """Release the name."""
         if self._lock.is_locked:
             Path(self._lock.lock_file).unlink(missing_ok=True)
             self._lock.release()
@@ -160,7 +160,7 @@ class Owner:
 
 
 def _take_new_name(locks: Path) -> tuple[FileLock, str]:
-    """Lock a name that nobody has; two owners of one process may have started in the same millisecond."""
+    """Lock a name that nobody has: two owners in one process may start in the same millisecond."""
     while True:
         name = f"{socket.gethostname()}:{os.getpid()}-{_process_space()}:{time.time_ns() // 1_000_000}"
         lock = FileLock(_lock_path(locks, name), thread_local=False)
@@ -174,9 +174,9 @@ def _take_new_name(locks: Path) -> tuple[FileLock, str]:
 
 @cache
 def _process_space() -> str:
-    """Where a process's number means the same process: on one machine until it is started anew, apart from its containers.
+    """Identifies the boot and the PID namespace in which a process's number is unique; empty without /proc.
 
-    Names of machines do not tell: clones keep them, and containers may have their machine's. Empty where there is no /proc.
+    A host name does not suffice: clones keep it, and containers may have their machine's.
     """
     try:
         found = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii") + os.readlink("/proc/self/ns/pid")
@@ -190,7 +190,7 @@ def _lock_path(locks: Path, owner: str) -> Path:
 
 
 def _is_running(pid: int, *, started_s: float) -> bool:
-    """Whether the process that was ``pid`` at ``started_s`` still runs; a younger process has only got its number."""
+    """Whether the process that was ``pid`` at ``started_s`` still runs; a younger one only reuses its number."""
     try:
         return psutil.Process(pid).create_time() <= started_s + 1
     except psutil.NoSuchProcess:

@@ -1,4 +1,4 @@
-"""Versions of the libraries that results depend on: kept with each result, and compared with today's before one is reused."""
+"""This machine: the cores that may be used, and the versions of the libraries that results depend on."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from pathlib import Path
 import psutil
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-"""What a container may use, as ``<microseconds or max> <period in microseconds>``."""
-
+"""A container's quota, as ``<microseconds or max> <period in microseconds>``."""
 
 LIBRARIES = ("torch", "segmentation-models-pytorch", "timm", "albumentations", "numpy", "opencv-python-headless")
-"""Whose versions a result keeps."""
+"""Their versions are kept with each result."""
 
 PREFIX = "version/"
-"""Of the facts that hold them."""
+"""Of the facts that hold versions."""
 
 
 def library_versions() -> dict[str, str]:
-    """Versions as ``version/<library>``; of those that are installed under that name."""
+    """``version/<library>`` -> version, of those that are installed under that name."""
     versions = {f"{PREFIX}python": platform.python_version()}
     for name in LIBRARIES:
         try:
@@ -34,9 +33,9 @@ def library_versions() -> dict[str, str]:
 
 
 def describe_drift(results: Iterable[Mapping[str, str]], today: Mapping[str, str]) -> str | None:
-    """One line where results were made with other versions than today's; None where all agree.
+    """One line if results were made with other versions than today's; None if all agree.
 
-    results: of each result that is reused, its versions; a library that one side does not know is passed over.
+    results: versions of each result that is reused. A library that only one side knows is ignored.
     """
     listed = list(results)
     others: Counter[tuple[str, str]] = Counter()
@@ -47,15 +46,15 @@ def describe_drift(results: Iterable[Mapping[str, str]], today: Mapping[str, str
         others.update(drifted)
     if not others:
         return None
-    told = [f"{name.removeprefix(PREFIX)} {found} (now {today[name]})" for (name, found), _ in sorted(others.items())]
+    changes = [f"{name.removeprefix(PREFIX)} {found} (now {today[name]})" for (name, found), _ in sorted(others.items())]
     return (
-        f"{num_drifted} of {len(listed)} results that are reused were made with other versions: {', '.join(told)}. "
-        "Versions are no part of a trial's key: nothing is trained again for them"
+        f"{num_drifted} of {len(listed)} reused results were made with other versions: {', '.join(changes)}. "
+        "Versions are not part of a trial's key, so nothing is trained again"
     )
 
 
 def count_cores(quota: Path = CPU_QUOTA) -> int:
-    """Physical cores that this process may use: by the machine, its affinity, and a container's quota, rounded down."""
+    """Physical cores that this process may use, by its affinity and a container's quota, rounded down."""
     allowed = len(allowed_cpus())
     return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed, _read_quota(quota) or allowed))
 
@@ -68,7 +67,7 @@ def allowed_cpus() -> list[int]:
 
 
 def _read_quota(file: Path) -> int | None:
-    """CPUs that a container may use, at least 1; None where nothing limits it."""
+    """CPUs that a container may use, at least 1; None if unlimited."""
     try:
         allowed_us, period_us = file.read_text().split()
     except OSError:  # no container, or the first version of cgroups

@@ -218,7 +218,7 @@ class Attempts:
         now_s = self._clock()
         for running in self._running.values():
             self._report(running)
-            silent_s = running.silence.listen(now_s)
+            silent_s = running.silence.check(now_s)
             if silent_s > self._silence_s and running.hung_s is None:
                 running.hung_s = silent_s
                 running.job.stop(force=True)

@@ -1,9 +1,9 @@
-"""What all dispatchers of a sweep share: who owns which trial, who works on which sweep, and what a sweep comes to.
+"""The database that all dispatchers of a sweep share.
 
-database.py   opens it: SQLite here, PostgreSQL when shared
-waiting.py    a server that is away for a while
-claims.py     trials: claims with leases, states, members of sweeps
-roster.py     dispatchers, the wish that they stop, and the plan that a worker on another machine follows
+reconnect.py     a server that is unreachable for a while
+database.py      opens SQLite or PostgreSQL
+dispatchers.py   dispatchers, stop requests, and the plans for workers that join
+claims.py        trials: claims with leases, states, members of sweeps
 """
 
 from orchestrator.state.ledger.claims import Ledger, LedgerRow

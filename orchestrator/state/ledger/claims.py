@@ -1,4 +1,4 @@
-"""Who owns which trial: the dispatchers' one book of claims with leases."""
+"""Which dispatcher owns which trial: claims with leases."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from orchestrator.state.ledger.reconnect import Reconnection, retried
 from orchestrator.state.trial.records import TrialState
 from trainers.config import check_known
 
-KEYS_A_STATEMENT = 500
-"""SQLite takes a limited number of parameters a statement."""
+KEYS_PER_STATEMENT = 500
+"""SQLite allows a limited number of parameters per statement."""
 
 _trials = sa.Table(
     "ledger_trials",
@@ -41,7 +41,7 @@ _members = sa.Table(
     sa.Column("pruned", sa.Boolean, nullable=False, default=False),
 )
 
-# Statements of every trial's life are built once: building one takes longer than SQLite does to carry it out.
+# Frequent statements are built once: building one takes longer than SQLite needs to execute it.
 
 
 def _pruned_in(sweep: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
@@ -97,11 +97,10 @@ _STATES = sa.select(_trials, _pruned_in(sa.bindparam("for_sweep")).label("is_pru
 
 @dataclass(frozen=True)
 class LedgerRow:
-    """What the ledger knows of a trial.
+    """A trial in the ledger.
 
-    attempt: how often it was claimed. settled_attempt: the last attempt whose end was entered by ``finish``; a result
-    of a later attempt that lies in the trial's folder is news to the ledger.
-    sweep: the one that claimed it last.
+    attempt: how often it was claimed. settled_attempt: the last one whose end was recorded by ``finish``; the ledger does not know
+    a later attempt's result in the trial's folder. sweep: the one that claimed it last.
     """
 
     state: TrialState
@@ -113,18 +112,18 @@ class LedgerRow:
     settled_attempt: int = 0
 
     def is_held(self, now_s: float) -> bool:
-        """Whether its owner may still be working on it."""
+        """Whether its owner may still work on it."""
         return self.state is TrialState.RUNNING and self.lease_expires_s is not None and self.lease_expires_s >= now_s
 
 
 class Ledger:
-    """Gives every trial to at most one owner at a time; a finished trial is never given again.
+    """Gives a trial to at most one owner at a time, and a finished one to nobody.
 
-    Any number of processes may use one database. A claim lasts for ``lease_s`` and is to be renewed well before.
-    COMPLETE holds for everybody until ``forget``, PRUNED within its sweep, FAILED until ``reset_failed``.
+    Any number of processes may use one database. A claim lasts ``lease_s`` and must be renewed well before. COMPLETE holds for all
+    sweeps until ``forget``, PRUNED within its sweep, FAILED until ``reset_failed``.
 
     Raises:
-        TrackingError: the database cannot be opened; from every method: it cannot be used, or was waited for in vain.
+        TrackingError: the database cannot be opened; from every method: it cannot be used, or did not come back in time.
     """
 
     def __init__(self, url: str, *, clock: Callable[[], float] | None = None, lease_s: float = 60.0) -> None:
@@ -133,14 +132,14 @@ class Ledger:
         self._clock = clock or self._database.clock
         self._insert_trials, self._insert_members = self._insert_new(_trials), self._insert_new(_members)
         self.roster = Roster(self._database, clock=self._clock, lease_s=lease_s)
-        """Who works on which sweep, and what each sweep comes to."""
+        """The dispatchers, and the sweeps' plans."""
 
     def close(self) -> None:
         self._database.close()
 
     @property
     def reconnection(self) -> Reconnection:
-        """With which a server that has gone away is waited for."""
+        """How long to wait for a server that becomes unreachable."""
         return self._database.reconnection
 
     def now_s(self) -> float:
@@ -149,7 +148,7 @@ class Ledger:
 
     @retried
     def register(self, sweep: str, trials: Iterable[tuple[str, str]]) -> None:
-        """Make trials known as parts of ``sweep``; what is known already stays as it is.
+        """Add trials to ``sweep``; known ones stay as they are.
 
         trials: pairs of the trial's key and its configuration's id.
         """
@@ -164,10 +163,10 @@ class Ledger:
 
     @retried
     def claim(self, key: str, sweep: str, owner: str, *, after: int = 0) -> int | None:
-        """Take a trial; returns the number of the attempt (from 1), or None where it is not to be had.
+        """Take a trial; returns the number of the attempt (from 1), or None if it cannot be taken.
 
-        after: an attempt that this ledger may not know of, such as one of a ledger that was lost; the number is higher.
-        One statement, so that of any number of claimants exactly one wins.
+        after: the number will be higher; for attempts that this ledger may not know, such as those of a lost one.
+        One statement, so that exactly one of several claimants wins.
         """
         now_s = self._clock()
         times = {"now_s": now_s, "until_s": now_s + self.lease_s}
@@ -177,7 +176,7 @@ class Ledger:
 
     @retried
     def renew(self, owner: str, keys: Sequence[str]) -> list[str]:
-        """Prolong claims; returns those that ``owner`` has lost, whose trials it must not touch any more."""
+        """Renew claims; returns those that ``owner`` has lost and must no longer touch."""
         if not keys:
             return []
         held = sa.and_(_trials.c.key.in_(keys), *_IS_HELD)
@@ -187,29 +186,29 @@ class Ledger:
         return [key for key in keys if key not in kept]
 
     def release(self, key: str, owner: str) -> bool:
-        """Give a trial back, to be gone on with by anybody; False where ``owner`` did not have it any more."""
+        """Release a trial, so that anybody can resume it; False if ``owner`` no longer had it."""
         return self._end(_RELEASE, key, owner, TrialState.WAITING)
 
     def give_back(self, key: str, owner: str) -> bool:
-        """Give a trial back that was claimed and not begun: the attempt does not count. False as of ``release``."""
+        """Release a trial that was claimed but not started: the attempt does not count. Returns as ``release``."""
         return self._end(_GIVE_BACK, key, owner, TrialState.WAITING)
 
     def finish(self, key: str, owner: str, state: TrialState, reason: str | None = None) -> bool:
-        """Enter how a trial ended: COMPLETE, PRUNED or FAILED; False where ``owner`` did not have it any more."""
-        assert state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED)
+        """Record how a trial ended; False if ``owner`` no longer had it."""
+        assert state.has_ended
         return self._end(_FINISH, key, owner, state, why=reason)
 
     @retried
     def states(self, keys: Iterable[str], sweep: str | None = None) -> dict[str, LedgerRow]:
-        """What is known of those of ``keys`` that are registered.
+        """The rows of those of ``keys`` that are registered.
 
-        With ``sweep``, as that sweep sees it: what another one pruned is WAITING, what it pruned itself stays PRUNED.
+        With ``sweep``, as that sweep sees them: trials that another one pruned are WAITING, those that it pruned stay PRUNED.
         """
         found: dict[str, LedgerRow] = {}
         names = list(dict.fromkeys(keys))
         with self._database.begin() as connection:
-            for start in range(0, len(names), KEYS_A_STATEMENT):
-                some = names[start : start + KEYS_A_STATEMENT]
+            for start in range(0, len(names), KEYS_PER_STATEMENT):
+                some = names[start : start + KEYS_PER_STATEMENT]
                 for row in connection.execute(_STATES, {"some_trials": some, "for_sweep": sweep}):
                     state = TrialState(row.state)
                     if sweep is not None:
@@ -221,7 +220,7 @@ class Ledger:
 
     @retried
     def members(self, sweep: str) -> dict[str, str]:
-        """Keys of a sweep's trials, each with its configuration's id."""
+        """A sweep's trials: key -> id of the configuration."""
         with self._database.begin() as connection:
             rows = connection.execute(sa.select(_members.c.key, _members.c.configuration).where(_members.c.sweep == sweep))
             return {row.key: row.configuration for row in rows}
@@ -235,7 +234,7 @@ class Ledger:
 
     @retried
     def memberships(self) -> dict[str, set[str]]:
-        """Keys of all registered trials, each with the sweeps that it belongs to."""
+        """All registered trials: key -> names of its sweeps."""
         found: dict[str, set[str]] = {}
         with self._database.begin() as connection:
             for row in connection.execute(sa.select(_members.c.key, _members.c.sweep)):
@@ -243,10 +242,10 @@ class Ledger:
         return found
 
     def check_sweeps(self, names: Iterable[str]) -> None:
-        """Check that all of these sweeps are known here.
+        """Check that these sweeps are known here.
 
         Raises:
-            SpecError: one is not, with the nearest name.
+            SpecError: one is not; the message names the nearest.
         """
         known = sorted({*self.sweeps(), *self.roster.sweeps()})
         for name in names:
@@ -257,7 +256,7 @@ class Ledger:
 
     @retried
     def reclaim(self, is_dead: Callable[[str], bool]) -> list[str]:
-        """Set back to WAITING what owners hold that are dead; returns the keys."""
+        """Reset trials of dead owners to WAITING; returns their keys."""
         running = _trials.c.state == TrialState.RUNNING
         with self._database.begin() as connection:
             owners = connection.execute(sa.select(_trials.c.owner).where(running).distinct()).scalars().all()
@@ -271,19 +270,21 @@ class Ledger:
 
     @retried
     def reset_failed(self, keys: Iterable[str]) -> list[str]:
-        """Let FAILED trials be tried again; returns those that were."""
+        """Reset FAILED trials to WAITING; returns their keys."""
         names = list(dict.fromkeys(keys))
         reset: list[str] = []
         with self._database.begin() as connection:
-            for start in range(0, len(names), KEYS_A_STATEMENT):
-                failed = sa.and_(_trials.c.key.in_(names[start : start + KEYS_A_STATEMENT]), _trials.c.state == TrialState.FAILED)
+            for start in range(0, len(names), KEYS_PER_STATEMENT):
+                failed = sa.and_(
+                    _trials.c.key.in_(names[start : start + KEYS_PER_STATEMENT]), _trials.c.state == TrialState.FAILED
+                )
                 again = sa.update(_trials).where(failed).values(state=TrialState.WAITING, owner=None, reason=None)
                 reset += connection.execute(again.returning(_trials.c.key)).scalars()
         return sorted(reset)
 
     @retried
     def forget(self, key: str) -> bool:
-        """Set a COMPLETE trial whose result is lost back to WAITING; False where it is not COMPLETE (any more)."""
+        """Reset a COMPLETE trial whose result is lost to WAITING; False if it is not COMPLETE."""
         complete = sa.and_(_trials.c.key == key, _trials.c.state == TrialState.COMPLETE)
         with self._database.begin() as connection:
             again = sa.update(_trials).where(complete).values(state=TrialState.WAITING, owner=None, reason=None)
@@ -299,12 +300,12 @@ class Ledger:
         return is_ours
 
     def _insert_new(self, table: sa.Table) -> sa.Insert:
-        """Insert what is not there yet."""
+        """An insert that skips existing rows."""
         return self._database.insert(table).on_conflict_do_nothing()
 
 
 def _as_seen(state: TrialState, *, is_pruned_here: bool) -> TrialState:
-    """A trial's state from inside one sweep."""
+    """A trial's state as its sweep sees it."""
     if is_pruned_here and state is not TrialState.COMPLETE:
         return TrialState.PRUNED
     return TrialState.WAITING if state is TrialState.PRUNED and not is_pruned_here else state

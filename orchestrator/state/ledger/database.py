@@ -1,4 +1,4 @@
-"""The ledger's database: opened once, its tables created by one process at a time; SQLite here, PostgreSQL when shared."""
+"""Opens the ledger's database, SQLite or a shared PostgreSQL, and creates its tables."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from orchestrator.state.files import check_local
 from orchestrator.state.ledger.reconnect import CONNECTION, ConnectionLostError, Reconnection, wait_for_server
 
 LEDGER_VERSION = 1
-"""Of the tables; one that is added is made where it is missing, and changes nothing for those who do not know it."""
+"""Of the tables. A new table does not raise it: it is created where it is missing, and older versions ignore it."""
 
 DATABASES = ("sqlite", "postgresql")
 
 BUSY_TIMEOUT_S = 60.0
-"""How long a statement waits for another process to end its own."""
+"""How long a statement waits for another process's."""
 
 tables = sa.MetaData()
 """Each module of the ledger declares its own."""
@@ -32,9 +32,9 @@ _meta = sa.Table("ledger_meta", tables, sa.Column("version", sa.Integer, primary
 
 
 class Database:
-    """An open database that has the ledger's tables. Any number of processes may use one.
+    """The open database with the ledger's tables. Any number of processes may use it.
 
-    A server that is away when the database is opened is an error at once; one that goes away later is waited for.
+    A server that is unreachable at first is an error; one that becomes unreachable later is waited for.
 
     Raises:
         TrackingError: it cannot be opened, or another version wrote it.
@@ -42,7 +42,7 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.reconnection = Reconnection()
-        with _telling(url):
+        with _translated_errors(url):
             self.engine = _connect(url)
             self._create_tables()
             self.clock = self._find_clock()
@@ -57,7 +57,7 @@ class Database:
         self.engine.dispose()
 
     def insert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
-        """An insert that may say what becomes of rows that are there already; each dialect has its own class for that."""
+        """An insert that supports ``on_conflict_...``, which each dialect has in its own class."""
         return postgresql.insert(table) if self.is_server else sqlite.insert(table)
 
     @contextmanager
@@ -65,21 +65,12 @@ class Database:
         """One transaction.
 
         Raises:
-            ConnectionLostError: the server went away in the middle.
-            TrackingError: whatever else the database raises.
-        """
-        with self.told(), self.engine.begin() as connection:
-            yield connection
-
-    @contextmanager
-    def told(self) -> Iterator[None]:
-        """Turn what the database raises, such as a server that is away, into an error for people.
-
-        Raises:
-            TrackingError: whatever it was.
+            ConnectionLostError: the connection was lost during it.
+            TrackingError: any other error of the database.
         """
         try:
-            yield
+            with self.engine.begin() as connection:
+                yield connection
         except sa.exc.SQLAlchemyError as error:
             found = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
             is_lost = isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated
@@ -100,7 +91,7 @@ class Database:
             )
 
     def _find_clock(self) -> Callable[[], float]:
-        """The server's clock, where there is one: leases of machines whose own clocks differ are measured by it."""
+        """The server's clock if there is a server, so that leases do not depend on the machines' clocks."""
         if not self.is_server:
             return time.time
         asked = sa.select(sa.cast(sa.func.extract("epoch", sa.func.clock_timestamp()), sa.Double))
@@ -117,7 +108,7 @@ def _connect(url: str) -> sa.Engine:
     if kind not in DATABASES:
         raise TrackingError(f"ledger: {kind!r} is no known database. Known: {', '.join(DATABASES)}. See ORCHESTRATE_STORAGE.")
     if kind != "sqlite":
-        if "@" in f"{parsed.host}{parsed.database}":  # the driver would print the rest of the password as a host
+        if "@" in f"{parsed.host}{parsed.database}":  # the driver would print a part of the password as the host
             raise ValueError("there is a second @; within a password write @ as %40 and / as %2F")
         return sa.create_engine(parsed, pool_pre_ping=True, connect_args=CONNECTION)
     if not parsed.database:
@@ -130,8 +121,8 @@ def _connect(url: str) -> sa.Engine:
 
 
 @contextmanager
-def _telling(url: str) -> Iterator[None]:
-    """Turn what SQLAlchemy, the driver or the disk raise while the ledger is opened into an error for people."""
+def _translated_errors(url: str) -> Iterator[None]:
+    """Raise a TrackingError for any error of SQLAlchemy, the driver or the disk while the ledger is opened."""
     try:
         yield
     except ImportError as error:
@@ -152,12 +143,12 @@ def _say_unusable(url: str, found: str, hint: str) -> str:
 
 
 def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
-    """Readers never wait for a writer; a commit survives kill -9, and a power cut costs at most the last few claims."""
+    """Readers never wait for a writer. A commit survives kill -9; a power cut costs at most the last few claims."""
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
 
 
 def _only_creator(url: sa.URL) -> AbstractContextManager[object]:
-    """SQLite: of many processes that open a fresh file at once, let one create the tables and switch to WAL."""
+    """SQLite: let one process at a time create the tables and switch to WAL."""
     is_file = url.get_backend_name() == "sqlite"
     return FileLock(f"{url.database}.lock", thread_local=False) if is_file else nullcontext()

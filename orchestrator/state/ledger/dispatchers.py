@@ -1,4 +1,4 @@
-"""Which dispatchers work on which sweep and whether they are asked to stop; and each sweep's plan, for those who join."""
+"""Which dispatchers work on which sweep, and stop requests to them; also each sweep's plan, for workers that join."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _plans = sa.Table(
 
 
 class Role(StrEnum):
-    """What a dispatcher was started as."""
+    """The command that a dispatcher runs."""
 
     SWEEP = "sweep"
     WORKER = "worker"
@@ -45,9 +45,10 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class DispatcherRow:
-    """A dispatcher that has not left. started_s, seen_s: Unix time, the second of its last look into the ledger.
+    """A registered dispatcher.
 
-    num_stops: how often it is asked to stop, as by Ctrl-C: once gracefully, twice at once.
+    started_s, seen_s: Unix time of its start and of its last check-in.
+    num_stops: stop requests so far, as by Ctrl-C: the first is graceful, the second immediate.
     """
 
     owner: str
@@ -59,9 +60,9 @@ class DispatcherRow:
 
 
 class Roster:
-    """Keeps what dispatchers have to know of each other beyond their trials. Any number of processes may use one.
+    """The dispatchers of all sweeps, and the plans. Any number of processes may use it.
 
-    A wish to stop is written to the dispatchers that are there, so it never meets one that begins later.
+    A stop request is written to the dispatchers that are registered, so it never reaches one that starts later.
     """
 
     def __init__(self, database: Database, *, clock: Callable[[], float], lease_s: float) -> None:
@@ -71,7 +72,7 @@ class Roster:
 
     @contextmanager
     def registered(self, owner: str, sweep: str, role: Role) -> Iterator[None]:
-        """Be known as a dispatcher of ``sweep`` for so long."""
+        """Register a dispatcher of ``sweep`` for the duration of the context."""
         now_s = self._clock()
         row = {"owner": owner, "sweep": sweep, "role": role, "started_s": now_s, "seen_s": now_s, "num_stops": 0}
         with self._database.begin() as connection:
@@ -81,12 +82,12 @@ class Roster:
         finally:
             try:
                 self.remove([owner])
-            except TrackingError as error:  # the work is done, and whoever is long unseen counts as gone
+            except TrackingError as error:  # without check-ins it counts as gone soon
                 _log.warning("%s", error)
 
     @retried
     def check_in(self, owner: str) -> int:
-        """Say that ``owner`` is alive; returns how often it is asked to stop.
+        """Report that ``owner`` is alive; returns the number of stop requests.
 
         Raises:
             TrackingError: the database cannot be used now.
@@ -97,7 +98,7 @@ class Roster:
 
     @retried
     def ask_to_stop(self, owners: Iterable[str], num_stops: int) -> None:
-        """Have dispatchers stop, at the latest when they look next; what they were asked before holds if it was more."""
+        """Request dispatchers to stop; they obey at their next check-in. An earlier request for more stops remains."""
         asked = _dispatchers.c.owner.in_(list(owners))
         ask = sa.update(_dispatchers).where(asked, _dispatchers.c.num_stops < num_stops).values(num_stops=num_stops)
         with self._database.begin() as connection:
@@ -105,7 +106,7 @@ class Roster:
 
     @retried
     def list_alive(self, is_alive: Callable[[str], bool | None]) -> list[DispatcherRow]:
-        """Dispatchers in the order of their start; where ``is_alive`` cannot tell, those that have looked in lately."""
+        """Live dispatchers in the order of their start; where ``is_alive`` returns None, those with a recent check-in."""
         oldest_s = self._clock() - self._lease_s
         with self._database.begin() as connection:
             found = connection.execute(sa.select(_dispatchers).order_by(_dispatchers.c.started_s)).all()
@@ -115,21 +116,21 @@ class Roster:
 
     @retried
     def remove_dead(self, is_dead: Callable[[str], bool]) -> None:
-        """Forget dispatchers that could not leave in an orderly way."""
+        """Remove dispatchers that died."""
         with self._database.begin() as connection:
             owners = connection.execute(sa.select(_dispatchers.c.owner)).scalars().all()
         self.remove([owner for owner in owners if is_dead(owner)])
 
     @retried
     def remove(self, owners: Iterable[str]) -> None:
-        """Forget dispatchers."""
+        """Remove dispatchers."""
         if names := list(owners):
             with self._database.begin() as connection:
                 connection.execute(sa.delete(_dispatchers).where(_dispatchers.c.owner.in_(names)))
 
     @retried
     def write_plan(self, sweep: str, document: str) -> None:
-        """Keep what ``sweep`` comes to, instead of what was kept of it before."""
+        """Store a sweep's plan, in place of an earlier one."""
         insert = self._database.insert(_plans).values(sweep=sweep, document=document, written_s=self._clock())
         changed = {"document": insert.excluded.document, "written_s": insert.excluded.written_s}
         with self._database.begin() as connection:
@@ -137,7 +138,7 @@ class Roster:
 
     @retried
     def read_plan(self, sweep: str) -> str | None:
-        """What was kept last; None where nothing was."""
+        """The stored plan; None if there is none."""
         with self._database.begin() as connection:
             return connection.execute(sa.select(_plans.c.document).where(_plans.c.sweep == sweep)).scalar_one_or_none()
 
@@ -150,7 +151,7 @@ class Roster:
 
     @retried
     def sweeps(self) -> list[str]:
-        """Names of the sweeps that have a plan here, or a dispatcher that is making one."""
+        """Names of the sweeps that have a plan here, or a dispatcher."""
         names = sa.union(sa.select(_plans.c.sweep), sa.select(_dispatchers.c.sweep))
         with self._database.begin() as connection:
             return sorted(connection.execute(names).scalars())

@@ -1,4 +1,4 @@
-"""A PostgreSQL server that goes away for a while, is restarted or moved: its users wait for it; trainings never notice."""
+"""Reconnecting to a PostgreSQL server that is unreachable for a while; running trials do not notice."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from orchestrator.errors import TrackingError
 
 WAIT_S = 1.0
-"""Between two tries to connect."""
+"""Between two attempts to connect."""
 
 LONGEST_WAIT_S = 600.0
 
@@ -27,7 +27,7 @@ CONNECTION: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,  # ms
 }
-"""What libpq is told: a machine that vanished without a word is noticed within half a minute, not within hours."""
+"""Options of libpq, by which a server that vanishes silently is noticed within half a minute instead of hours."""
 
 _log = logging.getLogger(__name__)
 
@@ -36,39 +36,40 @@ _Result = TypeVar("_Result")
 
 
 class ConnectionLostError(TrackingError):
-    """The server went away in the middle of a statement; whether that was carried out, nobody knows."""
+    """The connection was lost during a statement, which the server may have executed or not."""
 
 
 class Reconnection:
-    """How long a database that was there is waited for. Used by any number of threads; once it is lost, nobody waits any more."""
+    """How long to wait for a database that becomes unreachable. Used by any number of threads; after giving up, none waits."""
 
     def __init__(self, limit_s: float = LONGEST_WAIT_S) -> None:
         self._limit_s = limit_s
-        self._lost = threading.Event()
-        self._is_told = False
+        self._has_given_up = threading.Event()
+        self._is_logged = False
 
     def give_up(self) -> None:
-        """Have everybody who waits, now or later, give up; also from a signal handler."""
-        self._lost.set()
+        """Make all threads stop waiting, now and later. May be called from a signal handler."""
+        self._has_given_up.set()
 
     def wait(self, since_s: float) -> bool:
-        """Wait a little more; False where that makes no sense. since_s: when the waiting began, by the monotonic clock."""
-        if not self._is_told:
-            self._is_told = True  # once an outage, however many threads meet it
-            _log.warning("the database is away; waiting for it for up to %.0f minutes, while trials go on", self._limit_s / 60)
+        """Wait a little; False after giving up. since_s: when waiting began, by the monotonic clock."""
+        if not self._is_logged:
+            self._is_logged = True  # once per outage, not per thread
+            minutes = self._limit_s / 60
+            _log.warning("the database is unreachable; waiting up to %.0f minutes for it, while trials continue", minutes)
         if time.monotonic() - since_s > self._limit_s:
             self.give_up()
-        return not self._lost.wait(WAIT_S)
+        return not self._has_given_up.wait(WAIT_S)
 
     def report_success(self) -> None:
-        """The server is there."""
-        self._is_told = False
+        """The server is reachable."""
+        self._is_logged = False
 
 
 def wait_for_server(engine: sa.Engine, reconnection: Reconnection) -> None:
-    """Let everybody who needs a new connection from now on wait until the server is back.
+    """From now on, wait for the server whenever a new connection is needed.
 
-    That is all a restart takes from those who are between two statements: the pool tries a connection before it lends it.
+    This covers a restart between two statements, since the pool tests a connection before using it.
     """
     sa.event.listen(engine, "do_connect", partial(_connect, reconnection))
 
@@ -88,17 +89,17 @@ def _connect(
             return connection
 
 
-def retried(ask: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """Ask once more where the connection was lost in the middle; for what may be asked twice.
+def retried(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """Decorator: repeat a call once if the connection was lost during it; for what may be done twice.
 
-    A claim that was carried out and never answered is held by nobody who knows of it: it is to be had again when it expires.
+    A claim whose answer was lost is held by nobody, and is free again when its lease expires.
     """
 
-    @wraps(ask)
+    @wraps(function)
     def call(*arguments: _Arguments.args, **options: _Arguments.kwargs) -> _Result:
         try:
-            return ask(*arguments, **options)
+            return function(*arguments, **options)
         except ConnectionLostError:
-            return ask(*arguments, **options)
+            return function(*arguments, **options)
 
     return call

@@ -1,4 +1,4 @@
-"""What can become of a trial that fails: the kinds of failure, and which of them an error is."""
+"""Kinds of failure, and which of them an error is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trainers.errors import ConfigError, DataError, DivergedError
 
 
 class FailureKind(StrEnum):
-    """Why an attempt failed, as far as it can be known."""
+    """Why an attempt failed, as far as is known."""
 
     BAD_CONFIGURATION = "bad_configuration"
     BAD_DATA = "bad_data"
@@ -19,19 +19,19 @@ class FailureKind(StrEnum):
     EXCEPTION = "exception"
     """Any other error that the training raised."""
     OUT_OF_MEMORY = "out_of_memory"
-    """The host's memory: refused to the worker, or the kernel killed it for it."""
+    """The host's memory: the worker got none, or the kernel killed it."""
     CUDA_OUT_OF_MEMORY = "cuda_out_of_memory"
     """The GPU's memory."""
     SIGNAL = "signal"
-    """Killed, and nobody on this side asked for it."""
+    """Killed by something else than this program."""
     EXIT = "exit"
-    """The process ended by itself without a result, or some code in it wanted to."""
+    """The process exited without a result, or its code tried to."""
     HANG = "hang"
-    """No sign of life for too long."""
+    """No heartbeat for too long."""
     DISK_FULL = "disk_full"
-    """No space left, or a quota used up. The trial is not to blame: it waits."""
+    """No space left, or a quota used up: not the trial's fault, so it waits."""
     DEVICE_LOST = "device_lost"
-    """The GPU is gone or broken."""
+    """The GPU is lost or broken."""
 
     @property
     def words(self) -> str:
@@ -63,7 +63,7 @@ _TEXTS = {
         " requested and ",  # numpy: "9 requested and 7 written"
     ),
     FailureKind.DEVICE_LOST: (
-        "Torch not compiled with CUDA enabled",  # which no trial is to blame for
+        "Torch not compiled with CUDA enabled",  # not the trial's fault
         "No CUDA GPUs are available",
         "Found no NVIDIA driver",
         "CUDA driver initialization failed",
@@ -92,14 +92,13 @@ _TEXTS = {
         "out of shared memory",  # of a loader, where /dev/shm is small
     ),
 }
-"""What libraries write that have no type or number of their own for it, or whose error came out of a loader's process."""
+"""Messages of libraries that have no exception type or number for it, or whose error came from a data loader's process."""
 
 
 def classify(error: BaseException) -> FailureKind:
-    """The kind of failure that an error stands for; what a library has wrapped counts by the error inside.
+    """The kind of failure of an error.
 
-    That is: whatever lacks memory, disk or device is told so also where it came out as another error, such as a
-    configuration that could not be built.
+    A lack of memory, disk or device counts also where it caused another error, such as a model that could not be built.
     """
     for one in _chain(error):
         if (kind := _find_lack(one)) is not None:
@@ -108,7 +107,7 @@ def classify(error: BaseException) -> FailureKind:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether something could not be written for want of space."""
+    """Whether something could not be written because the disk is full."""
     return classify(error) is FailureKind.DISK_FULL
 
 
@@ -119,7 +118,7 @@ def describe(error: BaseException) -> str:
 
 
 def _find_lack(error: BaseException) -> FailureKind | None:
-    """Which resource an error says is lacking."""
+    """The resource that an error says is missing."""
     if isinstance(error, MemoryError):
         return FailureKind.OUT_OF_MEMORY
     if isinstance(error, OSError) and error.errno in _OF_NUMBER:
@@ -131,7 +130,7 @@ def _find_lack(error: BaseException) -> FailureKind | None:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error, and those that it was raised from or while handling, each once."""
+    """The error, and those that it was raised from or during, each once."""
     seen: set[int] = set()
     inner: BaseException | None = error
     while inner is not None and id(inner) not in seen:

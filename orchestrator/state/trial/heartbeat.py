@@ -1,4 +1,4 @@
-"""A worker's sign of life: a file in the trial folder that it touches and that its dispatcher looks at."""
+"""A worker's heartbeat: a file in the trial folder that the worker touches and its dispatcher watches."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 from types import TracebackType
 
 BEAT_S = 2.0
-"""Between two touches of the file; a call in between costs a look at the clock."""
+"""Between two touches of the file; a call in between only reads the clock."""
 
 LONGEST_STEP_S = 10.0
-"""What a silence may grow by from one look to the next."""
+"""By how much a silence may grow from one check to the next."""
 
 
 class Heartbeat:
-    """The worker's side; ``beat`` may be called as often as one likes. A context manager.
+    """The worker's side, a context manager; ``beat`` may be called at any rate.
 
-    limit_s: how long a silence the dispatcher bears. Shortly before that, where every thread stands is written to descriptor 2,
-    so that the log of an attempt that is killed for it says where it hung.
+    limit_s: silence after which the dispatcher kills the attempt. Shortly before, the stacks of all threads are written to
+    descriptor 2, so that the log shows where it hung.
     """
 
     def __init__(self, file: Path, *, limit_s: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -37,7 +37,7 @@ class Heartbeat:
             faulthandler.cancel_dump_traceback_later()
 
     def beat(self) -> None:
-        """Say that there was progress."""
+        """Report progress."""
         now_s = self._clock()
         if now_s < self._due_s:
             return
@@ -48,27 +48,27 @@ class Heartbeat:
 
 
 class Silence:
-    """The dispatcher's side: how long a worker has given no sign of life, in seconds in which somebody listened.
+    """The dispatcher's side: for how many seconds of watching a worker has been silent.
 
-    Only changes of the file count, so that no two clocks are compared. A machine that slept, or a dispatcher that was held up,
-    hears its workers again before it judges them, since no single step counts for much.
+    Only changes of the file count, so that no two clocks are compared. After a machine slept, or a dispatcher was held up,
+    workers have time to beat again, since a single check adds little.
     """
 
     def __init__(self, file: Path, now_s: float) -> None:
         self._file = file
-        self._heard_ns = self._look()
-        self._listened_s = now_s
+        self._beat_ns = self._read()
+        self._checked_s = now_s
         self._lasted_s = 0.0
 
-    def listen(self, now_s: float) -> float:
-        """Look once more; returns how long the silence has lasted."""
-        step_s, self._listened_s = now_s - self._listened_s, now_s
-        heard_ns = self._look()
-        self._lasted_s = 0.0 if heard_ns != self._heard_ns else self._lasted_s + min(step_s, LONGEST_STEP_S)
-        self._heard_ns = heard_ns
+    def check(self, now_s: float) -> float:
+        """Look at the file; returns how long the silence has lasted."""
+        step_s, self._checked_s = now_s - self._checked_s, now_s
+        beat_ns = self._read()
+        self._lasted_s = 0.0 if beat_ns != self._beat_ns else self._lasted_s + min(step_s, LONGEST_STEP_S)
+        self._beat_ns = beat_ns
         return self._lasted_s
 
-    def _look(self) -> int | None:
+    def _read(self) -> int | None:
         try:
             return self._file.stat().st_mtime_ns
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Predictions of the validation images: written by a worker into the trial folder, read back memory-mapped by selection."""
+"""Confusion matrices and predictions of the validation images: written by the worker, memory-mapped by ensemble selection."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from orchestrator.state.trial.records import Record, ignore_field
 def write_confusions(path: Path, confusions: NDArray[np.integer], *, ignore_classes: tuple[int, ...]) -> None:
     """Write the file atomically; its folder must exist.
 
-    confusions: (V, C, C) counts below 2**31, rows true, columns predicted. ignore_classes: those that are not scored.
+    confusions: (V, C, C) counts below 2**31, rows true, columns predicted. ignore_classes: classes that are not scored.
     """
     with replacing(path) as scratch, open(scratch, "wb") as file:
         np.savez_compressed(file, confusions=confusions.astype(np.int32), ignore_classes=np.array(ignore_classes, np.int32))
@@ -31,20 +31,20 @@ def read_confusions(path: Path) -> tuple[NDArray[np.integer], tuple[int, ...]]:
     """The matrices (V, C, C), and the classes that are not scored.
 
     Raises:
-        OSError, ValueError, KeyError, zipfile.BadZipFile: the file is not there, or damaged.
+        OSError, ValueError, KeyError, zipfile.BadZipFile: the file is missing or damaged.
     """
     with np.load(path, allow_pickle=False) as file:
         return file["confusions"], tuple(int(c) for c in file["ignore_classes"])
 
 
 PREDICTION_FILES = (TrialFile.PREDICTIONS_INFO, TrialFile.PREDICTIONS, TrialFile.LABELS)
-"""What another machine needs to fetch."""
+"""What selection needs of a trial."""
 
 _LEVEL = 3  # of 261 real tiles, float32 42.8 MB: level 3 makes 3.49 MB in 0.20 s, 9 3.25 MB in 0.69 s, 19 2.99 MB in 11.7 s
 
 
 class PredictionsInfo(Record):
-    """What the stored arrays are and what they belong to; all are C-contiguous uint8."""
+    """Shapes and hashes of the stored arrays (C-contiguous uint8), and what they belong to."""
 
     @model_validator(mode="before")
     @classmethod
@@ -52,15 +52,15 @@ class PredictionsInfo(Record):
         return ignore_field(raw, "u16_sha256")
 
     shape: tuple[int, int, int, int]
-    """(V, C, H, W) of the probabilities, 0 where nothing is scored; the labels are (V, H, W)."""
+    """(V, C, H, W) of the probabilities, which are 0 where nothing is scored; the labels are (V, H, W)."""
     dtype: Literal["uint8"] = "uint8"
     scored_fingerprint: str
     ignore_classes: tuple[int, ...]
     predictions_sha256: str
-    """Of the unpacked bytes, as is the next one."""
+    """Of the unpacked bytes, as below."""
     labels_sha256: str
     groups: tuple[int, ...] | None = None
-    """(V,) number of each image's group; None where nobody said."""
+    """(V,) number of each image's group; None if unknown."""
 
 
 def write_predictions(
@@ -72,14 +72,14 @@ def write_predictions(
     scored_fingerprint: str,
     groups: NDArray[np.int64] | None = None,
 ) -> None:
-    """Store probabilities and labels in ``folder``; ``predictions.json`` appears last, so that its presence means all is there.
+    """Store probabilities and labels in ``folder``; ``predictions.json`` is written last, when all else is there.
 
     predictions: (V, C, H, W) uint8, probability times 255; labels: (V, H, W) uint8, classes or 255 for void. Where nothing is
-    scored (void, an ignored class) zeros are stored: on real tiles that is what takes them from 1/7 of float32 to 1/12.
+    scored (void, an ignored class) zeros are stored: on real tiles this reduces them from 1/7 of float32 to 1/12.
     groups: (V,) int64, equal for images that belong together (a scene, near duplicates), which cross-fitting must not split.
 
     Raises:
-        EnsembleError: the shapes or types do not fit each other.
+        EnsembleError: shapes or types do not match.
     """
     expected = (predictions.shape[0], *predictions.shape[2:])
     if predictions.ndim != 4 or predictions.dtype != np.uint8 or labels.dtype != np.uint8 or labels.shape != expected:
@@ -88,7 +88,7 @@ def write_predictions(
             "Expected uint8 (V, C, H, W) and uint8 (V, H, W)."
         )
     if groups is not None and groups.shape != predictions.shape[:1]:
-        raise EnsembleError(f"{folder}: groups are {groups.shape}, expected one of each image: {predictions.shape[:1]}.")
+        raise EnsembleError(f"{folder}: groups are {groups.shape}, expected one per image: {predictions.shape[:1]}.")
     num_images, num_classes, height, width = predictions.shape
     is_scored = (labels < num_classes) & ~np.isin(labels, ignore_classes)
     info = PredictionsInfo(
@@ -104,10 +104,10 @@ def write_predictions(
 
 
 def read_info(folder: Path) -> PredictionsInfo:
-    """What ``folder`` holds.
+    """Read predictions.json.
 
     Raises:
-        EnsembleError: there are no predictions, or they were written by another version.
+        EnsembleError: there are no predictions, or another version wrote them.
     """
     path = folder / TrialFile.PREDICTIONS_INFO
     try:
@@ -121,8 +121,7 @@ def read_info(folder: Path) -> PredictionsInfo:
 def read_predictions(folder: Path, cache: Path) -> NDArray[np.uint8]:
     """Map the probabilities into memory, read-only: (V, C, H, W) uint8.
 
-    They are unpacked once into ``cache`` under the hash of their content, whatever folder they come from; safe for several
-    processes at once.
+    They are unpacked once into ``cache``, under the hash of their content. Several processes may do so at once.
 
     Raises:
         EnsembleError: a file is missing, truncated or altered; the message names it.
@@ -169,14 +168,14 @@ def unpack(path: Path, *, sha256: str, num_bytes: int) -> bytes:
         raise EnsembleError(f"{path}: truncated or altered ({error}). Fetch or train it again.") from error
     if len(raw) != num_bytes or hashlib.sha256(raw).hexdigest() != sha256:
         raise EnsembleError(
-            f"{path}: holds {len(raw)} bytes that are not those written, expected {num_bytes} with sha256 {sha256[:16]}. "
+            f"{path}: its {len(raw)} bytes are not those that were written: {num_bytes} with sha256 {sha256[:16]}. "
             "Altered after training; fetch or train it again."
         )
     return raw
 
 
 def keep_in_cache(target: Path, content: bytes | memoryview) -> None:
-    """Write the file atomically; several processes may do so at once."""
+    """Write a file that can be made again, and its folder; several threads and processes may do so at once."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target) as scratch:
         scratch.write_bytes(content)

@@ -14,17 +14,17 @@ from trainers.config import CHECKPOINT_INTERVAL_S, TRAINER_VERSION, DataConfig, 
 from trainers.config import OBJECTIVE as OBJECTIVE
 
 SCHEMA_VERSION: Literal[1] = 1
-"""Of every file written into a trial folder."""
+"""Of every file in a trial folder."""
 
 FLIPS = "flips"
-"""Fact of a result: which flips its second set of predictions has, if there is one. The set's folder and the run's tag, too."""
+"""Name of the fact that says which flips a second set of predictions has; also of its folder and of the run's tag."""
 
 FLIPS_MIOU = f"{OBJECTIVE}_flips"
-"""Metric: what that set scores."""
+"""Metric of that set."""
 
 
 class TrialState(StrEnum):
-    """Where a trial stands. CACHED is COMPLETE, found done by a later sweep."""
+    """State of a trial. CACHED: COMPLETE since an earlier sweep."""
 
     WAITING = "WAITING"
     RUNNING = "RUNNING"
@@ -40,7 +40,7 @@ class TrialState(StrEnum):
 
 
 class Record(BaseModel):
-    """A file of the trial folder."""
+    """A JSON file of the trial folder."""
 
     # a metric may be NaN (no true and no predicted pixel): as null the line could not be read back
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), ser_json_inf_nan="constants")
@@ -48,25 +48,25 @@ class Record(BaseModel):
 
 
 def ignore_field(raw: Any, name: str) -> Any:
-    """A document that an earlier version wrote, without a field that has gone."""
+    """Drop a field that only earlier versions wrote."""
     return {known: value for known, value in raw.items() if known != name} if isinstance(raw, dict) else raw
 
 
 class TrialSpec(Record):
-    """One training: configuration + seed + fold, on data known by its fingerprint."""
+    """One training: configuration + seed + fold, on data identified by its fingerprint."""
 
     key: str
     configuration: str
     """Short hash of the configuration, shared by its seeds and folds."""
     name: str
-    """For people: what tells this trial from its neighbours in the sweep."""
+    """For people: what distinguishes this trial from others in the sweep."""
     train: TrainConfig
     data: DataConfig
     seed: int
     fold: Fold | None = None
     source_fingerprint: str
     code: dict[str, str] = {}
-    """Import path -> hash of the source file, for what is the user's own."""
+    """Import path -> hash of the source file, of custom losses, architectures and transforms."""
 
 
 class Attempt(Record):
@@ -81,17 +81,17 @@ class Attempt(Record):
     data_folder: str
     """The prepared data set on this machine, as trainers.data.open_dataset reads it."""
     accumulate: int = 1
-    """Parts into which each batch is cut for the device's memory; their gradients add up to the batch's."""
+    """Parts of each batch, to fit the device's memory; their gradients add up to the batch's."""
     deviation: str | None = None
-    """In which way, and why, the trial is not trained exactly as its spec says."""
+    """How and why the training differs from the spec."""
     silence_s: float | None = None
-    """Without a sign of life for so long, it is killed."""
+    """Killed after this long without a heartbeat."""
     checkpoint_s: float = CHECKPOINT_INTERVAL_S
-    """Between two checkpoints, at least."""
+    """At least, between two checkpoints."""
     keep_flips: Flips = "none"
-    """Mirror images that a second set of predictions is averaged over."""
+    """Test-time flips of a second set of predictions."""
     origin: str | None = None
-    """Of a trial that was tried on another machine: what it goes on from."""
+    """What it resumes from, if the trial ran on another machine."""
 
 
 class TrialResult(Record):
@@ -109,14 +109,13 @@ class TrialResult(Record):
     """Unix time at which the first attempt started."""
     ended_s: float
     facts: dict[str, Any] = {}
-    """num_parameters, latency_ms, images_per_s, flips, attempts_s, epoch_s, val_s, input_size, device, precision, num_threads,
-    versions of libraries."""
+    """num_parameters, latency_ms, images_per_s, attempts_s, epoch_s, val_s, input_size, device, num_threads, versions, ..."""
     reason: str | None = None
     """Why it failed or was pruned, in one line."""
     failure: FailureKind | None = None
-    """FAILED: what kind of failure it was."""
+    """Of a FAILED trial."""
     deviation: str | None = None
-    """As in its last Attempt."""
+    """As in the last Attempt."""
     log_tail: str | None = None
 
 
@@ -130,10 +129,10 @@ class Event(Record):
     metrics: dict[str, float] = {}
     facts: dict[str, Any] = {}
     state: TrialState | None = None
-    """attempt_ended: WAITING where it was stopped and can go on."""
+    """Of attempt_ended; WAITING: stopped, can be resumed."""
     reason: str | None = None
     failure: FailureKind | None = None
-    """attempt_ended: what kind of failure it was."""
+    """Of attempt_ended."""
 
 
 def make_key(
@@ -149,9 +148,9 @@ def make_key(
 ) -> str:
     """Hash what is trained: fields that differ from their defaults, data, seed, fold, code; no path, no machine.
 
-    What the fingerprint covers already (source, split lists) and names of classes are left out; instead of how cleaning was asked
-    for, what it removed counts (positions in the source). ``again`` tells repetitions of one training apart.
-    With ``seed`` None and ``fold`` None this is the configuration's hash. Returns 16 hexadecimal digits.
+    Left out: what the fingerprint covers (source, split lists), and names of classes. Of cleaning, only what it removed counts
+    (positions in the source). ``again`` distinguishes repetitions of one training. Without ``seed`` and ``fold`` this is the
+    configuration's hash. Returns 16 hexadecimal digits.
     """
     identity = {
         "train": train.model_dump(mode="json", exclude_defaults=True),

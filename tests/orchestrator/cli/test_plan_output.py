@@ -76,7 +76,7 @@ def test_an_edited_sweep_is_told_before_it_runs(tmp_path: Path) -> None:
     told = run(tmp_path, "--plan", "--set", "limits.free_disk_gb=1000000000").stdout
     told = " ".join(told.split())  # lines are as long as the terminal
     assert "row 2 changed: loss {name: dice} -> {name: jaccard} (1 to train)" in told
-    assert "the sweep will stop before it is through" in told
+    assert "the sweep will stop before it is complete" in told
     refused = run(
         tmp_path, "--set", "limits.free_disk_gb=1000000000", "--set", "rows[2].arch=FPN", "--set", "rows[2].epochs=3", code=2
     )

@@ -38,7 +38,7 @@ def test_a_plan_says_whether_the_disk_has_room_for_all(tmp_path: Path) -> None:
     """What stays, what is there while trials run, and what is left alone."""
     assert need(free_gb=16).is_enough
     assert not need(free_gb=15.9).is_enough
-    assert "the sweep will stop before it is through" in need(free_gb=15.9).describe()
+    assert "the sweep will stop before it is complete" in need(free_gb=15.9).describe()
     assert "stop" not in need(free_gb=16).describe()
     assert "disk: 14 GB of checkpoints and predictions, 1840 GB free in home" in need(free_gb=1840).describe()
 

@@ -43,7 +43,7 @@ def test_a_database_that_is_killed_is_waited_for(far: Bench, postgres: PostgreSQ
     assert states_of(outcome) == dict.fromkeys("abc", TrialState.COMPLETE)
     assert {row.state for row in far.ledger.states("abc").values()} == {TrialState.COMPLETE}
     assert {trial.attempts for trial in outcome.trials} == {1}
-    assert "the database is away" in caplog.text
+    assert "the database is unreachable" in caplog.text
 
 
 def test_who_stops_twice_waits_for_no_database(far: Bench, postgres: PostgreSQL) -> None:

@@ -79,5 +79,5 @@ def test_drift_is_told_in_one_line() -> None:
     results = [{"version/torch": "2.11.0", "version/timm": "1.0"}, dict(today), {"version/gone": "1"}]
     told = describe_drift(results, today)
     assert told is not None
-    assert told.startswith("1 of 3 results that are reused were made with other versions: torch 2.11.0 (now 2.15.0).")
+    assert told.startswith("1 of 3 reused results were made with other versions: torch 2.11.0 (now 2.15.0).")
     assert describe_drift(results[1:], today) is None

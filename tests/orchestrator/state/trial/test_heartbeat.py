@@ -29,12 +29,12 @@ def test_a_change_ends_the_silence(tmp_path: Path) -> None:
     """Whatever the file's time is, so that no two clocks need agree."""
     file = tmp_path / "heartbeat"
     silence = Silence(file, 0.0)
-    assert silence.listen(5.0) == 5.0
+    assert silence.check(5.0) == 5.0
     file.touch()
-    assert silence.listen(9.0) == 0.0
-    assert silence.listen(12.0) == 3.0
+    assert silence.check(9.0) == 0.0
+    assert silence.check(12.0) == 3.0
     os.utime(file, ns=(7, 7))
-    assert silence.listen(13.0) == 0.0
+    assert silence.check(13.0) == 0.0
 
 
 @given(steps=st.lists(st.floats(0, 1e6), max_size=20))
@@ -43,5 +43,5 @@ def test_silence_is_what_was_listened_to(steps: list[float]) -> None:
     now_s, silence = 0.0, Silence(Path("/nonexistent/heartbeat"), 0.0)
     for count, step in enumerate(steps, start=1):
         now_s += step
-        lasted_s = silence.listen(now_s)
+        lasted_s = silence.check(now_s)
         assert lasted_s <= min(now_s, count * LONGEST_STEP_S) + 1e-6

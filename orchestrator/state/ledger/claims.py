@@ -99,8 +99,8 @@ _STATES = sa.select(_trials, _pruned_in(sa.bindparam("for_sweep")).label("is_pru
 class LedgerRow:
     """A trial in the ledger.
 
-    attempt: how often it was claimed. settled_attempt: the last one whose end was recorded by ``finish``; the ledger does not know
-    a later attempt's result in the trial's folder. sweep: the one that claimed it last.
+    attempt: how often it was claimed. settled_attempt: the last one whose end was recorded by ``finish``; a result of a later one
+    in the trial's folder is unknown to the ledger. sweep: the one that claimed it last.
     """
 
     state: TrialState
@@ -119,8 +119,8 @@ class LedgerRow:
 class Ledger:
     """Gives a trial to at most one owner at a time, and a finished one to nobody.
 
-    Any number of processes may use one database. A claim lasts ``lease_s`` and must be renewed well before. COMPLETE holds for all
-    sweeps until ``forget``, PRUNED within its sweep, FAILED until ``reset_failed``.
+    Any number of processes may use one database. A claim lasts ``lease_s`` and must be renewed well before. COMPLETE holds for
+    all sweeps until ``forget``, PRUNED within its sweep, FAILED until ``reset_failed``.
 
     Raises:
         TrackingError: the database cannot be opened; from every method: it cannot be used, or did not come back in time.

@@ -35,7 +35,7 @@ from pathlib import Path
 import psutil
 
 from orchestrator.dispatch.run import run_sweep
-from orchestrator.launchers.base import UNKNOWN, JobExit, MemoryEstimate
+from orchestrator.launchers.base import UNKNOWN, JobExit, MemoryEstimate, SlotRequest
 from orchestrator.launchers.choose import LAUNCHERS
 from orchestrator.state.home import Home
 from orchestrator.state.trial.folder import TrialFolder
@@ -87,8 +87,8 @@ class NoWorkLauncher:
 
     last: NoWorkLauncher
 
-    def __init__(self, num_slots: int, *_threads: object, **_sharing: object) -> None:
-        self._num_slots = num_slots
+    def __init__(self, asked: SlotRequest) -> None:
+        self._num_slots = asked.num_slots or 1
         self._jobs: list[NoWork] = []
         self.benchmark_s = 0.0
         self.cpu_s: list[float] = []

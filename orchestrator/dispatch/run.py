@@ -20,7 +20,7 @@ from orchestrator.dispatch.shutdown import Presence, heeding_stops, interrupted_
 from orchestrator.dispatch.summary import SweepReport, describe_data, describe_outcome, summarize_plan
 from orchestrator.ensemble.fixed import EnsembleOutcome, EnsembleState, Member, evaluate_ensembles, look_up_ensembles, make_record
 from orchestrator.errors import LaunchError, TrackingError
-from orchestrator.launchers.base import Launcher, NothingToLaunch, Requester
+from orchestrator.launchers.base import Launcher, NothingToLaunch, Requester, SlotRequest
 from orchestrator.launchers.choose import LAUNCHERS
 from orchestrator.operations.retention.clean import keep_at_end
 from orchestrator.planning.configuration import Configuration
@@ -120,12 +120,8 @@ def build_launcher(name: str, spec: SweepSpec, *, slots: int | None) -> Launcher
         LaunchError: this machine has nothing for it to run on.
     """
     asked = spec.resources
-    return LAUNCHERS[name](
-        slots or asked.slots,
-        asked.threads_per_slot,
-        trials_per_gpu=asked.trials_per_gpu,
-        requester=Requester(spec.name, spec.priority),
-    )
+    requester = Requester(spec.name, spec.priority)
+    return LAUNCHERS[name](SlotRequest(slots or asked.slots, asked.threads_per_slot, asked.trials_per_gpu, requester))
 
 
 def _keep_content(spec: SweepSpec, plan: Plan, home: Home, console: Console) -> None:

@@ -60,6 +60,16 @@ DEFAULT_REQUESTER = Requester("a sweep")
 
 
 @dataclass(frozen=True)
+class SlotRequest:
+    """What a sweep asks of a launcher. None leaves the number of slots, and of threads per slot, to the machine."""
+
+    num_slots: int | None = None
+    num_threads: int | None = None
+    trials_per_gpu: TrialsPerGpu = None
+    requester: Requester = DEFAULT_REQUESTER
+
+
+@dataclass(frozen=True)
 class JobExit:
     """How an attempt's process ended.
 

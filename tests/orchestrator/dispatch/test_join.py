@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.dispatch.join import join_sweep
 from orchestrator.errors import DataError, OrchestrateError, SpecError, TrackingError
-from orchestrator.launchers.base import Launcher, Requester
+from orchestrator.launchers.base import Launcher, Requester, SlotRequest
 from orchestrator.launchers.choose import LAUNCHERS
 from orchestrator.operations.data.make import make_data
 from orchestrator.planning.plan import make_plan
@@ -165,8 +165,8 @@ class Launched(Exception):
 def test_the_same_data_elsewhere_make_the_same_trials(begun: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """Found under ORCHESTRATE_DATA by its name, verified, and planned as the other machine did."""
 
-    def build(_slots: int | None, _threads: int | None, *, trials_per_gpu: int | str | None, requester: Requester) -> Launcher:
-        assert requester == Requester("shared", 7)
+    def build(asked: SlotRequest) -> Launcher:
+        assert asked.requester == Requester("shared", 7)
         raise Launched
 
     monkeypatch.setitem(LAUNCHERS, "none", build)

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from orchestrator.errors import LaunchError
-from orchestrator.launchers.base import JobExit
+from orchestrator.launchers.base import JobExit, SlotRequest
 from orchestrator.launchers.choose import LAUNCHERS
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import Attempt
@@ -66,7 +66,7 @@ def test_no_cluster_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'orchestrate[ray]'")
     monkeypatch.setenv("RAY_ADDRESS", "ray://127.0.0.1:1")
     with pytest.raises(LaunchError, match=r"ray://127.0.0.1:1, which is Ray Client's"):
-        LAUNCHERS["ray"](None, None)
+        LAUNCHERS["ray"](SlotRequest())
 
 
 @pytest.mark.long

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.errors import LaunchError
+from orchestrator.launchers.base import SlotRequest
 from orchestrator.launchers.choose import LAUNCHERS
 from orchestrator.launchers.ray_resources import Share, choose_share
 
@@ -41,4 +42,4 @@ def test_ray_does_not_share_a_gpu_by_its_memory() -> None:
     """It is said before any cluster is looked for, with what to give instead."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'orchestrate[ray]'")
     with pytest.raises(LaunchError, match=r"trials_per_gpu is 'auto'.*Give a number"):
-        LAUNCHERS["ray"](None, None, trials_per_gpu="auto")
+        LAUNCHERS["ray"](SlotRequest(trials_per_gpu="auto"))

@@ -16,7 +16,7 @@ from orchestrator.planning.plan import Plan
 from orchestrator.search.options import check_search
 from orchestrator.search.proposers import PlannedProposer, SampledProposer
 from orchestrator.search.pruning import History, Pruning
-from orchestrator.search.sampling import build_sampler, make_distributions
+from orchestrator.search.sampling import build_sampler, make_dimensions
 from orchestrator.search.search import Budget, Proposer, StudySearch
 from orchestrator.search.storage import open_storage
 from orchestrator.search.study import Study
@@ -62,7 +62,7 @@ def build_search(
     return StudySearch(
         proposer,
         study,
-        dimensions=make_distributions(spec.search, [str(row.id) for row in spec.rows]),
+        dimensions=make_dimensions(spec.search, [str(row.id) for row in spec.rows]),
         ended=ended,
         pruning=Pruning(spec, plan.facts, study, history),
         budget=budget,

@@ -8,7 +8,7 @@ from collections.abc import Set
 
 from orchestrator.planning.configuration import Configuration, resolve
 from orchestrator.planning.plan import Plan
-from orchestrator.search.sampling import make_distributions, suggest_point
+from orchestrator.search.sampling import make_dimensions, suggest_point
 from orchestrator.search.search import Budget
 from orchestrator.search.study import Study
 from orchestrator.search.study_trial import StudyTrial, identify
@@ -57,7 +57,7 @@ class SampledProposer:
         self._spec, self._search, self._facts = spec, search, plan.facts
         self._num_allowed = spec.budget.trials // spec.trials_per_configuration
         self._study, self._budget, self._ended = study, budget, ended
-        self._distributions = make_distributions(search, [])
+        self._dimensions = make_dimensions(search, [])
         self._proposed: set[str] = set()
         self._labels = {configuration.label for configuration in plan.configurations}
         self._planned = deque(plan.configurations)
@@ -90,7 +90,7 @@ class SampledProposer:
             return None
         for _ in range(MAX_REPEATS):
             asked = self._study.ask()
-            params = suggest_point(asked, self._spec, self._search, self._distributions)
+            params = suggest_point(asked, self._spec, self._search, self._dimensions)
             configuration = resolve(self._spec, params, self._facts)
             if self._study.claim(asked, configuration):
                 return self._with_own_label(configuration)
@@ -126,4 +126,4 @@ class SampledProposer:
             configuration = resolve(self._spec, trial.params, self._facts)
             if configuration.id == trial.identity:  # otherwise base has changed, and the value belongs to another training
                 self._study.add_steps(trial.identity, trial.steps)
-                self._study.finish(configuration, self._distributions, value=trial.value, state=TrialState.COMPLETE)
+                self._study.finish(configuration, self._dimensions, value=trial.value, state=TrialState.COMPLETE)

@@ -22,6 +22,33 @@ from orchestrator.spec.optuna_names import class_name
 from orchestrator.spec.space import is_active
 
 
+def build_sampler(search: SearchSpec) -> SeededPerTrial:
+    """Build the sampler of a search.
+
+    Raises:
+        ValueError, TypeError: Optuna refuses the options.
+    """
+    return SeededPerTrial(lambda seed: _build(search, seed), search.seed)
+
+
+def _build(search: SearchSpec, seed: int) -> BaseSampler:
+    sampler: type[BaseSampler] = getattr(optuna.samplers, class_name(search.method))
+    options = {"seed": seed, **_defaults(search, sampler), **search.options}
+    if sampler is QMCSampler:  # its sequence depends on the seed, so the seed must stay the same for all trials
+        options |= {"seed": search.seed, "independent_sampler": RandomSampler(seed)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", category=optuna.exceptions.ExperimentalWarning)  # a sweep file that names one accepts it
+        return sampler(**options)
+
+
+def _defaults(search: SearchSpec, sampler: type[BaseSampler]) -> dict[str, Any]:
+    """Return defaults that suit a sweep; a sampler named by its class keeps Optuna's own."""
+    if search.method == "tpe":  # with conditional parameters, ``group`` samples jointly those that exist together
+        return {"multivariate": True, "group": any(p.when for p in search.space), "constant_liar": True}
+    parameter = inspect.signature(sampler).parameters.get("warn_independent_sampling")
+    return {} if parameter is None or parameter.default is not True else {"warn_independent_sampling": False}
+
+
 class SeededPerTrial(BaseSampler):
     """A sampler whose choices depend only on the seed, the trial's number and the results so far.
 
@@ -52,53 +79,28 @@ class SeededPerTrial(BaseSampler):
             self._inner.after_trial(study, trial, state, values)
 
 
-def build_sampler(search: SearchSpec) -> SeededPerTrial:
-    """Build the sampler of a search.
-
-    Raises:
-        ValueError, TypeError: Optuna refuses the options.
-    """
-    return SeededPerTrial(lambda seed: _build(search, seed), search.seed)
-
-
-def _build(search: SearchSpec, seed: int) -> BaseSampler:
-    sampler: type[BaseSampler] = getattr(optuna.samplers, class_name(search.method))
-    options = {"seed": seed, **_defaults(search, sampler), **search.options}
-    if sampler is QMCSampler:  # its sequence depends on the seed, so the seed must stay the same for all trials
-        options |= {"seed": search.seed, "independent_sampler": RandomSampler(seed)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", category=optuna.exceptions.ExperimentalWarning)  # a sweep file that names one accepts it
-        return sampler(**options)
+def suggest_point(
+    trial: optuna.Trial, spec: SweepSpec, search: SearchSpec, dimensions: Mapping[str, Dimension]
+) -> dict[str, Any]:
+    """Let the sampler choose each parameter that exists, given the values of those above it."""
+    params: dict[str, Any] = {}
+    for parameter in search.space:
+        if is_active(parameter, spec.base, spec.data, params):
+            dimension = dimensions[parameter.path]
+            params[parameter.path] = dimension.decode(_suggest(trial, parameter.path, dimension.distribution))
+    return params
 
 
-def _defaults(search: SearchSpec, sampler: type[BaseSampler]) -> dict[str, Any]:
-    """Return defaults that suit a sweep; a sampler named by its class keeps Optuna's own."""
-    if search.method == "tpe":  # with conditional parameters, ``group`` samples jointly those that exist together
-        return {"multivariate": True, "group": any(p.when for p in search.space), "constant_liar": True}
-    parameter = inspect.signature(sampler).parameters.get("warn_independent_sampling")
-    return {} if parameter is None or parameter.default is not True else {"warn_independent_sampling": False}
+def _suggest(trial: optuna.Trial, path: str, distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(path, distribution.choices)
+    if isinstance(distribution, IntDistribution):
+        return trial.suggest_int(path, distribution.low, distribution.high, log=distribution.log, step=distribution.step)
+    assert isinstance(distribution, FloatDistribution)
+    return trial.suggest_float(path, distribution.low, distribution.high, log=distribution.log, step=distribution.step)
 
 
-@dataclass(frozen=True)
-class Dimension:
-    """A parameter in Optuna's terms. Its categories must be scalars, so objects become canonical JSON."""
-
-    distribution: BaseDistribution
-    decoded: Mapping[Any, Any] | None = None
-
-    def encode(self, value: Any) -> Any:
-        return value if self.decoded is None else self._codes[_canonical(value)]
-
-    @cached_property
-    def _codes(self) -> dict[str, Any]:
-        """Choice as canonical JSON -> its category."""
-        return {_canonical(choice): code for code, choice in (self.decoded or {}).items()}
-
-    def decode(self, suggested: Any) -> Any:
-        return suggested if self.decoded is None else self.decoded[suggested]
-
-
-def make_distributions(search: SearchSpec | None, rows: Sequence[str]) -> dict[str, Dimension]:
+def make_dimensions(search: SearchSpec | None, rows: Sequence[str]) -> dict[str, Dimension]:
     """Return dotted path -> dimension; rows have the one dimension ``row``."""
     if search is None:
         return {"row": _categories(rows)} if rows else {}
@@ -128,22 +130,20 @@ def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def suggest_point(
-    trial: optuna.Trial, spec: SweepSpec, search: SearchSpec, dimensions: Mapping[str, Dimension]
-) -> dict[str, Any]:
-    """Let the sampler choose each parameter that exists, given the values of those above it."""
-    params: dict[str, Any] = {}
-    for parameter in search.space:
-        if is_active(parameter, spec.base, spec.data, params):
-            dimension = dimensions[parameter.path]
-            params[parameter.path] = dimension.decode(_suggest(trial, parameter.path, dimension.distribution))
-    return params
+@dataclass(frozen=True)
+class Dimension:
+    """A parameter in Optuna's terms. Its categories must be scalars, so objects become canonical JSON."""
 
+    distribution: BaseDistribution
+    decoded: Mapping[Any, Any] | None = None
 
-def _suggest(trial: optuna.Trial, path: str, distribution: BaseDistribution) -> Any:
-    if isinstance(distribution, CategoricalDistribution):
-        return trial.suggest_categorical(path, distribution.choices)
-    if isinstance(distribution, IntDistribution):
-        return trial.suggest_int(path, distribution.low, distribution.high, log=distribution.log, step=distribution.step)
-    assert isinstance(distribution, FloatDistribution)
-    return trial.suggest_float(path, distribution.low, distribution.high, log=distribution.log, step=distribution.step)
+    def encode(self, value: Any) -> Any:
+        return value if self.decoded is None else self._codes[_canonical(value)]
+
+    @cached_property
+    def _codes(self) -> dict[str, Any]:
+        """Choice as canonical JSON -> its category."""
+        return {_canonical(choice): code for code, choice in (self.decoded or {}).items()}
+
+    def decode(self, suggested: Any) -> Any:
+        return suggested if self.decoded is None else self.decoded[suggested]

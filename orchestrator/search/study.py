@@ -133,7 +133,7 @@ class Study:
         elif known is None or (ended is OptunaState.COMPLETE and not known.is_complete):  # complete before this run, or retried
             self._add(configuration, dimensions, state=ended, value=value, attrs=attrs)
 
-    def requeue(self) -> None:
+    def requeue_abandoned(self) -> None:
         """Requeue the running trials of dead owners in all studies of this sweep; they are proposed again.
 
         Studies of earlier spaces and seeds are included, because no other process opens them.

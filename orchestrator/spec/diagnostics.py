@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from orchestrator.errors import SpecError
-from orchestrator.spec.document import Document, Place, write_place
+from orchestrator.spec.document import Document, Place, show, write_place
 from orchestrator.spec.model import NOT_YET, Parameter, Row, SweepSpec
 from orchestrator.spec.schema import did_you_mean, element, literals, model_for
 from trainers.config import DataConfig, TrainConfig
@@ -164,14 +164,6 @@ def _annotation_at(model: type[BaseModel], raw: Any, place: Place) -> Any:
         else:
             return None
     return annotation
-
-
-def show(value: Any) -> str:
-    """Write a value as it stands in the file, shortened to 60 characters."""
-    if value is None:
-        return "empty"
-    text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _describe(model: type[BaseModel], raw: Any, place: Place, several: Sequence[ErrorDetails]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import io
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -62,6 +63,14 @@ def write_place(place: Place) -> str:
     for part in place:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
     return text
+
+
+def show(value: Any) -> str:
+    """Write a value as it stands in the file, shortened to 60 characters."""
+    if value is None:
+        return "empty"
+    text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def read_document(path: Path) -> Document:
@@ -239,9 +248,6 @@ class _Reading:
 
     def _error(self, node: Node, place: Place, found: str) -> SpecError:
         return SpecError(f"{_at(self.name, _line(node))}: {write_place(place) or 'the value'} {found}.")
-
-
-# ------------------------------------------------------------------------------------------- --set
 
 
 def override(document: Document, option: str) -> Document:

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.spec.diagnostics import Complaint, describe_unknown, fail, show, validate
-from orchestrator.spec.document import Document, Place, override, read_document
+from orchestrator.spec.diagnostics import Complaint, describe_unknown, fail, validate
+from orchestrator.spec.document import Document, Place, override, read_document, show
 from orchestrator.spec.model import Row, SearchSpec, SweepSpec
 from orchestrator.spec.optuna_names import compares_trials
 from orchestrator.spec.schema import are_related, did_you_mean, is_known_path, known_paths, nearest
@@ -78,9 +78,6 @@ def _set_sources(document: Document, folder: Path) -> Document:
         if isinstance(choices, list):
             choices[:] = [make_absolute(choice, ("search", "space", f"data.{field}")) for choice in choices]
     return document
-
-
-# ------------------------------------------------------------------- checks across fields
 
 
 def _check_outline(spec: SweepSpec) -> Iterator[Complaint]:

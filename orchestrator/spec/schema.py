@@ -69,19 +69,19 @@ def element(annotation: Any) -> Any:
 @cache
 def known_paths() -> Mapping[str, frozenset[Any]]:
     """Return every dotted path that a search space may set -> its types."""
-    found: dict[str, set[Any]] = {}
-    _collect(TrainConfig, "", found)
-    _collect(DataConfig, DATA_PREFIX, found)
-    return {path: frozenset(kinds) for path, kinds in found.items()}
+    found: dict[str, frozenset[Any]] = {}
 
+    def collect(model: type[BaseModel], prefix: str) -> None:
+        for name, field in model.model_fields.items():
+            path, kinds = prefix + name, list(variants(field.annotation))
+            found[path] = found.get(path, frozenset()).union(get_origin(kind) or kind for kind in kinds)
+            for kind in kinds:
+                if isinstance(kind, type) and issubclass(kind, BaseModel):
+                    collect(kind, f"{path}.")
 
-def _collect(model: type[BaseModel], prefix: str, found: dict[str, set[Any]]) -> None:
-    for name, field in model.model_fields.items():
-        kinds = found.setdefault(prefix + name, set())
-        for variant in variants(field.annotation):
-            kinds.add(get_origin(variant) or variant)
-            if isinstance(variant, type) and issubclass(variant, BaseModel):
-                _collect(variant, f"{prefix}{name}.", found)
+    collect(TrainConfig, "")
+    collect(DataConfig, DATA_PREFIX)
+    return found
 
 
 def is_known_path(path: str) -> bool:

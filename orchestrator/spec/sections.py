@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import zoneinfo
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from orchestrator.spec.cron import EXAMPLE, check_line
+from orchestrator.spec.document import show
 from orchestrator.spec.optuna_names import PrunerName
 from orchestrator.spec.schema import did_you_mean, nearest
 from trainers.config import CHECKPOINT_INTERVAL_S, Flips
@@ -86,9 +86,8 @@ RULE_WORDS = ("all", "none")
 def _check_rule(value: Any) -> Any:
     if value in RULE_WORDS or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
         return value
-    found = "empty" if value is None else repr(value) if isinstance(value, str) else json.dumps(value, default=str)
     hint = did_you_mean(value, RULE_WORDS) if isinstance(value, str) else ""
-    raise ValueError(f"is {found}. Allowed: all, none, or a whole number from 1: those of the best N trials.{hint}")
+    raise ValueError(f"is {show(value)}. Allowed: all, none, or a whole number from 1: those of the best N trials.{hint}")
 
 
 class KeepSpec(Part):

@@ -35,9 +35,6 @@ class BuildError(SpecError):
         self.complaints = tuple(complaints)
 
 
-# --------------------------------------------------------------------------------- building one point
-
-
 def build_point(train: TrainConfig, data: DataConfig, params: Params) -> tuple[TrainConfig, DataConfig]:
     """Return ``train`` and ``data`` with each parameter's value at its path; an object replaces the previous one completely.
 
@@ -63,7 +60,7 @@ def build_row(train: TrainConfig, data: DataConfig, row: Row) -> tuple[TrainConf
 
 
 def _to_raw(model: BaseModel) -> dict[str, Any]:
-    """All fields as JSON values; inside objects only what differs from the defaults, so that a new name finds no leftovers."""
+    """Return all fields as JSON; objects hold only non-default values, so that a new ``name`` inherits none of the old ones."""
     raw: dict[str, Any] = model.model_dump(mode="json")
     for field in type(model).model_fields:
         value = getattr(model, field)
@@ -97,9 +94,6 @@ def _validate(raw_train: dict[str, Any], raw_data: dict[str, Any]) -> tuple[Trai
     if train is None or data is None:
         raise BuildError([*complaints, *more])
     return train, data
-
-
-# ------------------------------------------------------------------------------------- many points
 
 
 def is_active(parameter: Parameter, train: TrainConfig, data: DataConfig, params: Params) -> bool:

@@ -1,4 +1,4 @@
-"""Broken data sets, as a person meets them: `orchestrate sweep` names the file and what was found, and exits with 2."""
+"""Broken data sets: `orchestrate sweep` names the file and what was found, and exits with 2."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NUM_TILES, HEIGHT, WIDTH = 12, 32, 64
 
 
 def _tiles() -> np.ndarray:
-    """(N, 2, H, W) uint8: pictures, and masks with every class from 0 to 4 in each."""
+    """(N, 2, H, W) uint8: images, and masks that each hold every class from 0 to 4."""
     rng = np.random.default_rng(0)
     tiles = rng.integers(0, 256, (NUM_TILES, 2, HEIGHT, WIDTH), dtype=np.uint8)
     tiles[:, 1] %= 5

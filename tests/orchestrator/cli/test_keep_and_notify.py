@@ -1,4 +1,4 @@
-"""A whole sweep that keeps its best checkpoint and tells somebody, by the command, in processes of its own."""
+"""A whole sweep that keeps its best checkpoint and sends notifications, by the command, in its own processes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ notify: ${CHAT}
 
 
 class Folder:
-    """Where somebody works."""
+    """A user's working folder."""
 
     def __init__(self, path: Path, chat: Chat) -> None:
         self.path = path
@@ -43,13 +43,13 @@ class Folder:
         return done
 
     def sweep(self, *options: str) -> list[dict[str, Any]]:
-        """Its trials, best first."""
+        """The sweep's trials, best first."""
         done = self.run("sweep", "tiny.yaml", "--launcher", "inline", "--json", *options)
         trials: list[dict[str, Any]] = json.loads(done.stdout)["trials"]
         return sorted(trials, key=lambda trial: -trial["metrics"]["val/miou"])
 
     def checkpoints(self) -> set[str]:
-        """Keys of the trials that have one; in their folder and among their artifacts."""
+        """Keys of the trials with a checkpoint in their folder, and of those with one among their artifacts."""
         kept = {path.parent.name for path in self.path.glob("mlruns/trials/*/best.safetensors")}
         assert len(list(self.path.glob("mlruns/artifacts/*/*/artifacts/best.safetensors"))) == len(kept)
         return kept
@@ -57,12 +57,12 @@ class Folder:
 
 @pytest.fixture
 def folder(tmp_path: Path, chat: Chat) -> Folder:
-    """With a chat to be told."""
+    """A folder with a chat to notify."""
     return Folder(tmp_path, chat)
 
 
-def test_a_checkpoint_goes_with_the_rule_and_comes_back_when_it_is_wanted(folder: Folder, chat: Chat) -> None:
-    """The sweep ends with the best one alone and says so; the other is trained again, to the same figure, when somebody asks."""
+def test_a_checkpoint_is_removed_by_the_rule_and_trained_again_on_request(folder: Folder, chat: Chat) -> None:
+    """The sweep keeps only the best one and says so; on request the other trial is trained again, to the same mIoU."""
     best, other = folder.sweep()
     assert folder.checkpoints() == {best["key"]}
     assert [got["title"] for got in chat.received] == ["tiny: done"]
@@ -84,7 +84,7 @@ def test_a_checkpoint_goes_with_the_rule_and_comes_back_when_it_is_wanted(folder
 
 
 def _check_flips(folder: Folder, other: dict[str, Any]) -> None:
-    """Only what was trained again has flips, on its run too; the ensemble takes them where they score more."""
+    """Only the trial trained again has flips, on its run too; the ensemble uses them where they score higher."""
     assert [path.parent.parent.name for path in folder.path.glob("mlruns/trials/*/flips/predictions.zst")] == [other["key"]]
     assert len(list(folder.path.glob("mlruns/artifacts/*/*/artifacts/flips/predictions.zst"))) == 1
     alone = json.loads(folder.run("best-ensemble", "tiny", "--tag", f"key={other['key']}", "--json").stdout)

@@ -1,4 +1,4 @@
-"""What `orchestrate sweep` tells before anything runs, through the command."""
+"""What `orchestrate sweep` prints before anything runs."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def plan(folder: Path, *options: str) -> dict[str, Any]:
     return read
 
 
-def test_an_edited_sweep_is_told_before_it_runs(tmp_path: Path) -> None:
-    """What was changed, what of it is to be trained, how long that takes and where it goes; a plan itself leaves no trace."""
+def test_edits_of_a_sweep_are_shown_before_it_runs(tmp_path: Path) -> None:
+    """The plan shows what changed, what it trains, how long that takes and where it is stored; it leaves no trace."""
     (tmp_path / "tiny.yaml").write_text(SWEEP)
     first = plan(tmp_path)
     assert (first["changes"], first["estimate"], first["disk"], first["drift"]) == (None, None, None, None)

@@ -1,4 +1,4 @@
-"""Jobs of a real SLURM cluster that work on one sweep, one of which is cancelled."""
+"""Jobs of a real SLURM cluster work on one sweep; one of them is cancelled."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ def cluster() -> Iterator[SlurmCluster]:
 
 
 def events_of(folder: Path) -> dict[str, list[Event]]:
-    """What each trial has noted down so far."""
+    """The events of each trial so far."""
     return {path.name: TrialFolder(path).events()[0] for path in folder.glob("mlruns/trials/*")}
 
 
 def slots_of_trials(folder: Path) -> set[str]:
-    """Where trials have run for some epochs."""
+    """The slots on which trials have run some epochs."""
     return {str(events[0].facts["slot"]) for events in events_of(folder).values() if len(events) > 3}
 
 
 def test_two_jobs_work_on_one_sweep_and_one_is_cancelled(
     cluster: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each on its own CPU; the cancelled one's epoch ends and is kept, the other takes its trial over: no epoch is run twice."""
+    """Each has its own CPU. The cancelled job keeps its running epoch, the other takes over its trial: no epoch runs twice."""
     monkeypatch.setenv("ORCHESTRATE_SLOTS", str(tmp_path / "slots"))
     for name in ("ORCHESTRATE_HOME", "ORCHESTRATE_STORAGE", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)

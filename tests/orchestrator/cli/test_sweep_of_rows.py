@@ -1,4 +1,4 @@
-"""A sweep of rows with fixed ensembles and its report, through the command."""
+"""A sweep of rows with fixed ensembles and its report, by the command."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def run(folder: Path, *arguments: str, code: int = 0) -> str:
 
 
 def read(folder: Path, *arguments: str, code: int = 0) -> Any:
-    """The same with --json; returns the document."""
+    """Run a command with --json; returns its document."""
     return json.loads(run(folder, *arguments, "--json", code=code))
 
 
 def test_a_table_is_run_combined_and_reported(tmp_path: Path) -> None:
-    """Ensembles are evaluated once; a member that fails later is named; the report has the table as JSON and as a page."""
+    """Ensembles are evaluated once; a member that fails later is named; the report is written as JSON and as a page."""
     planned = read(tmp_path, "sweep", "tiny.yaml", "--plan")
     keys = [trial["key"] for trial in planned["trials"]]
     assert [trial["row"] for trial in planned["trials"]] == ["1", "2"]

@@ -1,4 +1,4 @@
-"""A sweep and a worker with a home each, as on two machines, on one ledger and one tracking store; and the commands around."""
+"""A sweep and a worker with separate homes, as on two machines, share a ledger and a tracking store."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ resources: {slots: 1, threads_per_slot: 1}
 
 
 class Machine:
-    """A folder with a home of its own, and the commands run in it."""
+    """A folder with its own home, in which commands run."""
 
     def __init__(self, folder: Path, shared: Path, **variables: str) -> None:
         folder.mkdir(parents=True)
@@ -49,7 +49,7 @@ class Machine:
         }
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Begin a command with --json in a group of its own."""
+        """Start a command with --json in its own process group."""
         command = [sys.executable, "-m", "orchestrator.cli", *arguments, "--json"]
         process = subprocess.Popen(
             command, cwd=self.folder, env=self._environment, stdout=subprocess.PIPE, text=True, start_new_session=True
@@ -58,7 +58,7 @@ class Machine:
         return process
 
     def kill(self) -> None:
-        """End what still runs."""
+        """Kill what still runs."""
         for process in self._processes:
             process.kill()
             process.wait()
@@ -66,20 +66,20 @@ class Machine:
             process.stdout.close()
 
     def run(self, *arguments: str, code: int = 0) -> Any:
-        """The document of a command."""
+        """Run a command; returns its document."""
         process = self.start(*arguments)
         stdout, _ = process.communicate(timeout=300)
         assert process.returncode == code
         return json.loads(stdout)
 
     def has_trained(self, num_epochs: int = 1) -> bool:
-        """Whether epochs have ended here."""
+        """Whether epochs have ended on this machine."""
         progress = self.folder.glob("mlruns/trials/*/progress.jsonl")
         return sum(path.read_bytes().count(b'"kind":"epoch"') for path in progress) >= num_epochs
 
 
 def _wait_until(is_so: Callable[[], bool], *processes: subprocess.Popen[str]) -> None:
-    """While these run."""
+    """Wait while these processes run."""
     deadline_s = time.monotonic() + 240
     while not is_so():
         assert [process.poll() for process in processes] == [None] * len(processes)
@@ -89,7 +89,7 @@ def _wait_until(is_so: Callable[[], bool], *processes: subprocess.Popen[str]) ->
 
 @pytest.fixture
 def machines(tmp_path: Path) -> Iterator[tuple[Machine, Machine]]:
-    """The one that plans, and the one that joins, which has the data elsewhere."""
+    """The machine that plans, and the one that joins, which has the data elsewhere."""
     shared = tmp_path / "shared"
     shared.mkdir()
     planner = Machine(tmp_path / "planner", shared)
@@ -102,8 +102,8 @@ def machines(tmp_path: Path) -> Iterator[tuple[Machine, Machine]]:
         machine.kill()
 
 
-def test_a_worker_finishes_what_its_sweep_was_killed_over(machines: tuple[Machine, Machine], tmp_path: Path) -> None:
-    """Each trial is complete and one run, though the planner dies by kill -9; status and sync agree, and nothing is left over."""
+def test_a_worker_finishes_the_sweep_of_a_killed_planner(machines: tuple[Machine, Machine], tmp_path: Path) -> None:
+    """After kill -9 of the planner, each trial is complete and has one run; status and sync agree."""
     planner, joiner = machines
     sweep = planner.start("sweep", "tiny.yaml")
     _wait_until(planner.has_trained, sweep)
@@ -134,7 +134,7 @@ def test_a_worker_finishes_what_its_sweep_was_killed_over(machines: tuple[Machin
 
 
 def test_one_stop_ends_both(machines: tuple[Machine, Machine]) -> None:
-    """Gracefully, from either machine: exit code 130, nothing RUNNING, and what was stopped waits."""
+    """Gracefully, from either machine: exit code 130, nothing is RUNNING, and stopped trials wait."""
     planner, joiner = machines
     sweep = planner.start("sweep", "tiny.yaml", "--set", "base.epochs=500")
     _wait_until(planner.has_trained, sweep)

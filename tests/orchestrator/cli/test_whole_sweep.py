@@ -1,4 +1,4 @@
-"""The whole line through the command, in processes of its own: sweep, kill, resume, leaderboard, ensemble, dead server."""
+"""The whole workflow by the command, in its own processes: sweep, kill, resume, leaderboard, ensemble, dead server."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _command(folder: Path, *arguments: str) -> list[str]:
 
 
 def _environment(folder: Path, **variables: str) -> dict[str, str]:
-    """As a person's, with slots of its own, so that sweeps of this machine do not hold the test up."""
+    """A user's environment with separate slots, so that other sweeps of this machine do not delay the test."""
     clean = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "ORCHESTRATE_STORAGE", "ORCHESTRATE_HOME")}
     return clean | {"ORCHESTRATE_SLOTS": str(folder / "slots")} | variables
 
@@ -60,7 +60,7 @@ def _has_trained_an_epoch(folder: Path) -> bool:
 
 
 def test_a_sweep_survives_the_death_of_its_whole_group(tmp_path: Path) -> None:
-    """After kill -9 in the middle the same command goes on, runs nothing twice, and leaves no run RUNNING; then all is cached."""
+    """After kill -9, the same command resumes, runs nothing twice and leaves no run RUNNING; then everything is cached."""
     command = [*_command(tmp_path, "sweep", "tiny.yaml"), "--json"]
     first = subprocess.Popen(
         command,
@@ -108,8 +108,8 @@ def test_a_sweep_survives_the_death_of_its_whole_group(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_a_dead_tracking_server_costs_nothing_but_the_mirror(tmp_path: Path) -> None:
-    """With nobody at MLFLOW_TRACKING_URI the trials are trained all the same; the next sweep tells MLflow."""
+def test_a_dead_tracking_server_delays_only_the_mirror(tmp_path: Path) -> None:
+    """With no server at MLFLOW_TRACKING_URI, the trials are trained; the next sweep sends them to MLflow."""
     cut = ("sweep", "tiny.yaml", "--launcher", "inline", "--set", "base.epochs=1", "--set", "seeds=[0]")
 
     document = _run(tmp_path, *cut, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
@@ -122,7 +122,7 @@ def test_a_dead_tracking_server_costs_nothing_but_the_mirror(tmp_path: Path) -> 
 
 @pytest.mark.long
 def test_a_failed_trial_is_a_result_and_can_be_retried(tmp_path: Path) -> None:
-    """The sweep goes on, the exit code says 1, the reason is told; after `retry` the trial is tried again."""
+    """The sweep continues, exits with 1 and prints the reason; after `retry` the trial is trained again."""
     (tmp_path / "my_losses.py").write_text(
         "import os\nimport torch\n\n\nclass Fragile(torch.nn.Module):\n"
         "    def forward(self, logits, target):\n"
@@ -147,7 +147,7 @@ def test_a_failed_trial_is_a_result_and_can_be_retried(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_ctrl_c_lets_the_running_epoch_end_and_keeps_it(tmp_path: Path) -> None:
-    """SIGINT ends the sweep with exit code 130 and a document; what was stopped waits with its checkpoint, RUNNING nowhere."""
+    """SIGINT ends the sweep with exit code 130 and a document; stopped trials wait with their checkpoints."""
     long = ("sweep", "tiny.yaml", "--set", "base.epochs=500", "--set", "seeds=[0]")
     command = [*_command(tmp_path, *long), "--json"]
     sweep = subprocess.Popen(

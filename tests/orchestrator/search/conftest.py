@@ -1,4 +1,4 @@
-"""A search over a real sweep file, recorded in a real storage, with values from a formula."""
+"""Searches over real sweep files, recorded in real storages, with values from a formula."""
 
 from __future__ import annotations
 
@@ -71,20 +71,20 @@ def build(
     history: History = lambda _: {},
     facts: Facts = FACTS,
 ) -> StudySearch:
-    """A search over a sweep as a new run of it would have it; states: of trials, by key."""
+    """A search as a new run of the sweep builds it. states: of trials, by key."""
     known = [configuration for configuration, _ in read_known(spec, facts, storage)]
     plan = make_plan(spec, facts, states or {}, known=known)
     return build_search(spec, plan, storage, owner=owner, is_dead=is_dead, clock=clock, history=history)
 
 
 def proposals(search: Search) -> Iterator[Configuration]:
-    """What is proposed until there is nothing more."""
+    """Proposals, until there are no more."""
     while (configuration := search.propose()) is not None:
         yield configuration
 
 
 def run(search: Search, value_of: Callable[[Configuration], float]) -> list[Configuration]:
-    """Propose and tell to the end."""
+    """Propose and report until the search ends."""
     done = []
     for configuration in proposals(search):
         search.tell(configuration, value_of(configuration), COMPLETE)

@@ -89,7 +89,7 @@ def test_the_options_are_optunas(owner: type) -> None:
     ],
 )
 def test_an_error_names_its_place(tmp_path: Path, text: str, pieces: tuple[str, ...]) -> None:
-    """Line, place, what was found, what is allowed, the nearest name; or Optuna's reason."""
+    """The message holds line, place, what was found, what is allowed and the nearest name, or Optuna's reason."""
     spec = read(tmp_path, text)
     with pytest.raises(SpecError) as caught:
         check_search(spec)

@@ -22,8 +22,8 @@ def test_a_grid_is_proposed_in_its_order_and_recorded(tmp_path: Path, storage: P
     ]
 
 
-def test_a_second_run_proposes_all_again_and_records_nothing_twice(tmp_path: Path, storage: Path | str) -> None:
-    """What is done already is shown again; the study stays as it is."""
+def test_a_second_run_proposes_everything_again_and_records_nothing_twice(tmp_path: Path, storage: Path | str) -> None:
+    """Finished configurations are listed again; the study does not change."""
     spec = read(tmp_path, GRID)
     run(build(spec, storage), lambda _: 0.5)
     again = build(spec, storage, owner="later")
@@ -60,7 +60,7 @@ def test_a_failed_configuration_that_succeeds_later_counts(tmp_path: Path, stora
 
 
 def test_two_dispatchers_share_one_record(tmp_path: Path, storage: Path | str) -> None:
-    """What one has proposed, the other attaches to; whoever tells first is right."""
+    """Both work on the same proposals; the first reported outcome counts."""
     spec = read(tmp_path, GRID)
     one, other = build(spec, storage, owner="one"), build(spec, storage, owner="other")
     for configuration in proposals(one):
@@ -71,7 +71,7 @@ def test_two_dispatchers_share_one_record(tmp_path: Path, storage: Path | str) -
 
 
 def test_a_pruned_configuration_is_pruned_there_too(tmp_path: Path, journal: Path) -> None:
-    """Optuna's word for it is the same."""
+    """The study records it as PRUNED."""
     search = build(read(tmp_path, "base: {epochs: 1}\n"), journal)
     for configuration in proposals(search):
         search.tell(configuration, None, TrialState.PRUNED)
@@ -80,7 +80,7 @@ def test_a_pruned_configuration_is_pruned_there_too(tmp_path: Path, journal: Pat
 
 @pytest.mark.parametrize("value", [None, float("nan")])
 def test_a_complete_configuration_needs_a_value(tmp_path: Path, journal: Path, value: float | None) -> None:
-    """Nothing that is no number reaches the sampler."""
+    """Only finite numbers reach the sampler."""
     search = build(read(tmp_path, "base: {epochs: 1}\n"), journal)
     configuration = search.propose()
     assert configuration is not None
@@ -88,8 +88,8 @@ def test_a_complete_configuration_needs_a_value(tmp_path: Path, journal: Path, v
         search.tell(configuration, value, COMPLETE)
 
 
-def test_what_two_dispatchers_recorded_at_the_same_moment_ends_twice(tmp_path: Path, storage: Path | str) -> None:
-    """The trial that nobody told takes the other's value: at once if the other one has it, else by the next run."""
+def test_two_records_of_one_configuration_both_end(tmp_path: Path, storage: Path | str) -> None:
+    """The unreported trial gets the other's value: at once if the other has it, else in the next run."""
     spec = read(tmp_path, "base: {epochs: 1}\n")
     mine, theirs = build(spec, storage), build(spec, storage, owner="they")
     [configuration] = proposals(mine)

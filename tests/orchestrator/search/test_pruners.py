@@ -1,4 +1,4 @@
-"""Decisions are those of plain Optuna for the same reports in the same order, whatever the pruner."""
+"""Every pruner decides as in plain Optuna for the same reports in the same order."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def sweep_of(pruner: dict[str, Any], num_configurations: int, *, seeds: int = 1)
 
 
 def end_of(curve: Sequence[float]) -> float:
-    """What a whole training is worth."""
+    """The value of a whole training."""
     return max((figure for figure in curve if figure == figure), default=0.0)
 
 
 def decide_plainly(
     name: str, pruner: optuna.pruners.BasePruner, curves: Sequence[Sequence[float]], turns: Iterable[int]
 ) -> list[tuple[int, int]]:
-    """Which curve is pruned at which step by a study of Optuna's own."""
+    """Which curve a plain Optuna study prunes at which step."""
     study = optuna.create_study(study_name=name, direction="maximize", pruner=pruner)
     trials = [study.ask() for _ in curves]
     pruned, steps = [], [0] * len(curves)
@@ -80,7 +80,7 @@ def decide_plainly(
 def test_epochs_are_compared_as_optuna_compares_them(
     pruner: dict[str, Any], curves: list[list[float]], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Trainings under way at once, each reporting epoch after epoch, in any order."""
+    """Parallel trainings, each reporting epoch after epoch, in any order."""
     folder = tmp_path_factory.mktemp("study")
     spec = read(folder, sweep_of(pruner, len(curves)))
     turns = data.draw(st.permutations([i for i in range(len(curves)) for _ in range(EPOCHS)]))
@@ -109,7 +109,7 @@ def test_epochs_are_compared_as_optuna_compares_them(
 def test_finished_trials_are_compared_as_optuna_compares_them(
     curves: list[list[float]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Wilcoxon's over seeds: a step is a trial. After the last one there is nothing left to save."""
+    """Wilcoxon's over seeds: a step is a trial. After the last trial, pruning saves nothing."""
     folder = tmp_path_factory.mktemp("study")
     pruner = {"name": "wilcoxon", "options": {"p_threshold": 0.2}}
     spec = read(folder, sweep_of(pruner, len(curves), seeds=len(curves[0])))
@@ -146,7 +146,7 @@ def _decide_over_trials(pruner: optuna.pruners.BasePruner, curves: Sequence[Sequ
 
 
 def test_every_pruner_is_tried() -> None:
-    """None of those that a file can name is left out above."""
+    """The tests above cover every pruner that a file can name."""
     assert {class_name(pruner["name"]) for pruner in BY_EPOCHS} | {"WilcoxonPruner"} == {
         class_name(name) for name in get_args(PrunerName)
     }

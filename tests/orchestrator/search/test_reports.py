@@ -1,4 +1,4 @@
-"""What trials report: over kills, between dispatchers, between seeds, and from trial folders."""
+"""Reports of trials: across kills, dispatchers and seeds, and from trial folders."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def history_of(epochs: Mapping[str, Mapping[int, float]]) -> History:
 
 
 def test_without_a_pruner_nothing_is_recorded(tmp_path: Path, journal: Path) -> None:
-    """And nothing pruned."""
+    """Nothing is pruned either."""
     spec = read(tmp_path, GRID)
     assert not train(build(spec, journal), spec, [0.1, 0.2])
     assert trials_in(journal)[0].intermediate_values == {}
 
 
 def test_a_pruned_configuration_keeps_its_reports(tmp_path: Path, storage: Path | str) -> None:
-    """The sampler learns from where it stood."""
+    """The sampler learns from its last value."""
     spec = read(tmp_path, MEDIAN)
     search = build(spec, storage)
     assert not train(search, spec, [0.4, 0.6])
@@ -65,7 +65,7 @@ def test_a_pruned_configuration_keeps_its_reports(tmp_path: Path, storage: Path 
 
 
 def test_reports_may_be_repeated(tmp_path: Path, journal: Path) -> None:
-    """The first report of an epoch counts, the next are passed over without a warning."""
+    """The first report of an epoch counts; later ones are ignored without a warning."""
     spec = read(tmp_path, MEDIAN)
     search = build(spec, journal)
     _, [trial] = take(search, spec)
@@ -74,8 +74,8 @@ def test_reports_may_be_repeated(tmp_path: Path, journal: Path) -> None:
     assert trials_in(journal)[0].intermediate_values == {1: 0.3}
 
 
-def test_a_resumed_trial_goes_on_reporting(tmp_path: Path, storage: Path | str) -> None:
-    """After a kill the same decision falls at the same epoch as without it."""
+def test_a_resumed_trial_continues_its_reports(tmp_path: Path, storage: Path | str) -> None:
+    """With and without a kill, it is pruned at the same epoch."""
     spec = read(tmp_path, MEDIAN)
     first = build(spec, storage, owner="dead")
     train(first, spec, [0.4, 0.5, 0.6])
@@ -93,7 +93,7 @@ def test_a_resumed_trial_goes_on_reporting(tmp_path: Path, storage: Path | str) 
 
 
 def test_a_decision_outlives_its_dispatcher(tmp_path: Path, journal: Path) -> None:
-    """A kill between the decision and the end does not give a configuration a second chance."""
+    """A configuration stays pruned after a kill between the decision and its end."""
     spec = read(tmp_path, MEDIAN)
     first = build(spec, journal, owner="dead")
     train(first, spec, [0.6])
@@ -107,8 +107,8 @@ def test_a_decision_outlives_its_dispatcher(tmp_path: Path, journal: Path) -> No
     assert second.report(trial, 2, 0.9)
 
 
-def test_what_nobody_reported_is_read_from_the_folder(tmp_path: Path, journal: Path) -> None:
-    """Epochs whose dispatcher died before reading them count, each at its own time."""
+def test_unreported_epochs_are_read_from_the_folder(tmp_path: Path, journal: Path) -> None:
+    """Epochs that a dead dispatcher did not report count, each in its order."""
     spec = read(tmp_path, MEDIAN)
     _, second = (planned.spec for planned in make_plan(spec, FACTS, {}).trials[:2])
     search = build(spec, journal, history=history_of({second.key: {1: 0.5, 2: 0.1, 3: 0.1, 9: 0.1}}))
@@ -118,8 +118,8 @@ def test_what_nobody_reported_is_read_from_the_folder(tmp_path: Path, journal: P
     assert trials_in(journal)[1].intermediate_values == {1: 0.5, 2: 0.1}
 
 
-def test_a_trial_found_done_is_compared_with(tmp_path: Path, journal: Path) -> None:
-    """What another sweep has trained brings its course along, so that the median is one of something."""
+def test_a_cached_trial_takes_part_in_comparisons(tmp_path: Path, journal: Path) -> None:
+    """A trial of another sweep brings its history along, so that there is a median."""
     spec = read(tmp_path, MEDIAN)
     done = make_plan(spec, FACTS, {}).trials[0].spec
     search = build(spec, journal, states={done.key: COMPLETE}, history=history_of({done.key: {1: 0.5, 2: 0.6}}))
@@ -131,7 +131,7 @@ def test_a_trial_found_done_is_compared_with(tmp_path: Path, journal: Path) -> N
 
 
 def test_a_changed_pruner_knows_the_earlier_reports(tmp_path: Path, journal: Path) -> None:
-    """It starts a new study, which adopts what is complete with its course, and nothing that was pruned."""
+    """Its new study copies complete trials with their histories, and no pruned ones."""
     first = read(tmp_path, RANDOM + "pruner: {name: median, options: {n_startup_trials: 1}}\n")
     search = build(first, journal)
     train(search, first, [0.5, 0.6])
@@ -141,8 +141,8 @@ def test_a_changed_pruner_knows_the_earlier_reports(tmp_path: Path, journal: Pat
     assert [(t.state.name, t.intermediate_values) for t in trials_in(journal)[2:]] == [("COMPLETE", {1: 0.5, 2: 0.6})]
 
 
-def test_a_failed_trial_that_is_tried_again_keeps_its_new_course(tmp_path: Path, journal: Path) -> None:
-    """Others are compared with it as with any."""
+def test_a_retried_trial_keeps_its_new_history(tmp_path: Path, journal: Path) -> None:
+    """Others are compared with it as with any trial."""
     spec = read(tmp_path, MEDIAN)
     search = build(spec, journal)
     configuration, _ = take(search, spec)
@@ -163,7 +163,7 @@ def test_samplers_work_within_the_brackets_of_hyperband(tmp_path: Path, journal:
 
 
 def test_the_first_seed_decides_for_all(tmp_path: Path, journal: Path) -> None:
-    """The others' epochs are not compared, and they learn that nothing of their configuration is wanted."""
+    """The other seeds' epochs are not compared, and the other seeds are pruned too."""
     spec = read(tmp_path, MEDIAN + "seeds: [0, 1]\n")
     search = build(spec, journal)
     train(search, spec, [0.5, 0.6])
@@ -174,8 +174,8 @@ def test_the_first_seed_decides_for_all(tmp_path: Path, journal: Path) -> None:
     assert trials_in(journal)[1].intermediate_values == {1: 0.1}
 
 
-def test_a_training_that_is_through_is_not_pruned(tmp_path: Path, journal: Path) -> None:
-    """Unless other seeds of the configuration can still be saved."""
+def test_a_finished_training_is_not_pruned(tmp_path: Path, journal: Path) -> None:
+    """Unless pruning saves other seeds of the configuration."""
     spec = read(tmp_path, MEDIAN.replace("epochs: 9", "epochs: 2"))
     search = build(spec, journal)
     train(search, spec, [0.4, 0.6])
@@ -187,8 +187,8 @@ def test_a_training_that_is_through_is_not_pruned(tmp_path: Path, journal: Path)
     assert train(search, spec, [0.5, 0.5])
 
 
-def test_a_first_seed_found_done_decides_too(tmp_path: Path, journal: Path) -> None:
-    """Where only further seeds are to be trained, the course of the first one tells whether they are."""
+def test_a_cached_first_seed_decides_too(tmp_path: Path, journal: Path) -> None:
+    """The history of the first seed decides whether the other seeds are trained."""
     spec = read(tmp_path, MEDIAN + "seeds: [0, 1]\n")
     bad = next(p.spec for p in make_plan(spec, FACTS, {}).trials if p.spec.train.batch_size == 3)
     search = build(spec, journal, states={bad.key: COMPLETE}, history=history_of({bad.key: {1: 0.1, 2: 0.2}}))
@@ -198,7 +198,7 @@ def test_a_first_seed_found_done_decides_too(tmp_path: Path, journal: Path) -> N
 
 
 def test_dispatchers_share_reports_and_decisions(tmp_path: Path, storage: Path | str) -> None:
-    """Two on one study compare with each other's trials; what one gives up, the other stops."""
+    """Two dispatchers compare with each other's trials; what one prunes, the other stops."""
     spec = read(tmp_path, MEDIAN + "seeds: [0, 1]\n")
     one, other = build(spec, storage, owner="one"), build(spec, storage, owner="other")
     train(one, spec, [0.5, 0.6])
@@ -236,7 +236,7 @@ def _report(folder: Path, index: int, both: Barrier) -> None:
 
 
 def test_processes_report_to_one_journal(tmp_path: Path, journal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each report is there once, at its step."""
+    """Each report is recorded once, at its step."""
     spec = read(tmp_path, GRID + "pruner: {name: NopPruner}\n")
     run(build(spec.model_copy(update={"name": "another"}), journal), lambda _: 0.5)
     monkeypatch.syspath_prepend(Path(__file__).parents[3])  # by which a fresh process finds this module

@@ -29,14 +29,14 @@ from tests.orchestrator.search.conftest import (
 
 @pytest.mark.parametrize("method", ["random", "tpe"])
 def test_the_budget_counts_trainings(tmp_path: Path, storage: Path | str, method: str) -> None:
-    """Seven trainings are three configurations of two seeds."""
+    """Seven trainings allow three configurations of two seeds."""
     spec = read(tmp_path, LR.format(method=method, trials=7) + "seeds: [0, 1]\n")
     assert len(run(build(spec, storage), by_rate)) == 3
 
 
 @pytest.mark.parametrize("method", ["random", "tpe"])
-def test_a_finished_search_proposes_what_it_knows_and_nothing_new(tmp_path: Path, storage: Path | str, method: str) -> None:
-    """Running it again finds everything done; a larger budget adds to it."""
+def test_a_finished_search_proposes_nothing_new(tmp_path: Path, storage: Path | str, method: str) -> None:
+    """A second run finds everything done; a larger budget adds proposals."""
     first = run(build(read(tmp_path, LR.format(method=method, trials=5)), storage), by_rate)
     again = run(build(read(tmp_path, LR.format(method=method, trials=5)), storage), by_rate)
     more = run(build(read(tmp_path, LR.format(method=method, trials=7)), storage), by_rate)
@@ -49,8 +49,8 @@ def test_a_finished_search_proposes_what_it_knows_and_nothing_new(tmp_path: Path
 
 
 @pytest.mark.parametrize("method", ["random", "tpe"])
-def test_an_interrupted_search_goes_on_as_it_would_have(tmp_path: Path, method: str) -> None:
-    """Proposals depend on the seed and on what is known, not on how often the sweep was started."""
+def test_an_interrupted_search_proposes_the_same_points(tmp_path: Path, method: str) -> None:
+    """Proposals depend on the seed and the results, not on how often the sweep was started."""
     spec = read(tmp_path, CONDITIONAL.format(method=method, trials=14))
 
     def value(configuration: Configuration) -> float:
@@ -69,7 +69,7 @@ def test_an_interrupted_search_goes_on_as_it_would_have(tmp_path: Path, method: 
 
 
 def test_conditional_parameters_exist_where_they_should(tmp_path: Path, journal: Path) -> None:
-    """Objects come back as objects, and gamma with focal only."""
+    """Objects come back as objects, and gamma only with focal."""
     done = run(build(read(tmp_path, CONDITIONAL.format(method="tpe", trials=25)), journal), lambda c: c.train.batch_size / 10)
     assert {c.train.loss.name for c in done} == {"focal", "dice", "jaccard"}
     assert all(("loss.gamma" in c.params) == (c.train.loss.name == "focal") for c in done)
@@ -77,7 +77,7 @@ def test_conditional_parameters_exist_where_they_should(tmp_path: Path, journal:
     assert len({c.id for c in done}) == 25
 
 
-def test_tpe_learns_from_what_it_is_told(tmp_path: Path, journal: Path) -> None:
+def test_tpe_learns_from_results(tmp_path: Path, journal: Path) -> None:
     """Its later proposals are better than its first."""
     done = run(build(read(tmp_path, LR.format(method="tpe", trials=40)), journal), by_rate)
     assert sum(map(by_rate, done[-10:])) > sum(map(by_rate, done[:10]))
@@ -85,7 +85,7 @@ def test_tpe_learns_from_what_it_is_told(tmp_path: Path, journal: Path) -> None:
 
 @pytest.mark.parametrize("method", ["random", "tpe"])
 def test_a_small_space_ends_by_itself(tmp_path: Path, journal: Path, method: str) -> None:
-    """Repetitions get the known value and cost nothing; when nothing new comes, the search says so, also the next time."""
+    """Repeated proposals get the known value and cost nothing; an exhausted search says so, also in the next run."""
     spec = read(tmp_path, f"search: {{method: {method}, space: {{arch: [Unet, FPN, PSPNet]}}}}\nbudget: {{trials: 50}}\n")
     search = build(spec, journal)
     done = run(search, lambda _: 0.5)
@@ -100,8 +100,8 @@ def test_a_small_space_ends_by_itself(tmp_path: Path, journal: Path, method: str
     assert len(trials_in(journal)) == num_trials
 
 
-def test_nothing_new_while_all_is_running_is_no_exhaustion(tmp_path: Path, journal: Path) -> None:
-    """What is under way is not proposed again, and the search may go on when it has ended."""
+def test_a_search_is_not_exhausted_while_configurations_run(tmp_path: Path, journal: Path) -> None:
+    """Running configurations are not proposed again; the search may continue when they end."""
     search = build(read(tmp_path, "search: {method: random, space: {arch: [Unet, FPN]}}\nbudget: {trials: 9}\n"), journal)
     running = list(proposals(search))
     assert sorted(c.label for c in running) == ["FPN", "Unet"]
@@ -121,8 +121,8 @@ def test_a_failed_configuration_is_not_proposed_again(tmp_path: Path, journal: P
     assert [value for _, value in read_known(spec, FACTS, journal)] == [None, None]
 
 
-def test_what_a_dead_owner_left_is_proposed_again_first(tmp_path: Path, storage: Path | str) -> None:
-    """A search goes on with what was under way when its dispatcher was killed."""
+def test_configurations_of_a_dead_owner_are_proposed_again_first(tmp_path: Path, storage: Path | str) -> None:
+    """A search resumes what ran when its dispatcher was killed."""
     spec = read(tmp_path, LR.format(method="tpe", trials=4))
     first = build(spec, storage, owner="dead")
     finished, left = first.propose(), first.propose()
@@ -139,8 +139,8 @@ def test_what_a_dead_owner_left_is_proposed_again_first(tmp_path: Path, storage:
     assert [t.state.name for t in trials_in(storage)].count("RUNNING") == 0
 
 
-def test_what_a_dead_owner_left_in_an_earlier_space_is_given_back(tmp_path: Path, storage: Path | str) -> None:
-    """After an edit of the seeds another study is in use; the sweep's earlier one is reconciled too, another sweep's not."""
+def test_configurations_of_a_dead_owner_in_an_earlier_study_are_requeued(tmp_path: Path, storage: Path | str) -> None:
+    """After an edit of the seeds, the sweep's earlier study is reconciled too; another sweep's is not."""
     before = read(tmp_path, LR.format(method="tpe", trials=4))
     build(before, storage, owner="dead").propose()
     build(before.model_copy(update={"name": "another"}), storage, owner="dead").propose()
@@ -150,16 +150,16 @@ def test_what_a_dead_owner_left_in_an_earlier_space_is_given_back(tmp_path: Path
     assert sorted(t.state.name for t in trials_in(storage)) == ["RUNNING", "WAITING"]
 
 
-def test_what_the_living_run_is_left_alone(tmp_path: Path, storage: Path | str) -> None:
-    """Reconciling takes from the dead only."""
+def test_configurations_of_live_owners_are_left_alone(tmp_path: Path, storage: Path | str) -> None:
+    """Only those of dead owners are requeued."""
     spec = read(tmp_path, LR.format(method="tpe", trials=4))
     build(spec, storage, owner="other").propose()
     build(spec, storage, owner="me", is_dead=lambda owner: owner == "dead").reconcile()
     assert [t.state.name for t in trials_in(storage)] == ["RUNNING"]
 
 
-def test_a_stopped_configuration_is_given_back(tmp_path: Path, journal: Path) -> None:
-    """WAITING means that the next run goes on with it; it costs no more budget."""
+def test_a_stopped_configuration_is_requeued(tmp_path: Path, journal: Path) -> None:
+    """WAITING means that the next run resumes it; it costs no more budget."""
     spec = read(tmp_path, LR.format(method="random", trials=2))
     first = build(spec, journal)
     stopped = first.propose()
@@ -170,8 +170,8 @@ def test_a_stopped_configuration_is_given_back(tmp_path: Path, journal: Path) ->
     assert len(read_known(spec, FACTS, journal)) == 2
 
 
-def test_what_goes_on_keeps_its_number(tmp_path: Path, storage: Path | str) -> None:
-    """A configuration that is gone on with is the same trial of the study, under its new owner."""
+def test_a_resumed_configuration_keeps_its_number(tmp_path: Path, storage: Path | str) -> None:
+    """It is the same trial of the study, under its new owner."""
     spec = read(tmp_path, LR.format(method="tpe", trials=2))
     left = build(spec, storage, owner="dead").propose()
     second = build(spec, storage, owner="alive", is_dead=lambda owner: owner == "dead")
@@ -183,7 +183,7 @@ def test_what_goes_on_keeps_its_number(tmp_path: Path, storage: Path | str) -> N
 
 
 def test_nothing_runs_after_a_search_was_closed(tmp_path: Path, storage: Path | str) -> None:
-    """What a dispatcher leaves unfinished waits; what others run goes on."""
+    """A dispatcher's unfinished configurations wait; those of others keep running."""
     spec = read(tmp_path, LR.format(method="random", trials=3))
     first, other = build(spec, storage, owner="first"), build(spec, storage, owner="other")
     first.propose()
@@ -192,8 +192,8 @@ def test_nothing_runs_after_a_search_was_closed(tmp_path: Path, storage: Path | 
     assert [t.state.name for t in trials_in(storage)] == ["WAITING", "RUNNING"]
 
 
-def test_a_result_counts_though_the_proposal_was_given_back(tmp_path: Path, storage: Path | str) -> None:
-    """A dispatcher that trains a dead one's trial may finish before anybody proposes it again."""
+def test_a_result_counts_after_its_configuration_was_requeued(tmp_path: Path, storage: Path | str) -> None:
+    """A dispatcher that takes over a trial may finish it before anybody proposes it again."""
     spec = read(tmp_path, GRID)
     one = build(spec, storage, owner="dead")
     configuration = one.propose()
@@ -204,8 +204,8 @@ def test_a_result_counts_though_the_proposal_was_given_back(tmp_path: Path, stor
     assert [(t.state.name, t.value) for t in trials_in(storage)] == [("COMPLETE", 0.5)]
 
 
-def test_what_others_propose_is_gone_through_at_the_end(tmp_path: Path, journal: Path) -> None:
-    """Each of two dispatchers sees the whole sweep, so that either may take over from the other."""
+def test_proposals_of_other_dispatchers_come_last(tmp_path: Path, journal: Path) -> None:
+    """Each of two dispatchers sees the whole sweep, so either can take over from the other."""
     spec = read(tmp_path, LR.format(method="random", trials=4))
     one, other = build(spec, journal, owner="one"), build(spec, journal, owner="other")
     of_one = [one.propose() for _ in range(2)]
@@ -215,8 +215,8 @@ def test_what_others_propose_is_gone_through_at_the_end(tmp_path: Path, journal:
     assert len(trials_in(journal)) == 4
 
 
-def test_what_waits_is_taken_up_where_optuna_hands_it_out(tmp_path: Path, journal: Path) -> None:
-    """Of two dispatchers, one may give back what the other is about to ask for anew."""
+def test_a_requeued_trial_may_be_asked_for_again(tmp_path: Path, journal: Path) -> None:
+    """One dispatcher may requeue a trial just before the other asks for a new one."""
     spec = read(tmp_path, LR.format(method="random", trials=4))
     search = build(spec, journal)
     configuration = search.propose()

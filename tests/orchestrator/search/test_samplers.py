@@ -33,8 +33,8 @@ QUICK = {"GPSampler": "{n_startup_trials: 5}", "CmaEsSampler": "{n_startup_trial
 @pytest.mark.parametrize(
     "method", [pytest.param(name, marks=[pytest.mark.slow] if name == "GPSampler" else []) for name in INSTALLED]
 )
-def test_any_sampler_searches_and_goes_on_as_it_would_have(tmp_path: Path, method: str) -> None:
-    """Interrupted after every proposal, a search proposes what it proposes in one go, and nothing twice."""
+def test_an_interrupted_search_proposes_the_same_points(tmp_path: Path, method: str) -> None:
+    """With any sampler, interrupted after every proposal, it proposes the same points as in one run, and nothing twice."""
     text = NUMBERS.format(method=method, options=QUICK.get(method, "{}"))
     if method == "BruteForceSampler":
         text = text.replace("low: 0.001, high: 0.1, log: true", "low: 0.01, high: 0.1, step: 0.01")
@@ -52,8 +52,8 @@ def test_any_sampler_searches_and_goes_on_as_it_would_have(tmp_path: Path, metho
     assert [c.id for c, _ in read_known(spec, FACTS, tmp_path / "parts.journal")] == [c.id for c in whole]
 
 
-def test_conditional_parameters_do_with_any_sampler(tmp_path: Path) -> None:
-    """What a sampler does not take itself, it has sampled independently, without a word."""
+def test_conditional_parameters_work_with_any_sampler(tmp_path: Path) -> None:
+    """A sampler samples them independently if it must, without a warning."""
     for method in ("QMCSampler", "NSGAIISampler", "TPESampler"):
         done = run(build(read(tmp_path, CONDITIONAL.format(method=method, trials=15)), tmp_path / method), batch_share)
         assert all(("loss.gamma" in c.params) == (c.train.loss.name == "focal") for c in done)
@@ -61,7 +61,7 @@ def test_conditional_parameters_do_with_any_sampler(tmp_path: Path) -> None:
 
 
 def batch_share(configuration: Configuration) -> float:
-    """A value without a meaning."""
+    """An arbitrary value."""
     return configuration.train.batch_size / 10
 
 

@@ -15,7 +15,7 @@ from tests.orchestrator.search.conftest import FACTS, GRID, build, read, run, tr
 
 
 def test_a_torn_line_in_the_journal_is_dropped(tmp_path: Path, journal: Path) -> None:
-    """What a machine left half written does not stop the next run."""
+    """A half-written line does not stop the next run."""
     spec = read(tmp_path, GRID)
     run(build(spec, journal), lambda _: 0.5)
     with open(journal, "ab") as file:
@@ -25,7 +25,7 @@ def test_a_torn_line_in_the_journal_is_dropped(tmp_path: Path, journal: Path) ->
 
 
 def test_a_killed_holder_does_not_keep_the_journal_locked(tmp_path: Path, journal: Path) -> None:
-    """The lock goes with the process."""
+    """The kernel releases the lock with the process."""
     code = (
         "import os, signal, sys\nfrom pathlib import Path\nfrom orchestrator.search.storage import _KernelLock\n"
         "_KernelLock(Path(sys.argv[1])).acquire()\nos.kill(os.getpid(), signal.SIGKILL)\n"
@@ -35,8 +35,8 @@ def test_a_killed_holder_does_not_keep_the_journal_locked(tmp_path: Path, journa
     assert build(read(tmp_path, GRID), journal).propose() is not None
 
 
-def test_a_database_that_is_not_there_is_named_without_its_password(tmp_path: Path) -> None:
-    """The message says which storage, and keeps the secret."""
+def test_an_unreachable_database_is_named_without_its_password(tmp_path: Path) -> None:
+    """The message names the storage and hides the password."""
     url = f"sqlite:///{tmp_path}/no/such/folder.db"
     with pytest.raises(TrackingError, match=r"no/such/folder\.db: .*ORCHESTRATE_STORAGE"):
         open_storage(url)
@@ -51,10 +51,10 @@ def _work(folder: Path, owner: str) -> None:
 
 
 @pytest.mark.parametrize(("method", "num_points"), [("random", 500), ("BruteForceSampler", 25)])
-def test_processes_side_by_side_leave_one_consistent_study(
+def test_parallel_processes_leave_one_consistent_study(
     tmp_path: Path, journal: Path, monkeypatch: pytest.MonkeyPatch, method: str, num_points: int
 ) -> None:
-    """Two processes on one search: every proposal is told, and the budget holds but for what was under way."""
+    """Two processes on one search: every proposal ends, and the budget is exceeded at most by what was running."""
     space = f"{{epochs: {{low: 1, high: {num_points}, step: 1}}}}"
     spec = read(tmp_path, f"search: {{method: {method}, space: {space}}}\nbudget: {{trials: 20}}\n")
     monkeypatch.syspath_prepend(Path(__file__).parents[3])  # by which a fresh process finds this module

@@ -1,4 +1,4 @@
-"""Broken sweep files, each with what the message must say: for load_spec here, and for the command line elsewhere."""
+"""Broken sweep files, each with what the message must say: from load_spec, and from the command."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from orchestrator.state.ledger import Ledger
 
 @dataclass(frozen=True)
 class Broken:
-    """A sweep file that must be refused with exit code 2, and pieces that its message must hold."""
+    """A sweep file that must be refused with exit code 2, and pieces that its message must contain."""
 
     name: str
     text: str
@@ -186,7 +186,7 @@ def test_a_broken_sweep_file_says_where_and_what(broken: Broken, tmp_path: Path)
 def test_the_command_refuses_it_with_exit_code_2(
     broken: Broken, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`orchestrate sweep` says the same on standard error, starts nothing, and exits with 2."""
+    """`orchestrate sweep` prints the same on standard error, starts nothing, and exits with 2."""
     path = tmp_path / f"{broken.name}.yaml"
     path.write_text(broken.text, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
@@ -205,28 +205,28 @@ def test_the_command_refuses_it_with_exit_code_2(
 
 
 def test_a_file_that_is_not_utf8_names_the_line(tmp_path: Path) -> None:
-    """A byte that is not UTF-8 is named with its line."""
+    """The message names the byte and its line."""
     (tmp_path / "a.yaml").write_bytes(b"name: a\ndescription: \xff\n")
     with pytest.raises(SpecError, match=r"a\.yaml:2: holds byte 0xff, which is not UTF-8"):
         load_spec(tmp_path / "a.yaml")
 
 
 def test_a_missing_file_names_its_nearest_sibling(tmp_path: Path) -> None:
-    """A misspelled file name is answered with the file that is there."""
+    """The message suggests the file that exists."""
     (tmp_path / "losses.yaml").write_text("name: losses\n")
     with pytest.raises(SpecError, match=r"loses\.yaml: not found\. Did you mean '.*losses\.yaml'\?"):
         load_spec(tmp_path / "loses.yaml")
 
 
 def test_a_folder_is_no_sweep_file(tmp_path: Path) -> None:
-    """A folder is refused with the sweep files that it holds."""
+    """The message lists the sweep files in the folder."""
     (tmp_path / "losses.yaml").write_text("name: losses\n")
     with pytest.raises(SpecError, match=r"is a folder\. Name one sweep file in it: losses\.yaml"):
         load_spec(tmp_path)
 
 
-def test_all_errors_are_told_in_the_order_of_the_file(tmp_path: Path) -> None:
-    """One line for each thing that is wrong, the first one first."""
+def test_all_errors_are_listed_in_the_order_of_the_file(tmp_path: Path) -> None:
+    """One line per error, the first one first."""
     path = tmp_path / "a.yaml"
     path.write_text("seeds: x\nbase:\n  epochs: 0\n  encoder: resnet81\nfolds: 1\n")
     with pytest.raises(SpecError) as caught:

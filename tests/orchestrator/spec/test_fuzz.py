@@ -1,4 +1,4 @@
-"""Sweep files made up from the schema itself: each is a valid plan or a clear refusal, never a traceback and never a hang."""
+"""Sweep files generated from the schema: each gives a valid plan or a clear error, never a traceback and never a hang."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ JUNK: Strategy = st.recursive(
 
 
 def often(valid: Strategy) -> Strategy:
-    """Mostly what fits, so that a file gets past its first mistake."""
+    """Mostly valid values, so that a file gets past its first error."""
     return st.integers(0, 24).flatmap(lambda roll: JUNK if roll == 24 else valid)
 
 
 def fitting(annotation: Any, depth: int = 3) -> Strategy:
-    """Values of a type, as JSON writes them; not all of them within its limits."""
+    """Values of a type, as JSON; not all of them are within its limits."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return fitting(arguments[0], depth)
@@ -71,7 +71,7 @@ PLAIN: dict[Any, Strategy] = {
 
 @cache
 def fields_of(model: type[BaseModel], depth: int) -> Strategy:
-    """Some of a model's fields; always those that it needs, and ``name``, because it chooses among models."""
+    """Some of a model's fields; always the required ones and ``name``, which chooses among models."""
     if depth < 0:
         return JUNK
     fields = {name: often(fitting(field.annotation, depth)) for name, field in model.model_fields.items()}
@@ -83,7 +83,7 @@ def fields_of(model: type[BaseModel], depth: int) -> Strategy:
 
 
 def space() -> Strategy:
-    """Of real paths, with choices, ranges and conditions."""
+    """Search spaces of real paths, with choices, ranges and conditions."""
     paths = st.sampled_from([*sorted(known_paths()), "loss.gamma", "epochs", "optimizer.lr", "no.such", ""])
     choices = st.lists(SCALARS | fitting(TrainConfig.model_fields["loss"].annotation, 2), max_size=3)
     conditions = st.dictionaries(paths, SCALARS | st.lists(SCALARS, max_size=2), max_size=1)
@@ -96,7 +96,7 @@ IDS: Strategy = st.integers(0, 3) | st.sampled_from(["a", "1"])
 
 
 def rows() -> Strategy:
-    """With fields of base directly, as a row has them."""
+    """Rows, which hold fields of base directly."""
     own = {name: often(fitting(field.annotation, 1)) for name, field in Row.model_fields.items() if name not in ("id", "data")}
     base, data = fields_of(TrainConfig, 2), fields_of(DataConfig, 1)
     row = st.builds(
@@ -108,14 +108,14 @@ def rows() -> Strategy:
 
 
 def named(known: list[str], module: ModuleType) -> Strategy:
-    """A sampler or a pruner with options of any of them."""
+    """A sampler or a pruner, with options of any of them."""
     owners = [getattr(module, class_name(name)) for name in known if name != "grid"]
     names = {name for owner in owners for name in model_options(owner).model_fields}
     return st.tuples(st.sampled_from(known), st.dictionaries(st.sampled_from([*sorted(names), "x"]), SCALARS, max_size=2))
 
 
 def documents(**fixed: Strategy) -> Strategy:
-    """Whole files: every key of the schema may stand beside every other."""
+    """Whole files, with any combination of the schema's keys."""
     searches = st.builds(
         lambda method, space: {"method": method[0], "options": method[1], "space": space},
         named(["grid", *get_args(Method)], optuna.samplers),
@@ -148,7 +148,7 @@ def documents(**fixed: Strategy) -> Strategy:
 def test_a_file_of_the_real_schema_is_a_spec_or_a_clear_error(
     document: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Each line of what is said begins with the file."""
+    """Each line of the error begins with the file."""
     path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
     path.write_text(json.dumps(document), encoding="utf-8")  # JSON is YAML
     spec, complaint = read(path)
@@ -158,7 +158,7 @@ def test_a_file_of_the_real_schema_is_a_spec_or_a_clear_error(
 
 
 def read(path: Path) -> tuple[SweepSpec | None, str]:
-    """The spec, or what is said of the file."""
+    """The spec, or the error."""
     try:
         return load_spec(path), ""
     except SpecError as error:
@@ -204,7 +204,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[dict[st
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(document=documents(data=SMALL_DATA))
 def test_a_file_is_planned_or_refused(document: dict[str, Any], plan: Callable[[dict[str, Any]], tuple[int, str, str]]) -> None:
-    """With exit code 0 and a whole document, or 2 and a message."""
+    """Exit code 0 and a whole document, or 2 and a message."""
     code, out, err = plan(document)
     assert code in (0, 2), err
     if code == 0:

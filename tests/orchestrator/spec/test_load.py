@@ -53,7 +53,7 @@ def write(folder: Path, text: str, name: str = "sweep.yaml") -> Path:
 
 
 def test_a_full_file_is_read(tmp_path: Path) -> None:
-    """Every key of the file reaches the field of its name."""
+    """Every key of the file reaches its field."""
     spec = load_spec(write(tmp_path, FULL))
 
     assert (spec.name, spec.seeds, spec.folds) == ("full", (0, 1), 3)
@@ -83,8 +83,8 @@ def test_numbers_are_those_of_yaml_1_2(tmp_path: Path) -> None:
     assert (spec.description, spec.base.optimizer.lr) == ("yes", 1e-4)
 
 
-def test_a_written_spec_is_read_back_the_same(tmp_path: Path) -> None:
-    """What a spec writes as YAML is the same spec again."""
+def test_a_spec_survives_a_round_trip(tmp_path: Path) -> None:
+    """A spec written as YAML is read back as an equal spec."""
     spec = load_spec(write(tmp_path, FULL))
     with open(tmp_path / "again.yaml", "w") as file:
         YAML().dump(spec.model_dump(mode="json", exclude_defaults=True), file)
@@ -92,8 +92,8 @@ def test_a_written_spec_is_read_back_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda p: p.stem)
-def test_the_sweeps_that_come_along_are_valid(path: Path) -> None:
-    """Each sweep of the folder reads, runs on the embedded data, is named after its file and says what it asks."""
+def test_the_included_sweeps_are_valid(path: Path) -> None:
+    """Each sweep of the folder can be read, runs on the embedded data, is named after its file and has a description."""
     spec = load_spec(path)
     assert spec.name == path.stem
     assert spec.data.source == "synthetic"
@@ -101,7 +101,7 @@ def test_the_sweeps_that_come_along_are_valid(path: Path) -> None:
 
 
 def test_the_losses_sweep_has_the_four_losses_of_the_report() -> None:
-    """The file that the README and the checks run keeps its outline."""
+    """The file that the README runs keeps its outline."""
     spec = load_spec(ROOT / "sweeps" / "losses.yaml", ["base.epochs=2"])
     assert spec.search is not None
     (losses,) = spec.search.space
@@ -129,7 +129,7 @@ def test_the_losses_sweep_has_the_four_losses_of_the_report() -> None:
     ],
 )
 def test_set_changes_one_place(tmp_path: Path, option: str, place: tuple[str, ...], expected: Any) -> None:
-    """An override reaches the place that it names, through lists and through keys with dots."""
+    """An override reaches its place, through lists and through keys with dots."""
     found: Any = load_spec(write(tmp_path, FULL), [option]).model_dump(mode="json")
     for part in place:
         found = found[part]
@@ -137,13 +137,13 @@ def test_set_changes_one_place(tmp_path: Path, option: str, place: tuple[str, ..
 
 
 def test_later_overrides_win(tmp_path: Path) -> None:
-    """Overrides are applied in turn."""
+    """Overrides are applied in order."""
     spec = load_spec(write(tmp_path, FULL), ["base.loss={name: dice}", "base.loss={name: focal}", "base.loss.gamma=1"])
     assert spec.base.loss == FocalLoss(name="focal", gamma=1)
 
 
 def test_an_error_in_an_override_names_the_option(tmp_path: Path) -> None:
-    """Not the file is blamed, but what was typed."""
+    """The message blames the option instead of the file."""
     with pytest.raises(SpecError, match=r"^--set base\.encoder=resnet81: base\.encoder is 'resnet81', .*Did you mean 'resnet18'"):
         load_spec(write(tmp_path, FULL), ["base.encoder=resnet81"])
 
@@ -166,7 +166,7 @@ def test_relative_sources_start_at_the_file(tmp_path: Path) -> None:
 
 
 def test_relative_checks_start_at_the_file(tmp_path: Path) -> None:
-    """data.clean's .json, also a row's and a search space's, starts at the file's folder; auto and positions are no paths."""
+    """The .json of data.clean, a row or a search space starts at the file's folder; auto and positions are no paths."""
     rows = "rows: [{id: 1}, {id: 2, data: {clean: auto}}, {id: 3, data: {clean: [3, 1]}}]\n"
     spec = load_spec(write(tmp_path, f"data: {{clean: a.json}}\n{rows}"))
     assert spec.data.clean == str(tmp_path / "a.json")
@@ -179,7 +179,7 @@ def test_relative_checks_start_at_the_file(tmp_path: Path) -> None:
 
 
 def test_relative_sources_of_overrides_start_at_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A path that is typed is one from where it is typed."""
+    """A path on the command line is relative to the current folder."""
     (tmp_path / "sweeps").mkdir()
     path = write(tmp_path / "sweeps", "data: {source: a.npz}\n")
     monkeypatch.chdir(tmp_path)
@@ -198,7 +198,7 @@ def test_reading_a_sweep_is_light() -> None:
 
 
 def complaint_about(path: Path, options: Sequence[str] = ()) -> str:
-    """What is wrong with a file; nothing where it is a valid sweep."""
+    """The error about a file; empty for a valid sweep."""
     try:
         load_spec(path, options)
     except SpecError as error:
@@ -236,7 +236,7 @@ trees = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dic
 @settings(max_examples=150, deadline=None)
 @given(document=st.dictionaries(st.sampled_from([*SweepSpec.model_fields, "x"]), trees, max_size=5))
 def test_any_document_is_a_spec_or_a_clear_error(document: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Whatever stands in a file, reading it ends with a spec or a SpecError that names the file."""
+    """Reading any file ends with a spec or a SpecError that names the file."""
     path = tmp_path_factory.mktemp("fuzz") / "fuzz.yaml"
     path.write_text(json.dumps(document))  # JSON is YAML
     assert all(line.startswith(str(path)) for line in complaint_about(path).splitlines())
@@ -244,7 +244,7 @@ def test_any_document_is_a_spec_or_a_clear_error(document: dict[str, Any], tmp_p
 
 @pytest.mark.parametrize("key", ["-1", "7"])
 def test_numbers_as_keys_are_unknown_fields(tmp_path: Path, key: str) -> None:
-    """A negative one too, which JSON writes as a text that is no row of digits."""
+    """A negative number too, which JSON writes as a text that is not all digits."""
     path = tmp_path / "a.yaml"
     path.write_text(f"{key}: 3\n")
     with pytest.raises(SpecError, match=r"a\.yaml:1: .*: not a known field"):
@@ -254,7 +254,7 @@ def test_numbers_as_keys_are_unknown_fields(tmp_path: Path, key: str) -> None:
 @settings(max_examples=100, deadline=None)
 @given(text=st.text(alphabet="abc:-[]{}#&*!|>'\"%@`\n\t ,?.0123456789é\x85\u2028", max_size=60))
 def test_any_text_is_a_spec_or_a_clear_error(text: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Whatever bytes a file holds, there is no traceback."""
+    """No bytes in a file cause a traceback."""
     path = tmp_path_factory.mktemp("fuzz") / "fuzz.yaml"
     path.write_text(text, encoding="utf-8")
     complaint = complaint_about(path)
@@ -263,8 +263,8 @@ def test_any_text_is_a_spec_or_a_clear_error(text: str, tmp_path_factory: pytest
 
 @settings(max_examples=100, deadline=None)
 @given(option=st.text(alphabet="base.epochs=[]0123{}:, \"'&*#", max_size=25))
-def test_any_override_is_taken_or_answered(option: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Whatever is typed after --set, there is no traceback."""
+def test_any_override_is_accepted_or_refused_clearly(option: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No value of --set causes a traceback."""
     path = tmp_path_factory.mktemp("fuzz") / "fuzz.yaml"
     path.write_text("name: a\nbase: {epochs: 2}\nseeds: [0, 1]\n")
     complaint = complaint_about(path, [option])

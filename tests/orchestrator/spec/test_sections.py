@@ -13,14 +13,14 @@ from orchestrator.state.trial.failures import FailureKind
 
 
 def load(folder: Path, text: str) -> tuple[RetrySpec, LimitsSpec]:
-    """What the file says of them."""
+    """The two sections of a file."""
     (folder / "sweep.yaml").write_text(text)
     spec = load_spec(folder / "sweep.yaml")
     return spec.retry, spec.limits
 
 
-def test_without_a_word_crashes_are_tried_again_once(tmp_path: Path) -> None:
-    """And a GPU's memory three times; what would fail again, never."""
+def test_crashes_are_retried_once_by_default(tmp_path: Path) -> None:
+    """A full GPU memory is retried three times; what would fail again, never."""
     retry, limits = load(tmp_path, "data: {source: synthetic}\n")
     allowed = {kind: retry.num_allowed(kind) for kind in FailureKind}
     assert {kind for kind, count in allowed.items() if count == 0} == {
@@ -34,8 +34,8 @@ def test_without_a_word_crashes_are_tried_again_once(tmp_path: Path) -> None:
     assert (limits.silence_s, limits.free_disk_gb, limits.checkpoint_s) == (900, 2, 15)
 
 
-def test_the_file_may_say_otherwise(tmp_path: Path) -> None:
-    """What it does not name stays as it is."""
+def test_a_file_overrides_the_defaults(tmp_path: Path) -> None:
+    """Fields that it does not name keep their defaults."""
     retry, limits = load(tmp_path, "retry: {hang: 0, diverged: 2}\nlimits: {silence_s: 60, checkpoint_s: 0}\n")
     assert (retry.hang, retry.diverged, retry.exception) == (0, 2, 1)
     assert (limits.silence_s, limits.free_disk_gb, limits.checkpoint_s) == (60, 2, 0)
@@ -51,7 +51,7 @@ def test_the_file_may_say_otherwise(tmp_path: Path) -> None:
         ("limits: {free_disk_gb: lots}\n", "limits.free_disk_gb is 'lots'. Allowed: a number"),
     ],
 )
-def test_what_it_says_wrongly_is_told(tmp_path: Path, text: str, said: str) -> None:
-    """With line, place, and what is allowed."""
+def test_an_error_names_its_place(tmp_path: Path, text: str, said: str) -> None:
+    """The message holds line, place, and what is allowed."""
     with pytest.raises(SpecError, match=said):
         load(tmp_path, text)

@@ -62,7 +62,7 @@ def test_sampler_pruner_stop_and_budget_are_read(tmp_path: Path) -> None:
     ],
 )
 def test_an_error_names_its_place(tmp_path: Path, text: str, pieces: tuple[str, ...]) -> None:
-    """Line, place, what was found, what is allowed, and the nearest name."""
+    """The message holds line, place, what was found, what is allowed, and the nearest name."""
     with pytest.raises(SpecError) as caught:
         read(tmp_path, text)
     assert [piece for piece in pieces if piece not in str(caught.value)] == []

@@ -17,7 +17,7 @@ values = st.lists(st.none() | st.floats(0, 1), max_size=12)
 
 
 def test_hours_end_a_run_and_not_the_sweep(tmp_path: Path, journal: Path) -> None:
-    """Nothing is proposed once the time is over; the next run has new time."""
+    """Nothing is proposed after the time is up; the next run has its own time."""
     spec = read(tmp_path, GRID + "budget: {hours: 1}\n")
     now_s = 0.0
     search = build(spec, journal, clock=lambda: now_s)
@@ -29,7 +29,7 @@ def test_hours_end_a_run_and_not_the_sweep(tmp_path: Path, journal: Path) -> Non
 
 
 def test_gpu_hours_are_those_of_all_runs(tmp_path: Path, storage: Path | str) -> None:
-    """What an earlier run took counts, also after an edit of the space; CPU time does not."""
+    """GPU time of earlier runs counts, also after an edit of the space; CPU time does not."""
     spec = read(tmp_path, GRID + "budget: {gpu_hours: 1}\n")
     first = build(spec, storage, owner="first")
     first.spend(3000)
@@ -44,8 +44,8 @@ def test_gpu_hours_are_those_of_all_runs(tmp_path: Path, storage: Path | str) ->
     assert second.stopped_because == "budget.gpu_hours is spent"
 
 
-def test_each_name_of_again_has_a_budget_of_its_own(tmp_path: Path, journal: Path) -> None:
-    """A sweep that trains everything anew every night would end with the night that spends the last of it."""
+def test_each_name_of_again_has_its_own_budget(tmp_path: Path, journal: Path) -> None:
+    """Otherwise a sweep that trains everything anew every night would spend its budget for good."""
     spec = read(tmp_path, GRID + "budget: {gpu_hours: 1}\n")
     monday, tuesday = replace(FACTS, again="monday"), replace(FACTS, again="tuesday")
     first = build(spec, journal, facts=monday)
@@ -57,7 +57,7 @@ def test_each_name_of_again_has_a_budget_of_its_own(tmp_path: Path, journal: Pat
 
 
 def test_two_dispatchers_spend_one_budget(tmp_path: Path, journal: Path) -> None:
-    """Each enters its own share, from time to time."""
+    """Each records its own share, from time to time."""
     spec = read(tmp_path, GRID + "budget: {gpu_hours: 1}\n")
     now_s = 0.0
     one, other = (build(spec, journal, owner=owner, clock=lambda: now_s) for owner in ("one", "other"))
@@ -70,8 +70,8 @@ def test_two_dispatchers_spend_one_budget(tmp_path: Path, journal: Path) -> None
     assert other.propose() is None
 
 
-def test_what_is_done_is_shown_though_nothing_is_left(tmp_path: Path, journal: Path) -> None:
-    """With a budget used up, a run still lists what needs no training."""
+def test_finished_configurations_are_listed_without_budget(tmp_path: Path, journal: Path) -> None:
+    """With the budget used up, a run still lists configurations that need no training."""
     spec = read(tmp_path, GRID + "budget: {hours: 1, trials: 4}\n")
     plan = make_plan(spec, FACTS, {})
     states = {trial.spec.key: TrialState.COMPLETE for trial in plan.trials if trial.configuration.train.arch == "FPN"}
@@ -83,7 +83,7 @@ def test_what_is_done_is_shown_though_nothing_is_left(tmp_path: Path, journal: P
 
 
 def test_a_search_stops_without_improvement(tmp_path: Path, journal: Path) -> None:
-    """Three configurations without a better one are enough, in this run and the next; asking for more goes on."""
+    """Three configurations without a better one end it, in this run and the next; a larger limit continues it."""
     figures = iter([0.1, 0.5, 0.2, 0.5, 0.4])
     search = build(read(tmp_path, STOP), journal)
     done = run(search, lambda _: next(figures))
@@ -98,8 +98,8 @@ def test_a_search_stops_without_improvement(tmp_path: Path, journal: Path) -> No
     assert len(run(more, lambda _: 0.0)) == 6
 
 
-def test_a_late_result_takes_the_stop_back(tmp_path: Path, journal: Path) -> None:
-    """What was under way may still turn out better, and then the search goes on."""
+def test_a_late_better_result_continues_the_search(tmp_path: Path, journal: Path) -> None:
+    """A running configuration may still be better than all before."""
     search = build(read(tmp_path, STOP), journal)
     late, *others = [search.propose() for _ in range(5)]
     for configuration in others:
@@ -113,7 +113,7 @@ def test_a_late_result_takes_the_stop_back(tmp_path: Path, journal: Path) -> Non
 
 
 def test_pruned_configurations_are_no_improvement_and_failed_ones_do_not_count(tmp_path: Path, journal: Path) -> None:
-    """A failure says nothing about the space."""
+    """A failure is no evidence about the space."""
     ends = [(0.5, COMPLETE), (None, FAILED), (None, FAILED), (None, TrialState.PRUNED), (None, FAILED), (0.4, COMPLETE)]
     search = build(read(tmp_path, STOP.replace("3}", "2}")), journal)
     for value, state in ends:
@@ -126,7 +126,7 @@ def test_pruned_configurations_are_no_improvement_and_failed_ones_do_not_count(t
 
 @given(values, st.floats(0, 0.5))
 def test_the_count_follows_the_last_improvement(figures: list[float | None], min_delta: float) -> None:
-    """By its definition: the last value that exceeds the best counted one before it by more than the delta starts anew."""
+    """By definition, a value that beats the best before it by more than the delta resets the count."""
     count = count_since_best(figures, min_delta)
     assert 0 <= count <= len(figures)
     if count < len(figures):
@@ -140,7 +140,7 @@ def test_the_count_follows_the_last_improvement(figures: list[float | None], min
 
 @given(values, st.floats(0, 1))
 def test_only_a_better_value_resets_the_count(figures: list[float | None], value: float) -> None:
-    """One more value either is the best or makes the count one longer."""
+    """One more value either is the best or adds one to the count."""
     best = max((v for v in figures if v is not None), default=-math.inf)
     expected = 0 if value > best else count_since_best(figures, 0.0) + 1
     assert count_since_best([*figures, value], 0.0) == expected

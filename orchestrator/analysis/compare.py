@@ -32,7 +32,7 @@ from orchestrator.errors import TrackingError
 from orchestrator.state.trial.records import TrialState
 from orchestrator.tracking.reader.row import RunRow, one_run_per_key
 from orchestrator.tracking.tags import Tag
-from trainers.config import check_known
+from trainers.config import describe_unknown
 
 if TYPE_CHECKING:
     from orchestrator.tracking.reader.runs import RunReader
@@ -242,11 +242,7 @@ def _unknown(runs: Sequence[RunRow], ensembles: Sequence[RunRow], name: str) -> 
     hint = "Give a run's id, a trial's key, a configuration's id, or a name; `orchestrate leaderboard --json` shows them."
     if not known:
         return TrackingError(f"{name!r}: there are no runs here. Run `orchestrate sweep FILE` first.")
-    try:
-        check_known(name, known, "run or configuration")
-    except ValueError as error:
-        return TrackingError(f"{error} {hint}")
-    raise AssertionError(f"{name} is known")  # and would have been found
+    return TrackingError(f"{describe_unknown(name, known, 'run or configuration')} {hint}")
 
 
 def _some(names: Iterable[str]) -> str:

@@ -18,9 +18,9 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import OrchestrateError, SpecError, redact
-from orchestrator.spec.schema import did_you_mean
 from orchestrator.state.trial.records import OBJECTIVE, TrialState
 from orchestrator.state.units import format_duration
+from trainers.config import suggest
 
 if TYPE_CHECKING:
     from apprise import Apprise
@@ -129,7 +129,7 @@ def _explain(address: str) -> str:
     scheme, known = found[1].lower(), _list_schemes()
     if scheme in known:
         return f": something after {scheme}:// is missing or wrong"
-    return f": {scheme!r} is none of its {len(known)} services.{did_you_mean(scheme, known)}"
+    return f": {scheme!r} is none of its {len(known)} services.{suggest(scheme, known)}"
 
 
 def _list_schemes() -> list[str]:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, create_model
 
 from orchestrator.search.pruning import build_pruner
 from orchestrator.search.sampling import build_sampler
-from orchestrator.spec.diagnostics import Complaint, describe_unknown, fail, validate
+from orchestrator.spec.diagnostics import Complaint, describe_field, fail, validate
 from orchestrator.spec.document import Place
 from orchestrator.spec.model import SearchSpec, SweepSpec
 from orchestrator.spec.optuna_names import class_name, compares_trials
@@ -87,7 +87,7 @@ def _check_options(owner: type, options: Mapping[str, Any], place: Place) -> Ite
         elif option == "seed":
             text = f": not an option of {owner.__name__}. Write 'search.seed'."
         else:
-            text = describe_unknown((option,), model, what=f"an option of {owner.__name__}")
+            text = describe_field((option,), model, what=f"an option of {owner.__name__}")
         yield Complaint((*place, option), text)
     yield from validate(model, known, place)[1]
 

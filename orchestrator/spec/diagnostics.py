@@ -14,8 +14,8 @@ from pydantic_core import ErrorDetails
 from orchestrator.errors import SpecError
 from orchestrator.spec.document import Document, Place, show, write_place
 from orchestrator.spec.model import NOT_YET, Parameter, Row, SweepSpec
-from orchestrator.spec.schema import did_you_mean, element, literals, model_for
-from trainers.config import DataConfig, TrainConfig
+from orchestrator.spec.schema import element, literals, model_for
+from trainers.config import DataConfig, TrainConfig, suggest
 
 ALLOWED = {
     "int_type": "a whole number",
@@ -170,7 +170,7 @@ def _describe(model: type[BaseModel], raw: Any, place: Place, several: Sequence[
     details, kind = several[0], several[0]["type"]
     found = show(_look_up(raw, place))
     if kind == "extra_forbidden":
-        return describe_unknown(place, model_for(_annotation_at(model, raw, place[:-1]), _look_up(raw, place[:-1])))
+        return describe_field(place, model_for(_annotation_at(model, raw, place[:-1]), _look_up(raw, place[:-1])))
     if kind == "missing":
         names = literals(_annotation_at(model, raw, place))
         return " is missing." + (f" Allowed: {', '.join(map(str, names))}." if names else "")
@@ -179,14 +179,14 @@ def _describe(model: type[BaseModel], raw: Any, place: Place, several: Sequence[
         known = [name for d in several if d["type"] == "literal_error" for name in _expected(d)]
         chosen = model_for(_annotation_at(model, raw, place), None)
         fields = f" with {', '.join(_known_fields(chosen))}" if chosen else ""
-        hint = did_you_mean(str(_look_up(raw, place)), known)
+        hint = suggest(str(_look_up(raw, place)), known)
         return f" is {found}. Allowed: {' or '.join([*known, *allowed])}{fields}.{hint}"
     if kind in LIMITS:
         words, bound = LIMITS[kind]
         return f" is {found}. Allowed: {words} {details['ctx'][bound]:g}."
     if kind == "literal_error":
         known = _expected(details)
-        return f" is {found}. Known: {', '.join(known)}.{did_you_mean(str(_look_up(raw, place)), known)}"
+        return f" is {found}. Known: {', '.join(known)}.{suggest(str(_look_up(raw, place)), known)}"
     if kind == "too_short":
         return f" has {details['ctx']['actual_length']} entries. Allowed: at least {details['ctx']['min_length']}."
     if kind == "value_error":
@@ -214,13 +214,13 @@ def _known_fields(model: type[BaseModel]) -> list[str]:
     return [name for name in model.model_fields if not (model is Parameter and name == "path")]
 
 
-def describe_unknown(place: Place, model: type[BaseModel] | None, what: str = "a known field") -> str:
+def describe_field(place: Place, model: type[BaseModel] | None, what: str = "a known field") -> str:
     """Describe a field that ``model`` does not have."""
     name = str(place[-1])
     fields = _known_fields(model) if model else []
     if model is SweepSpec and name in NOT_YET:
         return f": this version does not have it yet. Known: {', '.join(fields)}."
-    hint = did_you_mean(name, fields)
+    hint = suggest(name, fields)
     if model is SweepSpec and not hint:
         homes: list[tuple[str, type[BaseModel]]] = [("base", TrainConfig), ("data", DataConfig)]
         hint = next((f" Did you mean '{home}.{name}'?" for home, part in homes if name in part.model_fields), "")

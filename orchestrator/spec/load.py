@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.spec.diagnostics import Complaint, describe_unknown, fail, validate
+from orchestrator.spec.diagnostics import Complaint, describe_field, fail, validate
 from orchestrator.spec.document import Document, Place, override, read_document, show
 from orchestrator.spec.model import Row, SearchSpec, SweepSpec
 from orchestrator.spec.optuna_names import compares_trials
-from orchestrator.spec.schema import are_related, did_you_mean, is_known_path, known_paths, nearest
+from orchestrator.spec.schema import are_related, is_known_path, known_paths
 from orchestrator.spec.space import (
     MAX_POINTS,
     BuildError,
@@ -22,7 +22,7 @@ from orchestrator.spec.space import (
     reads_source,
     sample_points,
 )
-from trainers.config import TrainConfig
+from trainers.config import TrainConfig, find_nearest, suggest
 
 SYNTHETIC = "synthetic"
 MAX_COMPLAINTS = 20
@@ -92,7 +92,7 @@ def _check_outline(spec: SweepSpec) -> Iterator[Complaint]:
         for j, member in enumerate(ensemble.members):
             place: Place = ("ensembles", i, "members", j)
             if str(member) not in known:
-                hint = did_you_mean(str(member), known)
+                hint = suggest(str(member), known)
                 yield Complaint(place, f" is {member!r}, not the id of a row. Known: {', '.join(known)}.{hint}")
             elif member in ensemble.members[:j]:
                 yield Complaint(place, f" is {member!r}, which is a member already. Allowed: distinct ids of rows.")
@@ -142,7 +142,7 @@ def _describe_path(path: str) -> str:
         parent = parent.rpartition(".")[0]
     prefix = f"{parent}." if parent else ""
     neighbours = [p for p in known_paths() if p.startswith(prefix) and "." not in p.removeprefix(prefix)]
-    hint = nearest(path, known_paths()) or nearest(path.rpartition(".")[2], neighbours)
+    hint = find_nearest(path, known_paths()) or find_nearest(path.rpartition(".")[2], neighbours)
     base = path.removeprefix("base.")
     hint = base if base != path and is_known_path(base) else hint
     return f": not a field of base or data. Known: {', '.join(neighbours)}." + (f" Did you mean {hint!r}?" if hint else "")
@@ -245,7 +245,7 @@ def _check_rows(spec: SweepSpec) -> Iterator[Complaint]:
     built: dict[str, list[tuple[int, Row]]] = {}
     for i, row in enumerate(spec.rows):
         unknown = [name for name in row.train if name not in TrainConfig.model_fields]
-        yield from (Complaint(("rows", i, name), describe_unknown((name,), Row)) for name in unknown)
+        yield from (Complaint(("rows", i, name), describe_field((name,), Row)) for name in unknown)
         if unknown:
             continue
         try:

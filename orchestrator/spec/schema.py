@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
@@ -14,19 +13,6 @@ from trainers.config import DataConfig, TrainConfig
 
 DATA_PREFIX = "data."
 """Paths with this prefix lead into ``data``; all others lead into ``base``."""
-
-
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name most like ``name``, if one is similar."""
-    names = {k.lower(): k for k in known}
-    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.55)
-    return names[near[0]] if near else None
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a hint at the nearest known name, to end a message with; empty if no name is similar."""
-    near = nearest(name, known)
-    return f" Did you mean {near!r}?" if near else ""
 
 
 def variants(annotation: Any) -> Iterator[Any]:

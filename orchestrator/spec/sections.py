@@ -10,8 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from orchestrator.spec.cron import EXAMPLE, check_line
 from orchestrator.spec.document import show
 from orchestrator.spec.optuna_names import PrunerName
-from orchestrator.spec.schema import did_you_mean, nearest
-from trainers.config import CHECKPOINT_INTERVAL_S, Flips
+from trainers.config import CHECKPOINT_INTERVAL_S, Flips, find_nearest, suggest
 
 
 class Part(BaseModel):
@@ -86,7 +85,7 @@ RULE_WORDS = ("all", "none")
 def _check_rule(value: Any) -> Any:
     if value in RULE_WORDS or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
         return value
-    hint = did_you_mean(value, RULE_WORDS) if isinstance(value, str) else ""
+    hint = suggest(value, RULE_WORDS) if isinstance(value, str) else ""
     raise ValueError(f"is {show(value)}. Allowed: all, none, or a whole number from 1: those of the best N trials.{hint}")
 
 
@@ -158,6 +157,6 @@ class ScheduleSpec(Part):
         if not known:
             raise ValueError(f"{name!r} is not found: this machine has no time zones. Install the package tzdata")
         cities = {zone.rpartition("/")[2]: zone for zone in sorted(known)}
-        near = cities.get(name) or nearest(name, known) or cities.get(nearest(name.rpartition("/")[2], cities) or "")
+        near = cities.get(name) or find_nearest(name, known) or cities.get(find_nearest(name.rpartition("/")[2], cities) or "")
         hint = f" Did you mean {near!r}?" if near else ""
         raise ValueError(f"{name!r} is not a known time zone. Allowed: names such as Europe/Rome or UTC.{hint}")

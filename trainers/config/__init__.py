@@ -14,6 +14,8 @@ from trainers.config.base import (
     VOID,
     Config,
     check_known,
+    describe_unknown,
+    find_nearest,
     is_import_path,
     suggest,
 )
@@ -88,6 +90,8 @@ __all__ = [
     "TverskyLoss",
     "WeightedCrossEntropyLoss",
     "check_known",
+    "describe_unknown",
+    "find_nearest",
     "is_import_path",
     "suggest",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
@@ -30,16 +30,28 @@ class Config(BaseModel):
 def check_known(name: str, known: Iterable[str], what: str) -> str:
     """Return ``name`` if it is known; otherwise raise ValueError naming the nearest known one."""
     names = list(known)
-    if name in names:
-        return name
-    listed = (", ".join(names) or "none") if len(names) <= 24 else f"{', '.join(names[:20])}, ... ({len(names)} in all)"
-    raise ValueError(f"{name!r} is not a known {what}. Known: {listed}.{suggest(name, names)}")
+    if name not in names:
+        raise ValueError(describe_unknown(name, names, what))
+    return name
+
+
+def describe_unknown(name: str, known: Sequence[str], what: str) -> str:
+    """Say that ``name`` is not a known one, which ones are, and the nearest of them."""
+    listed = (", ".join(known) or "none") if len(known) <= 24 else f"{', '.join(known[:20])}, ... ({len(known)} in all)"
+    return f"{name!r} is not a known {what}. Known: {listed}.{suggest(name, known)}"
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the nearest known name, or "" if none is near."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    near = find_nearest(name, known)
+    return f" Did you mean {near!r}?" if near else ""
+
+
+def find_nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name most like ``name``, in upper or lower case; None if none is near."""
+    names = {other.lower(): other for other in known}
+    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
+    return names[near[0]] if near else None
 
 
 def _check_size(size: tuple[int, int]) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from orchestrator.state.ledger.database import Database, tables
 from orchestrator.state.ledger.dispatchers import Roster
 from orchestrator.state.ledger.reconnect import Reconnection, retried
 from orchestrator.state.trial.records import TrialState
-from trainers.config import check_known
+from trainers.config import describe_unknown
 
 KEYS_PER_STATEMENT = 500
 """SQLite allows a limited number of parameters per statement."""
@@ -249,10 +249,8 @@ class Ledger:
         """
         known = sorted({*self.sweeps(), *self.roster.sweeps()})
         for name in names:
-            try:
-                check_known(name, known, "sweep")
-            except ValueError as error:
-                raise SpecError(str(error)) from None
+            if name not in known:
+                raise SpecError(describe_unknown(name, known, "sweep"))
 
     @retried
     def reclaim(self, is_dead: Callable[[str], bool]) -> list[str]:

@@ -16,7 +16,7 @@ from orchestrator.tracking.client import all_experiments, connect, find_experime
 from orchestrator.tracking.errors import translate_errors
 from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.tags import RunKind, Tag, is_sweep, match_tags, match_trials, read_flips, read_weights
-from trainers.config import check_known
+from trainers.config import describe_unknown
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _KEY = re.compile(r"[0-9a-f]{4,16}")
@@ -103,11 +103,7 @@ def _latest_ensemble(location: TrackingLocation, client: MlflowClient, sweep: st
 
 def _unknown(location: TrackingLocation, client: MlflowClient, name: str) -> TrackingError:
     sweeps = sorted(found.name for found in all_experiments(client) if is_sweep(found.tags))
-    try:
-        check_known(name, sweeps, "sweep")
-    except ValueError as error:
-        return TrackingError(
-            f"{location}: {error} It is not a run id, a trial key (see `orchestrate leaderboard --json`) or the path of a "
-            "checkpoint either."
-        )
-    raise AssertionError(f"{name} is a sweep")  # and would have been found
+    return TrackingError(
+        f"{location}: {describe_unknown(name, sweeps, 'sweep')} It is not a run id, a trial key (see "
+        "`orchestrate leaderboard --json`) or the path of a checkpoint either."
+    )

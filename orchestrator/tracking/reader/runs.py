@@ -21,6 +21,7 @@ from orchestrator.tracking.reader.index import RunIndex
 from orchestrator.tracking.reader.row import RunRow, one_run_per_key
 from orchestrator.tracking.reader.source import open_source
 from orchestrator.tracking.tags import RunKind, Tag, is_sweep, match_tags, match_trials
+from trainers.config import describe_unknown
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -170,7 +171,7 @@ class RunReader:
         if missing:
             known = sorted(e.name for e in self._source.list_experiments() if is_sweep(e.tags))
             raise TrackingError(
-                f"{self._location}: has no sweep {', '.join(missing)}. Known: {', '.join(known) or 'none yet'}. "
+                f"{self._location}: {describe_unknown(missing[0], known, 'sweep')} "
                 "Run `orchestrate sweep FILE` first, or point MLFLOW_TRACKING_URI at the server that has it."
             )
         return [experiment for experiment in found.values() if experiment is not None]

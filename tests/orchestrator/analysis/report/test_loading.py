@@ -110,7 +110,7 @@ def test_a_page_that_cannot_be_written_is_told(home: Home, reader: RunReader, tm
 
 def test_an_unknown_sweep_is_told(home: Home, reader: RunReader) -> None:
     """With the known ones."""
-    with pytest.raises(TrackingError, match=r"no sweep t\. Known: s"):
+    with pytest.raises(TrackingError, match=r"'t' is not a known sweep\. Known: s"):
         make_report(reader, "t", out=None, cache=home.cache)
 
 

@@ -80,7 +80,7 @@ def test_rows_tell_what_was_recorded(reader: RunReader) -> None:
 
 def test_an_unknown_sweep_is_answered_with_the_known(reader: RunReader) -> None:
     """The message lists what there is."""
-    with pytest.raises(TrackingError, match=r"no sweep nope\. Known: s\."):
+    with pytest.raises(TrackingError, match=r"'nope' is not a known sweep\. Known: s\."):
         reader.list_runs(["nope"])
 
 

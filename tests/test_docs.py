@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from orchestrator.cli import app
+from tests.orchestrator.documented import PAGE, documented_fields
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -134,3 +136,23 @@ def test_the_readme_is_short_and_opens_with_the_two_commands() -> None:
     first = "\n".join(lines[:20])
     assert "make demo" in first
     assert "make test" in first
+
+
+def written_names() -> set[str]:
+    """Every string and every field of a class in orchestrator/, of which documents take their keys."""
+    names = set()
+    for file in (ROOT / "orchestrator").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                names.add(node.value)
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                names.add(node.target.id)
+    return names
+
+
+def test_every_documented_json_field_exists() -> None:
+    """A field that was renamed in the code is renamed on the page too."""
+    commands = re.findall(r"^## `(.+)`$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert {"sweep", "leaderboard", "best-ensemble", "compare", "status"} < set(commands)
+    written = written_names()
+    assert {command: missing for command in commands if (missing := documented_fields(command) - written)} == {}

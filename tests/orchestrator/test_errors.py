@@ -1,4 +1,4 @@
-"""No password is ever shown, whatever characters it holds."""
+"""No password is ever shown, whatever characters it has."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from orchestrator.errors import redact
     ],
 )
 def test_passwords_are_hidden(text: str, shown: str) -> None:
-    """Only the password is replaced, however it is spelled."""
+    """Only the password is replaced, however it is written."""
     assert redact(text) == shown
 
 
 @pytest.mark.parametrize(
     "text", ["http://host:5000/x", "sqlite:////home/a:b@c/mlflow.db", "me@host: no such user", "http://u@h/x"]
 )
-def test_what_holds_no_password_stays(text: str) -> None:
+def test_text_without_a_password_stays(text: str) -> None:
     """Addresses and prose without a password are shown as they are."""
     assert redact(text) == text

@@ -1,4 +1,4 @@
-"""What every launcher promises to the dispatcher, asked of each of them with a real training."""
+"""What the dispatcher requires of every launcher, tested on each with a real training."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def ray_cluster() -> Iterator[RayCluster]:
 
 
 def build(name: str, request: pytest.FixtureRequest) -> Launcher:
-    """A launcher by its name, with what it needs here."""
+    """A launcher by its name, with its arguments here."""
     if name == "local":
         local: LocalLauncher = request.getfixturevalue("local_launcher")
         return local
@@ -52,7 +52,7 @@ def launcher(request: pytest.FixtureRequest) -> Iterator[Launcher]:
 
 @pytest.fixture
 def num_slots(launcher: Launcher) -> int:
-    """How many the launcher has, none of them taken."""
+    """How many free slots the launcher has."""
     return launcher.free_slots()
 
 
@@ -101,10 +101,8 @@ def test_a_slot_belongs_to_one_attempt(
     assert launcher.free_slots() == num_slots
 
 
-def test_a_stopped_attempt_can_be_gone_on_with(
-    launcher: Launcher, make_trial: Callable[..., TrialFolder], tmp_path: Path
-) -> None:
-    """It ends after the running epoch with a checkpoint, and the next attempt begins with the epoch after."""
+def test_a_stopped_attempt_can_be_resumed(launcher: Launcher, make_trial: Callable[..., TrialFolder], tmp_path: Path) -> None:
+    """It ends after the running epoch with a checkpoint, and the next attempt starts with the following epoch."""
     trial = make_trial(tmp_path / "trial", epochs=FOR_EVER)
     for _ in range(2):
         job = launcher.launch(trial.path)
@@ -121,7 +119,7 @@ def test_a_stopped_attempt_can_be_gone_on_with(
 
 
 def test_a_failure_is_a_result(launcher: Launcher, make_trial: Callable[..., TrialFolder], tmp_path: Path) -> None:
-    """What cannot be built is named in one line, the traceback is in the log, and the slot is free."""
+    """One line names what cannot be built, the traceback is in the log, and the slot is free."""
     trial = make_trial(tmp_path / "trial", arch_options={"decoder_merge_policy": "none"})
     assert wait_for_exit(launcher.launch(trial.path)) == JobExit(ExitCode.FAILED)
     result = trial.result()

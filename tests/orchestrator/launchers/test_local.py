@@ -1,4 +1,4 @@
-"""The local launcher: fresh processes that are confined to their slot and that nothing can orphan."""
+"""The local launcher: fresh processes that are confined to their slot and never orphaned."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def wait_for_event(trial: TrialFolder, kind: str, timeout_s: float = 120) -> Eve
 
 
 def wait_until(is_so: Callable[[], bool], timeout_s: float) -> bool:
-    """Whether it came to be so in time."""
+    """Whether it became true in time."""
     deadline_s = time.monotonic() + timeout_s
     while not is_so():
         if time.monotonic() > deadline_s:
@@ -53,19 +53,19 @@ def wait_until(is_so: Callable[[], bool], timeout_s: float) -> bool:
 
 
 def is_gone(process: psutil.Process) -> bool:
-    """Ended, or a zombie that only its parent has to look at."""
+    """Ended, or a zombie that its parent has not reaped."""
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 def test_the_dispatcher_imports_nothing_heavy(cpu_slots: tuple[Slot, ...], tmp_path: Path) -> None:
-    """The launcher itself loads no torch; what is preloaded is the forkserver's."""
+    """The launcher itself loads no torch; only the forkserver preloads."""
     code = "import sys, orchestrator.launchers.local, orchestrator.dispatch.loop.dispatcher; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "numpy", "cv2", "mlflow", "optuna"} & set(loaded)
 
 
 def test_a_worker_finds_everything_loaded_and_cuda_untouched() -> None:
-    """What a worker needs is preloaded, no server's library with it, and the CUDA runtime has not been started."""
+    """What a worker needs is preloaded, but no library of a server, and the CUDA runtime is not initialized."""
     code = """if True:
         import multiprocessing.forkserver, sys
         main = multiprocessing.forkserver.main  # as in the forkserver, whose code begins so
@@ -82,7 +82,7 @@ def test_a_worker_finds_everything_loaded_and_cuda_untouched() -> None:
 def test_a_killed_worker_frees_its_slot(
     local_launcher: LocalLauncher, make_trial: Callable[..., TrialFolder], tmp_path: Path
 ) -> None:
-    """Signals that come from outside are told as such; its lock file stays behind and keeps nobody out."""
+    """A signal from outside is reported as such; the lock file that stays behind keeps nobody out."""
     trial = make_trial(tmp_path / "trial", epochs=10_000)
     for _ in range(2):
         seen = len(trial.events()[0])
@@ -96,8 +96,10 @@ def test_a_killed_worker_frees_its_slot(
         assert local_launcher.free_slots() == 2
 
 
-def test_ctrl_c_is_the_dispatchers(local_launcher: LocalLauncher, make_trial: Callable[..., TrialFolder], tmp_path: Path) -> None:
-    """A worker ignores SIGINT, and stands in no process group that a terminal would send it to."""
+def test_ctrl_c_is_for_the_dispatcher(
+    local_launcher: LocalLauncher, make_trial: Callable[..., TrialFolder], tmp_path: Path
+) -> None:
+    """A worker ignores SIGINT, and is in no process group that a terminal would send it to."""
     trial = make_trial(tmp_path / "trial", epochs=10_000)
     job = local_launcher.launch(trial.path)
     pid = wait_for_event(trial, "attempt_started").facts["pid"]
@@ -109,10 +111,10 @@ def test_ctrl_c_is_the_dispatchers(local_launcher: LocalLauncher, make_trial: Ca
     assert wait_until(lambda: job.poll() is not None, 5)
 
 
-def test_sigterm_to_all_of_a_job_is_the_dispatchers(
+def test_sigterm_to_a_whole_job_is_for_the_dispatcher(
     local_launcher: LocalLauncher, make_trial: Callable[..., TrialFolder], tmp_path: Path
 ) -> None:
-    """As a scheduler sends it to every process: the epoch ends and is kept, and the forkserver is still there for others."""
+    """As a scheduler sends it to every process: the epoch ends and is kept, and the forkserver survives for others."""
     first, second = (make_trial(tmp_path / name, epochs=10_000) for name in ("first", "second"))
     job = local_launcher.launch(first.path)
     wait_for_event(first, "epoch")
@@ -130,10 +132,10 @@ def test_sigterm_to_all_of_a_job_is_the_dispatchers(
     assert wait_until(lambda: job.poll() is not None, 5)
 
 
-def test_a_wish_to_stop_is_heard_from_the_first_moment(
+def test_a_stop_request_counts_from_the_first_moment(
     local_launcher: LocalLauncher, make_trial: Callable[..., TrialFolder], tmp_path: Path
 ) -> None:
-    """Asked as soon as they are launched, attempts end as stopped: they neither die of it nor train on unheeding."""
+    """Attempts that are asked right after launch end as stopped: they neither die nor continue to train."""
     trial = make_trial(tmp_path / "trial", epochs=10_000)
     for _ in range(10):
         job = local_launcher.launch(trial.path)
@@ -167,7 +169,7 @@ def test_no_worker_outlives_its_dispatcher(whom: str, make_trial: Callable[..., 
 
 @pytest.mark.slow
 def test_no_loader_outlives_its_worker(make_trial: Callable[..., TrialFolder], user_code: Path, tmp_path: Path) -> None:
-    """After kill -9 of the worker, or of the dispatcher: what the worker has forked is gone in 2 s."""
+    """After kill -9 of the worker, or of the dispatcher: the worker's forks are gone in 2 s."""
     trials = []
     for seed in range(2):
         loss = {"name": "provoking:WithLoaders", "options": {"file": str(tmp_path / f"pids of {seed}")}}
@@ -224,7 +226,7 @@ def _pid_of(trial: TrialFolder) -> int:
 
 
 def test_a_forkserver_whose_dispatcher_was_killed_at_once_loads_nothing(tmp_path: Path) -> None:
-    """It is gone in 2 s, though the dispatcher died before the kernel could be asked to watch, and torch takes longer to load."""
+    """It is gone in 2 s, though the dispatcher died before the kernel was asked, and torch takes longer to load."""
     started = "import multiprocessing.forkserver as server; Path(sys.argv[2]).write_text(str(server._forkserver._forkserver_pid))"
     code = f"{DISPATCHER.partition('jobs')[0]}\n{started}\nimport os; os.kill(os.getpid(), 9)"
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "slots"), str(tmp_path / "pid")], timeout=60)

@@ -1,4 +1,4 @@
-"""The Ray launcher: nodes that are lost or do not see the folder, a dispatcher that dies, a sweep across two nodes."""
+"""The Ray launcher: nodes that are lost or do not see the folder, a dispatcher that dies, a sweep on two nodes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ while True:
 
 
 def wait_until(is_so: Callable[[], object], what: str, timeout_s: float = 120) -> None:
-    """Come back when it is so."""
+    """Return when it is true."""
     deadline_s = time.monotonic() + timeout_s
     while not is_so():
         assert time.monotonic() < deadline_s, what
@@ -61,7 +61,7 @@ def two_nodes() -> Iterator[RayCluster]:
     cluster.close()
 
 
-def test_no_cluster_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_cluster_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the address that was tried, and what to do."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'orchestrate[ray]'")
     monkeypatch.setenv("RAY_ADDRESS", "ray://127.0.0.1:1")
@@ -85,7 +85,7 @@ def test_a_folder_that_a_node_does_not_see_is_named(two_nodes: RayCluster, tmp_p
 
 @pytest.mark.long
 @pytest.mark.parametrize("loss", ["Hanging", "Stuck"])
-def test_what_does_not_stop_is_killed(
+def test_an_attempt_that_does_not_stop_is_killed(
     two_nodes: RayCluster,
     make_trial: Callable[..., TrialFolder],
     tiny_data: Path,
@@ -93,7 +93,7 @@ def test_what_does_not_stop_is_killed(
     user_code: Path,
     loss: str,
 ) -> None:
-    """By the second wish, where the first reached nobody; the user's own code is found on the node by this process's path."""
+    """By the second request, if the first had no effect; custom code is found on the node by this process's path."""
     from orchestrator.launchers.ray import RayLauncher
 
     trial = make_trial(tmp_path / "trial", loss={"name": f"provoking:{loss}"})
@@ -117,7 +117,7 @@ def test_what_does_not_stop_is_killed(
 def test_an_attempt_dies_with_its_dispatcher(
     two_nodes: RayCluster, make_trial: Callable[..., TrialFolder], tmp_path: Path
 ) -> None:
-    """However that dies: its process is gone, and with it the folder's lock."""
+    """However it dies: the attempt's process is gone, and with it the folder's lock."""
     trial = make_trial(tmp_path / "trial", epochs=10_000)
     dispatcher = subprocess.Popen([sys.executable, "-c", DISPATCHER, two_nodes.address, str(trial.path)])
     try:

@@ -1,4 +1,4 @@
-"""What an attempt is given of a node in a cluster."""
+"""What an attempt gets of a node in a cluster."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ GPU_NODE = {"CPU": 32.0, "GPU": 8.0}
         ([GPU_NODE], None, {"CUDA_VISIBLE_DEVICES": ""}, Share(1)),
     ],
 )
-def test_a_gpu_or_a_part_of_one_where_there_is_any(
+def test_an_attempt_gets_a_gpu_or_a_part_of_one(
     nodes: list[dict[str, float]], trials_per_gpu: int | None, environment: dict[str, str], share: Share
 ) -> None:
-    """Beside it CPUs as its node has them for each; without GPUs one core."""
+    """With its part of the node's CPUs; without GPUs one core."""
     assert choose_share(nodes, None, trials_per_gpu=trials_per_gpu, environment=environment) == share
 
 
 @pytest.mark.parametrize(("each", "num"), [(1, 8), (3, 24), (4, 32), (5, 32)])
-def test_so_many_shares_fit(each: int, num: int) -> None:
+def test_shares_per_node_are_counted(each: int, num: int) -> None:
     """As many on each GPU as were asked for, and no more than there are CPUs."""
     share = choose_share([GPU_NODE], 1, trials_per_gpu=each, environment={})
     assert share.count_in(GPU_NODE) == num
@@ -39,7 +39,7 @@ def test_so_many_shares_fit(each: int, num: int) -> None:
 
 
 def test_ray_does_not_share_a_gpu_by_its_memory() -> None:
-    """It is said before any cluster is looked for, with what to give instead."""
+    """It is refused before any cluster is contacted, with what to give instead."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'orchestrate[ray]'")
     with pytest.raises(LaunchError, match=r"trials_per_gpu is 'auto'.*Give a number"):
         LAUNCHERS["ray"](SlotRequest(trials_per_gpu="auto"))

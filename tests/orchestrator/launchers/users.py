@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def run_as(uid: int, function: Callable[[], int]) -> int:
-    """What another user's process finds: its exit code."""
+    """Run a program as another user; returns its exit code."""
     pid = os.fork()
     if pid == 0:
         code = 99

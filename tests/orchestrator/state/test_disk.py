@@ -8,7 +8,7 @@ from orchestrator.state.disk import DiskNeed, DiskSpace
 
 
 def test_the_floor_stays_free(small_disk: Path) -> None:
-    """Nothing is known of a first trial: only the floor counts."""
+    """Nothing is known before the first trial: only the floor counts."""
     assert DiskSpace(small_disk / "not" / "yet", 0.001).find_lack(0) is None
     lack = DiskSpace(small_disk, 0.01).find_lack(0)
     assert lack is not None
@@ -17,8 +17,8 @@ def test_the_floor_stays_free(small_disk: Path) -> None:
     assert "Free some disk" in lack
 
 
-def test_a_trial_needs_what_another_took(small_disk: Path, tmp_path: Path) -> None:
-    """As much as the largest so far, for each that runs and for the next."""
+def test_a_trial_needs_as_much_as_the_largest_so_far(small_disk: Path, tmp_path: Path) -> None:
+    """For each running trial and for the next one."""
     disk = DiskSpace(small_disk, 0)
     (tmp_path / "last.pt").write_bytes(bytes(900_000))
     disk.note(tmp_path)
@@ -35,7 +35,7 @@ def need(*, free_gb: float, is_guess: bool = False) -> DiskNeed:
 
 
 def test_a_plan_says_whether_the_disk_has_room_for_all(tmp_path: Path) -> None:
-    """What stays, what is there while trials run, and what is left alone."""
+    """What is kept, what running trials need in addition, and what stays free."""
     assert need(free_gb=16).is_enough
     assert not need(free_gb=15.9).is_enough
     assert "the sweep will stop before it is complete" in need(free_gb=15.9).describe()
@@ -44,7 +44,7 @@ def test_a_plan_says_whether_the_disk_has_room_for_all(tmp_path: Path) -> None:
 
 
 def test_a_sweep_is_refused_where_its_first_trials_have_no_room() -> None:
-    """But not on a guess: the dispatcher looks again before each launch."""
+    """But not on a guess: the dispatcher checks again before each launch."""
     assert need(free_gb=8).find_lack() is None
     lack = need(free_gb=7).find_lack()
     assert lack is not None

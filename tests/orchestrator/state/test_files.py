@@ -17,7 +17,7 @@ from orchestrator.tracking.location import TrackingLocation
 
 
 def mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *mounts: tuple[Path, str]) -> None:
-    """Let these be mounted, and a disk at /."""
+    """Mount these, and a disk at /."""
     table = tmp_path / "proc" / "self" / "mounts"
     table.parent.mkdir(parents=True)
     lines = [("/", "ext4"), *mounts]
@@ -27,7 +27,7 @@ def mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *mounts: tuple[Path, 
 
 @pytest.mark.parametrize("kind", ["nfs4", "nfs", "cifs", "smb3", "fuse.sshfs"])
 def test_sqlite_on_a_network_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    """The ledger and MLflow's database alike, before a byte is written, with the reason and what to do."""
+    """For the ledger and for MLflow's database, before a byte is written; the message says why and what to do."""
     share = tmp_path / "a share"
     mount(tmp_path, monkeypatch, (share, kind))
     home = Home(share / "mlruns")
@@ -38,15 +38,15 @@ def test_sqlite_on_a_network_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     assert not share.exists()
 
 
-def test_a_disk_of_this_machine_below_a_network_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The nearest mount decides, and of two at one place the later."""
+def test_a_local_disk_below_a_network_mount_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nearest mount decides, and of two at one point the later."""
     share, disk = tmp_path / "share", tmp_path / "share" / "disk"
     mount(tmp_path, monkeypatch, (share, "nfs4"), (disk, "nfs4"), (disk, "xfs"))
     Ledger(Home(disk / "mlruns").ledger_url).close()
 
 
-def test_a_file_that_could_not_be_written_whole_stays_what_it_was(tmp_path: Path) -> None:
-    """And nothing half written is left beside it."""
+def test_a_file_whose_write_fails_stays_as_it_was(tmp_path: Path) -> None:
+    """And no half-written file is left beside it."""
     path = tmp_path / "file.json"
     write_atomically(path, "old")
 
@@ -62,7 +62,7 @@ def test_a_file_that_could_not_be_written_whole_stays_what_it_was(tmp_path: Path
 
 
 def test_a_folder_appears_at_once(tmp_path: Path) -> None:
-    """Under its name only when it is complete."""
+    """It gets its name only when it is complete."""
     path = tmp_path / "masks"
     with replacing(path) as scratch:
         scratch.mkdir()
@@ -72,8 +72,8 @@ def test_a_folder_appears_at_once(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_threads_that_write_one_file_do_not_meet(tmp_path: Path) -> None:
-    """Each has a scratch file of its own, and the last one wins."""
+def test_several_threads_may_write_one_file(tmp_path: Path) -> None:
+    """Each has its own scratch file, and the last one wins."""
     path, contents = tmp_path / "file", [bytes([digit]) * 100_000 for digit in range(8)]
     threads = [threading.Thread(target=write_atomically, args=(path, content)) for content in contents]
     for thread in threads:

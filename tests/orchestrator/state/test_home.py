@@ -1,4 +1,4 @@
-"""The home: where things lie, and who is alive in it."""
+"""The home: its paths, and which dispatchers are alive there."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def test_environment_decides(tmp_path: Path) -> None:
     assert (set_up.optuna_url, set_up.mlflow_uri) == ("postgresql://db/x", "http://server")
 
 
-def test_an_owner_lives_until_it_closes(tmp_path: Path) -> None:
-    """Two owners of one process are two; each is dead once closed, and leaves no file."""
+def test_an_owner_is_alive_until_it_is_closed(tmp_path: Path) -> None:
+    """Two owners in one process are distinct; each is dead once it is closed, and leaves no file."""
     home = Home(tmp_path)
     with home.new_owner() as one, home.new_owner() as two:
         assert one.name != two.name
@@ -45,7 +45,7 @@ def test_an_owner_lives_until_it_closes(tmp_path: Path) -> None:
 
 
 def test_a_killed_owner_is_dead(tmp_path: Path) -> None:
-    """However a process ends, its claims can be told from those of the living at once."""
+    """However a process ends, its claims are recognized as a dead owner's at once."""
     home = Home(tmp_path)
     process = subprocess.Popen([sys.executable, "-c", ENTER_AND_STAY, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -58,13 +58,13 @@ def test_a_killed_owner_is_dead(tmp_path: Path) -> None:
     assert home.is_dead(name)
 
 
-def test_of_another_machine_only_leases_tell(tmp_path: Path) -> None:
+def test_owners_of_other_machines_are_judged_by_leases_only(tmp_path: Path) -> None:
     """An owner elsewhere is never called dead here."""
     assert not Home(tmp_path).is_dead("another-machine:1:1")
 
 
-def test_a_machine_of_the_same_name_is_another(tmp_path: Path) -> None:
-    """Clones, and containers in their machine's network: numbers of their processes say nothing here."""
+def test_another_machine_may_have_the_same_name(tmp_path: Path) -> None:
+    """Clones, and containers in their machine's network: their process numbers mean nothing here."""
     elsewhere = f"{socket.gethostname()}:{os.getpid()}-0ther:1000"
     assert Home(tmp_path).is_alive(elsewhere) is None
     with Home(tmp_path / "other").new_owner() as owner:
@@ -72,7 +72,7 @@ def test_a_machine_of_the_same_name_is_another(tmp_path: Path) -> None:
 
 
 def test_an_owner_of_another_home_is_judged_by_its_process(tmp_path: Path) -> None:
-    """Two homes of one machine may share a database; a process number used again is nobody's life."""
+    """Two homes on one machine may share a database; a reused process number does not count as alive."""
     home, host = Home(tmp_path), socket.gethostname()
     now_ms = 10**15
     assert not home.is_dead(f"{host}:{os.getpid()}:{now_ms}")

@@ -89,7 +89,7 @@ def test_nvml_lists_the_gpus() -> None:
 
 @pytest.mark.parametrize("name", ["GPU_IS_LOST", "RESET_REQUIRED", "UNKNOWN"])
 def test_what_is_left_beside_a_gpu_that_nvml_has_lost_is_used(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Whichever question it fails at; the GPU keeps its number, and the log says which it is."""
+    """Whichever call fails; the GPU keeps its number, and the log names it."""
     questions = ("nvmlDeviceGetUUID", "nvmlDeviceGetMemoryInfo", "nvmlDeviceGetMigMode")
     for lost in (error(name), *(gpu("GPU-aaaa", **{question: error(name)}) for question in questions)):
         listing = ask_nvml(Library(lost, gpu("GPU-bbbb", 24564, 0)))
@@ -100,7 +100,7 @@ def test_what_is_left_beside_a_gpu_that_nvml_has_lost_is_used(name: str, caplog:
 
 
 def test_nvml_lists_the_parts_of_a_partitioned_gpu() -> None:
-    """Places that a larger part leaves empty are passed over; a GPU on which MIG is off has no parts."""
+    """Places that a larger part leaves empty are skipped; a GPU without MIG has no parts."""
     parts = [{"nvmlDeviceGetUUID": "MIG-1111"}, error("NOT_FOUND"), {"nvmlDeviceGetUUID": "MIG-2222"}]
     cut = gpu("GPU-aaaa", nvmlDeviceGetMigMode=[1, 1], nvmlDeviceGetMaxMigDeviceCount=3, parts=parts)
     listing = ask_nvml(Library(cut, gpu("GPU-bbbb", 24564, 0, nvmlDeviceGetMigMode=[0, 1])))
@@ -108,8 +108,8 @@ def test_nvml_lists_the_parts_of_a_partitioned_gpu() -> None:
     assert find_gpus({}, list_gpus=lambda: listing) == (*listing.parts["GPU-aaaa"], B)
 
 
-def test_memory_that_nvml_cannot_tell_is_unknown() -> None:
-    """As of a GPU that shares the host's."""
+def test_memory_that_nvml_does_not_report_is_unknown() -> None:
+    """Such as of a GPU that shares the host's memory."""
     assert ask_nvml(Library(gpu("GPU-cccc", nvmlDeviceGetMemoryInfo=error("NOT_SUPPORTED")))).by_index == {"0": C}
 
 
@@ -123,7 +123,7 @@ def test_an_error_of_nvml_itself_closes_it() -> None:
 
 
 def test_without_the_library_nvidia_smi_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a container that has the command alone. Asked again and again, also where it fails."""
+    """As in a container that has only the command; it may be asked repeatedly, even if it fails."""
     monkeypatch.setattr(pynvml, "nvmlInit", lambda: give(error("LIBRARY_NOT_FOUND")))
     put_nvidia_smi(tmp_path, monkeypatch, f"printf '{LISTING}'".replace("\n", "\\n"))
     assert [list(ask_driver().by_index) for _ in range(2)] == [["0", "1", "2"]] * 2
@@ -142,7 +142,7 @@ def put_nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -
 
 
 def test_gpus_are_asked_of_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through nvidia-smi, so that this process never touches CUDA; a slot a GPU, the cores divided."""
+    """Through nvidia-smi, so that this process never touches CUDA; one slot per GPU, the cores divided."""
     put_nvidia_smi(tmp_path, monkeypatch, f"printf '{LISTING}'".replace("\n", "\\n"))
     slots = find_slots(environment={}, list_gpus=ask_nvidia_smi)
     threads = max(1, count_cores() // 3)
@@ -150,8 +150,8 @@ def test_gpus_are_asked_of_the_driver(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [slot.device for slot in slots] == ["cuda"] * 3
 
 
-def test_a_broken_driver_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training on the CPU without a word would cost days."""
+def test_a_broken_driver_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training silently on the CPU would cost days."""
     put_nvidia_smi(tmp_path, monkeypatch, "echo Driver/library version mismatch; exit 18")
     with pytest.raises(LaunchError, match="version mismatch"):
         find_slots(environment={}, list_gpus=ask_nvidia_smi)
@@ -170,8 +170,8 @@ def test_what_is_left_beside_a_lost_gpu_is_used(
         assert find_gpus({}, list_gpus=ask_nvidia_smi) == (B,)
 
 
-def test_of_a_gpu_that_is_cut_up_each_part_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """CUDA would show the first part alone, to every trial on the GPU."""
+def test_each_part_of_a_partitioned_gpu_counts_as_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA would show only the first part to every trial on the GPU."""
     listing = """GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-aaaa)
   MIG 3g.20gb     Device  0: (UUID: MIG-1111)
   MIG 1g.5gb      Device  1: (UUID: MIG-GPU-aaaa/9/0)
@@ -187,8 +187,8 @@ GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-bbbb)
     assert [slot.name for slot in slots] == [f"{gpu.uuid}-0" for gpu in (*parts, B, C)]
 
 
-def test_a_gpu_without_nvidia_smi_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a container that lacks it: the CPU is taken only where there is no GPU."""
+def test_a_gpu_without_nvidia_smi_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that lacks it: the CPU is used only if there is no GPU."""
     monkeypatch.setenv("PATH", str(tmp_path))
     assert ask_nvidia_smi(devices=tmp_path) == GpuListing({})
     (tmp_path / "nvidiactl").touch()

@@ -1,4 +1,4 @@
-"""A GPU that several attempts share: what each was promised is kept, whoever else comes."""
+"""A GPU that several attempts share: every reservation holds, whoever else comes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MEMORY_MB = {"GPU-small": 24000, "GPU-large": 80000}
 
 
 def make_table(folder: Path, trials_per_gpu: object, listing: str = LISTING, used: str | None = None) -> SlotTable:
-    """A dispatcher's table, with a setting of its own. used: what the driver says later."""
+    """A dispatcher's table with its own setting. used: what the driver reports later."""
     slots = find_slots(None, 1, trials_per_gpu=trials_per_gpu, environment={}, list_gpus=lambda: read_nvidia_smi(listing))
     watch = GpuWatch(lambda: read_nvidia_smi(used or listing))
     table = SlotTable(slots, folder, watch=watch)
@@ -42,7 +42,7 @@ def auto(tmp_path: Path) -> SlotTable:
 
 
 def take(table: SlotTable, need: MemoryEstimate = UNKNOWN) -> HeldSlot:
-    """A slot that is to be had."""
+    """A free slot."""
     held = table.take(need)
     assert held is not None
     return held
@@ -50,7 +50,7 @@ def take(table: SlotTable, need: MemoryEstimate = UNKNOWN) -> HeldSlot:
 
 @dataclass(frozen=True)
 class Promise:
-    """What an attempt was given: the settings under which it runs, for as long as it does."""
+    """An attempt's settings, which hold while it runs."""
 
     gpu: str
     most: int | None
@@ -63,7 +63,7 @@ class Promise:
 
 
 def assert_kept(promises: list[Promise]) -> None:
-    """No GPU has more attempts than any of them allows, nor attempts that together have more memory than it."""
+    """No GPU has more attempts than any of them allows, or attempts with more memory together than it has."""
     for gpu, memory_mb in MEMORY_MB.items():
         here = [promise for promise in promises if promise.gpu == gpu]
         assert all(promise.most is None or len(here) <= promise.most for promise in here)
@@ -79,10 +79,10 @@ STEPS = st.lists(st.tuples(st.integers(0, 3), NEEDS, st.booleans()), max_size=40
 
 @settings(max_examples=60, deadline=None)
 @given(each=st.lists(SETTINGS, min_size=4, max_size=4), steps=STEPS)
-def test_dispatchers_with_different_settings_keep_each_others_promises(
+def test_dispatchers_with_different_settings_respect_each_others_reservations(
     each: list[object], steps: list[tuple[int, MemoryEstimate, bool]]
 ) -> None:
-    """Whatever is taken and given back in whatever order; and what is said to be free can be had."""
+    """In any order of taking and releasing; and slots that are counted as free can be taken."""
     with tempfile.TemporaryDirectory() as folder:
         tables = [make_table(Path(folder), setting) for setting in each]
         held: list[HeldSlot] = []
@@ -126,8 +126,8 @@ for turn in range(60):
 """
 
 
-def test_processes_that_race_keep_each_others_promises(tmp_path: Path) -> None:
-    """As they wrote down themselves what they had, and when."""
+def test_racing_processes_respect_each_others_reservations(tmp_path: Path) -> None:
+    """By their own records of what they held, and when."""
     racers = [
         subprocess.Popen(
             [sys.executable, "-c", RACER, str(tmp_path), json.dumps(setting), LISTING],
@@ -167,15 +167,15 @@ def test_processes_that_race_keep_each_others_promises(tmp_path: Path) -> None:
     ],
 )
 def test_both_numbers_hold(num_slots: int | None, trials_per_gpu: object, names: list[str]) -> None:
-    """No more slots in all, and no more on each GPU, than the file says."""
+    """No more slots in total, and no more per GPU, than the sweep file says."""
     listing = read_nvidia_smi("0, GPU-a, 24000\n1, GPU-b, 24000\n")
     slots = find_slots(num_slots, 1, trials_per_gpu=trials_per_gpu, environment={}, list_gpus=lambda: listing)
     assert [slot.name for slot in slots] == names[: len(slots)]
     assert len(slots) == len(names) or trials_per_gpu == "auto"
 
 
-def test_what_is_not_measured_runs_alone_until_it_is(auto: SlotTable) -> None:
-    """From then on there is room for others beside it, as many as the memory holds."""
+def test_an_unmeasured_attempt_runs_alone(auto: SlotTable) -> None:
+    """Once it is measured, others run beside it, as many as the memory holds."""
     first, second = take(auto), take(auto)
     assert {first.slot.memory_mb, second.slot.memory_mb} == {24000, 80000}
     need = MemoryEstimate.of_peak(5000)
@@ -187,8 +187,8 @@ def test_what_is_not_measured_runs_alone_until_it_is(auto: SlotTable) -> None:
     assert take(auto, need).slot.memory_mb == need.mb
 
 
-def test_a_peak_that_grows_keeps_others_out(auto: SlotTable) -> None:
-    """An attempt that takes more than was measured before says so."""
+def test_a_growing_peak_keeps_others_out(auto: SlotTable) -> None:
+    """An attempt that needs more than was measured before raises its reservation."""
     held = [take(auto, MemoryEstimate(1000, is_measured=True)) for _ in range(2)]
     before = auto.count_free(MemoryEstimate(8000, is_measured=True))
     for one in held:
@@ -196,7 +196,7 @@ def test_a_peak_that_grows_keeps_others_out(auto: SlotTable) -> None:
     assert auto.count_free(MemoryEstimate(8000, is_measured=True)) < before
 
 
-def test_what_a_part_was_too_small_for_stays_alone(auto: SlotTable) -> None:
+def test_an_attempt_whose_part_was_too_small_runs_alone(auto: SlotTable) -> None:
     """On a GPU with more, for as long as it runs."""
     held = take(auto, MemoryEstimate(24001))
     assert (held.slot.visible_devices, held.slot.memory_mb) == ("GPU-large", 80000)
@@ -227,16 +227,16 @@ def test_a_fixed_share_is_a_part_of_the_memory(tmp_path: Path) -> None:
     assert take(table).slot.memory_mb == 12000
 
 
-def test_memory_that_others_use_is_not_given_away(tmp_path: Path) -> None:
-    """A notebook on the GPU leaves room for one measured trial less; an empty GPU still takes one."""
+def test_memory_of_other_programs_is_not_reserved(tmp_path: Path) -> None:
+    """A notebook on the GPU leaves room for one measured trial less; a GPU without trials still takes one."""
     table = make_table(tmp_path, "auto", "0, GPU-small, 24000\n", used="0, GPU-small, 24000, 15000\n")
     need = MemoryEstimate(8000, is_measured=True)
     take(table, need)
     assert table.take(need) is None
 
 
-def test_a_claim_that_cannot_be_read_is_the_whole_gpu(tmp_path: Path, auto: SlotTable) -> None:
-    """Such as one of a later version, or none: nobody is put beside it."""
+def test_an_unreadable_reservation_takes_the_whole_gpu(tmp_path: Path, auto: SlotTable) -> None:
+    """Such as one of a later version, or an empty one: nobody runs beside it."""
     held = [take(auto), take(auto)]
     for file in tmp_path.glob("*-?.lock"):
         file.write_text('{"schema_version": 2}')
@@ -246,7 +246,7 @@ def test_a_claim_that_cannot_be_read_is_the_whole_gpu(tmp_path: Path, auto: Slot
 
 
 def test_a_gpu_whose_memory_is_not_known_is_not_shared_by_memory(tmp_path: Path) -> None:
-    """By number it is."""
+    """By number it is shared."""
     listing = "0, GPU-x, [N/A]\n"
     assert make_table(tmp_path / "auto", "auto", listing).count_free(MemoryEstimate(1, is_measured=True)) == 1
     assert make_table(tmp_path / "two", 2, listing).count_free(UNKNOWN) == 2

@@ -35,8 +35,8 @@ BOTH = "0, GPU-a, 24000, 7\n1, GPU-b, 24000, 7\n"
     ],
 )
 def test_cuda_visible_devices_decides(visible: str | None, expected: tuple[Gpu, ...]) -> None:
-    """By index, by the beginning of a UUID, as parts of a GPU; set to nothing it hides all. As for CUDA, an empty or negative
-    entry ends it, so that nobody else's GPU is taken; and what is named twice is one.
+    """By index, by the beginning of a UUID, as parts of a GPU; an empty value hides all. As for CUDA, an empty or negative entry
+    ends the list, so that nobody else's GPU is taken; an entry that is named twice counts once.
     """
     environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
     assert find_gpus(environment, list_gpus=lambda: LISTING) == expected
@@ -48,14 +48,14 @@ def test_a_gpu_that_is_not_there_is_named() -> None:
         find_gpus({"CUDA_VISIBLE_DEVICES": "7"}, list_gpus=lambda: LISTING)
 
 
-def test_a_uuid_is_to_be_told_from_others() -> None:
-    """As for CUDA: the first that begins so may be somebody else's."""
+def test_an_ambiguous_uuid_is_refused() -> None:
+    """As in CUDA: the first match may be somebody else's GPU."""
     with pytest.raises(LaunchError, match=r"'GPU-', with which 3 GPUs begin"):
         find_gpus({"CUDA_VISIBLE_DEVICES": "GPU-"}, list_gpus=lambda: LISTING)
 
 
 def test_a_lost_gpu_that_is_asked_for_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
-    """Which GPUs a job has a scheduler decides; what is left of them is used, and nothing else."""
+    """A scheduler decides which GPUs a job has; those that are left are used, and no others."""
     listing = read_nvidia_smi("0, [GPU is lost], [GPU is lost]\n1, GPU-bbbb, 24564\n2, GPU-cccc, 24564\n")
     assert find_gpus({"CUDA_VISIBLE_DEVICES": "0,1"}, list_gpus=lambda: listing) == (B,)
     assert "names '0'" in caplog.text
@@ -64,7 +64,7 @@ def test_a_lost_gpu_that_is_asked_for_is_left_out(caplog: pytest.LogCaptureFixtu
 
 
 class Driver:
-    """Says what a test tells it to say."""
+    """Answers what a test sets."""
 
     def __init__(self) -> None:
         self.listing: str | None = BOTH
@@ -83,7 +83,7 @@ def driver() -> Driver:
 
 @pytest.fixture
 def watch(driver: Driver) -> GpuWatch:
-    """Looks when a test says so."""
+    """Looks when a test calls it."""
     return GpuWatch(driver)
 
 
@@ -94,7 +94,7 @@ def table(driver: Driver, watch: GpuWatch, tmp_path: Path) -> SlotTable:
 
 
 def end_on(table: SlotTable, gpu: str, *, is_lost: bool) -> None:
-    """Let attempts begin until one is on the GPU, and have that one end."""
+    """Take slots until one is on the GPU, and release that one."""
     held = [one for _ in range(2) if (one := table.take()) is not None]
     for one in held:
         if one.slot.visible_devices == gpu:
@@ -103,10 +103,10 @@ def end_on(table: SlotTable, gpu: str, *, is_lost: bool) -> None:
         one.release()
 
 
-def test_a_gpu_that_is_not_listed_any_more_gets_no_trial(
+def test_a_gpu_that_is_no_longer_listed_gets_no_trial(
     driver: Driver, watch: GpuWatch, table: SlotTable, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is told once, also where the GPU comes back; the others go on."""
+    """It is logged once, even if the GPU comes back; the others are used."""
     driver.listing = BOTH.splitlines()[1]
     watch.look()
     with caplog.at_level(logging.WARNING):
@@ -121,7 +121,7 @@ def test_a_gpu_that_is_not_listed_any_more_gets_no_trial(
 
 
 def test_a_driver_that_does_not_answer_takes_no_gpu_away(driver: Driver, watch: GpuWatch, table: SlotTable) -> None:
-    """Nor does it hold anybody up; a line that is a complaint is passed over."""
+    """And delays nobody; a line with a complaint is skipped."""
     watch.look()
     driver.listing = None
     watch.look()
@@ -147,8 +147,8 @@ def test_attempts_that_lose_a_gpu_retire_it(table: SlotTable) -> None:
         table.take(UNKNOWN)
 
 
-def test_a_gpu_that_is_gone_is_no_larger_slot(driver: Driver, watch: GpuWatch, tmp_path: Path) -> None:
-    """What waited for it goes where there is most memory left."""
+def test_a_lost_gpu_is_not_waited_for(driver: Driver, watch: GpuWatch, tmp_path: Path) -> None:
+    """An attempt that waited for it goes to the largest GPU that is left."""
     driver.listing = "0, GPU-a, 24000\n1, GPU-b, 80000\n"
     table = SlotTable(find_slots(environment={}, list_gpus=driver), tmp_path, watch=watch)
     assert table.fits(MemoryEstimate(30000))
@@ -160,7 +160,7 @@ def test_a_gpu_that_is_gone_is_no_larger_slot(driver: Driver, watch: GpuWatch, t
     assert held.slot.visible_devices == "GPU-a"
 
 
-def test_a_gpu_that_others_use_comes_last(driver: Driver, watch: GpuWatch, table: SlotTable) -> None:
+def test_a_gpu_in_use_by_other_programs_comes_last(driver: Driver, watch: GpuWatch, table: SlotTable) -> None:
     """A batch that has no room beside somebody else's training would be cut, while another GPU is idle."""
     driver.listing = "0, GPU-a, 24000, 20000\n1, GPU-b, 24000, 7\n"
     watch.look()

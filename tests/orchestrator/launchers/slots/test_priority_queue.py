@@ -1,4 +1,4 @@
-"""Who waits for a slot with which priority: what is left to them, and that nothing stays idle for it."""
+"""Who waits for a slot with which priority: what is left to them, and that nothing else stays idle."""
 
 from __future__ import annotations
 
@@ -56,18 +56,18 @@ def make_table(folder: Path, trials_per_gpu: object, requester: Requester) -> Sl
 
 
 def take_all(table: SlotTable, need: MemoryEstimate = UNKNOWN) -> list[HeldSlot]:
-    """Whatever is to be had."""
+    """All free slots."""
     return list(iter(lambda: table.take(need), None))
 
 
 def gpus_of(held: Iterable[HeldSlot]) -> set[str]:
-    """The names of those that have a slot taken."""
+    """The GPUs of held slots."""
     return {one.slot.visible_devices for one in held}
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_free_slot_is_left_to_a_higher_priority_as_long_as_it_lives(tmp_path: Path, how: signal.Signals) -> None:
-    """Killed, it counts no more at once; halted, after some seconds."""
+    """A killed dispatcher stops counting at once, a suspended one after some seconds."""
     table = SlotTable([Slot("cpu-0", "", 1)], tmp_path)
     waiter = subprocess.Popen([sys.executable, "-c", WAITER, str(tmp_path)])
     try:
@@ -86,8 +86,8 @@ def test_a_free_slot_is_left_to_a_higher_priority_as_long_as_it_lives(tmp_path: 
         waiter.wait()
 
 
-def test_what_is_not_said_again_counts_no_more(tmp_path: Path, clock: Clock) -> None:
-    """It is repeated in time where it stays the same, and at once where it is new."""
+def test_an_entry_that_is_not_repeated_expires(tmp_path: Path, clock: Clock) -> None:
+    """An unchanged entry is repeated in time, a new one is written at once."""
     requesters = (URGENT, Requester("ordinary"))
     high, low = (PriorityQueue(LockFolder(tmp_path), requester, ["cpu-0"], clock=clock) for requester in requesters)
     for _ in range(20):
@@ -104,8 +104,8 @@ def test_what_is_not_said_again_counts_no_more(tmp_path: Path, clock: Clock) -> 
     assert low.goes_first is None
 
 
-def test_equals_wait_for_nobody(tmp_path: Path) -> None:
-    """Nor does a higher one for a lower one."""
+def test_equal_priorities_do_not_wait(tmp_path: Path) -> None:
+    """And a higher priority does not wait for a lower one."""
     slots = [Slot("cpu-0", "", 1)]
     tables = [SlotTable(slots, tmp_path, requester=requester) for requester in (URGENT, URGENT, Requester("ordinary"))]
     for table in tables:
@@ -113,8 +113,8 @@ def test_equals_wait_for_nobody(tmp_path: Path) -> None:
     assert [table.count_free() for table in tables] == [1, 1, 0]
 
 
-def test_who_has_as_many_slots_as_they_may_keeps_only_those(tmp_path: Path, cpu_slots: tuple[Slot, ...]) -> None:
-    """A slot beside them goes to others; one that they give back is theirs again, while they have something to start."""
+def test_a_full_dispatcher_reserves_no_further_slots(tmp_path: Path, cpu_slots: tuple[Slot, ...]) -> None:
+    """Other slots go to others; a slot that it releases is its own again while it has something to start."""
     high, low = SlotTable(cpu_slots, tmp_path, most=1, requester=URGENT), SlotTable(cpu_slots, tmp_path)
     first = high.take()
     assert first is not None
@@ -132,15 +132,15 @@ def test_who_has_as_many_slots_as_they_may_keeps_only_those(tmp_path: Path, cpu_
     assert low.count_free() == 1
 
 
-def test_other_slots_are_another_line(tmp_path: Path, cpu_slots: tuple[Slot, ...]) -> None:
-    """Who waits for slots that we do not have is not waited for."""
+def test_requests_for_other_slots_are_ignored(tmp_path: Path, cpu_slots: tuple[Slot, ...]) -> None:
+    """Nobody waits for a dispatcher that waits for other slots."""
     high, low = SlotTable(cpu_slots[:1], tmp_path, requester=URGENT), SlotTable(cpu_slots[1:], tmp_path)
     high.line_up([ANY])
     assert (low.count_free(), low.line_up([ANY])) == (1, None)
 
 
-def test_a_gpu_that_somebody_has_given_up_is_not_left_to_them(tmp_path: Path) -> None:
-    """They would never take it."""
+def test_a_retired_gpu_is_not_left_to_its_dispatcher(tmp_path: Path) -> None:
+    """It would never take it."""
     high, low = (make_table(tmp_path, 1, requester) for requester in (URGENT, Requester("ordinary")))
     held = take_all(high)
     high.release(held[0], is_lost=True)
@@ -149,8 +149,8 @@ def test_a_gpu_that_somebody_has_given_up_is_not_left_to_them(tmp_path: Path) ->
     assert [one.slot.name for one in take_all(low)] == [held[0].slot.name]
 
 
-def test_a_gpu_is_emptied_for_who_needs_all_of_it(tmp_path: Path) -> None:
-    """The one with the fewest attempts; the other is filled as ever, and so are both when nobody waits."""
+def test_a_gpu_is_drained_for_a_request_for_all_of_it(tmp_path: Path) -> None:
+    """The one with the fewest attempts; the other is filled as usual, and so are both when nobody waits."""
     high, low = make_table(tmp_path, 1, URGENT), make_table(tmp_path, 3, Requester("ordinary"))
     every = take_all(low)
     running = {gpu: [one for one in every if one.slot.visible_devices == gpu] for gpu in ("GPU-small", "GPU-large")}
@@ -167,8 +167,8 @@ def test_a_gpu_is_emptied_for_who_needs_all_of_it(tmp_path: Path) -> None:
     assert gpus_of(take_all(high)) == {"GPU-large"}
 
 
-def test_a_part_that_somebody_has_no_slot_for_is_not_left_to_them(tmp_path: Path) -> None:
-    """Though there is memory for it: with one slot a GPU, its name may be another's."""
+def test_memory_without_a_slot_is_not_left_free(tmp_path: Path) -> None:
+    """Though there is memory for it: with one slot per GPU, somebody else may hold its name."""
     slots = [Slot(f"{gpu}-{share}", gpu, 1, 24000, None) for share in range(3) for gpu in ("GPU-a", "GPU-b")]
     high, low = SlotTable(slots[:2], tmp_path, requester=URGENT), SlotTable(slots, tmp_path)
     small = MemoryEstimate(500, is_measured=True)
@@ -190,7 +190,7 @@ STEPS = st.lists(st.tuples(st.integers(0, 1), NEEDS, st.booleans()), max_size=20
 
 @settings(max_examples=100, deadline=None)
 @given(each=st.tuples(SETTINGS, SETTINGS), steps=STEPS, high_need=NEEDS, low_need=NEEDS)
-def test_no_gpu_is_idle_for_nothing(
+def test_no_gpu_is_idle_without_a_reason(
     each: tuple[object, object],
     steps: list[tuple[int, MemoryEstimate, bool]],
     high_need: MemoryEstimate,
@@ -228,8 +228,8 @@ def test_no_gpu_is_idle_for_nothing(
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
-def test_users_give_way_to_each_other(cpu_slots: tuple[Slot, ...]) -> None:
-    """Another user sees who waits, and stands where one of us stood before."""
+def test_priorities_hold_between_users(cpu_slots: tuple[Slot, ...]) -> None:
+    """Another user sees who waits, and reuses a free place of ours."""
     with tempfile.TemporaryDirectory() as parent:  # below tmp_path nobody else may look
         os.chmod(parent, 0o755)
         folder = Path(parent) / "slots"

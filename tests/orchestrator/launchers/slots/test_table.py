@@ -1,4 +1,4 @@
-"""Slots: which there are, and that each has one owner on the whole machine."""
+"""Slots: which ones there are, and that each has one owner on the whole machine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LISTING = read_nvidia_smi("0, GPU-aaaa, 81559\n1, GPU-bbbb, 24564\n2, GPU-cccc, 
 
 @given(num_slots=st.integers(1, 12), num_gpus=st.integers(1, 4))
 def test_gpus_are_dealt_out_evenly(num_slots: int, num_gpus: int) -> None:
-    """So many slots as asked for, each with a name of its own, no GPU with two more than another."""
+    """As many slots as asked for, each with its own name, and no GPU with two more than another."""
     gpus = find_gpus({}, list_gpus=lambda: read_nvidia_smi("".join(f"{index}, GPU-{index}, 100\n" for index in range(num_gpus))))
     assert len(gpus) == num_gpus
     listing = {"CUDA_VISIBLE_DEVICES": ",".join(f"MIG-{index}" for index in range(num_gpus))}
@@ -39,7 +39,7 @@ def _slots_of(environment: dict[str, str], num_slots: int) -> tuple[Slot, ...]:
 
 
 def test_one_slot_is_on_whichever_gpu_is_free(tmp_path: Path) -> None:
-    """Two sweeps with a slot each have a GPU each, and neither takes a second one."""
+    """Two sweeps with one slot each get one GPU each, and neither takes a second."""
     listing = read_nvidia_smi("0, GPU-a, 100\n1, GPU-b, 100\n")
     slots = find_choice(1, None, environment={}, list_gpus=lambda: listing)
     tables = [SlotTable(slots, tmp_path, most=1) for _ in range(2)]
@@ -65,8 +65,8 @@ def test_the_cpu_is_divided() -> None:
     assert find_slots(100 * count_cores(), environment=hidden)[0].num_threads == 1
 
 
-def test_threads_asked_for_divide_the_cpu() -> None:
-    """Slots of several threads are fewer; of one sweep that takes a part of the cores, another may take the rest."""
+def test_the_number_of_threads_divides_the_cpu() -> None:
+    """Slots with several threads are fewer; what one sweep leaves of the cores, another may take."""
     hidden, cores = {"CUDA_VISIBLE_DEVICES": ""}, count_cores()
     assert len(find_slots(None, cores, environment=hidden)) == 1
     assert find_choice(1, 1, environment=hidden) == find_slots(None, 1, environment=hidden)
@@ -87,7 +87,7 @@ def test_two_tables_never_share_a_slot(tmp_path: Path, cpu_slots: tuple[Slot, ..
     assert two.count_free() == 1
 
 
-def test_a_slot_is_held_until_its_last_holder_lets_go(tmp_path: Path, cpu_slots: tuple[Slot, ...]) -> None:
+def test_a_slot_is_held_until_its_last_holder_releases_it(tmp_path: Path, cpu_slots: tuple[Slot, ...]) -> None:
     """A worker's copy of the lock keeps the slot after the dispatcher has gone."""
     table = SlotTable(cpu_slots[:1], tmp_path)
     held = table.take()
@@ -100,14 +100,14 @@ def test_a_slot_is_held_until_its_last_holder_lets_go(tmp_path: Path, cpu_slots:
 
 
 def test_the_folder_of_locks_does_not_depend_on_the_user_or_the_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A scheduler's TMPDIR changes nothing; ORCHESTRATE_SLOTS decides where it is set."""
+    """A scheduler's TMPDIR changes nothing; ORCHESTRATE_SLOTS decides if it is set."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     assert slots_folder({"TMPDIR": str(tmp_path)}) == Path("/tmp/orchestrate-slots")
     assert slots_folder({"ORCHESTRATE_SLOTS": str(tmp_path)}) == tmp_path
 
 
-def test_locks_are_made_for_everybody(tmp_path: Path, cpu_slots: tuple[Slot, ...]) -> None:
-    """Whatever the umask: the folder as /tmp is, its files open to all."""
+def test_locks_are_usable_by_everybody(tmp_path: Path, cpu_slots: tuple[Slot, ...]) -> None:
+    """Whatever the umask: the folder has the mode of /tmp, and its files are open to all."""
     before = os.umask(0o077)
     try:
         table = SlotTable(cpu_slots, tmp_path / "a" / "slots")
@@ -123,7 +123,7 @@ def test_locks_are_made_for_everybody(tmp_path: Path, cpu_slots: tuple[Slot, ...
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
 @pytest.mark.parametrize("mode", [0o666, 0o644])
 def test_two_users_never_share_a_slot(cpu_slots: tuple[Slot, ...], mode: int) -> None:
-    """Another user sees our slot as taken, also where our file may only be read, and takes what is free."""
+    """Another user sees our slot as taken, even if our file is read-only, and takes free ones."""
     with tempfile.TemporaryDirectory() as parent:  # below tmp_path nobody else may look
         os.chmod(parent, 0o755)
         folder = Path(parent) / "slots"
@@ -141,7 +141,7 @@ def test_two_users_never_share_a_slot(cpu_slots: tuple[Slot, ...], mode: int) ->
         assert table.count_free() == 2
 
 
-def test_a_folder_that_cannot_be_used_is_told(tmp_path: Path, cpu_slots: tuple[Slot, ...]) -> None:
+def test_an_unusable_folder_is_reported(tmp_path: Path, cpu_slots: tuple[Slot, ...]) -> None:
     """The message says which, and how to choose another."""
     (tmp_path / "file").touch()
     with pytest.raises(LaunchError, match=r"file/slots: .*ORCHESTRATE_SLOTS"):
@@ -149,8 +149,8 @@ def test_a_folder_that_cannot_be_used_is_told(tmp_path: Path, cpu_slots: tuple[S
 
 
 @pytest.mark.parametrize(("quota", "cores"), [("100000 100000", 1), ("50000 100000", 1), ("max 100000", None), (None, None)])
-def test_a_containers_quota_counts(tmp_path: Path, quota: str | None, cores: int | None) -> None:
-    """As many cores as it may use; without a quota, as many as there are."""
+def test_a_container_quota_counts(tmp_path: Path, quota: str | None, cores: int | None) -> None:
+    """As many cores as it allows; without a quota, as many as there are."""
     file = tmp_path / "cpu.max"
     if quota is not None:
         file.write_text(f"{quota}\n")

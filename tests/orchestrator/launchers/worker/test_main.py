@@ -1,4 +1,4 @@
-"""The worker: one attempt at a trial folder, in this process; what it leaves, and how it ends."""
+"""The worker: one attempt at a trial folder, in this process; what it writes, and how it ends."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ SLOT = Slot("cpu-0", "", 1)
 
 
 def never() -> bool:
-    """Nobody wishes to stop."""
+    """No stop request."""
     return False
 
 
 @pytest.fixture(scope="module")
 def trained(make_trial: Callable[..., TrialFolder], tmp_path_factory: pytest.TempPathFactory) -> TrialFolder:
-    """A trial of two epochs, worked off."""
+    """A finished trial of two epochs."""
     trial = make_trial(tmp_path_factory.mktemp("worker") / "trial", epochs=2)
     assert work(trial.path, SLOT, never) is ExitCode.COMPLETE
     return trial
@@ -50,8 +50,8 @@ def test_the_result_says_what_was_reached(trained: TrialFolder) -> None:
     assert result.facts["epoch_s"] > result.facts["val_s"] > 0
 
 
-def test_progress_tells_the_whole_attempt(trained: TrialFolder) -> None:
-    """Begin with the machine's facts, each epoch with its metrics, end with the state."""
+def test_progress_records_the_whole_attempt(trained: TrialFolder) -> None:
+    """First the machine's facts, then each epoch with its metrics, at the end the state."""
     events, _ = trained.events()
     assert [event.kind for event in events] == ["attempt_started", "epoch", "epoch", "attempt_ended"]
     assert events[0].facts["slot"] == "cpu-0"
@@ -62,7 +62,7 @@ def test_progress_tells_the_whole_attempt(trained: TrialFolder) -> None:
 
 
 def test_confusions_give_the_logged_score(trained: TrialFolder) -> None:
-    """The sum over images of what was written comes to val/miou."""
+    """The stored matrices, summed over images, give val/miou."""
     result = trained.result()
     assert result is not None
     with np.load(trained.confusions, allow_pickle=False) as stored:
@@ -88,16 +88,16 @@ def test_samples_show_some_images(trained: TrialFolder) -> None:
 
 
 def test_a_finished_trial_is_not_trained_again(trained: TrialFolder) -> None:
-    """Working on it once more says how it ended and writes nothing."""
+    """A second attempt reports how it ended and writes nothing."""
     before = {path.name: path.stat().st_mtime_ns for path in trained.path.iterdir()}
     assert work(trained.path, SLOT, never) is ExitCode.COMPLETE
     assert {path.name: path.stat().st_mtime_ns for path in trained.path.iterdir()} == before
 
 
-def test_an_interrupted_trial_ends_as_if_it_had_not_been(
+def test_a_resumed_trial_ends_as_if_it_had_not_been_interrupted(
     trained: TrialFolder, make_trial: Callable[..., TrialFolder], tmp_path: Path
 ) -> None:
-    """Stopped after an epoch and gone on with, it has the same metrics, confusions and weights, bit for bit."""
+    """Stopped after an epoch and resumed, it has the same metrics, confusions and weights, bit for bit."""
     trial = make_trial(tmp_path / "trial", epochs=2)
     asked: list[int] = []
 
@@ -123,8 +123,8 @@ def test_an_interrupted_trial_ends_as_if_it_had_not_been(
         np.testing.assert_array_equal(weights, found_weights[name])
 
 
-def test_a_wish_to_stop_before_the_first_epoch(make_trial: Callable[..., TrialFolder], tmp_path: Path) -> None:
-    """Nothing is trained, and the trial can be gone on with."""
+def test_a_stop_request_before_the_first_epoch(make_trial: Callable[..., TrialFolder], tmp_path: Path) -> None:
+    """Nothing is trained, and the trial can be resumed."""
     trial = make_trial(tmp_path / "trial")
     assert work(trial.path, SLOT, lambda: True) is ExitCode.STOPPED
     assert [event.kind for event in trial.events()[0]] == ["attempt_started", "attempt_ended"]
@@ -143,10 +143,10 @@ def test_a_wish_to_stop_before_the_first_epoch(make_trial: Callable[..., TrialFo
         ),
     ],
 )
-def test_what_goes_wrong_is_the_result(
+def test_an_error_becomes_the_result(
     make_trial: Callable[..., TrialFolder], tmp_path: Path, fields: dict[str, object], kind: FailureKind, reason: str
 ) -> None:
-    """One line says why; the end of the log holds the traceback."""
+    """One line says why; the end of the log has the traceback."""
     trial = make_trial(tmp_path / "trial", **fields)
     assert work(trial.path, SLOT, never) is ExitCode.FAILED
     result = trial.result()
@@ -160,8 +160,8 @@ def test_what_goes_wrong_is_the_result(
     assert last.failure is result.failure is kind
 
 
-def test_a_lost_data_set_is_a_failure_too(make_trial: Callable[..., TrialFolder], tmp_path: Path) -> None:
-    """The folder that the attempt names may have been deleted since."""
+def test_a_missing_data_set_is_a_failure(make_trial: Callable[..., TrialFolder], tmp_path: Path) -> None:
+    """The attempt's data folder may have been deleted meanwhile."""
     trial = make_trial(tmp_path / "trial")
     attempt = json.loads((trial.path / "attempt.json").read_text())
     (trial.path / "attempt.json").write_text(json.dumps(attempt | {"data_folder": str(tmp_path / "gone")}))
@@ -172,8 +172,8 @@ def test_a_lost_data_set_is_a_failure_too(make_trial: Callable[..., TrialFolder]
     assert "gone" in result.reason
 
 
-def test_a_failure_told_from_outside_counts_the_epochs(make_trial: Callable[..., TrialFolder], tmp_path: Path) -> None:
-    """Where the worker was killed, the dispatcher writes the result from what the worker left."""
+def test_a_failure_recorded_by_the_dispatcher_counts_the_epochs(make_trial: Callable[..., TrialFolder], tmp_path: Path) -> None:
+    """If the worker was killed, the dispatcher writes the result from what the worker had written."""
     trial = make_trial(tmp_path / "trial", epochs=2)
     asked: list[int] = []
     work(trial.path, SLOT, lambda: bool(asked.append(1)) or len(asked) == 2)

@@ -1,4 +1,4 @@
-"""The ledger: claims, leases, what holds for whom; and that any interleaving leaves each trial with one owner at most."""
+"""The ledger: claims, leases and states; any interleaving leaves each trial with at most one owner."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_sweeps_are_listed(ledger: Ledger) -> None:
 
 
 def test_a_claim_excludes_others(ledger: Ledger) -> None:
-    """The second claimant gets nothing, and an unknown trial is nobody's."""
+    """The second claimant gets nothing, and nobody gets an unknown trial."""
     assert ledger.claim("a", "s", "me") == 1
     assert ledger.claim("a", "s", "you") is None
     assert ledger.claim("a", "t", "me") is None
@@ -61,7 +61,7 @@ def test_a_claim_excludes_others(ledger: Ledger) -> None:
 
 
 def test_an_expired_lease_can_be_taken_over(ledger: Ledger, clock: Clock) -> None:
-    """Who does not renew loses the trial, is told so, and can no longer end it."""
+    """An owner that does not renew loses the trial, learns so, and can no longer end it."""
     ledger.claim("a", "s", "me")
     clock.now_s += 60.5
     assert ledger.claim("a", "s", "you") == 2
@@ -72,7 +72,7 @@ def test_an_expired_lease_can_be_taken_over(ledger: Ledger, clock: Clock) -> Non
 
 
 def test_a_renewed_lease_holds(ledger: Ledger, clock: Clock) -> None:
-    """Renewing prolongs from now on; what was never held is reported as lost."""
+    """A lease is renewed from now on; trials that were never held are reported as lost."""
     ledger.claim("a", "s", "me")
     clock.now_s += 59
     assert ledger.renew("me", ["a", "b"]) == ["b"]
@@ -81,7 +81,7 @@ def test_a_renewed_lease_holds(ledger: Ledger, clock: Clock) -> None:
 
 
 def test_a_released_trial_waits_and_keeps_count(ledger: Ledger) -> None:
-    """Somebody else goes on with it, as the next attempt."""
+    """Somebody else resumes it, as the next attempt."""
     ledger.claim("a", "s", "me")
     assert ledger.release("a", "me")
     assert state_of(ledger, "a") is TrialState.WAITING
@@ -89,7 +89,7 @@ def test_a_released_trial_waits_and_keeps_count(ledger: Ledger) -> None:
 
 
 def test_a_complete_trial_is_never_claimed_again(ledger: Ledger, clock: Clock) -> None:
-    """COMPLETE holds in every sweep and for ever."""
+    """COMPLETE holds in every sweep, for ever."""
     ledger.claim("a", "s", "me")
     ledger.finish("a", "me", TrialState.COMPLETE)
     clock.now_s += 1e6
@@ -99,7 +99,7 @@ def test_a_complete_trial_is_never_claimed_again(ledger: Ledger, clock: Clock) -
 
 
 def test_a_failed_trial_waits_for_retry(ledger: Ledger) -> None:
-    """Its reason is kept, nobody gets it, and reset_failed makes it an ordinary trial with its end known."""
+    """Its reason is kept, nobody gets it, and reset_failed makes it claimable again."""
     ledger.claim("a", "s", "me")
     ledger.finish("a", "me", TrialState.FAILED, "ValueError: no")
     assert ledger.states(["a"])["a"].reason == "ValueError: no"
@@ -111,7 +111,7 @@ def test_a_failed_trial_waits_for_retry(ledger: Ledger) -> None:
 
 
 def test_pruned_holds_within_its_sweep_only(ledger: Ledger) -> None:
-    """Another sweep may train on, and when it stops, the first still does not want the trial."""
+    """Another sweep may continue to train it; when that stops, it is still PRUNED for the first."""
     ledger.claim("a", "s", "me")
     ledger.finish("a", "me", TrialState.PRUNED, "worse than the median")
     assert ledger.claim("a", "s", "me") is None
@@ -125,8 +125,8 @@ def test_pruned_holds_within_its_sweep_only(ledger: Ledger) -> None:
     assert state_of(ledger, "a", "s") is TrialState.COMPLETE
 
 
-def test_reclaim_frees_what_the_dead_hold(ledger: Ledger) -> None:
-    """The living keep theirs, and ended trials stay ended."""
+def test_reclaim_frees_trials_of_dead_owners(ledger: Ledger) -> None:
+    """Live owners keep theirs, and ended trials stay ended."""
     ledger.claim("a", "s", "dead")
     ledger.claim("b", "s", "alive")
     ledger.claim("c", "s", "dead")
@@ -137,7 +137,7 @@ def test_reclaim_frees_what_the_dead_hold(ledger: Ledger) -> None:
 
 
 def test_registering_again_changes_nothing(ledger: Ledger) -> None:
-    """A sweep that is planned anew finds its trials as they are."""
+    """A sweep that is planned again finds its trials unchanged."""
     ledger.claim("a", "s", "me")
     ledger.finish("a", "me", TrialState.COMPLETE)
     ledger.register("s", [("a", "one"), ("d", "three")])
@@ -146,7 +146,7 @@ def test_registering_again_changes_nothing(ledger: Ledger) -> None:
 
 
 def test_many_keys_at_once(ledger: Ledger) -> None:
-    """More keys than SQLite takes parameters."""
+    """More keys than SQLite allows parameters."""
     keys = [f"k{index}" for index in range(3000)]
     ledger.register("big", [(key, "c") for key in keys])
     assert len(ledger.states(keys, "big")) == 3000
@@ -164,8 +164,8 @@ def test_another_version_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["mysql://host/db", "sqlite://"])
-def test_an_unfit_database_is_refused(url: str) -> None:
-    """Another kind of database, or one in memory, is answered with what is allowed."""
+def test_an_unsuitable_database_is_refused(url: str) -> None:
+    """For another kind of database, or one in memory, the message says what is allowed."""
     with pytest.raises(OrchestrateError, match=r"Known: sqlite, postgresql|cannot be shared"):
         Ledger(url)
 
@@ -182,15 +182,15 @@ def test_an_unfit_database_is_refused(url: str) -> None:
         ("sqlite:////proc/nowhere/ledger.db", "nowhere"),
     ],
 )
-def test_a_database_that_cannot_be_opened_is_told(url: str, found: str) -> None:
-    """What was found and what to do, and never the password."""
+def test_a_database_that_cannot_be_opened_is_reported(url: str, found: str) -> None:
+    """The message says what was found and what to do, and never the password."""
     with pytest.raises(TrackingError, match=rf"cannot be opened: .*({found}).*ORCHESTRATE_STORAGE") as caught:
         Ledger(url)
     assert "s3cret" not in str(caught.value) or "://" not in url
 
 
-def test_a_forgotten_result_is_made_again(ledger: Ledger) -> None:
-    """Only what is COMPLETE is set back, once, and then it is claimed as the next attempt."""
+def test_a_forgotten_result_is_trained_again(ledger: Ledger) -> None:
+    """Only a COMPLETE trial is reset, once, and then it is claimed as the next attempt."""
     ledger.claim("a", "s", "me")
     assert not ledger.forget("a")
     ledger.finish("a", "me", TrialState.COMPLETE)
@@ -199,7 +199,7 @@ def test_a_forgotten_result_is_made_again(ledger: Ledger) -> None:
 
 
 def test_odd_paths(tmp_path: Path) -> None:
-    """Spaces, percent signs and letters of other scripts are ordinary."""
+    """Spaces, percent signs and letters of other scripts work."""
     ledger = Ledger(f"sqlite:///{tmp_path}/a b/50 %/жук/ledger.db")
     ledger.register("s", [("a", "c")])
     assert (tmp_path / "a b" / "50 %" / "жук" / "ledger.db").exists()
@@ -225,7 +225,7 @@ print(json.dumps(mine))
 
 
 def test_eight_processes_open_one_fresh_file(tmp_path: Path) -> None:
-    """None crashes creating the tables, and each trial is won exactly once."""
+    """None crashes while creating the tables, and each trial is claimed exactly once."""
     go, url = tmp_path / "go", f"sqlite:///{tmp_path}/ledger.db"
     commands = [[sys.executable, "-c", OPEN_AND_CLAIM, url, f"p{index}", str(go)] for index in range(8)]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
@@ -239,7 +239,7 @@ def test_eight_processes_open_one_fresh_file(tmp_path: Path) -> None:
 
 
 def test_threads_never_share_a_trial(tmp_path: Path) -> None:
-    """Claims, releases and lost claims in any order: while one holds a trial, no other believes to."""
+    """Claims, releases and lost claims in any order: no two threads believe that they hold a trial."""
     ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
     keys = ["a", "b", "c"]
     ledger.register("s", [(key, "c") for key in keys])
@@ -273,7 +273,7 @@ KEYS = ("a", "b")
 
 
 class LedgerHistories(RuleBasedStateMachine):
-    """Plays any history against a ledger and a plain dict that says what each owner rightly believes to hold."""
+    """Plays any history on a ledger and on a plain dict of what each owner holds."""
 
     @initialize()
     def open(self) -> None:

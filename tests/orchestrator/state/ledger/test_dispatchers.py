@@ -1,4 +1,4 @@
-"""The roster: who works on which sweep, who is asked to stop, and the plan that a sweep leaves for others."""
+"""Which dispatchers work on which sweep, stop requests to them, and the plans for workers that join."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from tests.orchestrator.clock import Clock
 
 @pytest.fixture
 def roster(tmp_path: Path, clock: Clock) -> Roster:
-    """Nobody has entered it."""
+    """Without dispatchers."""
     return Ledger(f"sqlite:///{tmp_path}/ledger.db", clock=clock, lease_s=60).roster
 
 
 def unknown(_owner: str) -> bool | None:
-    """Every owner is of another machine."""
+    """As if every owner were on another machine."""
     return None
 
 
-def test_a_wish_meets_those_who_are_there(roster: Roster) -> None:
-    """Not those of another sweep, and none that begins later, be it under the same name."""
+def test_a_stop_request_reaches_registered_dispatchers_only(roster: Roster) -> None:
+    """Not those of another sweep, and none that starts later, even under the same name."""
     with (
         roster.registered("a:1:1", "s", Role.SWEEP),
         roster.registered("b:1:1", "s", Role.WORKER),
@@ -34,16 +34,16 @@ def test_a_wish_meets_those_who_are_there(roster: Roster) -> None:
         assert roster.check_in("a:1:1") == 0
 
 
-def test_a_smaller_wish_takes_nothing_back(roster: Roster) -> None:
-    """Whoever was asked to stop at once is not asked gracefully afterwards."""
+def test_a_graceful_request_does_not_replace_an_immediate_one(roster: Roster) -> None:
+    """A dispatcher that was asked to stop at once is not asked gracefully afterwards."""
     with roster.registered("a:1:1", "s", Role.SWEEP):
         roster.ask_to_stop(["a:1:1"], 2)
         roster.ask_to_stop(["a:1:1"], 1)
         assert roster.check_in("a:1:1") == 2
 
 
-def test_those_of_other_machines_live_while_they_look_in(roster: Roster, clock: Clock) -> None:
-    """Of this machine's it is known; what did not leave in an orderly way is forgotten when it is known to be dead."""
+def test_dispatchers_of_other_machines_live_while_they_check_in(roster: Roster, clock: Clock) -> None:
+    """On this machine it is known who is alive; dead dispatchers are removed."""
     with roster.registered("far:1:1", "s", Role.WORKER), roster.entered("here:1:1", "s", Role.SWEEP):
         clock.now_s += 59
         roster.check_in("here:1:1")
@@ -56,7 +56,7 @@ def test_those_of_other_machines_live_while_they_look_in(roster: Roster, clock: 
 
 
 def test_the_last_plan_counts(roster: Roster, clock: Clock) -> None:
-    """Of a sweep as well as of all."""
+    """The last one of a sweep, and of all sweeps."""
     for sweep, document in (("s", "one"), ("t", "two"), ("s", "three")):
         clock.now_s += 1
         roster.write_plan(sweep, document)

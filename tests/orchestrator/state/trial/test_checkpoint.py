@@ -1,4 +1,4 @@
-"""The checkpoint to go on from: copied while a trainer works on, and entered where it is the later one."""
+"""The checkpoint to resume from: copied while a trainer works, and adopted from another machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orchestrator.state.trial.records import Event
 
 
 def train(folder: TrialFolder, *epochs: int, attempt: int = 1, text: str = "") -> None:
-    """Leave what a worker leaves after these epochs."""
+    """Write what a worker writes after these epochs."""
     folder.path.mkdir(exist_ok=True)
     for epoch in epochs:
         folder.append(
@@ -33,8 +33,8 @@ def folder(tmp_path: Path) -> TrialFolder:
     return folder
 
 
-def test_a_copy_stays_what_it_was(folder: TrialFolder) -> None:
-    """While a trainer goes on; and nothing is left of it afterwards."""
+def test_a_copy_does_not_change(folder: TrialFolder) -> None:
+    """While a trainer continues; and it is deleted afterwards."""
     names = {path.name for path in folder.path.iterdir()}
     with copied(folder) as found:
         assert found is not None
@@ -48,7 +48,7 @@ def test_a_copy_stays_what_it_was(folder: TrialFolder) -> None:
 
 
 def test_a_copy_without_hard_links_is_the_same(folder: TrialFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On file systems that have none."""
+    """On file systems without them."""
 
     def refuse(source: Path, target: Path) -> None:
         raise PermissionError(1, "Operation not permitted")
@@ -59,8 +59,8 @@ def test_a_copy_without_hard_links_is_the_same(folder: TrialFolder, monkeypatch:
         assert (found[0] / "last.pt").read_text() == "last.pt of 2"
 
 
-def test_of_what_nobody_knows_how_far_it_is_there_is_no_copy(folder: TrialFolder) -> None:
-    """A kill came between the checkpoint and the note of it: the earlier epoch is the one that is sure."""
+def test_a_checkpoint_of_unknown_epoch_is_not_copied(folder: TrialFolder) -> None:
+    """A kill came between last.pt and checkpoint.json: only the earlier epoch is certain."""
     (folder.path / "last.pt").write_text("of epoch 3")
     with copied(folder) as found:
         assert found is None
@@ -69,8 +69,8 @@ def test_of_what_nobody_knows_how_far_it_is_there_is_no_copy(folder: TrialFolder
     assert find_epoch(folder) == 0
 
 
-def test_what_comes_from_elsewhere_replaces_what_is_here(folder: TrialFolder, tmp_path: Path) -> None:
-    """The later checkpoint, with the course that led to it, each event once; what this machine had of its own stays told."""
+def test_a_checkpoint_from_elsewhere_replaces_the_one_here(folder: TrialFolder, tmp_path: Path) -> None:
+    """With the progress that led to it, each event once; this machine's own events stay."""
     away = TrialFolder(tmp_path / "away")
     train(away, 1, 2)  # as the other machine found it
     train(away, 3, 4, attempt=2)

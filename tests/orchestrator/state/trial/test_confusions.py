@@ -10,7 +10,7 @@ from orchestrator.state.trial.outputs import read_confusions, write_confusions
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    """Counts and ignored classes come back, a second writing wins, and nothing else is left in the folder."""
+    """Counts and ignored classes are the same, a second write wins, and nothing else is left in the folder."""
     path = tmp_path / "matrices ü.npz"
     matrices = np.arange(2 * 3 * 3).reshape(2, 3, 3)
     write_confusions(path, matrices, ignore_classes=(0, 2))

@@ -39,13 +39,13 @@ from trainers.errors import ConfigError, DataError, DivergedError, TrainerError
         (PermissionError(errno.EACCES, "Permission denied"), FailureKind.EXCEPTION),
     ],
 )
-def test_an_error_is_of_a_kind(error: Exception, kind: str) -> None:
-    """By its type or number where it has one of its own, else by what it says."""
+def test_errors_are_classified(error: Exception, kind: str) -> None:
+    """By type or number if there is one, else by the message."""
     assert classify(error) is FailureKind(kind)
 
 
 def raise_from(cause: Exception) -> Exception:
-    """What a library makes of it."""
+    """Raise an error from another, as libraries do."""
     try:
         try:
             raise cause
@@ -55,15 +55,15 @@ def raise_from(cause: Exception) -> Exception:
         return error
 
 
-def test_a_lack_counts_though_it_is_wrapped() -> None:
-    """A network that finds no memory is no bad configuration; one that finds a wrong shape is."""
+def test_a_wrapped_lack_of_memory_counts() -> None:
+    """A model that gets no memory is not a bad configuration; one with a wrong shape is."""
     assert classify(raise_from(RuntimeError("CUDNN_STATUS_ALLOC_FAILED"))) is FailureKind.CUDA_OUT_OF_MEMORY
     assert classify(raise_from(MemoryError())) is FailureKind.OUT_OF_MEMORY
     assert classify(raise_from(RuntimeError("size mismatch"))) is FailureKind.BAD_CONFIGURATION
 
 
 def test_a_circle_of_causes_ends() -> None:
-    """Errors that are each other's cause are looked at once."""
+    """Errors that are each other's cause are visited once."""
     one, other = ValueError("one"), ValueError("other")
     one.__cause__, other.__cause__ = other, one
     assert classify(one) is FailureKind.EXCEPTION
@@ -77,8 +77,8 @@ def test_a_circle_of_causes_ends() -> None:
         lambda: bytearray(10**15),
     ],
 )
-def test_memory_that_is_refused(allocate: Callable[[], object]) -> None:
-    """As torch, numpy and Python say it."""
+def test_lack_of_memory_is_recognized(allocate: Callable[[], object]) -> None:
+    """In the messages of torch, numpy and Python."""
     with pytest.raises((MemoryError, RuntimeError)) as caught:
         allocate()
     assert classify(caught.value) is FailureKind.OUT_OF_MEMORY
@@ -100,14 +100,14 @@ def write_safetensors(folder: Path) -> None:
         lambda folder: (folder / "file").write_text("x" * 4 * 10**6),
     ],
 )
-def test_a_disk_without_space(small_disk: Path, write: Callable[[Path], object]) -> None:
-    """As torch, safetensors, numpy and Python say it."""
+def test_a_full_disk_is_recognized(small_disk: Path, write: Callable[[Path], object]) -> None:
+    """In the messages of torch, safetensors, numpy and Python."""
     with pytest.raises(Exception) as caught:  # noqa: PT011 - what it is, is the question
         write(small_disk)
     assert is_disk_full(caught.value)
 
 
 def test_an_error_in_one_line() -> None:
-    """Its type, and the first line of what it says, if anything."""
+    """Its type, and the first line of its message, if there is one."""
     assert describe(ValueError("one\ntwo")) == "ValueError: one"
     assert describe(MemoryError()) == "MemoryError"

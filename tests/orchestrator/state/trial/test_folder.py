@@ -19,7 +19,7 @@ from trainers.training.checkpoint import LAST
 
 
 def list_files(folder: Path) -> set[str]:
-    """Names of all files, with the folder before them where they lie in one."""
+    """Paths of all files, relative to the folder."""
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -44,14 +44,14 @@ def test_every_file_of_a_trial_is_listed(make_trial: Callable[..., TrialFolder],
     assert set(ARTIFACTS) <= list_files(trial.path)
 
 
-def test_adopting_a_trial_leaves_no_result_of_an_attempt_here() -> None:
-    """What is fetched replaces what was there, the result last, and no file that it replaces is kept."""
+def test_an_adopted_trial_keeps_no_results_of_attempts_here() -> None:
+    """The fetched files replace those that were there, the result last."""
     assert ADOPTED[-1] is ARTIFACTS[-1] is TrialFile.RESULT
     assert set(ADOPTED) <= set(OF_ATTEMPTS)
     kept = set(TrialFile) - set(OF_ATTEMPTS)
     assert {TrialFile.SPEC, TrialFile.ATTEMPT, TrialFile.LOCK, TrialFile.MIRROR_LOCK, TrialFile.LOG} <= kept
 
 
-def test_checkpoints_have_the_names_that_the_trainers_give_them() -> None:
-    """Who only needs the name need not import torch."""
+def test_the_trainers_use_the_same_names() -> None:
+    """So that code that needs only a name need not import torch."""
     assert (TrialFile.WEIGHTS, TrialFile.CHECKPOINT) == (BEST, LAST)

@@ -1,4 +1,4 @@
-"""Signs of life: cheap for the worker, and heard by the dispatcher."""
+"""Heartbeats: cheap for the worker, and watched by the dispatcher."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orchestrator.state.trial.heartbeat import BEAT_S, LONGEST_STEP_S, Heartbeat
 from tests.orchestrator.clock import Clock
 
 
-def test_the_file_is_touched_from_time_to_time(tmp_path: Path) -> None:
+def test_the_file_is_touched_at_intervals(tmp_path: Path) -> None:
     """At once, then not before ``BEAT_S`` have passed."""
     file, clock = tmp_path / "heartbeat", Clock()
     with Heartbeat(file, clock=clock) as heartbeat:
@@ -26,7 +26,7 @@ def test_the_file_is_touched_from_time_to_time(tmp_path: Path) -> None:
 
 
 def test_a_change_ends_the_silence(tmp_path: Path) -> None:
-    """Whatever the file's time is, so that no two clocks need agree."""
+    """Whatever the file's time is, so that no two clocks need to agree."""
     file = tmp_path / "heartbeat"
     silence = Silence(file, 0.0)
     assert silence.check(5.0) == 5.0
@@ -38,8 +38,8 @@ def test_a_change_ends_the_silence(tmp_path: Path) -> None:
 
 
 @given(steps=st.lists(st.floats(0, 1e6), max_size=20))
-def test_silence_is_what_was_listened_to(steps: list[float]) -> None:
-    """It never lasts longer than time has passed, nor than so many looks account for."""
+def test_silence_counts_only_while_it_is_checked(steps: list[float]) -> None:
+    """It is never longer than the time that passed, or than the number of checks allows."""
     now_s, silence = 0.0, Silence(Path("/nonexistent/heartbeat"), 0.0)
     for count, step in enumerate(steps, start=1):
         now_s += step

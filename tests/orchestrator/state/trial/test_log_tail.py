@@ -1,4 +1,4 @@
-"""What is kept of a log's end where a process died."""
+"""What is kept of a log's end if a process died."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ go_down(60)
 
 
 def crash(*how: str) -> list[str]:
-    """The log of a process that says where its threads stand, sixty calls deep."""
+    """The log of a process that prints its threads' stacks, sixty calls deep."""
     done = subprocess.run([sys.executable, "-c", SCRIPT, *how], stderr=subprocess.PIPE, text=True, check=False)
     return ["--- attempt 1", *done.stderr.splitlines()]
 
 
 @pytest.mark.parametrize("num_lines", [30, 5])
 @pytest.mark.parametrize("how", ["abort", "dump"])
-def test_of_a_process_that_died_the_innermost_calls_are_kept(how: str, num_lines: int) -> None:
-    """They come first in what faulthandler writes, the longest list of modules last; what was printed before is kept too."""
+def test_the_innermost_calls_of_a_dead_process_are_kept(how: str, num_lines: int) -> None:
+    """Faulthandler writes them first, and a long list of modules last; some lines from before are kept too."""
     end = cut_tail(cut_tail(crash(how), 30), num_lines)
     assert len(end) <= num_lines
     assert any("in innermost" in line for line in end)
@@ -42,8 +42,8 @@ def test_of_a_process_that_died_the_innermost_calls_are_kept(how: str, num_lines
     assert any("std::bad_alloc" in line for line in end) or (how, num_lines) == ("abort", 5)
 
 
-def test_what_was_printed_afterwards_is_the_end() -> None:
-    """A hang that was none, and then went wrong in another way."""
+def test_lines_after_the_stacks_are_the_end() -> None:
+    """Such as after a false alarm, when the process failed later in another way."""
     assert cut_tail(crash("dump", "one", "two", "three"), 2) == ["two", "three"]
     assert cut_tail(["a", "  b"], 1) == ["  b"]
     assert cut_tail([], 5) == []

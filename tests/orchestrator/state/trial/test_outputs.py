@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_scored_pixels_and_labels_come_back_exactly(folder: Path, tmp_path: Path) -> None:
-    """What was written is read, but for pixels that are not scored: those are 0."""
+    """Except pixels that are not scored, which are 0."""
     predictions, labels = make_arrays()
     found = read_predictions(folder, tmp_path / "cache")
     is_scored = np.broadcast_to(((labels != 0) & (labels != 255))[:, None], predictions.shape)
@@ -46,7 +46,7 @@ def test_scored_pixels_and_labels_come_back_exactly(folder: Path, tmp_path: Path
 
 
 def test_the_map_is_read_only_and_made_once(folder: Path, tmp_path: Path) -> None:
-    """Two reads share one unpacked file, which nobody can write into."""
+    """Two reads share one unpacked file, which is read-only."""
     cache = tmp_path / "cache"
     first = read_predictions(folder, cache)
     read_predictions(folder, cache)
@@ -55,8 +55,8 @@ def test_the_map_is_read_only_and_made_once(folder: Path, tmp_path: Path) -> Non
     assert len(list(cache.iterdir())) == 1
 
 
-def test_blocks_are_kept_by_what_they_hold(folder: Path, tmp_path: Path) -> None:
-    """They give the stored predictions back, are made once, and made again where the file was cut; damage is named."""
+def test_blocks_are_cached_by_their_content(folder: Path, tmp_path: Path) -> None:
+    """They equal the stored predictions, are made once, and made again if the file was truncated; damage is reported."""
     predictions, labels = make_arrays()
     layout = make_layout(mark_unscored(labels, (0,)), 4)
     cache = tmp_path / "cache"
@@ -117,7 +117,7 @@ def test_a_cut_cache_is_made_again(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_folder_without_predictions_says_so(tmp_path: Path) -> None:
-    """A trial that stored none is told apart from a damaged one."""
+    """The message differs from that for a damaged file."""
     with pytest.raises(EnsembleError, match="not stored"):
         read_info(tmp_path)
 
@@ -130,7 +130,7 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 
 def test_groups_come_back(folder: Path, tmp_path: Path) -> None:
-    """The first folder that knows the groups tells them; older ones without are still read."""
+    """Folders of older versions, without groups, are still read."""
     grouped = tmp_path / "grouped"
     grouped.mkdir()
     write_predictions(grouped, *make_arrays(), ignore_classes=(0,), scored_fingerprint="fp", groups=np.array([4, 4, 9], np.int64))
@@ -144,8 +144,8 @@ def test_groups_of_other_images_are_refused(tmp_path: Path) -> None:
         write_predictions(tmp_path, *make_arrays(), ignore_classes=(), scored_fingerprint="fp", groups=np.zeros(4, np.int64))
 
 
-def test_predictions_are_read_that_an_earlier_version_stored_in_16_bits_too(folder: Path, tmp_path: Path) -> None:
-    """What it wrote of them is ignored; the bytes are the same."""
+def test_predictions_of_a_version_with_16_bits_are_read(folder: Path, tmp_path: Path) -> None:
+    """Its extra field is ignored."""
     expected = read_info(folder)
     document = json.loads((folder / "predictions.json").read_text()) | {"u16_sha256": "0" * 64}
     (folder / "predictions.json").write_text(json.dumps(document))

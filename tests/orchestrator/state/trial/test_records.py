@@ -1,4 +1,4 @@
-"""The trial folder: what identifies a trial, and that no kill leaves a file that cannot be read."""
+"""The trial folder: what identifies a trial, and that no kill leaves an unreadable file."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def key_of(
     return make_key(config, data or DataConfig(), seed=seed, fold=fold, source_fingerprint="f", code={}, removed=removed)
 
 
-def test_a_default_written_out_changes_no_key() -> None:
-    """A trial is what it trains, not how the file says it."""
+def test_an_explicit_default_changes_no_key() -> None:
+    """A trial is what it trains, not how the sweep file is written."""
     assert key_of() == key_of(epochs=30, loss={"name": "focal"}) == key_of(loss=FocalLoss(name="focal", gamma=2.0))
 
 
@@ -44,18 +44,18 @@ def test_a_default_written_out_changes_no_key() -> None:
         {"arch_options": {"decoder_channels": [8]}},
     ],
 )
-def test_what_changes_the_training_changes_the_key(other: dict[str, object]) -> None:
+def test_every_change_of_the_training_changes_the_key(other: dict[str, object]) -> None:
     """Seed, fold, data and every field of the configuration count."""
     assert key_of(**other) != key_of()  # type: ignore[arg-type]  # one dict for arguments of several types
 
 
-def test_where_the_data_lie_changes_no_key() -> None:
+def test_the_location_of_the_data_changes_no_key() -> None:
     """Path and class names do not count; the fingerprint stands for the content."""
     assert key_of(data=DataConfig(source="/elsewhere/set.npz", class_names=("a", "b"))) == key_of()
 
 
-def test_what_was_removed_counts_and_not_how_it_was_named() -> None:
-    """Auto, a file and a list that remove the same pictures are one trial; removing none is not cleaning at all."""
+def test_the_removed_images_count_and_not_how_they_were_named() -> None:
+    """Auto, a file and a list that remove the same images are one trial; removing none equals no cleaning."""
     removed = {"data": DataConfig(clean=(3, 5)), "removed": (3, 5)}
     assert key_of(**removed) == key_of(data=DataConfig(clean="auto"), removed=(3, 5))  # type: ignore[arg-type]
     assert key_of(**removed) == key_of(data=DataConfig(clean="/here/check.json"), removed=(3, 5))  # type: ignore[arg-type]
@@ -64,7 +64,7 @@ def test_what_was_removed_counts_and_not_how_it_was_named() -> None:
 
 
 def test_a_folder_belongs_to_one_trial(tmp_path: Path, make_spec: Callable[..., TrialSpec]) -> None:
-    """Creating it again is nothing; creating another trial in it is refused."""
+    """Creating it again changes nothing; creating another trial in it is refused."""
     folder, spec = TrialFolder(tmp_path / "ordner mit ümlaut"), make_spec()
     folder.create(spec)
     folder.create(spec)
@@ -93,18 +93,18 @@ def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    """A folder that is no trial's says so."""
+    """For a folder without a trial, too."""
     with pytest.raises(TrialError, match=r"attempt\.json: not found"):
         TrialFolder(tmp_path).attempt()
 
 
 def epoch_event(epoch: int) -> Event:
-    """What a worker writes after an epoch."""
+    """As a worker writes it after an epoch."""
     return Event(kind="epoch", time_s=float(epoch), attempt=1, epoch=epoch, metrics={"val/miou": epoch / 10})
 
 
-def test_events_are_read_from_where_one_left_off(tmp_path: Path) -> None:
-    """Each event is seen once by a reader that keeps its offset."""
+def test_events_are_read_from_an_offset(tmp_path: Path) -> None:
+    """A reader that keeps its offset sees each event once."""
     folder = TrialFolder(tmp_path)
     assert folder.events() == ([], 0)
     folder.append(epoch_event(1))
@@ -115,8 +115,8 @@ def test_events_are_read_from_where_one_left_off(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 5, 30])
-def test_a_torn_line_costs_itself_only(tmp_path: Path, cut: int) -> None:
-    """A kill in the middle of a line hides neither what came before nor what comes after."""
+def test_a_torn_line_loses_only_itself(tmp_path: Path, cut: int) -> None:
+    """A kill in the middle of a line hides neither earlier nor later lines."""
     folder, progress = TrialFolder(tmp_path), tmp_path / "progress.jsonl"
     for epoch in (1, 2):
         folder.append(epoch_event(epoch))
@@ -128,8 +128,8 @@ def test_a_torn_line_costs_itself_only(tmp_path: Path, cut: int) -> None:
     assert folder.events()[0][0].epoch == 1
 
 
-def test_an_attempt_is_read_that_kept_predictions_in_16_bits(tmp_path: Path) -> None:
-    """An earlier version wrote `keep_u16`; it is ignored, so that the attempt counts."""
+def test_an_attempt_of_a_version_with_16_bits_is_read(tmp_path: Path) -> None:
+    """Its `keep_u16` is ignored, so that the attempt counts."""
     folder, attempt = TrialFolder(tmp_path), Attempt(number=3, data_folder="/data", keep_flips="both")
     document = json.loads(attempt.model_dump_json()) | {"keep_u16": True}
     (tmp_path / "attempt.json").write_text(json.dumps(document))
@@ -137,7 +137,7 @@ def test_an_attempt_is_read_that_kept_predictions_in_16_bits(tmp_path: Path) -> 
 
 
 def test_the_log_tail_is_the_end_whatever_the_bytes(tmp_path: Path) -> None:
-    """The last lines, also of a log that is long or no UTF-8, and nothing where there is none."""
+    """The last lines, also of a log that is long or not UTF-8; empty if there is none."""
     folder = TrialFolder(tmp_path)
     assert folder.log_tail() == ""
     folder.log.write_bytes(b"x" * 100_000 + b"\nb\xff\nc\n")

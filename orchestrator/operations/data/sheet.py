@@ -148,7 +148,7 @@ def _as_png(data: DataSet, sections: Sequence[Section], title: str) -> bytes:
     parts = [write_text([title], width), draw_legend(data, width)]
     for section in sections:
         heading, cells = _shown(section)
-        parts.append(_color_bar(write_text([heading], width)))
+        parts.append(np.minimum(write_text([heading], width), np.array([205, 220, 240], np.uint8)))  # coloured, unlike captions
         drawn = [_draw_cell(data, cell) for cell in cells]
         for start in range(0, len(drawn), NUM_COLUMNS):
             parts.append(_row(drawn[start : start + NUM_COLUMNS], width))
@@ -170,11 +170,6 @@ def _row(cells: Sequence[RGB], width: int) -> RGB:
     for number, cell in enumerate(cells):
         row[: cell.shape[0], number * cell.shape[1] : (number + 1) * cell.shape[1]] = cell
     return row
-
-
-def _color_bar(text: RGB) -> RGB:
-    """Colour a heading, so that it differs from captions."""
-    return np.minimum(text, np.array([205, 220, 240], np.uint8))
 
 
 def _as_html(data: DataSet, sections: Sequence[Section], title: str) -> bytes:

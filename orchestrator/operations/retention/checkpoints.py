@@ -45,7 +45,13 @@ class CheckpointFinder:
 
     def find_not_kept(self) -> Iterator[Reclaimable]:
         """Checkpoints that no sweep keeps and no ensemble needs: in trial folders, in the cache and in this home's artifacts."""
-        for key, reason in self._choose_removable().items():
+        trials = [
+            RankedTrial(run.key, run.sweep, run.miou if run.state == TrialState.COMPLETE else None, run.scored)
+            for run in self._read.runs
+        ]
+        rules = {sweep: read_rule(text) for sweep, text in self._read.rules.items()}
+        removable = choose_removable(trials, rules, members=self._read.members, sweeps_of=self._memberships)
+        for key, reason in removable.items():
             if (runs := self._runs.get(key)) is None:
                 continue
             row, folder = self._rows.get(key), TrialFolder(self._home.trial_folder(key))
@@ -62,15 +68,6 @@ class CheckpointFinder:
             for run in runs:
                 if run.holds_files and run.state == TrialState.COMPLETE:
                     yield from self._find_copies(key, run)
-
-    def _choose_removable(self) -> dict[str, str]:
-        """Key -> why its checkpoint is not kept; trials are ranked within their whole sweep."""
-        trials = [
-            RankedTrial(run.key, run.sweep, run.miou if run.state == TrialState.COMPLETE else None, run.scored)
-            for run in self._read.runs
-        ]
-        rules = {sweep: read_rule(text) for sweep, text in self._read.rules.items()}
-        return choose_removable(trials, rules, members=self._read.members, sweeps_of=self._memberships)
 
     def _has_ended(self, runs: Sequence[CheckpointRun], row: LedgerRow | None, folder: TrialFolder) -> bool:
         """Whether the trial has ended according to its runs, the ledger and its folder, if there is one."""

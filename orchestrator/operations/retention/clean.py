@@ -35,7 +35,6 @@ from orchestrator.state.units import format_bytes
 from orchestrator.tracking.location import TrackingLocation
 
 if TYPE_CHECKING:
-    from orchestrator.operations.retention.checkpoints import CheckpointFinder
     from orchestrator.tracking.checkpoints.retention import CheckpointRecords
 
 NEEDS_MLFLOW = "checkpoints that MLflow has as well, or that `keep` does not keep"
@@ -106,7 +105,8 @@ def clean(home: Home, sweeps: Sequence[str], *, dry_run: bool, console: Console)
         raise SpecError(f"{home.root}: not found. Clean where the sweeps ran, or set ORCHESTRATE_HOME.")
     free_before = _measure_free(home)
     ledger, cleared = _open_ledger(home, may_clear=not (sweeps or dry_run))
-    keys = _list_keys(ledger, sweeps)
+    ledger.check_sweeps(sweeps)
+    keys = {key for name in sweeps for key in ledger.members(name)} if sweeps else None
     records: CheckpointRecords | None = None
     skipped: list[Skipped] = []
     try:
@@ -174,7 +174,12 @@ def _find_all(
     if records is not None:
         from orchestrator.operations.retention.checkpoints import CheckpointFinder
 
-        yield from _find_by_mlflow(lambda: CheckpointFinder(home, ledger, records, keys))
+        try:
+            checkpoints = CheckpointFinder(home, ledger, records, keys)
+            yield from checkpoints.find_not_kept()
+            yield from checkpoints.find_copies()
+        except TrackingError as error:
+            yield Skipped(NEEDS_MLFLOW, str(error))
     trials = list_trials(home, keys)
     rows, now_s = ledger.states([trial.path.name for trial in trials]), ledger.now_s()
     for trial in trials:
@@ -184,27 +189,14 @@ def _find_all(
         if has_ended(trial, row):
             yield from find_resume_checkpoint(trial)
         yield from find_leftovers(trial.path, key=trial.path.name)
-    if keys is None:
-        yield from _find_shared(home)
-
-
-def _find_shared(home: Home) -> Iterator[Reclaimable | Skipped]:
+    if keys is not None:
+        return
     if living := find_living(home):
         yield Skipped("caches and prepared data", f"{', '.join(living)} may need them")
         return
     yield from find_unpacked(home)
     yield from find_leftovers(home.cache / "checkpoints")
     yield from find_data(home)
-
-
-def _find_by_mlflow(open_checkpoints: Callable[[], CheckpointFinder]) -> Iterator[Reclaimable | Skipped]:
-    """What can be deleted according to MLflow, as far as it answers."""
-    try:
-        checkpoints = open_checkpoints()
-        yield from checkpoints.find_not_kept()
-        yield from checkpoints.find_copies()
-    except TrackingError as error:
-        yield Skipped(NEEDS_MLFLOW, str(error))
 
 
 def _open_records(home: Home) -> CheckpointRecords:
@@ -215,14 +207,6 @@ def _open_records(home: Home) -> CheckpointRecords:
 
 def _recording(records: CheckpointRecords | None) -> Callable[[str, str], None]:
     return records.record_removal if records is not None else lambda run_id, reason: None
-
-
-def _list_keys(ledger: Ledger, sweeps: Sequence[str]) -> set[str] | None:
-    """Keys of the trials of these sweeps; None for everything."""
-    if not sweeps:
-        return None
-    ledger.check_sweeps(sweeps)
-    return {key for name in sweeps for key in ledger.members(name)}
 
 
 def _measure_free(home: Home) -> int:

@@ -65,7 +65,8 @@ def run_schedule(sweeps: Sequence[ScheduledSweep], home: Home, *, at_once: int) 
     with _lock(home), _stopping(inbox), closing(Clock(lambda name, times: inbox.put(Due(name, times)))) as clock:
         scheduler.resume()
         for name, watch in _watch(sweeps, record).items():
-            clock.watch(name, watch.cron, watch.timezone, since=_last_seen(watch, name, record))
+            handled = [occurrence.planned for occurrence in record.occurrences().values() if occurrence.sweep == name]
+            clock.watch(name, watch.cron, watch.timezone, since=max([watch.since, *handled]))
         for sweep in sweeps:
             _say(f"{sweep.name}: {describe_line(sweep)}")
         clock.start()
@@ -92,11 +93,6 @@ def _watch(sweeps: Sequence[ScheduledSweep], record: ScheduleRecord) -> dict[str
         watched[sweep.name] = old if old is not None and old.model_copy(update={"since": new.since}) == new else new
     record.watch(watched)
     return watched
-
-
-def _last_seen(watch: WatchedSweep, name: str, record: ScheduleRecord) -> datetime:
-    """The last time of the line that has been handled."""
-    return max([watch.since, *(o.planned for o in record.occurrences().values() if o.sweep == name)])
 
 
 @contextmanager

@@ -155,7 +155,8 @@ class Scheduler:
             stands_for=len(times),
         )
         late, grace_s = self._now() - times[-1], sweep.schedule.misfire_grace_s
-        before = next((o for o in self._open() if o.sweep == sweep.name), None)
+        unfinished = [*self._waiting, *(running for running, _ in self._running.values())]
+        before = next((one for one in unfinished if one.sweep == sweep.name), None)
         together = f"; includes {len(times) - 1} earlier times that passed while no scheduler ran" if len(times) > 1 else ""
         if late > timedelta(seconds=grace_s):
             note = f"{format_duration(late.total_seconds())} late, misfire_grace_s is {grace_s:g}{together}"
@@ -165,9 +166,6 @@ class Scheduler:
             self._close(occurrence, OccurrenceState.SKIPPED, note=f"{before.id} {verb}{together}")
         else:
             self._enqueue(occurrence, f"{occurrence.id}: due{together}")
-
-    def _open(self) -> list[Occurrence]:
-        return [*self._waiting, *(occurrence for occurrence, _ in self._running.values())]
 
     def _enqueue(self, occurrence: Occurrence, said: str) -> None:
         waiting = occurrence.model_copy(update={"state": OccurrenceState.WAITING, "ended": None, "exit_code": None, "note": None})
@@ -187,7 +185,8 @@ class Scheduler:
         elif state is OccurrenceState.DONE and not has_news(occurrence, self._record, self._home):
             state, note = OccurrenceState.NOTHING_NEW, "file and data are unchanged since an earlier run: nothing was trained"
         elif state in (OccurrenceState.REFUSED, OccurrenceState.CRASHED):
-            note = self._last_line(id)
+            lines = self._record.log_of(id).read_text(encoding="utf-8", errors="replace").split("\n")
+            note = next((line.strip()[:500] for line in reversed(lines) if line.strip()), None)  # the last line it printed
         ended = occurrence.model_copy(update={"exit_code": exit_code, "trials": trials})
         self._close(ended, state, note=note)
 
@@ -195,11 +194,6 @@ class Scheduler:
         self._record.write(occurrence.model_copy(update={"state": state, "ended": self._now(), "note": note}))
         counted = ", ".join(f"{number} {kind.lower()}" for kind, number in occurrence.trials.items())
         self._say(f"{occurrence.id}: {state}" + "".join(f": {text}" for text in (counted, note) if text))
-
-    def _last_line(self, id: str) -> str | None:
-        """The last line that a sweep printed, if any."""
-        lines = self._record.log_of(id).read_text(encoding="utf-8", errors="replace").split("\n")
-        return next((line.strip()[:500] for line in reversed(lines) if line.strip()), None)
 
     def _stop(self) -> None:
         self._num_stops += 1

@@ -101,6 +101,9 @@ def read_sweep(sweep: str, *, home: Home, ledger: Ledger) -> SweepStatus:
     own = [result for key, result in results.items() if rows[key].sweep == sweep]
     num_later = max(0, shared.num_allowed - len(keys)) if shared and shared.num_allowed is not None else 0
     num_waiting = num_later + sum(state is TrialState.WAITING for state in states.values())
+    complete = {key: result for key, result in results.items() if result.state is TrialState.COMPLETE}
+    scores = [(names.of(key), value) for key, r in complete.items() if math.isfinite(value := r.metrics.get(OBJECTIVE, math.nan))]
+    since_s = min((row.started_s for row in dispatchers), default=math.inf)  # without a dispatcher there is no pace
     return SweepStatus(
         sweep=sweep,
         counts=Counter(states.values()),
@@ -115,8 +118,8 @@ def read_sweep(sweep: str, *, home: Home, ledger: Ledger) -> SweepStatus:
         ),
         unreadable=tuple(unreadable),
         unmirrored=tuple(names.of(folder.path.name) for folder in _list_unmirrored(sweep, home, ledger)),
-        best=max(_read_scores(results, names), key=lambda named: named[1], default=None),
-        trials_per_h=_measure_pace(own, dispatchers, now_s),
+        best=max(scores, key=lambda named: named[1], default=None),
+        trials_per_h=trials_per_hour([result.ended_s for result in own], since_s=since_s, now_s=now_s),
         left=estimate_left([trial.progress for trial in running], num_waiting, _list_durations(own)),
         priority=shared.spec.priority if shared else 0,
     )
@@ -208,20 +211,6 @@ def _read_failed(key: str, name: str, row: LedgerRow, result: TrialResult | None
     return FailedTrial(key, name, row.attempt, failure, reason, (result.log_tail if result else None) or "")
 
 
-def _read_scores(results: Mapping[str, TrialResult], names: _Names) -> Iterator[tuple[str, float]]:
-    for key, result in results.items():
-        value = result.metrics.get(OBJECTIVE, math.nan)
-        if result.state is TrialState.COMPLETE and math.isfinite(value):
-            yield names.of(key), value
-
-
-def _measure_pace(own: Iterable[TrialResult], dispatchers: Sequence[DispatcherRow], now_s: float) -> float | None:
-    """Trials per hour since the running dispatchers started."""
-    if not dispatchers:
-        return None
-    return trials_per_hour([r.ended_s for r in own], since_s=min(row.started_s for row in dispatchers), now_s=now_s)
-
-
 def _list_durations(own: Iterable[TrialResult]) -> list[float]:
     """Durations of complete trials; only of those with one attempt, if there are any: others include pauses."""
     complete = [result for result in own if result.state is TrialState.COMPLETE]
@@ -236,6 +225,5 @@ def _list_unmirrored(sweep: str, home: Home, ledger: Ledger) -> Iterator[TrialFo
         progress = folder.path / TrialFile.PROGRESS
         if progress.exists():
             state = read_mirror_state(folder, server)
-            is_ended = folder.has_result
-            if state is None or state.running or state.ended != is_ended or state.offset < progress.stat().st_size:
+            if state is None or state.running or state.ended != folder.has_result or state.offset < progress.stat().st_size:
                 yield folder

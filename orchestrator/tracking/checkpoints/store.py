@@ -181,7 +181,10 @@ class CheckpointStore:
                 repository.delete_artifacts(path)  # type: ignore[no-untyped-call]  # it has no types
         except TrackingError:
             for name in list(self._list_files(str(run.info.run_id), path)):
-                self._empty(str(run.info.run_id), name)
+                with tempfile.TemporaryDirectory() as scratch:
+                    empty = Path(scratch) / Path(name).name
+                    empty.touch()
+                    self._client.log_artifact(str(run.info.run_id), str(empty), str(Path(name).parent))
 
     def _list_files(self, run_id: str, path: str) -> Iterator[str]:
         for file in self._client.list_artifacts(run_id, path):
@@ -189,12 +192,6 @@ class CheckpointStore:
                 yield from self._list_files(run_id, str(file.path))
             elif file.file_size:
                 yield str(file.path)
-
-    def _empty(self, run_id: str, name: str) -> None:
-        with tempfile.TemporaryDirectory() as scratch:
-            empty = Path(scratch) / Path(name).name
-            empty.touch()
-            self._client.log_artifact(run_id, str(empty), str(Path(name).parent))
 
 
 def _read(run: Run) -> UploadedCheckpoint | None:

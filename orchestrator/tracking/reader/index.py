@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,9 @@ class RunIndex:
         with FileLock(self._folder / "lock"):
             now_s = time.time()
             known = {experiment: self._load(experiment, now_s) for experiment in experiments}
-            if self._has_lost_runs(known.values()):
+            rows = [row for found in known.values() for row in found.rows.values()]
+            newest = max(rows, key=lambda row: row.tags.get(Tag.WRITTEN, ""), default=None)
+            if newest is not None and self._source.find_run(newest.run_id) is None:  # gone, as after a restored backup
                 known = {experiment: _Cached() for experiment in experiments}
             self._read_whole({experiment: found for experiment, found in known.items() if not found.read_s}, now_s)
             self._read_new({experiment: found for experiment, found in known.items() if found.read_s < now_s}, now_s)
@@ -66,12 +68,6 @@ class RunIndex:
                 if found.is_new or now_s - found.saved_s > SAVE_S:
                     self._save(experiment, found)
         return [row for found in known.values() for row in found.rows.values()]
-
-    def _has_lost_runs(self, known: Iterable[_Cached]) -> bool:
-        """Whether the most recently changed run is gone, as after a restored backup."""
-        rows = [row for found in known for row in found.rows.values()]
-        newest = max(rows, key=lambda row: row.tags.get(Tag.WRITTEN, ""), default=None)
-        return newest is not None and self._source.find_run(newest.run_id) is None
 
     def _read_whole(self, known: dict[str, _Cached], now_s: float) -> None:
         if not known:

@@ -150,8 +150,8 @@ def _draw_running(running: Sequence[RunningTrial]) -> Table:
 
 def _write_failure(trial: FailedTrial) -> str:
     kind = f"{trial.failure}: " if trial.failure else ""
-    told = [line for line in trial.log_tail.splitlines() if line.strip(" ^~")]  # no underlines of tracebacks
-    log = "".join(f"\n      {line}" for line in cut_tail(told, SHOWN_LOG_LINES))
+    lines = [line for line in trial.log_tail.splitlines() if line.strip(" ^~")]  # no underlines of tracebacks
+    log = "".join(f"\n      {line}" for line in cut_tail(lines, SHOWN_LOG_LINES))
     return f"  failed: {trial.name} (attempt {trial.attempts}): {kind}{trial.reason}{log}"
 
 

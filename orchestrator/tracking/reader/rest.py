@@ -84,8 +84,8 @@ class RestSource:
         if response.ok:
             answer: dict[str, Any] = response.json()
             return answer
-        if said := _read_error(response):
-            raise requests.HTTPError(f"{said.get('error_code')}: {said.get('message')}", response=response)
+        if refusal := _read_error(response):
+            raise requests.HTTPError(f"{refusal.get('error_code')}: {refusal.get('message')}", response=response)
         found = f"{response.status_code} {response.reason}: {response.text[:200]}"
         raise requests.RequestException(f"{response.url} answered {found}")
 
@@ -102,10 +102,10 @@ def _make_login(environment: Mapping[str, str]) -> dict[str, str]:
 def _read_error(response: requests.Response) -> dict[str, Any]:
     """MLflow's description of a refusal; empty if the answer is not MLflow's, such as a proxy's."""
     try:
-        said = response.json()
+        answer = response.json()
     except requests.JSONDecodeError:
         return {}
-    return said if isinstance(said, dict) and "error_code" in said else {}
+    return answer if isinstance(answer, dict) and "error_code" in answer else {}
 
 
 def _read_pairs(pairs: Sequence[dict[str, Any]] | None) -> dict[str, str]:

@@ -28,7 +28,7 @@ from trainers.config import DataConfig, TrainConfig
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's tables take seconds to make: once."""
+    """Creating MLflow's tables takes seconds, so it is done once."""
     folder = tmp_path_factory.mktemp("mlflow")
     connect(TrackingLocation(f"sqlite:///{folder}/mlflow.db", folder / "artifacts", folder / "trials", folder / "locks"))
     return folder / "mlflow.db"
@@ -113,7 +113,7 @@ class Server:
 
     @property
     def is_started(self) -> bool:
-        """Whether its process lives, be it up already or not."""
+        """Whether its process is alive, ready or not."""
         return self._process is not None and self._process.poll() is None
 
     def start(self, *, is_awaited: bool = True) -> None:
@@ -155,7 +155,7 @@ class Server:
 
 
 def make_guarded(folder: Path, empty_database: Path, *, settings: str = "") -> Server:
-    """One that wants a login, admin's with PASSWORD to begin with; not started yet. settings: more lines of its auth.ini."""
+    """A server, not started yet, that requires a login: admin with PASSWORD. settings: further lines of its auth.ini."""
     shutil.copy(empty_database, folder / "mlflow.db")
     config = folder / "auth.ini"
     config.write_text(
@@ -185,7 +185,7 @@ Wait = Callable[[Callable[[], bool]], None]
 
 @pytest.fixture
 def wait() -> Wait:
-    """Wait until something is so, at most a minute."""
+    """Wait until a condition holds, at most a minute."""
 
     def until(is_so: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 60

@@ -1,4 +1,4 @@
-"""mlflow is imported by whichever thread needs it first: the mirror, that of the checkpoints, or who asks for results."""
+"""Whichever thread needs mlflow first imports it: the mirror, the checkpoints' thread, or a reader of results."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_threads_that_import_it_at_once_get_all_of_it() -> None:
 
 @pytest.mark.parametrize("path", sorted(Path("orchestrator/tracking").rglob("*.py")), ids=str)
 def test_mlflow_is_imported_before_its_parts(path: Path) -> None:
-    """Else the import of a part holds what the import of the whole waits for, and Python hands out halves."""
+    """Else the import of a part holds a lock that the import of the whole needs, and Python returns half-initialized modules."""
     names = [
         alias.name if isinstance(node, ast.Import) else str(node.module)
         for node in ast.parse(path.read_text()).body

@@ -70,7 +70,7 @@ def test_a_check_is_what_cleaning_reads(npz: Path, tmp_path: Path) -> None:
 
 
 def test_people_get_a_sheet_beside_the_text(npz: Path, tmp_path: Path) -> None:
-    """Without --json the contact sheet lies in the working directory, and the text says where."""
+    """Without --json the contact sheet is in the working directory, and the text names it."""
     done = run("check", npz, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"outliers: {len(OUTLIERS)}" in done.stdout
@@ -80,7 +80,7 @@ def test_people_get_a_sheet_beside_the_text(npz: Path, tmp_path: Path) -> None:
 
 
 def test_a_sheet_as_html_is_whole(npz: Path, tmp_path: Path) -> None:
-    """Pictures are inside; no address leads out of the file."""
+    """Images are embedded; no link leaves the file."""
     check_data(str(npz), [], out=tmp_path / "sheet.html")
     page = (tmp_path / "sheet.html").read_text()
     assert page.count("data:image/png;base64,") >= len(OUTLIERS)
@@ -113,7 +113,7 @@ def test_a_clean_set_has_a_sheet_too(tmp_path: Path) -> None:
 
 
 def test_positions_stay_those_of_the_source(npz: Path) -> None:
-    """A check of what cleaning left speaks of the uncleaned positions."""
+    """A check after cleaning reports positions in the uncleaned source."""
     gone = OUTLIERS[:2]
     found = check_data(str(npz), [f"data.clean={gone}"], out=None).to_json()
     assert [outlier["index"] for outlier in found["outliers"]] == OUTLIERS[2:]
@@ -152,7 +152,7 @@ def test_a_source_that_cannot_be_read_is_one_message(tmp_path: Path) -> None:
 
 
 def test_a_sheet_of_another_kind_is_refused(npz: Path, tmp_path: Path) -> None:
-    """PNG and HTML are drawn; a folder that does not exist is told."""
+    """Only PNG and HTML are drawn; a missing folder is reported."""
     with pytest.raises(SpecError, match=r"sheet\.pdf: is of type '\.pdf'\. Allowed: \.png, \.html"):
         check_data(str(npz), [], out=tmp_path / "sheet.pdf")
     with pytest.raises(DataError, match=r"sheet\.png: cannot be written: No such file"):
@@ -160,7 +160,7 @@ def test_a_sheet_of_another_kind_is_refused(npz: Path, tmp_path: Path) -> None:
 
 
 def test_show_draws_one_row_per_image(npz: Path, tmp_path: Path) -> None:
-    """Picture, mask and overlay; the file's name is printed."""
+    """Image, mask and overlay; the file's name is printed."""
     done = run("show", npz, 0, 5, cwd=tmp_path)
     assert done.stdout.strip() == "ein set-0.png"
     one = tmp_path / "one.png"
@@ -194,7 +194,7 @@ def test_made_sets_are_the_synthetic_ones(npz: Path, tmp_path: Path) -> None:
     assert (done.returncode, "exists already" in done.stderr) == (2, True)
 
 
-def test_make_is_told_in_the_configurations_words(tmp_path: Path) -> None:
+def test_errors_of_make_use_the_configurations_names(tmp_path: Path) -> None:
     """Limits are those of data.synthetic; the file must be a .npz."""
     with pytest.raises(SpecError, match=r"data\.synthetic\.num_images is 3\. Allowed: at least 8"):
         make_data(tmp_path / "a.npz", {"num_images": 3})

@@ -1,4 +1,4 @@
-"""What `orchestrate doctor` says of a machine: GPUs that are made up, folders that are real."""
+"""What `orchestrate doctor` reports about a machine, with invented GPUs and real folders."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import pytest
 from orchestrator.errors import LaunchError
 from orchestrator.launchers.slots.driver import GpuListing, read_nvidia_smi
 from orchestrator.operations.doctor.datasets import check_data
-from orchestrator.operations.doctor.findings import Diagnosis, Level, doubtful, well, wrong
+from orchestrator.operations.doctor.findings import Diagnosis, Level, error, ok, warning
 from orchestrator.operations.doctor.machine import check_disk, check_gpus
 from orchestrator.state.home import Home
 
 
-def test_a_gpu_that_torch_does_not_see_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The driver lists four, of which one is full; torch is asked in earnest, and sees others."""
+def test_a_gpu_that_torch_does_not_see_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver lists four, of which one is full; the real torch sees others."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     listing = "".join(f"{index}, GPU-{index}, 81559, {60000 if index == 2 else 4}\n" for index in range(4))
     found = {finding.subject: finding for finding in check_gpus(lambda: read_nvidia_smi(listing))}
@@ -24,7 +24,7 @@ def test_a_gpu_that_torch_does_not_see_is_wrong(monkeypatch: pytest.MonkeyPatch)
     assert "GPU-2: 60000 of 81559 MB" in found["GPU memory"].found
 
 
-def test_a_broken_driver_is_wrong_and_none_is_not() -> None:
+def test_a_broken_driver_is_an_error_and_no_driver_is_not() -> None:
     """Without a driver, trials run on the CPU."""
 
     def broken() -> GpuListing:
@@ -34,8 +34,8 @@ def test_a_broken_driver_is_wrong_and_none_is_not() -> None:
     assert [finding.level for finding in check_gpus(lambda: GpuListing({}))] == [Level.OK]
 
 
-def test_a_home_that_cannot_be_written_to_is_wrong(tmp_path: Path) -> None:
-    """Told by its path; nothing is said of its disk."""
+def test_an_unwritable_home_is_an_error(tmp_path: Path) -> None:
+    """Reported by its path; its disk is not checked."""
     (tmp_path / "file").touch()
     (found,) = check_disk(Home(tmp_path / "file" / "mlruns"))
     assert found.level is Level.ERROR
@@ -43,20 +43,20 @@ def test_a_home_that_cannot_be_written_to_is_wrong(tmp_path: Path) -> None:
 
 
 def test_the_slots_folder_is_made_for_everybody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a sweep makes it: whoever asks the doctor first shuts nobody out."""
+    """As a sweep creates it: the first user of the doctor locks nobody out."""
     monkeypatch.setenv("ORCHESTRATE_SLOTS", str(tmp_path / "slots"))
     list(check_disk(Home(tmp_path / "home")))
     assert (tmp_path / "slots").stat().st_mode & 0o7777 == 0o1777
 
 
-def test_little_room_is_told(small_disk: Path) -> None:
-    """Of two megabytes no trial starts."""
+def test_little_disk_space_is_reported(small_disk: Path) -> None:
+    """No trial starts with two megabytes."""
     (found,) = check_disk(Home(small_disk / "mlruns"))
     assert (found.subject, found.level) == ("disk", Level.ERROR)
 
 
 def test_data_sets_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files and folders that could be ones; an empty folder is doubtful, a missing one wrong."""
+    """Files and folders that may be data sets; an empty folder is a warning, a missing one an error."""
     data = tmp_path / "data"
     monkeypatch.setenv("ORCHESTRATE_DATA", str(data))
     home = Home(tmp_path / "home")
@@ -71,9 +71,9 @@ def test_data_sets_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_only_errors_make_the_exit_code() -> None:
-    """And whatever a server said, no password is told."""
-    mild = Diagnosis([well("a", "all"), doubtful("b", "hm", "do")])
+    """And no password is shown, whatever a server answered."""
+    mild = Diagnosis([ok("a", "all"), warning("b", "hm", "do")])
     assert mild.exit_code == 0
-    grave = Diagnosis([wrong("c", "postgresql://me:hunter2@h/db is away", "start it")])
+    grave = Diagnosis([error("c", "postgresql://me:hunter2@h/db is away", "start it")])
     assert grave.exit_code == 1
     assert "hunter2" not in str(grave.to_json())

@@ -1,4 +1,4 @@
-"""`orchestrate doctor` before real servers: with and without a login, away, under another name, of another time."""
+"""`orchestrate doctor` with real servers: with and without login, down, under another name, with another clock."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def anonymous(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def look_at(uri: str, tmp_path: Path) -> dict[str, Finding]:
-    """What is found of a tracking server, by subject."""
+    """The findings about a tracking server, by subject."""
     return {finding.subject: finding for finding in check_tracking(Home(tmp_path, tracking=uri))}
 
 
@@ -52,8 +52,8 @@ def levels(findings: dict[str, Finding]) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_a_login_is_asked_for_and_judged(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """None, a wrong one, the right one, and one under a name to which the server does not answer; no password is told."""
+def test_the_login_is_checked(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """None, a wrong one, the right one, and one under a name that the server rejects; no password is shown."""
     without = look_at(server.uri, tmp_path)
     assert levels(without) == {"login": "error"}
     assert "MLFLOW_TRACKING_PASSWORD" in without["login"].advice
@@ -76,7 +76,7 @@ def test_a_login_is_asked_for_and_judged(server: Server, monkeypatch: pytest.Mon
 
 
 class _Clockwork(BaseHTTPRequestHandler):
-    """Says that it is MLflow 2, of the last century."""
+    """Pretends to be MLflow 2 of the last century."""
 
     def do_GET(self) -> None:
         self.send_response(200)
@@ -92,8 +92,8 @@ class _Clockwork(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-def test_another_version_and_another_time_are_told(tmp_path: Path) -> None:
-    """Of another major version it is wrong; of another time, doubtful."""
+def test_another_version_and_another_time_are_reported(tmp_path: Path) -> None:
+    """Another major version is an error, another clock a warning."""
     server = HTTPServer(("127.0.0.1", 0), _Clockwork)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
@@ -109,15 +109,15 @@ def test_another_version_and_another_time_are_told(tmp_path: Path) -> None:
     assert "behind this machine's" in found["clock, the tracking server's"].found
 
 
-def test_a_server_that_is_away_is_told(tmp_path: Path) -> None:
-    """Without the password that its address holds, in one line."""
+def test_a_server_that_is_down_is_reported(tmp_path: Path) -> None:
+    """In one line, without the password in its address."""
     found = look_at(f"http://me:{PASSWORD}@127.0.0.1:9", tmp_path)
     assert levels(found) == {"tracking": "error"}
     assert PASSWORD not in repr(found)
 
 
 def test_a_shared_ledger_is_opened(postgres: PostgreSQL, tmp_path: Path) -> None:
-    """With the right login it is well, but for the tracking server that is not shared; with another it is wrong."""
+    """With the right login only the unshared tracking server is a warning; with another login there is an error."""
     found = list(check_storage(Home(tmp_path, storage=postgres.create())))
     assert [(finding.subject, finding.level) for finding in found] == [
         ("ledger", Level.OK),
@@ -130,8 +130,8 @@ def test_a_shared_ledger_is_opened(postgres: PostgreSQL, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_the_command_says_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As one JSON document; exit code 1 where anything is wrong, and nothing is left behind by asking."""
+def test_the_command_reports_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one JSON document; exit code 1 after an error, and nothing is left behind."""
     for name in ("ORCHESTRATE_STORAGE", "MLFLOW_TRACKING_URI", "ORCHESTRATE_DATA"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ORCHESTRATE_HOME", str(tmp_path / "home"))

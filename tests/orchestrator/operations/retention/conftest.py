@@ -1,4 +1,4 @@
-"""A home with trials that have ended, as ledger, folders and a real MLflow know them."""
+"""A home with ended trials in ledger, folders and a real MLflow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints that go by a sweep's rule, and those that MLflow has as well."""
+"""Checkpoints deleted by a sweep's rule, and copies of what MLflow has."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_rule_frees_all_but_the_best(bench: Bench) -> None:
 
 
 def test_a_removed_checkpoint_says_so(bench: Bench) -> None:
-    """To whoever predicts or exports with it, by key or by path, also where only MLflow knows; and how to get it back."""
+    """To users who predict or export with it, by key or path, even if only MLflow knows; and how to get it back."""
     folder = bench.end("abcd")
     bench.recorder.record_keep("s", "none")
     apply_keep(bench.home, "s")
@@ -85,22 +85,22 @@ def test_what_a_process_works_on_stays(bench: Bench) -> None:
 
 
 def test_what_is_not_in_mlflow_yet_stays(bench: Bench) -> None:
-    """Nothing is known of what it is worth, nor could it say that it is gone."""
+    """Its score is unknown, and no run could show that it is gone."""
     bench.end("a", is_sent=False)
     bench.recorder.record_keep("s", "none")
     assert apply_keep(bench.home, "s") == ([], [])
 
 
 def test_a_failed_trial_can_be_resumed(bench: Bench) -> None:
-    """A rule at the end of a sweep takes neither of its checkpoints."""
+    """The rule at the end of a sweep deletes neither of its checkpoints."""
     folder = bench.end("a", state=TrialState.FAILED)
     bench.recorder.record_keep("s", "none")
     assert apply_keep(bench.home, "s") == ([], [])
     assert folder.checkpoint.exists()
 
 
-def test_without_mlflow_no_checkpoint_goes(bench: Bench, tmp_path: Path) -> None:
-    """Nobody knows who needs it; the rest is freed, and the report says what was left."""
+def test_without_mlflow_no_checkpoint_is_deleted(bench: Bench, tmp_path: Path) -> None:
+    """It is unknown who needs it; the rest is freed, and the report names what was skipped."""
     folder = bench.end("a")
     bench.recorder.record_keep("s", "none")
     bench.home.mlflow_db.write_bytes(b"no database")
@@ -113,7 +113,7 @@ def test_without_mlflow_no_checkpoint_goes(bench: Bench, tmp_path: Path) -> None
 
 
 def test_a_copy_of_what_mlflow_has_is_freed_and_fetched_again(bench: Bench) -> None:
-    """By whoever predicts; what was fetched for that is a copy too."""
+    """Predicting fetches it, and what was fetched is a copy too."""
     folder = bench.end("abcd")
     assert {find.path for find in run_clean(bench, "s").removed} == {folder.path / CHECKPOINT, folder.checkpoint}
     [fetched] = [member.checkpoint for member in find_files("abcd", bench.home).members]
@@ -123,7 +123,7 @@ def test_a_copy_of_what_mlflow_has_is_freed_and_fetched_again(bench: Bench) -> N
 
 
 def test_only_a_true_copy_is_freed(bench: Bench) -> None:
-    """Not what was never sent, was changed since, or is no longer there to be fetched."""
+    """Not a file that was never sent, has changed since, or can no longer be fetched."""
     changed, lost, unsent = bench.end("changed"), bench.end("lost"), bench.end("unsent", is_sent=False)
     os.utime(changed.path / CHECKPOINT, (1, 1))
     bench.artifacts("lost")[0].unlink()
@@ -131,8 +131,8 @@ def test_only_a_true_copy_is_freed(bench: Bench) -> None:
     assert [(folder.path / CHECKPOINT).exists() for folder in (changed, lost, unsent)] == [True, True, True]
 
 
-def test_a_trial_is_trained_again_when_somebody_asks(bench: Bench) -> None:
-    """Nobody takes its result for granted any more: not the ledger, not the folder, not MLflow."""
+def test_a_trial_is_trained_again_on_request(bench: Bench) -> None:
+    """Neither ledger nor folder nor MLflow treats it as finished any more."""
     folder = bench.end("abcd")
     assert train_again(bench.home, ["s"], ["abc"]) == ["abcd: will be trained again"]
     assert bench.ledger.states(["abcd"])["abcd"].state is TrialState.WAITING

@@ -1,4 +1,4 @@
-"""What `orchestrate clean` frees beside checkpoints, and what it never touches."""
+"""What `orchestrate clean` frees besides checkpoints, and what it never touches."""
 
 from __future__ import annotations
 
@@ -72,10 +72,10 @@ def list_files(home: Home) -> set[str]:
     return {str(path.relative_to(home.root)) for path in files}
 
 
-def test_what_can_be_made_again_goes_and_the_rest_stays(
+def test_what_can_be_made_again_is_deleted_and_the_rest_stays(
     litter: Litter, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """First it is shown, then freed, then there is nothing left to free."""
+    """It is shown first, then freed; then nothing is left to free."""
     litter.end("done")
     litter.write("trials/done/predictions.zst")
     litter.write("cache/ensembles/e/confusions.npz")
@@ -97,7 +97,7 @@ def test_what_can_be_made_again_goes_and_the_rest_stays(
     assert run_clean(capsys, monkeypatch)["found"] == []
 
 
-def test_a_sweep_named_is_all_that_is_looked_at(
+def test_only_the_given_sweep_is_cleaned(
     litter: Litter, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not other trials, nor caches; a misspelled one is answered."""
@@ -124,10 +124,10 @@ def test_what_is_to_be_resumed_stays(litter: Litter, capsys: pytest.CaptureFixtu
     assert isinstance(failed.result(), TrialResult)
 
 
-def test_a_living_dispatcher_keeps_caches_and_data(
+def test_a_running_dispatcher_keeps_caches_and_data(
     litter: Litter, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may be about to use them; when it has ended they go."""
+    """It may be about to use them; when it has ended they are deleted."""
     litter.write("cache/predictions/abc.u8")
     litter.write(f"data/{'0' * 16}-00000000/dataset.json")
     with litter.home.new_owner() as owner:
@@ -140,7 +140,7 @@ def test_a_living_dispatcher_keeps_caches_and_data(
 def test_a_trial_of_another_version_keeps_the_data(
     litter: Litter, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may be what they were prepared for."""
+    """They may have been prepared for it."""
     litter.write("trials/later/trial.json")
     kept = litter.write(f"data/{'0' * 16}-00000000/dataset.json")
     report = run_clean(capsys, monkeypatch)
@@ -151,7 +151,7 @@ def test_a_trial_of_another_version_keeps_the_data(
 def test_a_full_disk_can_be_cleaned(
     small_disk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without room for another byte."""
+    """Even without space for another byte."""
     monkeypatch.setenv("ORCHESTRATE_HOME", str(small_disk))
     litter = Litter(small_disk)
     litter.end("done")

@@ -16,7 +16,7 @@ def gone(trials: list[RankedTrial], rules: dict[str, Rule], *, members: tuple[st
 
 
 def test_the_best_stay() -> None:
-    """By val/miou; of equals the smaller key."""
+    """By val/miou; of equal ones the smaller key."""
     assert gone(FOUR, {"s": 1}) == {"a", "c", "d"}
     assert gone(FOUR, {"s": 2}) == {"a", "c"}
     assert gone(FOUR, {"s": 9}) == gone(FOUR, {"s": "all"}) == gone(FOUR, {}) == set()
@@ -28,18 +28,18 @@ def test_what_cannot_be_compared_is_ranked_apart() -> None:
     assert gone([*FOUR, RankedTrial("e", "s", 0.1, "other images")], {"s": 1}) == {"a", "c", "d"}
 
 
-def test_a_pruned_trial_is_none_of_the_best() -> None:
+def test_a_pruned_trial_is_not_among_the_best() -> None:
     """Even where there are fewer finished ones."""
     assert gone([*FOUR, RankedTrial("e", "s", None, None)], {"s": 9}) == {"e"}
 
 
 def test_a_member_of_an_ensemble_stays() -> None:
-    """And takes nobody's place among the best."""
+    """In addition to the best."""
     assert gone(FOUR, {"s": 1}, members=("a",)) == {"c", "d"}
 
 
-def test_a_shared_trial_stays_while_one_sweep_wants_it() -> None:
-    """One that has not shown it yet, too; the reason names all that do not."""
+def test_a_shared_trial_stays_while_one_sweep_keeps_it() -> None:
+    """Also a sweep that has no run of it yet; the reason names all sweeps that do not keep it."""
     shared = [*FOUR, RankedTrial("a", "t", 0.5, "images")]
     assert gone(shared, {"s": 1, "t": "all"}) == gone(shared, {"s": 1}) == {"c", "d"}
     assert gone(FOUR, {"s": 1, "t": "none"}, a={"u"}, c={"t"}) == {"c", "d"}

@@ -1,4 +1,4 @@
-"""Lines of a crontab, by APScheduler and as crontab(5) has them."""
+"""Cron lines with APScheduler, interpreted as by crontab(5)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_weekdays_are_those_of_cron(weekdays: str, expected: list[str]) -> None:
 
 
 def test_day_and_weekday_are_alternatives() -> None:
-    """As in cron: the 13th and every Friday; a star in front makes both count."""
+    """As in cron: the 13th and every Friday; with a leading star both must match."""
     assert times("0 0 13 * 5", "2026-12-01T00:00") == [
         "Fri 2026-12-04T00:00+01:00",
         "Fri 2026-12-11T00:00+01:00",
@@ -52,19 +52,19 @@ def test_day_and_weekday_are_alternatives() -> None:
 
 
 def test_a_night_of_25_hours_has_one_occurrence() -> None:
-    """Clocks that are set back show 02:30 twice; what is due every hour is due in both."""
+    """Clocks that are set back show 02:30 twice; an hourly line is due both times."""
     assert times("30 2 * * *", "2026-10-24T12:00", count=2) == ["Sun 2026-10-25T02:30+02:00", "Mon 2026-10-26T02:30+01:00"]
     hourly = times("0 * * * *", "2026-10-25T01:30", count=3)
     assert hourly == ["Sun 2026-10-25T02:00+02:00", "Sun 2026-10-25T02:00+01:00", "Sun 2026-10-25T03:00+01:00"]
 
 
 def test_a_night_of_23_hours_loses_none() -> None:
-    """Where 02:30 does not come, it is the same instant as 03:30."""
+    """If 02:30 is skipped, it is the same instant as 03:30."""
     assert times("30 2 * * *", "2027-03-27T12:00", count=2) == ["Sun 2027-03-28T03:30+02:00", "Mon 2027-03-29T02:30+02:00"]
 
 
-def test_the_clock_tells_at_once_what_was_missed() -> None:
-    """All of it in one message, in order, and nothing of what had been answered for."""
+def test_the_clock_reports_missed_times_at_once() -> None:
+    """All of it in one message, in order, without times already handled."""
     told: SimpleQueue[tuple[str, list[datetime]]] = SimpleQueue()
     clock = Clock(lambda name, times: told.put((name, list(times))))
     last = datetime.now(UTC).replace(second=0, microsecond=0)
@@ -90,7 +90,7 @@ def fields(low: int, high: int) -> st.SearchStrategy[str]:
 @example("0 0 29 2 1")
 @example("0 0 31 2,4,6,9,11 *")
 @example("0 0 30 2 5")
-def test_what_a_sweep_file_may_say_comes_due(line: str) -> None:
+def test_every_line_that_a_sweep_file_allows_comes_due(line: str) -> None:
     """The check of a sweep file knows no APScheduler; whatever it lets through, APScheduler takes, and finds a time for it."""
     try:
         check_line(line)
@@ -137,7 +137,7 @@ def test_a_line_alone_is_a_schedule(tmp_path: Path) -> None:
         ("22", "schedule is 22. Allowed: minute hour day month weekday"),
     ],
 )
-def test_a_wrong_schedule_is_told(tmp_path: Path, schedule: str, said: str) -> None:
-    """With line, place, what APScheduler or cron has against it, and what is allowed."""
+def test_a_wrong_schedule_is_reported(tmp_path: Path, schedule: str, said: str) -> None:
+    """With line, position, the reason, and what is allowed."""
     with pytest.raises(SpecError, match=said):
         load(tmp_path, schedule)

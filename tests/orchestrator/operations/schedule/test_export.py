@@ -1,4 +1,4 @@
-"""Schedules as others' lines and units: what they say is when we would run them."""
+"""Exported crontabs and units mean the same times as our own scheduler."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_systemd_means_the_same_times(line: str) -> None:
 
 
 def test_a_crontab_runs_the_file_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By absolute paths, whatever they hold, in its zone; cron's own sign for a line break is escaped."""
+    """With absolute paths of any characters, in its zone; cron's sign for a line break is escaped."""
     folder = tmp_path / "50 % of 'it'"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -94,7 +94,7 @@ def test_units_pass_systemds_own_check(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
-    """A line break in a path would begin another line."""
+    """A line break in a path would start another line."""
     for export in (write_crontab, write_systemd):
         with pytest.raises(ScheduleError, match="which cannot be exported"):
             export([sweep(tmp_path / "a\nb.yaml")])

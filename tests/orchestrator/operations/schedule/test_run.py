@@ -1,4 +1,4 @@
-"""`orchestrate schedule` in a process of its own, with sweeps that are due at once: killed, stopped, started again."""
+"""`orchestrate schedule` as a process, with sweeps that are due at once: killed, stopped, started again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """As a person's, with slots of its own."""
+    """A user's environment, with separate slots."""
     clean = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "ORCHESTRATE_STORAGE", "ORCHESTRATE_HOME")}
     return clean | {"ORCHESTRATE_SLOTS": str(folder / "slots")}
 
@@ -36,7 +36,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def let_be_due(folder: Path, name: str) -> None:
-    """Leave what a scheduler would have left that watched the file until two minutes ago: an occurrence was missed meanwhile."""
+    """Write what a scheduler that watched the file until two minutes ago would have left: one occurrence was missed since."""
     since = datetime.now(UTC) - timedelta(minutes=2)
     watch = WatchedSweep(file=str(folder / f"{name}.yaml"), cron=EVERY_MINUTE, timezone=None, since=since)
     ScheduleRecord(folder / "mlruns" / "schedule").watch({name: watch})
@@ -44,7 +44,7 @@ def let_be_due(folder: Path, name: str) -> None:
 
 @contextmanager
 def scheduler(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A scheduler at work; killed if it is left."""
+    """A running scheduler, killed at the end of the test."""
     process = subprocess.Popen(
         command("schedule", *arguments), cwd=folder, env=environment(folder), stderr=subprocess.PIPE, text=True
     )
@@ -56,7 +56,7 @@ def scheduler(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def wait_for(what: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
-    """What comes to be true while the scheduler works."""
+    """Wait for a condition while the scheduler runs."""
     deadline_s = time.monotonic() + 120
     while not (found := what()):
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
@@ -81,7 +81,7 @@ def ended(folder: Path, name: str) -> Callable[[], bool]:
 
 @pytest.mark.parametrize("options", [("--export", "systemd", "--json"), ("--export", "crontab", "--list"), ("--json",)])
 def test_options_that_exclude_each_other_are_refused(tmp_path: Path, options: tuple[str, ...]) -> None:
-    """Nobody gets units for JSON, a list for units, or a scheduler that prints no JSON."""
+    """Such as --json with --export, --list with --export, or --json for the scheduler itself."""
     done = subprocess.run(
         command("schedule", *options, "x.yaml"),
         cwd=tmp_path,
@@ -94,8 +94,8 @@ def test_options_that_exclude_each_other_are_refused(tmp_path: Path, options: tu
     assert "Leave" in done.stderr
 
 
-def test_killed_and_stopped_it_goes_on_with_the_same_occurrence(tmp_path: Path) -> None:
-    """Kill -9 of the scheduler takes its sweep along; the next takes it up again, and hands SIGTERM on and waits."""
+def test_killed_and_stopped_it_resumes_the_same_occurrence(tmp_path: Path) -> None:
+    """Kill -9 of the scheduler kills its sweep too; the next one resumes it, forwards SIGTERM and waits."""
     (tmp_path / "slow_losses.py").write_text(
         "import os\nimport pathlib\nimport time\n\npathlib.Path('started').write_text(str(os.getpid()))\ntime.sleep(600)\n"
     )
@@ -147,8 +147,8 @@ schedule: {{cron: "{EVERY_MINUTE}", again: AGAIN}}
 
 
 @pytest.mark.long
-def test_nothing_new_is_said_and_again_trains_anew(tmp_path: Path) -> None:
-    """Where all is done the record says so; with `again` the same training is run once more, under the occurrence's id."""
+def test_nothing_new_is_reported_and_again_trains_again(tmp_path: Path) -> None:
+    """If all is done the record says so; with `again` the same training runs again, under the occurrence's id."""
     (tmp_path / "nightly.yaml").write_text(TINY.replace("AGAIN", "false"))
     (tmp_path / "anew.yaml").write_text(TINY.replace("AGAIN", "true"))
     sweep = command("sweep", "nightly.yaml", "--launcher", "inline", "--json")

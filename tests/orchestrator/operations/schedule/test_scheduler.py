@@ -1,4 +1,4 @@
-"""What becomes of due times: order, overlap, grace, restarts; by messages and a clock that the test sets."""
+"""The handling of due times: order, overlap, grace, restarts; with messages and a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TEN = datetime(2026, 11, 22, 22, tzinfo=UTC)
 
 
 class Sweep:
-    """A sweep under way that does as it is told."""
+    """A running sweep that obeys."""
 
     def __init__(self) -> None:
         self.num_stops = 0
@@ -30,7 +30,7 @@ class Sweep:
 
 
 class Evening:
-    """A scheduler of sweeps with these priorities, and all that it says and starts."""
+    """A scheduler of sweeps with these priorities, and all that it prints and starts."""
 
     def __init__(self, root: Path, at_once: int = 1, **priorities: int) -> None:
         self.home = Home(root)
@@ -65,14 +65,14 @@ class Evening:
         self.scheduler.start_next()
 
     def end(self, id: str, code: int = 0, *states: str) -> None:
-        """A sweep ends, and says so of its trials."""
+        """A sweep ends with these trials."""
         document = {"trials": [{"key": f"{i:016x}", "state": state} for i, state in enumerate(states)]}
         self.record.document_of(id).write_text(json.dumps(document))
         self.scheduler.handle(Ended(id, code))
         self.scheduler.start_next()
 
     def states(self) -> dict[str, OccurrenceState]:
-        """Id -> how it stands by the record."""
+        """Id -> state in the record."""
         return {occurrence.id: occurrence.state for occurrence in self.record.occurrences().values()}
 
 
@@ -82,7 +82,7 @@ def at(name: str) -> str:
 
 
 def test_the_highest_priority_is_first_and_equals_come_in_order(tmp_path: Path) -> None:
-    """One at a time, whatever the order in which they became due."""
+    """One at a time, in whatever order they became due."""
     evening = Evening(tmp_path, a=0, b=5, c=0, d=5)
     evening.due("a", "b", "c", "d")
     for name in ("b", "d", "a", "c"):
@@ -92,7 +92,7 @@ def test_the_highest_priority_is_first_and_equals_come_in_order(tmp_path: Path) 
 
 
 def test_several_may_run_at_once(tmp_path: Path) -> None:
-    """As many as were asked for."""
+    """As many as requested."""
     evening = Evening(tmp_path, at_once=2, a=0, b=0, c=0)
     evening.due("a", "b", "c")
     assert list(evening.started) == [at("a"), at("b")]
@@ -100,7 +100,7 @@ def test_several_may_run_at_once(tmp_path: Path) -> None:
 
 
 def test_a_sweep_never_runs_twice_at_a_time(tmp_path: Path) -> None:
-    """What is due meanwhile is skipped, said and recorded; running or only waiting makes no difference."""
+    """Times due meanwhile are skipped, reported and recorded, whether it runs or waits."""
     evening = Evening(tmp_path, a=1, b=0)
     evening.due("a", "b")
     tomorrow = TEN + timedelta(days=1)
@@ -116,7 +116,7 @@ def test_a_sweep_never_runs_twice_at_a_time(tmp_path: Path) -> None:
 
 
 def test_missed_times_are_run_once_within_grace(tmp_path: Path) -> None:
-    """The last one stands for all; how many, is said and recorded."""
+    """The last one stands for all; the number is reported and recorded."""
     evening = Evening(tmp_path, a=0)
     evening.now = TEN + timedelta(seconds=600)
     evening.scheduler.handle(Due("a", [TEN - timedelta(days=2), TEN - timedelta(days=1), TEN]))
@@ -126,8 +126,8 @@ def test_missed_times_are_run_once_within_grace(tmp_path: Path) -> None:
     assert "2 earlier" in evening.said[0]
 
 
-def test_what_is_found_too_late_is_not_run(tmp_path: Path) -> None:
-    """It is recorded as missed, and why."""
+def test_times_found_too_late_are_not_run(tmp_path: Path) -> None:
+    """It is recorded as missed, with the reason."""
     evening = Evening(tmp_path, a=0)
     evening.now = TEN + timedelta(seconds=601)
     evening.due("a")
@@ -149,7 +149,9 @@ def test_what_is_found_too_late_is_not_run(tmp_path: Path) -> None:
         (-9, (), OccurrenceState.CRASHED),
     ],
 )
-def test_the_outcome_tells_what_was_trained(tmp_path: Path, code: int, trials: tuple[str, ...], state: OccurrenceState) -> None:
+def test_the_outcome_depends_on_what_was_trained(
+    tmp_path: Path, code: int, trials: tuple[str, ...], state: OccurrenceState
+) -> None:
     """An occurrence that found everything done says so."""
     evening = Evening(tmp_path, a=0)
     evening.record.folder.mkdir()
@@ -162,7 +164,7 @@ def test_the_outcome_tells_what_was_trained(tmp_path: Path, code: int, trials: t
 
 
 def test_what_was_trained_before_a_kill_is_news(tmp_path: Path) -> None:
-    """When an occurrence was interrupted after training, the next scheduler finds all cached; an older result is no news."""
+    """When an occurrence was interrupted after training, the next scheduler finds all cached; older results do not count."""
     first = Evening(tmp_path, a=0)
     first.due("a")
     for key, ended in {f"{0:016x}": TEN - timedelta(days=1), f"{1:016x}": TEN + timedelta(minutes=5)}.items():
@@ -191,7 +193,7 @@ def test_a_sweep_that_cannot_be_started_holds_up_no_other(tmp_path: Path) -> Non
     assert evening.states() == {at("a"): OccurrenceState.CRASHED, at("b"): OccurrenceState.RUNNING}
 
 
-def test_a_stop_is_passed_on_and_waited_for(tmp_path: Path) -> None:
+def test_a_stop_is_forwarded_and_waited_for(tmp_path: Path) -> None:
     """Nothing more is started; the next scheduler resumes what ran and what waited, under the same ids."""
     evening = Evening(tmp_path, a=1, b=0)
     evening.due("a", "b")
@@ -210,8 +212,8 @@ def test_a_stop_is_passed_on_and_waited_for(tmp_path: Path) -> None:
     assert list(later.started) == [at("a"), at("b")]
 
 
-def test_a_sweep_stopped_by_others_is_not_taken_up(tmp_path: Path) -> None:
-    """Whoever stopped it wanted that."""
+def test_a_sweep_stopped_by_others_is_not_resumed(tmp_path: Path) -> None:
+    """It was stopped on purpose."""
     evening = Evening(tmp_path, a=0)
     evening.due("a")
     evening.end(at("a"), 130, "WAITING")
@@ -222,7 +224,7 @@ def test_a_sweep_stopped_by_others_is_not_taken_up(tmp_path: Path) -> None:
 
 
 def test_a_torn_record_costs_its_last_line_only(tmp_path: Path) -> None:
-    """After a kill in the middle of a write, what was written before and comes later is there."""
+    """After a kill during a write, earlier and later lines can be read."""
     evening = Evening(tmp_path, a=0)
     evening.due("a")
     lines = evening.record.folder / "occurrences.jsonl"

@@ -36,14 +36,14 @@ SWEEP = "s"
 
 @dataclass
 class Scene:
-    """A home in which a sweep of some trials is under way."""
+    """A home in which a sweep of some trials is running."""
 
     home: Home
     ledger: Ledger
     owner: str
 
     def plan(self, *keys: str, priority: int = 0) -> None:
-        """Keep a plan of trials, as a sweep does that begins."""
+        """Save a plan of trials, as a starting sweep does."""
         spec = SweepSpec(name=SWEEP, priority=priority)
         trials = [PlannedTrial(_spec(key), _configuration(key), TrialState.WAITING) for key in keys]
         plan = Plan(SWEEP, Facts(), tuple(trial.configuration for trial in trials), tuple(trials), open_ended=False)
@@ -63,7 +63,7 @@ class Scene:
         return folder
 
     def complete(self, key: str, *, miou: float, took_s: float) -> TrialFolder:
-        """Have a trial done that ended just now."""
+        """Complete a trial now."""
         folder, now_s = self.begin(key), time.time()
         times = {"started_s": now_s - took_s, "ended_s": now_s}
         folder.write_result(
@@ -96,7 +96,7 @@ def _configuration(key: str) -> Configuration:
 
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
-    """A fresh home of which the commands know too, with an owner on another machine."""
+    """A fresh home, known to the commands, with an owner on another machine."""
     home = Home(tmp_path / "home")
     for name in ("ORCHESTRATE_STORAGE", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
@@ -106,7 +106,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
 
 
 def test_trials_are_counted_by_state(scene: Scene) -> None:
-    """What was planned and not come to yet waits; what an earlier form of the file had is left out."""
+    """Planned trials without a row wait; those of an earlier form of the file are omitted."""
     scene.complete("old", miou=0.9, took_s=1)
     scene.plan("a", "b", "c", "d")
     scene.complete("a", miou=0.5, took_s=60)
@@ -116,8 +116,8 @@ def test_trials_are_counted_by_state(scene: Scene) -> None:
     assert status.best == ("trial a", 0.5)
 
 
-def test_a_priority_is_shown_where_there_is_one(scene: Scene) -> None:
-    """Beside the sweep's name; in the document always."""
+def test_a_priority_is_shown_if_there_is_one(scene: Scene) -> None:
+    """Next to the sweep's name; always in the JSON."""
     for priority, shown in ((0, "s: 1 waiting"), (5, "s (priority 5): 1 waiting")):
         scene.plan("a", priority=priority)
         console = Console(width=200)
@@ -127,14 +127,14 @@ def test_a_priority_is_shown_where_there_is_one(scene: Scene) -> None:
         assert scene.look().priority == priority
 
 
-def test_what_runs_by_an_earlier_form_of_the_file_is_seen(scene: Scene) -> None:
-    """Another dispatcher may not have come to its end when the file was changed and begun again."""
+def test_trials_of_an_earlier_form_of_the_file_are_shown(scene: Scene) -> None:
+    """Another dispatcher may still run when the file was changed and started again."""
     scene.begin("old")
     scene.plan("new")
     assert scene.look().counts == {TrialState.RUNNING: 1, TrialState.WAITING: 1}
 
 
-def test_a_running_trial_tells_where_it_stands(scene: Scene) -> None:
+def test_a_running_trial_shows_its_progress(scene: Scene) -> None:
     """Slot, attempt, epoch, best so far, speed, last sign of life."""
     scene.plan("a")
     folder = scene.begin("a", now_s=time.time() - 100)
@@ -151,7 +151,7 @@ def test_a_running_trial_tells_where_it_stands(scene: Scene) -> None:
 
 
 def test_the_document_has_the_documented_fields(scene: Scene) -> None:
-    """Of a sweep of which one trial is done, one has failed and one runs."""
+    """For a sweep with one complete, one failed and one running trial."""
     scene.plan("a", "b", "c")
     with scene.ledger.roster.registered(scene.owner, SWEEP, Role.SWEEP):
         scene.complete("a", miou=0.5, took_s=1)
@@ -163,7 +163,7 @@ def test_the_document_has_the_documented_fields(scene: Scene) -> None:
 
 
 def test_what_a_dead_dispatcher_left_waits(scene: Scene) -> None:
-    """It is not shown as running, and named."""
+    """It is named, and not shown as running."""
     scene.plan("a")
     with scene.home.new_owner() as owner:
         scene.begin("a", owner=owner.name)
@@ -177,7 +177,7 @@ def test_what_a_dead_dispatcher_left_waits(scene: Scene) -> None:
 
 
 def test_a_failure_is_shown_with_its_kind_reason_and_log(scene: Scene) -> None:
-    """And without a folder here by what the ledger was told."""
+    """And without a folder here from the ledger."""
     scene.plan("a", "b")
     folder = scene.begin("a")
     folder.log.write_text("".join(f"line {number}\n" for number in range(9)))
@@ -200,8 +200,8 @@ def test_a_failure_is_shown_with_its_kind_reason_and_log(scene: Scene) -> None:
     assert f"`orchestrate retry {SWEEP}`" in shown
 
 
-def test_what_mlflow_lacks_is_told(scene: Scene) -> None:
-    """By what the mirror has noted of this server; a trial that runs is its dispatcher's business."""
+def test_what_mlflow_lacks_is_shown(scene: Scene) -> None:
+    """From the mirror's notes about this server; running trials belong to their dispatcher."""
     scene.plan("a", "b", "c")
     scene.complete("a", miou=0.5, took_s=1)
     sent = scene.complete("b", miou=0.5, took_s=1)
@@ -213,7 +213,7 @@ def test_what_mlflow_lacks_is_told(scene: Scene) -> None:
 
 
 def test_the_time_left_follows_from_finished_trials(scene: Scene) -> None:
-    """And says how many; trials an hour count from the start of those that work on it now."""
+    """And their number is given; trials per hour count from the start of the running dispatchers."""
     scene.plan("a", "b", "c")
     with scene.ledger.roster.registered(scene.owner, SWEEP, Role.SWEEP):
         scene.complete("a", miou=0.5, took_s=600)
@@ -224,8 +224,8 @@ def test_the_time_left_follows_from_finished_trials(scene: Scene) -> None:
     assert (status.left.seconds, status.left.basis) == (1200, "from the mean of 1 finished trials")
 
 
-def test_what_waits_is_dealt_to_those_that_end_first() -> None:
-    """One of two ends after 10 s and takes two more of 60 s each, the other after 100 s."""
+def test_waiting_trials_go_to_the_slots_that_end_first() -> None:
+    """One of two ends after 10 s and then runs two more of 60 s each; the other ends after 100 s."""
     running = [TrialProgress(9, 10, epoch_s=10), TrialProgress(0, 10, epoch_s=10)]
     assert estimate_left(running, 2, [60]).seconds == 130
     guess = estimate_left(running, 1, [])
@@ -235,13 +235,13 @@ def test_what_waits_is_dealt_to_those_that_end_first() -> None:
 
 
 def test_an_hour_counts_from_the_start() -> None:
-    """What ended before does not count, and nothing ended is no pace."""
+    """Earlier ends do not count, and without ends there is no pace."""
     assert trials_per_hour([50, 150, 200], since_s=100, now_s=1900) == 4
     assert trials_per_hour([50], since_s=100, now_s=1900) is None
 
 
 def test_the_command_needs_nothing_heavy(scene: Scene) -> None:
-    """No torch, optuna or mlflow is loaded; the document is JSON and holds no NaN."""
+    """No torch, optuna or mlflow is loaded; the JSON holds no NaN."""
     scene.plan("a", "b")
     scene.complete("a", miou=0.5, took_s=1)
     code = (
@@ -256,7 +256,7 @@ def test_the_command_needs_nothing_heavy(scene: Scene) -> None:
 
 
 def test_an_unknown_sweep_is_refused(scene: Scene) -> None:
-    """With the nearest name; where there is none at all, the report says so."""
+    """With the nearest name; without any sweep the report says so."""
     assert read_status().sweeps == ()
     scene.plan("a")
     with pytest.raises(SpecError, match=r"'t' is not a known sweep\. Known: s"):

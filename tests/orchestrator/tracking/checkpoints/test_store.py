@@ -56,11 +56,11 @@ class Machine:
         self.store.send(self.trial, self.run_id)
 
     def mirrored(self) -> dict[str, object]:
-        """What the run's tag says; nothing where it has none."""
+        """The content of the run's tag; empty without one."""
         return json.loads(self.client.get_run(self.run_id).data.tags.get("checkpoint", "{}"))
 
     def files(self, path: str = "checkpoint") -> list[str]:
-        """Of the server's, those that are checkpoints."""
+        """Checkpoint files on the server."""
         found = self.client.list_artifacts(self.run_id, path)
         return sorted(name for file in found for name in (self.files(file.path) if file.is_dir else [file.path]))
 
@@ -78,7 +78,7 @@ def stored(server: Server, machine: Machine, name: str) -> Path:
 
 
 def test_what_is_fetched_is_what_was_sent_last(machine: Machine, tmp_path: Path) -> None:
-    """However often it was replaced; the server holds one at a time."""
+    """After any number of replacements; the server holds one at a time."""
     for epoch in (1, 2, 3):
         machine.send(epoch)
     target = tmp_path / "target"
@@ -93,8 +93,8 @@ def test_what_is_fetched_is_what_was_sent_last(machine: Machine, tmp_path: Path)
     assert len(machine.files()) == 3
 
 
-def test_one_that_is_no_later_is_left_where_it_is(machine: Machine, tmp_path: Path) -> None:
-    """What this machine has itself is as good; and an earlier one never takes a later one's place."""
+def test_a_checkpoint_that_is_no_later_is_not_fetched(machine: Machine, tmp_path: Path) -> None:
+    """This machine's own checkpoint is as good, and an earlier one never replaces a later one."""
     machine.send(4)
     before = machine.mirrored()
     fetched = machine.store.fetch(machine.trial.path.name, tmp_path, after=4)
@@ -105,8 +105,10 @@ def test_one_that_is_no_later_is_left_where_it_is(machine: Machine, tmp_path: Pa
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
-def test_a_damaged_one_is_told_and_never_found_again(machine: Machine, running: Server, tmp_path: Path, damage: str) -> None:
-    """Whatever has happened to it on the server; a later one can be sent."""
+def test_a_damaged_checkpoint_is_reported_and_never_found_again(
+    machine: Machine, running: Server, tmp_path: Path, damage: str
+) -> None:
+    """Whatever happened to it on the server; a later one can be sent."""
     machine.send(5)
     file = stored(running, machine, "last.pt")
     content = file.read_bytes()
@@ -124,7 +126,7 @@ def test_a_damaged_one_is_told_and_never_found_again(machine: Machine, running: 
 
 
 def test_an_upload_that_was_killed_costs_only_itself(machine: Machine, running: Server, tmp_path: Path) -> None:
-    """Half of the next one lies on the server: the last whole one is found, and the next to be sent replaces both."""
+    """Half of the next one is on the server: the last complete one is found, and the next upload replaces both."""
     machine.send(1)
     half = tmp_path / "last.pt"
     half.write_text("hal")
@@ -139,7 +141,7 @@ def test_an_upload_that_was_killed_costs_only_itself(machine: Machine, running: 
 
 
 def test_the_mirror_sends_what_a_stopped_trial_left_and_removes_it_at_the_end(machine: Machine, running: Server) -> None:
-    """Whoever stops gracefully leaves the latest checkpoint; when the trial has ended, no tag and no file of it stay."""
+    """A graceful stop leaves the latest checkpoint; when the trial has ended, neither tag nor file remains."""
     train(machine.trial, 1, 2)
     tracker = MlflowTracker(machine.location, takeover_s=300)
     tracker.mirror("s", machine.trial, True)
@@ -155,13 +157,13 @@ def test_the_mirror_sends_what_a_stopped_trial_left_and_removes_it_at_the_end(ma
 
 @pytest.mark.parametrize(("storage", "tracking"), [(None, "http://h:1"), ("postgresql://h/d", None), (None, None)])
 def test_a_machine_by_itself_keeps_its_checkpoints(tmp_path: Path, storage: str | None, tracking: str | None) -> None:
-    """Nobody else has its ledger, and could go on; nor does it ask a server, which may be away, for what it has itself."""
+    """No other machine has its ledger and could resume; nor does it ask a server, which may be down, for its own files."""
     assert open_checkpoints(TrackingLocation.of(Home(tmp_path, storage=storage, tracking=tracking))) is None
     assert open_checkpoints(TrackingLocation.of(Home(tmp_path, storage="postgresql://h/d", tracking="http://h:1"))) is not None
 
 
-def test_a_running_trials_are_sent_as_often_as_was_asked_for(machine: Machine, wait: Wait) -> None:
-    """At once with 0; with minutes, not yet; never without."""
+def test_a_running_trials_checkpoint_is_sent_as_often_as_configured(machine: Machine, wait: Wait) -> None:
+    """At once with 0; not yet with minutes; never without."""
     train(machine.trial, 1)
     for takeover_s in (None, 300):
         tracker = MlflowTracker(machine.location, takeover_s=takeover_s)
@@ -174,8 +176,8 @@ def test_a_running_trials_are_sent_as_often_as_was_asked_for(machine: Machine, w
     tracker.close(60)
 
 
-def test_epochs_that_another_machine_told_are_told_once(machine: Machine, running: Server, tmp_path: Path) -> None:
-    """Though they are trained again, at another time, after its checkpoint."""
+def test_epochs_sent_by_another_machine_are_sent_once(machine: Machine, running: Server, tmp_path: Path) -> None:
+    """Even if they are trained again later, after its checkpoint."""
     key = machine.trial.path.name
     for epoch in (1, 2, 3):
         machine.worker.epoch(machine.trial, epoch, epoch / 10)
@@ -193,7 +195,7 @@ def test_epochs_that_another_machine_told_are_told_once(machine: Machine, runnin
 
 
 def send(location: TrackingLocation, folder: TrialFolder) -> None:
-    """What a mirror does from time to time."""
+    """What a mirror does regularly."""
     tracker = MlflowTracker(location)
     tracker.mirror("s", folder, False)
     assert tracker.close(60) == []
@@ -201,7 +203,7 @@ def send(location: TrackingLocation, folder: TrialFolder) -> None:
 
 @pytest.fixture
 def guarded(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """One where we may add to an experiment that somebody else has made, and remove nothing of it."""
+    """A server where we may add to another user's experiment but delete nothing of it."""
     server = make_guarded(tmp_path, empty_database, settings="auth_cache_ttl_seconds = 60\n")
     server.start()
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
@@ -216,8 +218,8 @@ def guarded(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.slow
-def test_where_nothing_may_be_removed_it_is_emptied(guarded: Server, tmp_path: Path) -> None:
-    """So that checkpoints do not pile up on a server with a login that guards whole experiments."""
+def test_files_that_may_not_be_deleted_are_emptied(guarded: Server, tmp_path: Path) -> None:
+    """So checkpoints do not pile up on a server whose login protects whole experiments."""
     machine = Machine(tmp_path / "machine", guarded, "k")
 
     def sizes() -> list[int]:

@@ -1,4 +1,4 @@
-"""A machine is lost in mid-training, and another one that shares nothing with it but the two servers goes on."""
+"""A machine is lost during training, and another, which shares only the two servers with it, resumes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ limits: {free_disk_gb: 0, checkpoint_s: 0, takeover_s: 0}
 
 @pytest.fixture
 def machines(tmp_path: Path, server: Server) -> Iterator[tuple[Machine, Machine, Machine]]:
-    """The one that is lost, the one that goes on, and one by itself."""
+    """The machine that is lost, the one that resumes, and one by itself."""
     (tmp_path / "shared").mkdir()
     server.start()
     shared = {"MLFLOW_TRACKING_URI": server.uri}
@@ -69,14 +69,14 @@ def folder_of(machine: Machine) -> TrialFolder:
 
 
 def course(events: list[Event]) -> dict[int, float]:
-    """Epoch -> val/miou; each epoch as it was told first."""
+    """Epoch -> val/miou, as first reported."""
     return {event.epoch: event.metrics["val/miou"] for event in reversed(events) if event.epoch is not None}
 
 
-def test_a_lost_machines_trial_goes_on_from_its_mirrored_checkpoint(
+def test_a_lost_machines_trial_resumes_from_its_uploaded_checkpoint(
     machines: tuple[Machine, Machine, Machine], server: Server
 ) -> None:
-    """By kill -9 of everything on it; the weights are those of a training that nobody disturbed, and each epoch is told once."""
+    """After kill -9 of everything on it, the weights equal those of an undisturbed training, and each epoch is reported once."""
     lost, other, alone = machines
     client = MlflowClient(tracking_uri=server.uri)
     mirrored: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""A trial that is retried on other terms: a run each, and one of them current."""
+"""A trial retried with another deviation: one run per deviation, one of them current."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def tags_of(run: Run, *names: str) -> Mapping[str, Any]:
 
 @pytest.fixture
 def retried(location: TrackingLocation) -> TrialFolder:
-    """A trial that trained an epoch, found no memory, and is being trained with its batch cut."""
+    """A trial that trained an epoch, ran out of memory, and is being trained with a smaller batch."""
     worker = Worker(location.trials)
     folder = worker.start()
     worker.epoch(folder, 1, 0.3)
@@ -61,8 +61,8 @@ def retried(location: TrackingLocation) -> TrialFolder:
     return folder
 
 
-def test_other_terms_are_another_run(location: TrackingLocation, retried: TrialFolder) -> None:
-    """It has every epoch, is current and goes on; the first is closed, and says what became of it."""
+def test_another_deviation_is_another_run(location: TrackingLocation, retried: TrialFolder) -> None:
+    """It has every epoch, is current and RUNNING; the first is closed and gives the reason."""
     runs = runs_of(location)
     assert tags_of(runs[""], "current", "state", "reason") == {
         "current": "false",
@@ -78,7 +78,7 @@ def test_other_terms_are_another_run(location: TrackingLocation, retried: TrialF
 
 
 def test_the_result_goes_to_the_current_run(location: TrackingLocation, retried: TrialFolder) -> None:
-    """Whoever has lost mirror.json finds that run again; nothing is sent twice, and no third run is made."""
+    """Without mirror.json that run is found again; nothing is sent twice, and no third run is created."""
     result = Worker(location.trials).finish(retried)
     retried.write_result(result.model_copy(update={"attempt": 2, "deviation": CUT}))
     for _ in range(2):
@@ -90,7 +90,7 @@ def test_the_result_goes_to_the_current_run(location: TrackingLocation, retried:
     assert runs[""].info.status == "FAILED"
 
 
-def test_a_trial_that_returns_to_its_first_terms_returns_to_its_first_run(
+def test_a_trial_that_returns_to_its_first_deviation_returns_to_its_first_run(
     location: TrackingLocation, retried: TrialFolder
 ) -> None:
     """As after `orchestrate retry`: it is current again, and the other one is closed."""

@@ -1,4 +1,4 @@
-"""What a sweep calls its runs: its own names and rows, whoever trained them; and its ensembles, of which the last is current."""
+"""Names and rows that a sweep gives its runs, and its ensembles, of which the last is current."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def runs_of(location: TrackingLocation, sweep: str) -> list[Run]:
 
 
 def run_sweep(location: TrackingLocation, sweep: str, folder: TrialFolder, labels: dict[str, RunLabel]) -> None:
-    """What a sweep that finds the trial done tells MLflow."""
+    """What a sweep that finds the trial done sends to MLflow."""
     tracker = MlflowTracker(location)
     tracker.label(sweep, labels)
     tracker.reconcile(sweep, tuple)
@@ -41,8 +41,8 @@ def rows_of(location: TrackingLocation, sweep: str = "s") -> dict[str, dict[str,
     }
 
 
-def test_each_sweep_calls_a_shared_trial_its_own_way(location: TrackingLocation, worker) -> None:
-    """Name, row and published figure are the sweep's, also of a run that refers to another sweep's."""
+def test_each_sweep_has_its_own_name_for_a_shared_trial(location: TrackingLocation, worker) -> None:
+    """Name, row and published value are the sweep's, also for a run that refers to another sweep's."""
     folder, _ = worker.train()
     run_sweep(location, "s", folder, {"k1": RunLabel("17: Unet", "17", 0.644)})
     run_sweep(location, "other", folder, {"k1": RunLabel("the baseline")})
@@ -54,7 +54,7 @@ def test_each_sweep_calls_a_shared_trial_its_own_way(location: TrackingLocation,
 
 
 def test_a_changed_file_renames_the_runs_there_are(location: TrackingLocation, worker) -> None:
-    """Without training anything; a published figure that was taken out is taken out there too."""
+    """Without training anything; a published value that was removed from the file is removed there too."""
     folder, _ = worker.train()
     run_sweep(location, "s", folder, {"k1": RunLabel("1: one", "1", 0.5)})
     run_sweep(location, "s", folder, {"k1": RunLabel("2: two", "2")})
@@ -63,8 +63,8 @@ def test_a_changed_file_renames_the_runs_there_are(location: TrackingLocation, w
     assert rows_of(location) == {"k1": {"row": "2"}}
 
 
-def test_a_run_that_is_planned_no_more_loses_its_row(location: TrackingLocation, worker) -> None:
-    """And gets it back with the plan: two forms of one table never stand in one."""
+def test_a_run_that_is_no_longer_planned_loses_its_row(location: TrackingLocation, worker) -> None:
+    """And gets it back with the plan: two forms of a table never mix."""
     short, _ = worker.train("short")
     long, _ = worker.train("long")
     run_sweep(location, "s", short, {"short": RunLabel("row 1", "1", 0.5)})
@@ -92,7 +92,7 @@ def log(location: TrackingLocation, *records: EnsembleRecord) -> list[str | None
 
 
 def test_an_ensemble_is_logged_once(location: TrackingLocation, tmp_path: Path) -> None:
-    """With its figures, its members' weights and its files."""
+    """With its metrics, its members' weights and its files."""
     (tmp_path / "confusions.npz").write_bytes(b"matrices")
     ids = log(location, record("5", "ab", files=(tmp_path / "confusions.npz",)))
     assert log(location, record("5", "ab")) == ids
@@ -105,7 +105,7 @@ def test_an_ensemble_is_logged_once(location: TrackingLocation, tmp_path: Path) 
 
 
 def test_only_the_last_ensemble_of_a_row_is_current(location: TrackingLocation) -> None:
-    """Be it of other members, or one that could not be evaluated; and one that comes back is current again."""
+    """Whether it has other members or could not be evaluated; one that returns is current again."""
     first, kept = log(location, record("5", "ab"), record("7", "ac"))
     (second, _) = log(location, record("5", "cd"), record("7", "ac"))
     reader = RunReader(location)

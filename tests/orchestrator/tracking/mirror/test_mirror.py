@@ -37,7 +37,7 @@ def mirror(location: TrackingLocation, folder: TrialFolder, *, ended: bool = Tru
 
 
 def test_a_finished_trial_is_a_finished_run(location, worker) -> None:
-    """Params, tags, times, files and the final figures of a folder are on the server."""
+    """Params, tags, times, files and final metrics of a folder are on the server."""
     folder, result = worker.train()
     mirror(location, folder)
     (run,) = runs_of(location)
@@ -64,7 +64,7 @@ def test_the_table_shows_the_best_epoch(location, worker) -> None:
 
 
 def test_mirroring_again_changes_nothing(location, worker) -> None:
-    """A second mirror finds nothing to send, and one that lost mirror.json sends it all without counting twice."""
+    """A second mirror has nothing to send, and one without mirror.json sends everything without double counting."""
     folder, _ = worker.train()
     mirror(location, folder)
     before = history_of(location, runs_of(location)[0], "epoch/val/miou")
@@ -105,7 +105,7 @@ def test_a_stopped_trial_is_killed_and_resumes_the_same_run(location, worker) ->
     assert history_of(location, run, "epoch/val/miou") == [(1, 0.3), (2, 0.4), (3, 0.5)]
 
 
-def test_a_failed_trial_tells_why(location, worker) -> None:
+def test_a_failed_trial_gives_the_reason(location, worker) -> None:
     """FAILED, with the reason as a tag and the log as a file."""
     folder = worker.start()
     worker.finish(folder, state=TrialState.FAILED)
@@ -115,7 +115,7 @@ def test_a_failed_trial_tells_why(location, worker) -> None:
 
 
 def test_many_epochs_fit_into_batches(location, worker) -> None:
-    """2,000 epochs at once exceed what MLflow takes in one call."""
+    """2,000 epochs at once exceed what MLflow accepts in one call."""
     folder = worker.start()
     for epoch in range(1, 2001):
         worker.epoch(folder, epoch, 0.5)
@@ -126,7 +126,7 @@ def test_many_epochs_fit_into_batches(location, worker) -> None:
 
 
 def test_reconcile_leaves_no_run_running(location, worker) -> None:
-    """Of runs left RUNNING the live stay, the ended end and the interrupted wait, be their folder here or not."""
+    """Of runs left RUNNING live ones stay, ended ones end and interrupted ones wait, with or without a folder here."""
     folders = {key: worker.start(key) for key in ("live", "ended", "interrupted", "elsewhere")}
     tracker = MlflowTracker(location)
     for folder in folders.values():
@@ -160,7 +160,7 @@ def test_another_sweep_refers_to_a_trial_done_before(location, worker) -> None:
 
 
 def test_a_folder_that_sent_nothing_refers_to_the_run_there_is(location, worker) -> None:
-    """A finished trial without mirror.json, as it is adopted from another machine, is no first-hand run of another sweep."""
+    """A finished trial without mirror.json, such as an adopted one, gets no run of its own in another sweep."""
     folder, _ = worker.train()
     mirror(location, folder)
     (folder.path / "mirror.json").unlink()
@@ -170,7 +170,7 @@ def test_a_folder_that_sent_nothing_refers_to_the_run_there_is(location, worker)
 
 
 def test_a_lost_mirror_file_loses_no_news(location, worker) -> None:
-    """A trial that ended while nobody mirrored, and whose mirror.json is gone, goes on with its run."""
+    """A trial that ended unmirrored, and whose mirror.json is gone, keeps its run."""
     folder = worker.start()
     mirror(location, folder, ended=False)
     worker.epoch(folder, 1, 0.5)
@@ -182,7 +182,7 @@ def test_a_lost_mirror_file_loses_no_news(location, worker) -> None:
 
 
 def test_a_sweep_that_finds_a_trial_done_repairs_its_mirror(location, worker) -> None:
-    """A trial that ended while nobody mirrored is sent in full by the next sweep that finds it done."""
+    """A trial that ended unmirrored is sent in full by the next sweep that finds it done."""
     folder = worker.start()
     mirror(location, folder, ended=False)
     worker.epoch(folder, 1, 0.5)
@@ -209,8 +209,8 @@ def test_a_reference_left_half_written_is_finished(location, worker) -> None:
     assert (run.info.status, run.data.tags["state"], run.data.metrics["val/miou"]) == ("FINISHED", "COMPLETE", 0.5)
 
 
-def test_a_success_takes_the_reason_of_a_failure_away(location, worker) -> None:
-    """Failed, then tried again: the run says nothing of the failure any more, neither while it runs nor when it is done."""
+def test_a_success_clears_the_reason_of_a_failure(location, worker) -> None:
+    """Failed, then retried: the run no longer shows the failure, neither while it runs nor when it is done."""
     folder = worker.start()
     worker.finish(folder, state=TrialState.FAILED)
     mirror(location, folder)
@@ -232,7 +232,7 @@ def test_what_a_trial_is_can_be_read_while_it_runs(location, worker) -> None:
 
 
 def test_names_that_mlflow_refuses_are_spelled_otherwise(location, worker) -> None:
-    """Classes may have any name; each keeps its own series, and legal names stay."""
+    """Classes may have any name; each keeps its own metric, and legal names stay."""
     folder = worker.start()
     metrics = {
         "val/iou/rock (big)": 0.1,
@@ -252,7 +252,7 @@ def test_names_that_mlflow_refuses_are_spelled_otherwise(location, worker) -> No
 
 
 def test_a_trial_that_the_server_refuses_does_not_hold_up_the_others(location, worker) -> None:
-    """What MLflow will not take (a time before 1970) is given back by close, at once; the rest is mirrored."""
+    """What MLflow refuses (a time before 1970) is returned by close at once; the rest is mirrored."""
     refused = worker.start("refused")
     refused.append(Event(kind="epoch", time_s=-5.0, attempt=1, epoch=1, metrics={"val/miou": 0.5}))
     folders = [worker.train(f"k{i}")[0] for i in range(3)]
@@ -272,7 +272,7 @@ def test_a_trial_that_the_server_refuses_does_not_hold_up_the_others(location, w
 
 
 def test_reconcile_ends_ensembles_left_half_logged(location) -> None:
-    """One whose process was killed long ago is ended; one that is being logged is left alone."""
+    """One whose process was killed long ago is closed; one that is being logged is not touched."""
     client = MlflowClient(tracking_uri=location.uri)
     experiment = client.create_experiment("s")
     for name, age_s in (("old", 3600), ("new", 0)):
@@ -285,8 +285,8 @@ def test_reconcile_ends_ensembles_left_half_logged(location) -> None:
     assert found == {"old": ("KILLED", "FAILED"), "new": ("RUNNING", "COMPLETE")}
 
 
-def test_a_run_deleted_by_somebody_is_told_anew(location, worker) -> None:
-    """mirror.json remembers a run that is gone: the trial gets another one, complete."""
+def test_a_deleted_run_is_sent_again(location, worker) -> None:
+    """mirror.json names a run that is gone: the trial gets a new, complete one."""
     folder, _ = worker.train()
     mirror(location, folder)
     MlflowClient(tracking_uri=location.uri).delete_run(runs_of(location)[0].info.run_id)
@@ -296,7 +296,7 @@ def test_a_run_deleted_by_somebody_is_told_anew(location, worker) -> None:
 
 
 def test_one_broken_folder_does_not_hold_up_the_others(location, worker) -> None:
-    """A folder that cannot be read is given back by close; the rest is mirrored."""
+    """A folder that cannot be read is returned by close; the rest is mirrored."""
     broken, _ = worker.train("broken")
     (broken.path / "trial.json").write_text("{")
     folder, _ = worker.train()
@@ -307,8 +307,8 @@ def test_one_broken_folder_does_not_hold_up_the_others(location, worker) -> None
     assert [run.info.run_name for run in runs_of(location)] == ["trial k1"]
 
 
-def test_a_dead_server_blocks_nobody(location, worker, server) -> None:
-    """With no server, mirror returns at once and close gives back what is not mirrored."""
+def test_a_dead_server_blocks_nothing(location, worker, server) -> None:
+    """Without a server mirror returns at once, and close returns what is not mirrored."""
     dead = TrackingLocation(server.uri, location.artifacts, location.trials, location.locks)
     folder, _ = worker.train()
     started = time.monotonic()
@@ -320,8 +320,8 @@ def test_a_dead_server_blocks_nobody(location, worker, server) -> None:
 
 
 @pytest.mark.slow
-def test_an_outage_is_told_once(location, worker, server, wait, caplog) -> None:
-    """Though a trial that has ended asks the dead server for something else than one that runs."""
+def test_an_outage_is_logged_once(location, worker, server, wait, caplog) -> None:
+    """Although requests for ended and for running trials fail in different ways."""
     remote = TrackingLocation(server.uri, location.artifacts, location.trials, location.locks)
     server.start()
     tracker = MlflowTracker(remote)
@@ -338,8 +338,8 @@ def test_an_outage_is_told_once(location, worker, server, wait, caplog) -> None:
     tracker.close(0)
 
 
-def test_a_store_that_is_full_is_told_once(location, worker, wait, caplog) -> None:
-    """Though the server takes what is no file meanwhile, again and again."""
+def test_a_full_file_store_is_logged_once(location, worker, wait, caplog) -> None:
+    """Although the server accepts everything else meanwhile."""
     location.artifacts.parent.mkdir(parents=True, exist_ok=True)
     location.artifacts.write_text("in the way of every file of a run")
     folder, _ = worker.train()

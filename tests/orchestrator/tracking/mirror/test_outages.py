@@ -1,4 +1,4 @@
-"""A sweep whose tracking server is slow, or goes away and comes back: no trial waits, and everything is there afterwards."""
+"""A tracking server that is slow, or goes down and comes back: no trial waits, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def place_of(bench: Bench, uri: str) -> TrackingLocation:
 
 @pytest.fixture
 def held_up() -> Iterator[tuple[str, list[str], threading.Event]]:
-    """A server that answers nothing before it is allowed to: its address, what it was asked, and the permission."""
+    """A server that answers only when allowed to: its address, the requests so far, and the permission."""
     asked: list[str] = []
     may_answer = threading.Event()
 
@@ -50,7 +50,7 @@ def held_up() -> Iterator[tuple[str, list[str], threading.Event]]:
         do_POST = do_GET
 
         def log_message(self, format: str, *values: object) -> None:
-            """Nobody reads it."""
+            """No log."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
@@ -63,7 +63,7 @@ def held_up() -> Iterator[tuple[str, list[str], threading.Event]]:
 
 
 def test_a_server_that_does_not_answer_slows_no_trial(bench: Bench, held_up, wait: Wait) -> None:
-    """All trials come to their end while the server still ponders the first request; what it lacks is given back."""
+    """All trials end while the first request is still unanswered; close returns what the server lacks."""
     uri, asked, may_answer = held_up
     tracker = MlflowTracker(place_of(bench, uri))
 
@@ -84,7 +84,7 @@ def test_a_server_that_does_not_answer_slows_no_trial(bench: Bench, held_up, wai
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.parametrize("is_up_at_first", [True, False])
-def test_a_server_that_goes_in_mid_sweep_has_everything_afterwards(
+def test_a_server_that_dies_during_a_sweep_has_everything_afterwards(
     bench: Bench, server: Server, wait: Wait, is_up_at_first: bool
 ) -> None:
     """Killed -9 while trials are sent and started again two trials later, or down when the sweep begins."""
@@ -116,7 +116,7 @@ def test_a_server_that_goes_in_mid_sweep_has_everything_afterwards(
 
 
 class _Hurrying:
-    """A clock by which everything is due at every look."""
+    """A clock by which everything is always due."""
 
     def __init__(self) -> None:
         self._now_s = 0.0

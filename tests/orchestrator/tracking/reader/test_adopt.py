@@ -1,4 +1,4 @@
-"""Adopting: what another machine has finished is entered into this machine's folders, whole or not at all."""
+"""Adopting: results of another machine are copied into this machine's folders, completely or not at all."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def test_a_finished_trial_is_adopted_and_referred_to(home: Home, location: Track
     assert states(location, "second") == [("COMPLETE", True)]
 
 
-def test_its_course_comes_with_it(home: Home, location: TrackingLocation, away: TrialFolder, worker) -> None:
-    """Pruners are told every epoch, and the run that refers to it draws the same curve; an own attempt's epochs are gone."""
+def test_its_history_comes_with_it(home: Home, location: TrackingLocation, away: TrialFolder, worker) -> None:
+    """Pruners see every epoch, and the referring run shows the same curve; epochs of this machine's attempt are gone."""
     failed = worker.start()
     worker.epoch(failed, 1, 0.9)
     worker.finish(failed, state=TrialState.FAILED)
@@ -66,8 +66,8 @@ def test_its_course_comes_with_it(home: Home, location: TrackingLocation, away: 
     assert [(point.step, point.value) for point in curve] == [(1, 0.2), (2, 0.5), (3, 0.4)]
 
 
-def test_an_own_failure_gives_way(home: Home, location: TrackingLocation, away: TrialFolder, worker) -> None:
-    """The result comes from the server, and nothing of the failed attempt is taken for the adopted trial's."""
+def test_a_local_failure_is_replaced(home: Home, location: TrackingLocation, away: TrialFolder, worker) -> None:
+    """The result comes from the server, and nothing of the failed attempt counts as the adopted trial's."""
     failed = worker.start()
     worker.finish(failed, state=TrialState.FAILED)
     Recorder(location).send("second", failed, ended=True)
@@ -80,8 +80,8 @@ def test_an_own_failure_gives_way(home: Home, location: TrackingLocation, away: 
     assert (states(location, "s"), states(location, "second")) == ([("COMPLETE", False)], [("COMPLETE", True)])
 
 
-def test_what_was_adopted_gives_way_to_a_later_result(home: Home, location: TrackingLocation, away: TrialFolder) -> None:
-    """Where the trial was trained again elsewhere, its files are the server's, not those that were adopted before."""
+def test_an_adopted_result_is_replaced_by_a_later_one(home: Home, location: TrackingLocation, away: TrialFolder) -> None:
+    """If the trial was trained again elsewhere, its files come from the server, not from the earlier adoption."""
     adopt_finished(home, [away.spec()])
     result = away.result()
     assert result is not None
@@ -109,7 +109,7 @@ def test_a_trial_without_its_files_is_left_to_be_trained(
     assert not (location.trials / "k1").exists()
 
 
-def test_a_folder_that_somebody_works_in_is_left_alone(home: Home, away: TrialFolder, worker) -> None:
+def test_a_folder_that_a_process_works_in_is_skipped(home: Home, away: TrialFolder, worker) -> None:
     """A worker that still trains the trial keeps its files."""
     folder = worker.start()
     with FileLock(folder.lock):

@@ -1,4 +1,4 @@
-"""What a tracking server has said of its runs, kept here: as right as if it were asked for all of them, and cheaper."""
+"""The cached index of a server's runs: as correct as reading all of them, and cheaper."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:D
 
 
 @given(st.floats(1e9, 4e9), st.floats(0, 20 * 86400), st.floats(0, 1))
-def test_every_moment_of_a_time_is_asked_for(since_s: float, length_s: float, share: float) -> None:
-    """Its mark begins with one of the words; they are few."""
+def test_every_moment_of_a_period_is_searched(since_s: float, length_s: float, share: float) -> None:
+    """Its mark begins with one of a few prefixes."""
     prefixes = list_prefixes(since_s, since_s + length_s)
     assert prefixes is not None
     assert len(prefixes) <= 31
     assert format_mark(since_s + share * length_s).startswith(tuple(prefixes))
 
 
-def test_a_long_time_is_not_asked_for() -> None:
+def test_a_long_period_is_not_searched() -> None:
     """It is cheaper to read everything."""
     assert list_prefixes(0, 60 * 86400) is None
 
 
 class Indexed:
-    """An experiment of three runs, its index, and somebody else who asks for everything."""
+    """An experiment of three runs, its index, and another client that reads everything."""
 
     def __init__(self, location: TrackingLocation, folder: Path) -> None:
         self.location, self.folder = location, folder
@@ -62,8 +62,8 @@ def indexed(location: TrackingLocation, tmp_path: Path) -> Indexed:
     return indexed
 
 
-def test_whatever_is_written_is_found(indexed: Indexed) -> None:
-    """New runs, metrics, params, tags changed and removed, names, ends; whichever way the client has for it."""
+def test_every_change_is_found(indexed: Indexed) -> None:
+    """New runs, metrics, params, changed and removed tags, names, ends; by every method of the client."""
     client, (first, second, third) = indexed.client, indexed.runs
     client.set_tag(first, "state", "COMPLETE")
     client.log_batch(second, params=())
@@ -75,7 +75,7 @@ def test_whatever_is_written_is_found(indexed: Indexed) -> None:
     assert len(indexed.read()) == 4
 
 
-def test_what_is_removed_and_brought_back_is_noticed(indexed: Indexed) -> None:
+def test_deleted_and_restored_runs_are_noticed(indexed: Indexed) -> None:
     """By hand on MLflow's page, which leaves no mark."""
     by_hand = MlflowClient(indexed.location.uri)
     by_hand.delete_run(indexed.runs[0])
@@ -85,7 +85,7 @@ def test_what_is_removed_and_brought_back_is_noticed(indexed: Indexed) -> None:
     assert len(indexed.read()) == 3
 
 
-def test_a_server_restored_from_a_backup_is_read_anew(indexed: Indexed) -> None:
+def test_a_server_restored_from_a_backup_is_read_again(indexed: Indexed) -> None:
     """Runs that it has lost are not shown."""
     lost = indexed.client.create_run(indexed.experiment, tags={"n": "3"}).info.run_id
     indexed.read()
@@ -100,8 +100,8 @@ def test_a_server_restored_from_a_backup_is_read_anew(indexed: Indexed) -> None:
     assert indexed.read() == indexed.truth()
 
 
-def test_only_what_is_new_is_asked_for(indexed: Indexed, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was changed without a mark shows that nobody asked; after some hours all of it is read anew."""
+def test_only_changes_are_requested(indexed: Indexed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change without a mark is not seen; after some hours everything is read again."""
     by_hand = MlflowClient(indexed.location.uri)
     for run_id in indexed.runs:
         by_hand.set_tag(run_id, Tag.WRITTEN, "2001-01-01T00:00")
@@ -114,7 +114,7 @@ def test_only_what_is_new_is_asked_for(indexed: Indexed, monkeypatch: pytest.Mon
 
 
 def test_a_damaged_index_is_made_again(indexed: Indexed) -> None:
-    """Torn, empty, or another version's."""
+    """Torn, empty, or of another version."""
     (file,) = indexed.folder.rglob("*.json")
     for content in ("", "{", '{"version": 99}', file.read_text()[:-9]):
         file.write_text(content)
@@ -122,7 +122,7 @@ def test_a_damaged_index_is_made_again(indexed: Indexed) -> None:
 
 
 def test_an_embedded_database_needs_none(location: TrackingLocation, tmp_path: Path) -> None:
-    """It is asked for everything: that is quick, and what other programs write leaves no mark."""
+    """Everything is read: that is quick, and other programs leave no marks."""
     Indexed(location, tmp_path)
     assert RunReader(replace(location, index=tmp_path / "index")).list_runs(["s"]) == []
     assert not (tmp_path / "index").exists()

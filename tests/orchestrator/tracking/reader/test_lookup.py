@@ -1,4 +1,4 @@
-"""What a person calls a model -> its trials; what cannot be meant is answered with what is known."""
+"""Run id, trial key or sweep -> a model's trials; unknown names are answered with what there is."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KEY, NEAR = "abcd000011112222", "abcd000033334444"
 
 @pytest.fixture
 def client(location: TrackingLocation) -> MlflowClient:
-    """To look at the records and to add what other tools leave there."""
+    """To read the records, and to add what other tools leave there."""
     return connect(location)
 
 
@@ -37,7 +37,7 @@ def log_ensemble(client: MlflowClient, location: TrackingLocation, weights: dict
 
 
 def test_a_trial_is_found_by_run_and_key(location: TrackingLocation, worker) -> None:
-    """In full, or by a beginning that no other key has."""
+    """In full, or by a unique beginning."""
     run_id = Recorder(location).send("s", worker.train(KEY)[0], ended=True)
     for name in (run_id, KEY, KEY[:4]):
         found = find_model(location, name)
@@ -70,8 +70,8 @@ def test_a_trial_that_failed_predicts_nothing(location: TrackingLocation, worker
         find_model(location, KEY)
 
 
-def test_a_sweep_stands_for_what_was_chosen_of_it_last(location: TrackingLocation, client: MlflowClient) -> None:
-    """Not for the fixed ensembles of its table, which can be named by their runs."""
+def test_a_sweep_stands_for_its_last_chosen_ensemble(location: TrackingLocation, client: MlflowClient) -> None:
+    """Not for the fixed ensembles of its table, which can be named by their run ids."""
     fixed = log_ensemble(client, location, {KEY: 0.5, NEAR: 0.5}, row="37")
     with pytest.raises(TrackingError, match=f"Run `orchestrate best-ensemble s` first.*Row 37 is run {fixed}"):
         find_model(location, "s")
@@ -82,7 +82,7 @@ def test_a_sweep_stands_for_what_was_chosen_of_it_last(location: TrackingLocatio
     assert find_model(location, fixed).weights == {KEY: 0.5, NEAR: 0.5}
 
 
-def test_somebody_elses_run_is_refused(location: TrackingLocation, client: MlflowClient) -> None:
+def test_a_run_of_another_tool_is_refused(location: TrackingLocation, client: MlflowClient) -> None:
     """A run that orchestrate did not make."""
     run = client.create_run(client.create_experiment("foreign", artifact_location=Path("/nowhere").as_uri()))
     with pytest.raises(TrackingError, match="neither a trial nor an ensemble"):

@@ -19,7 +19,7 @@ from trainers.errors import TrainerError
 
 if TYPE_CHECKING:
     from orchestrator.state.home import Home
-    from trainers.data.sources.unlabelled import Unlabelled
+    from trainers.data.sources.unlabelled import UnlabelledImages
     from trainers.prediction.ensemble import Ensemble, Member
 
 
@@ -95,7 +95,7 @@ def to_members(files: ModelFiles) -> tuple[Member, ...]:
     return tuple(Member(member.checkpoint, weight, member.size, member.flips) for member, weight in members)
 
 
-def _predict_all(ensemble: Ensemble, pictures: Unlabelled, out: Path) -> float:
+def _predict_all(ensemble: Ensemble, pictures: UnlabelledImages, out: Path) -> float:
     """Seconds that it took."""
     from trainers.data.sources.unlabelled import split_by_size
 

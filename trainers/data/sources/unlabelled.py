@@ -24,7 +24,7 @@ Size = tuple[int, int]
 """(height, width)."""
 
 
-class Unlabelled(Protocol):
+class UnlabelledImages(Protocol):
     """Images in a fixed order.
 
     names: of the mask files to write, without suffix; ids: the images' names in tables; sizes: of each image.
@@ -81,7 +81,7 @@ class FolderImages:
         return np.stack([set_channels(read_image(self._files[i]), num_channels) for i in positions])
 
 
-def open_unlabelled(source: Path) -> Unlabelled:
+def open_unlabelled(source: Path) -> UnlabelledImages:
     """Open a .npz file or a folder of PNG, JPEG, TIFF or BMP.
 
     Raises:

@@ -135,7 +135,7 @@ def _explain_missing(folder: TrialFolder) -> str:
 
 def _size_beside(checkpoint: Path) -> tuple[int, int] | None:
     """What the trial's configuration says; a checkpoint that was taken out of its folder sees pictures as they are."""
-    beside = checkpoint.with_name(TrialFile.SPEC)
+    beside = checkpoint.parent / TrialFile.SPEC
     return _read_size(beside) if beside.exists() else None
 
 

@@ -190,7 +190,7 @@ def test_a_broken_picture_leaves_no_output(trained, tmp_path: Path) -> None:
     for name in "abcdefgh":
         Image.fromarray(trained.images[0]).save(folder / f"{name}.bmp")
     (folder / "h.bmp").write_bytes((folder / "h.bmp").read_bytes()[:1500])
-    with pytest.raises(PredictError, match=r"h\.bmp: cannot be read as a picture"):
+    with pytest.raises(PredictError, match=r"h\.bmp: cannot be read as an image"):
         predict(trained.keys[0], folder, out=tmp_path / "masks", home=trained.home)
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
 

@@ -24,8 +24,8 @@ from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.mirror.current_runs import make_current, read_deviation, relabel_runs
 from orchestrator.tracking.mirror.ensembles import log_table
 from orchestrator.tracking.mirror.run_data import (
+    MirroredEpochs,
     Point,
-    Progress,
     continue_series,
     describe_events,
     describe_result,
@@ -125,7 +125,7 @@ class Recorder:
         self._log(run_id, points=[], params={}, tags=origin)
         params = {name: value for name, value in make_params(spec).items() if name not in known}
         tags = describe_result(result)
-        points, progress = continue_series(TrialFolder(self._location.trials / spec.key).events()[0], Progress())
+        points, progress = continue_series(TrialFolder(self._location.trials / spec.key).events()[0], MirroredEpochs())
         self._log(run_id, points=points + final_points(result, progress), params=params, tags=tags)
         self._client.set_terminated(run_id, STATUS[result.state], round(result.ended_s * 1000))
         return run_id
@@ -176,7 +176,7 @@ class Recorder:
             run_id, state = self._open(state, spec, folder, label=label)
             # at once, so that other machines can see what is being trained
             state = self._send_files(run_id, folder, state.model_copy(update={"run_id": run_id}), names=(TrialFile.SPEC,))
-        points, progress = continue_series(events, Progress(state.epoch, state.best))
+        points, progress = continue_series(events, MirroredEpochs(state.epoch, state.best))
         unfinished = TrialState.WAITING if ended else TrialState.RUNNING
         tags: dict[str, str] = {} if result else {Tag.STATE: unfinished, Tag.REASON: ""}
         self._log(run_id, points=points, params={}, tags=describe_events(events) | tags)

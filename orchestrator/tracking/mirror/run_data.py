@@ -31,14 +31,14 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Progress:
+class MirroredEpochs:
     """How much of a trial's metrics has been sent."""
 
     epoch: int = 0
     best: float | None = None
 
 
-def continue_series(events: Iterable[Event], before: Progress) -> tuple[list[Point], Progress]:
+def continue_series(events: Iterable[Event], before: MirroredEpochs) -> tuple[list[Point], MirroredEpochs]:
     """The points that ``events`` add after ``before``.
 
     Each epoch counts once: epochs that a resumed attempt trains again are skipped.
@@ -54,10 +54,10 @@ def continue_series(events: Iterable[Event], before: Progress) -> tuple[list[Poi
         if value > (-math.inf if best is None else best):
             best = value
             points += _points(event.metrics, time_s=event.time_s, step=epoch)
-    return points, Progress(epoch=epoch, best=best)
+    return points, MirroredEpochs(epoch=epoch, best=best)
 
 
-def pick_up_series(sent: Iterable[Point], events: Iterable[Event]) -> Progress:
+def pick_up_series(sent: Iterable[Point], events: Iterable[Event]) -> MirroredEpochs:
     """How much of a run's metrics is on the server, according to the server alone; sent: its points of ``epoch/val/miou``.
 
     Epochs sent by another machine stand when they are trained again here. If the last point equals one of our own events, the
@@ -67,11 +67,11 @@ def pick_up_series(sent: Iterable[Point], events: Iterable[Event]) -> Progress:
     own = {(event.epoch, round(event.time_s * 1000)) for event in events if event.kind == "epoch"}
     last = by_step.get(max(by_step, default=0))
     if last is None or (last.step, last.time_ms) in own:
-        return Progress()
-    return Progress(last.step, max(point.value for point in by_step.values()))
+        return MirroredEpochs()
+    return MirroredEpochs(last.step, max(point.value for point in by_step.values()))
 
 
-def final_points(result: TrialResult, progress: Progress) -> list[Point]:
+def final_points(result: TrialResult, progress: MirroredEpochs) -> list[Point]:
     """The trial's result, as the last step of the plain metrics."""
     return _points(result.metrics, time_s=result.ended_s, step=max(result.epochs_run, progress.epoch))
 

@@ -19,7 +19,7 @@ from orchestrator.tracking.reader.row import RunRow
 from orchestrator.tracking.reader.source import RunSource
 from orchestrator.tracking.tags import Tag
 
-INDEX_VERSION = 2
+INDEX_VERSION = 3
 
 SKEW_S = 900.0
 """By how much clocks of other machines may differ from this one's."""

@@ -52,13 +52,13 @@ class ClientSource:
 
 def make_row(run: Run) -> RunRow:
     """A run of MLflow's client."""
-    return RunRow.of(
+    return RunRow(
         run_id=str(run.info.run_id),
         experiment_id=str(run.info.experiment_id),
-        run_name=run.info.run_name,
-        start_ms=run.info.start_time,
+        name=run.info.run_name or str(run.info.run_id),
+        metrics=dict(run.data.metrics),
+        params=dict(run.data.params),
+        tags=dict(run.data.tags),
+        start_s=(run.info.start_time or 0) / 1000,
         end_ms=run.info.end_time,
-        metrics=run.data.metrics,
-        params=run.data.params,
-        tags=run.data.tags,
     )

@@ -112,20 +112,15 @@ def _read_pairs(pairs: Sequence[dict[str, Any]] | None) -> dict[str, str]:
     return {pair["key"]: pair.get("value", "") for pair in pairs or ()}
 
 
-def _read_ms(value: str | int | None) -> int | None:
-    """A protobuf int64, which JSON may hold as text; 0 and missing mean None."""
-    return None if value in (None, "", 0, "0") else int(value)
-
-
 def _make_row(run: dict[str, Any]) -> RunRow:
     info, data = run["info"], run.get("data", {})
-    return RunRow.of(
+    return RunRow(
         run_id=info["run_id"],
         experiment_id=info["experiment_id"],
-        run_name=info.get("run_name"),
-        start_ms=_read_ms(info.get("start_time")),
-        end_ms=_read_ms(info.get("end_time")),
+        name=info.get("run_name") or info["run_id"],
         metrics={metric["key"]: float(metric["value"]) for metric in data.get("metrics", ())},  # which may be "NaN"
         params=_read_pairs(data.get("params")),
         tags=_read_pairs(data.get("tags")),
+        start_s=int(info.get("start_time") or 0) / 1000,
+        end_ms=int(info.get("end_time") or 0) or None,  # a protobuf int64, which JSON may hold as text; 0 means none
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from orchestrator.tracking.tags import Tag
@@ -10,15 +10,11 @@ from orchestrator.tracking.tags import Tag
 
 @dataclass(frozen=True)
 class RunRow:
-    """One run: a trial (``key``) or an ensemble."""
+    """One run: a trial or an ensemble."""
 
     run_id: str
     experiment_id: str
-    sweep: str
-    key: str
     name: str
-    state: str
-    """A TrialState, as last mirrored."""
     metrics: dict[str, float]
     params: dict[str, str]
     tags: dict[str, str]
@@ -26,33 +22,18 @@ class RunRow:
     end_ms: int | None = None
     """When it ended, by MLflow: another time means another result."""
 
-    @classmethod
-    def of(
-        cls,
-        *,
-        run_id: str,
-        experiment_id: str,
-        run_name: str | None,
-        start_ms: int | None,
-        end_ms: int | None,
-        metrics: Mapping[str, float],
-        params: Mapping[str, str],
-        tags: Mapping[str, str],
-    ) -> RunRow:
-        """From the fields of MLflow; ours are read from the tags."""
-        return cls(
-            run_id=run_id,
-            experiment_id=experiment_id,
-            sweep=tags.get(Tag.SWEEP, ""),
-            key=tags.get(Tag.KEY, ""),
-            name=run_name or run_id,
-            state=tags.get(Tag.STATE, ""),
-            metrics=dict(metrics),
-            params=dict(params),
-            tags=dict(tags),
-            start_s=(start_ms or 0) / 1000,
-            end_ms=end_ms,
-        )
+    @property
+    def sweep(self) -> str:
+        return self.tags.get(Tag.SWEEP, "")
+
+    @property
+    def key(self) -> str:
+        return self.tags.get(Tag.KEY, "")
+
+    @property
+    def state(self) -> str:
+        """A TrialState, as last mirrored."""
+        return self.tags.get(Tag.STATE, "")
 
     @property
     def files_run_id(self) -> str:

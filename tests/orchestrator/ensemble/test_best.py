@@ -10,7 +10,7 @@ from orchestrator.tracking.tags import Tag
 
 def make_candidate(key: str, *, start_s: float, scored: str) -> Candidate:
     """A finished trial."""
-    row = RunRow(key, "1", "s", key, f"trial {key}", "COMPLETE", {}, {}, {Tag.SCORED_FINGERPRINT: scored}, start_s)
+    row = RunRow(key, "1", f"trial {key}", {}, {}, {Tag.KEY: key, Tag.SCORED_FINGERPRINT: scored}, start_s)
     return Candidate(key, row.name, (row,))
 
 

@@ -14,7 +14,7 @@ from orchestrator.tracking.tags import Tag
 
 def make_row(key: str, arch: str, **tags: str) -> RunRow:
     """A finished trial's."""
-    return RunRow(key, "1", "s", key, f"trial {key}", "COMPLETE", {}, {"arch": arch, "seed": "0"}, tags, 0.0)
+    return RunRow(key, "1", f"trial {key}", {}, {"arch": arch, "seed": "0"}, tags | {"key": key, "state": "COMPLETE"}, 0.0)
 
 
 ROWS = [

@@ -87,7 +87,7 @@ def make_row(key: str, *, fold: str | None, configuration: str = "c", seed: str 
     """A finished trial's run."""
     tags = {"configuration": configuration, "seed": seed} | ({} if fold is None else {"fold": fold})
     part = "" if fold is None else f" fold {int(fold[0]) + 1}/{fold[2:]}"
-    return RunRow("r" + key, "1", "s", key, f"dice seed {seed}{part}", "COMPLETE", {}, {}, tags, 0.0)
+    return RunRow("r" + key, "1", f"dice seed {seed}{part}", {}, {}, tags | {"sweep": "s", "key": key, "state": "COMPLETE"}, 0.0)
 
 
 def test_a_seed_of_a_configuration_is_a_candidate_where_it_is_whole() -> None:

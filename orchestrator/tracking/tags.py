@@ -10,16 +10,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from orchestrator.state.trial.records import FLIPS
 
-if TYPE_CHECKING:
-    from mlflow.entities import Run
-
 _MAX_NAME = 250
-_WEIGHT = "weight."
-"""Prefix of an ensemble's parameters; the member's key follows."""
+_WEIGHT, _FLIPS = "weight.", f"{FLIPS}."
+"""Prefixes of an ensemble's parameters; the member's key follows."""
 
 
 class RunKind(StrEnum):
@@ -146,21 +143,17 @@ class EnsembleRecord:
         """The parameters of its run: the number of members, their weights and flips."""
         params = {"num_members": str(len(self.members))}
         params |= {f"{_WEIGHT}{key}": f"{weight:.6g}" for key, weight in self.members.items()}
-        return params | {f"{FLIPS}.{key}": flips for key, flips in self.flips.items()}
+        return params | {f"{_FLIPS}{key}": flips for key, flips in self.flips.items()}
 
 
-def read_weights(run: Run) -> dict[str, float]:
-    """Key -> weight of an ensemble's members."""
-    return {key: float(weight) for key, weight in _read_params(run, _WEIGHT).items()}
+def read_weights(params: Mapping[str, str]) -> dict[str, float]:
+    """Key -> weight of an ensemble's members, from the parameters of its run."""
+    return {name.removeprefix(_WEIGHT): float(value) for name, value in params.items() if name.startswith(_WEIGHT)}
 
 
-def read_flips(run: Run) -> dict[str, str]:
-    """Key -> flips, of the members that an ensemble combines with other flips than they were validated with."""
-    return _read_params(run, f"{FLIPS}.")
-
-
-def _read_params(run: Run, prefix: str) -> dict[str, str]:
-    return {name.removeprefix(prefix): value for name, value in run.data.params.items() if name.startswith(prefix)}
+def read_flips(params: Mapping[str, str]) -> dict[str, str]:
+    """Key -> flips, of an ensemble's members with other flips than they were validated with."""
+    return {name.removeprefix(_FLIPS): value for name, value in params.items() if name.startswith(_FLIPS)}
 
 
 def legalize(names: Iterable[str]) -> list[str]:

@@ -70,7 +70,7 @@ def find_files(name: str, home: Home) -> ModelFiles:
         raise PredictError(
             f"{checkpoint}: not found; {beside} holds {found or 'nothing'}. A trial's folder holds {TrialFile.WEIGHTS}."
         )
-    from orchestrator.tracking.reader.lookup import find_model  # imports mlflow, which takes seconds
+    from orchestrator.tracking.reader.lookup import find_model
 
     return _fetch(find_model(TrackingLocation.of(home), name), home)
 

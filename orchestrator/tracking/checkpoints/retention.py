@@ -63,7 +63,7 @@ class CheckpointRecords:
         return CheckpointSnapshot(
             rules={found.name: found.tags[Tag.KEEP] for found in experiments if Tag.KEEP in found.tags},
             runs=[self._describe(run) for run in trials],
-            members=frozenset(key for run in ensembles for key in read_weights(run)),
+            members=frozenset(key for run in ensembles for key in read_weights(run.data.params)),
         )
 
     def list_files(self, run_id: str) -> dict[str, int]:

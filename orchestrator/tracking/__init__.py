@@ -13,7 +13,7 @@ models/           checkpoints -> an MLflow model
 health.py         single requests to a server, for `orchestrate doctor`
 ui.py             MLflow's page as a leaderboard
 
-Importing mlflow takes seconds. ``location``, ``tags``, ``mirror.tracker``, ``checkpoints.uploads``, ``ui``, ``reader.runs`` and ``reader.lookup``
+Importing mlflow takes seconds. ``location``, ``tags``, ``mirror.tracker``, ``checkpoints.uploads``, ``ui`` and ``reader``
 import it late: the mirror in its threads, and a reader of a server not at all.
 
 A module that imports parts of mlflow imports mlflow first: two threads that entered by different parts would deadlock, and

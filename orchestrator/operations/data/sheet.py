@@ -149,26 +149,23 @@ def _as_png(data: DataSet, sections: Sequence[Section], title: str) -> bytes:
     for section in sections:
         heading, cells = _shown(section)
         parts.append(np.minimum(write_text([heading], width), np.array([205, 220, 240], np.uint8)))  # coloured, unlike captions
-        drawn = [_draw_cell(data, cell) for cell in cells]
-        for start in range(0, len(drawn), NUM_COLUMNS):
-            parts.append(_row(drawn[start : start + NUM_COLUMNS], width))
+        for start in range(0, len(cells), NUM_COLUMNS):
+            parts.append(_draw_row(data, cells[start : start + NUM_COLUMNS], width))
     if not sections:
         parts.append(write_text(["Nothing was found."], width))
     return encode_png(np.concatenate(parts))
 
 
-def _draw_cell(data: DataSet, cell: Cell) -> RGB:
-    image = draw_image(data, cell.index, parts=("image", "overlay"))
-    lines = textwrap.wrap(_caption(data, cell), width=max(20, image.shape[1] * 2 // (FONT_SIZE + 1)))
-    return np.concatenate([image, write_text(lines[:3], image.shape[1])])
-
-
-def _row(cells: Sequence[RGB], width: int) -> RGB:
-    """Cells side by side on white."""
-    height = max(cell.shape[0] for cell in cells)
-    row = np.full((height, width, 3), 255, np.uint8)
-    for number, cell in enumerate(cells):
-        row[: cell.shape[0], number * cell.shape[1] : (number + 1) * cell.shape[1]] = cell
+def _draw_row(data: DataSet, cells: Sequence[Cell], width: int) -> RGB:
+    """Cells side by side on white, each an image above its caption."""
+    drawn = []
+    for cell in cells:
+        image = draw_image(data, cell.index, parts=("image", "overlay"))
+        lines = textwrap.wrap(_caption(data, cell), width=max(20, image.shape[1] * 2 // (FONT_SIZE + 1)))
+        drawn.append(np.concatenate([image, write_text(lines[:3], image.shape[1])]))
+    row = np.full((max(tile.shape[0] for tile in drawn), width, 3), 255, np.uint8)
+    for number, tile in enumerate(drawn):
+        row[: tile.shape[0], number * tile.shape[1] : (number + 1) * tile.shape[1]] = tile
     return row
 
 

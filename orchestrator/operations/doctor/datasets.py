@@ -34,7 +34,8 @@ def _check_folder(folder: Path) -> Finding:
     if not folder.is_dir():
         return error("data", f"{folder} is no folder", f"Set {DATA_FOLDER} to the folder with this machine's data sets.")
     try:
-        found = [path for path in sorted(folder.iterdir()) if _is_data_set(path)]
+        entries = sorted(folder.iterdir())
+        found = [p for p in entries if p.suffix == ".npz" or ((p / "images").is_dir() and (p / "masks").is_dir())]
     except OSError as failure:
         return error("data", f"{folder}: {failure.strerror}", "Make it readable for the user who runs sweeps.")
     if not found:
@@ -43,10 +44,6 @@ def _check_folder(folder: Path) -> Finding:
         )
     shown = [f"{path.name} ({format_gb(path.stat().st_size / GB)})" if path.is_file() else path.name for path in found[:SHOWN]]
     return ok("data", f"{folder}: {', '.join(shown)}{', ...' if len(found) > SHOWN else ''}")
-
-
-def _is_data_set(path: Path) -> bool:
-    return path.suffix == ".npz" or ((path / "images").is_dir() and (path / "masks").is_dir())
 
 
 def _find_missing(home: Home, folder: str | None) -> Iterator[Finding]:

@@ -21,11 +21,10 @@ def examine(home: Home) -> Diagnosis:
         "tracking": lambda: check_tracking(home),
         "data": lambda: check_data(home),
     }
-    return Diagnosis([finding for subject, check in checks.items() for finding in _run(subject, check)])
-
-
-def _run(subject: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    try:
-        yield from check()
-    except Exception as failure:  # of any kind: the other checks must still run
-        yield error(subject, f"{type(failure).__name__}: {failure}", "This check itself failed: please report it.")
+    findings: list[Finding] = []
+    for subject, check in checks.items():
+        try:
+            findings += check()
+        except Exception as failure:  # of any kind: the other checks must still run
+            findings.append(error(subject, f"{type(failure).__name__}: {failure}", "This check itself failed: please report it."))
+    return Diagnosis(findings)

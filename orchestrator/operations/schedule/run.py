@@ -53,12 +53,17 @@ def run_schedule(sweeps: Sequence[ScheduledSweep], home: Home, *, at_once: int) 
     """
     record = ScheduleRecord(home.schedule)
     inbox: SimpleQueue[Message] = SimpleQueue()
+
+    def launch(occurrence: Occurrence, sweep: ScheduledSweep) -> SweepProcess:
+        command = sweep_command(sweep.file, occurrence.id if sweep.schedule.again else None)
+        return SweepProcess(occurrence, command, record, lambda id, code: inbox.put(Ended(id, code)))
+
     scheduler = Scheduler(
         sweeps,
         record,
         home,
         at_once=at_once,
-        launch=lambda occurrence, sweep: _launch(occurrence, sweep, record, inbox),
+        launch=launch,
         say=_say,
         now=_now,
     )
@@ -77,11 +82,6 @@ def run_schedule(sweeps: Sequence[ScheduledSweep], home: Home, *, at_once: int) 
 def describe_line(sweep: ScheduledSweep) -> str:
     """The cron line and its zone, for people."""
     return sweep.schedule.cron + (f" ({sweep.schedule.timezone})" if sweep.schedule.timezone else "")
-
-
-def _launch(occurrence: Occurrence, sweep: ScheduledSweep, record: ScheduleRecord, inbox: SimpleQueue[Message]) -> SweepProcess:
-    command = sweep_command(sweep.file, occurrence.id if sweep.schedule.again else None)
-    return SweepProcess(occurrence, command, record, lambda id, code: inbox.put(Ended(id, code)))
 
 
 def _watch(sweeps: Sequence[ScheduledSweep], record: ScheduleRecord) -> dict[str, WatchedSweep]:

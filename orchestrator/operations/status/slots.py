@@ -32,7 +32,12 @@ def find_slot_use() -> SlotUse:
     """Check all slots that were ever used here, and those that a sweep uses by default."""
     try:
         folder = LockFolder()
-        locked = [path.stem for path in sorted(folder.path.glob("*.lock")) if not _is_free(folder, path.stem)]
+        locked = []
+        for path in sorted(folder.path.glob("*.lock")):
+            if (descriptor := folder.try_lock(path.stem)) is None:
+                locked.append(path.stem)
+            else:
+                os.close(descriptor)
     except LaunchError as error:
         return SlotUse((), (), str(error))
     try:
@@ -40,11 +45,3 @@ def find_slot_use() -> SlotUse:
     except LaunchError as error:
         return SlotUse(tuple(locked), (), str(error))
     return SlotUse(tuple(locked), tuple(name for name in own if name not in locked))
-
-
-def _is_free(folder: LockFolder, name: str) -> bool:
-    descriptor = folder.try_lock(name)
-    if descriptor is None:
-        return False
-    os.close(descriptor)
-    return True

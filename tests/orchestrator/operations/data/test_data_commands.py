@@ -132,7 +132,7 @@ def test_a_folder_is_read_by_its_options(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["base.epochs=2"], r"--set base\.epochs=2: only data are read here\. Allowed: data\.field=value"),
+        (["base.epochs=2"], r"--set base\.epochs=2: only options of data are allowed: data\.field=value"),
         (["data.ignore_clases=[0]"], r"--set data\.ignore_clases.*Did you mean 'ignore_classes'"),
         (["data.num_classes=x"], r"--set data\.num_classes=x: data\.num_classes is 'x'\. Allowed: a whole number"),
     ],

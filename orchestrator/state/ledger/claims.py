@@ -130,7 +130,8 @@ class Ledger:
         self.lease_s = lease_s
         self._database = Database(url)
         self._clock = clock or self._database.clock
-        self._insert_trials, self._insert_members = self._insert_new(_trials), self._insert_new(_members)
+        self._insert_trials = self._database.insert(_trials).on_conflict_do_nothing()
+        self._insert_members = self._database.insert(_members).on_conflict_do_nothing()
         self.roster = Roster(self._database, clock=self._clock, lease_s=lease_s)
         """The dispatchers, and the sweeps' plans."""
 
@@ -161,7 +162,6 @@ class Ledger:
             rows = [{"sweep": sweep, "key": key, "configuration": configuration} for key, configuration in pairs]
             connection.execute(self._insert_members, rows)
 
-    @retried
     def claim(self, key: str, sweep: str, owner: str, *, after: int = 0) -> int | None:
         """Take a trial; returns the number of the attempt (from 1), or None if it cannot be taken.
 
@@ -170,19 +170,16 @@ class Ledger:
         """
         now_s = self._clock()
         times = {"now_s": now_s, "until_s": now_s + self.lease_s}
-        with self._database.begin() as connection:
-            taken = connection.execute(_CLAIM, {"trial": key, "for_sweep": sweep, "holder": owner, "after": after, **times})
-            return taken.scalar_one_or_none()
+        taken = self._database.execute(_CLAIM, {"trial": key, "for_sweep": sweep, "holder": owner, "after": after, **times})
+        return int(taken[0].attempt) if taken else None
 
-    @retried
     def renew(self, owner: str, keys: Sequence[str]) -> list[str]:
         """Renew claims; returns those that ``owner`` has lost and must no longer touch."""
         if not keys:
             return []
         held = sa.and_(_trials.c.key.in_(keys), *_IS_HELD)
         prolong = sa.update(_trials).where(held).values(lease_expires_s=self._clock() + self.lease_s).returning(_trials.c.key)
-        with self._database.begin() as connection:
-            kept = set(connection.execute(prolong, {"holder": owner}).scalars())
+        kept = {row.key for row in self._database.execute(prolong, {"holder": owner})}
         return [key for key in keys if key not in kept]
 
     def release(self, key: str, owner: str) -> bool:
@@ -211,34 +208,30 @@ class Ledger:
                 some = names[start : start + KEYS_PER_STATEMENT]
                 for row in connection.execute(_STATES, {"some_trials": some, "for_sweep": sweep}):
                     state = TrialState(row.state)
-                    if sweep is not None:
-                        state = _as_seen(state, is_pruned_here=bool(row.is_pruned_here))
+                    if sweep is not None and row.is_pruned_here and state is not TrialState.COMPLETE:
+                        state = TrialState.PRUNED
+                    elif sweep is not None and state is TrialState.PRUNED:
+                        state = TrialState.WAITING
                     found[row.key] = LedgerRow(
                         state, row.owner, row.attempt, row.lease_expires_s, row.sweep, row.reason, row.settled_attempt
                     )
         return found
 
-    @retried
     def members(self, sweep: str) -> dict[str, str]:
         """A sweep's trials: key -> id of the configuration."""
-        with self._database.begin() as connection:
-            rows = connection.execute(sa.select(_members.c.key, _members.c.configuration).where(_members.c.sweep == sweep))
-            return {row.key: row.configuration for row in rows}
+        rows = self._database.execute(sa.select(_members.c.key, _members.c.configuration).where(_members.c.sweep == sweep))
+        return {row.key: row.configuration for row in rows}
 
-    @retried
     def sweeps(self) -> list[str]:
         """Names of the sweeps that have registered trials."""
-        with self._database.begin() as connection:
-            names = connection.execute(sa.select(_members.c.sweep).distinct().order_by(_members.c.sweep)).scalars().all()
-            return [str(name) for name in names]
+        rows = self._database.execute(sa.select(_members.c.sweep).distinct().order_by(_members.c.sweep))
+        return [str(row.sweep) for row in rows]
 
-    @retried
     def memberships(self) -> dict[str, set[str]]:
         """All registered trials: key -> names of its sweeps."""
         found: dict[str, set[str]] = {}
-        with self._database.begin() as connection:
-            for row in connection.execute(sa.select(_members.c.key, _members.c.sweep)):
-                found.setdefault(row.key, set()).add(row.sweep)
+        for row in self._database.execute(sa.select(_members.c.key, _members.c.sweep)):
+            found.setdefault(row.key, set()).add(row.sweep)
         return found
 
     def check_sweeps(self, names: Iterable[str]) -> None:
@@ -252,19 +245,16 @@ class Ledger:
             if name not in known:
                 raise SpecError(describe_unknown(name, known, "sweep"))
 
-    @retried
     def reclaim(self, is_dead: Callable[[str], bool]) -> list[str]:
         """Reset trials of dead owners to WAITING; returns their keys."""
         running = _trials.c.state == TrialState.RUNNING
-        with self._database.begin() as connection:
-            owners = connection.execute(sa.select(_trials.c.owner).where(running).distinct()).scalars().all()
-        dead = [owner for owner in owners if owner is not None and is_dead(owner)]
+        owners = self._database.execute(sa.select(_trials.c.owner).where(running).distinct())
+        dead = [row.owner for row in owners if row.owner is not None and is_dead(row.owner)]
         if not dead:
             return []
-        give_back = sa.update(_trials).where(running, _trials.c.owner.in_(dead))
-        with self._database.begin() as connection:
-            freed = give_back.values(state=TrialState.WAITING, owner=None, lease_expires_s=None).returning(_trials.c.key)
-            return sorted(connection.execute(freed).scalars())
+        freed = sa.update(_trials).where(running, _trials.c.owner.in_(dead))
+        freed = freed.values(state=TrialState.WAITING, owner=None, lease_expires_s=None)
+        return sorted(row.key for row in self._database.execute(freed.returning(_trials.c.key)))
 
     @retried
     def reset_failed(self, keys: Iterable[str]) -> list[str]:
@@ -280,13 +270,11 @@ class Ledger:
                 reset += connection.execute(again.returning(_trials.c.key)).scalars()
         return sorted(reset)
 
-    @retried
     def forget(self, key: str) -> bool:
         """Reset a COMPLETE trial whose result is lost to WAITING; False if it is not COMPLETE."""
         complete = sa.and_(_trials.c.key == key, _trials.c.state == TrialState.COMPLETE)
-        with self._database.begin() as connection:
-            again = sa.update(_trials).where(complete).values(state=TrialState.WAITING, owner=None, reason=None)
-            return connection.execute(again).rowcount == 1
+        again = sa.update(_trials).where(complete).values(state=TrialState.WAITING, owner=None, reason=None)
+        return bool(self._database.execute(again.returning(_trials.c.key)))
 
     @retried
     def _end(self, statement: sa.Update, key: str, owner: str, state: TrialState, **values: str | None) -> bool:
@@ -296,14 +284,3 @@ class Ledger:
             if is_ours and state is TrialState.PRUNED:
                 connection.execute(_MARK_PRUNED, {"trial": key})
         return is_ours
-
-    def _insert_new(self, table: sa.Table) -> sa.Insert:
-        """An insert that skips existing rows."""
-        return self._database.insert(table).on_conflict_do_nothing()
-
-
-def _as_seen(state: TrialState, *, is_pruned_here: bool) -> TrialState:
-    """A trial's state as its sweep sees it."""
-    if is_pruned_here and state is not TrialState.COMPLETE:
-        return TrialState.PRUNED
-    return TrialState.WAITING if state is TrialState.PRUNED and not is_pruned_here else state

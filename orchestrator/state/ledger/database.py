@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 import sqlalchemy.orm  # whole before a statement is made: another thread imports it, as a part of MLflow, and core looks into it
@@ -15,7 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from orchestrator.errors import TrackingError, redact
 from orchestrator.state.files import check_local
-from orchestrator.state.ledger.reconnect import CONNECTION, ConnectionLostError, Reconnection, wait_for_server
+from orchestrator.state.ledger.reconnect import CONNECTION, ConnectionLostError, Reconnection, retried, wait_for_server
 
 LEDGER_VERSION = 1
 """Of the tables. A new table does not raise it: it is created where it is missing, and older versions ignore it."""
@@ -76,6 +77,13 @@ class Database:
             is_lost = isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated
             kind = ConnectionLostError if is_lost else TrackingError
             raise kind(redact(f"{self.engine.url}: the ledger cannot be used now: {found}")) from error
+
+    @retried
+    def execute(self, statement: sa.Executable, parameters: Mapping[str, Any] | None = None) -> list[sa.Row[Any]]:
+        """Run one statement in its own transaction; returns its rows. Raises as ``begin``."""
+        with self.begin() as connection:
+            result = connection.execute(statement, parameters)
+            return list(result) if result.returns_rows else []
 
     def _create_tables(self) -> None:
         with _only_creator(self.engine.url), self.engine.begin() as connection:

@@ -12,7 +12,6 @@ import sqlalchemy as sa
 
 from orchestrator.errors import TrackingError
 from orchestrator.state.ledger.database import Database, tables
-from orchestrator.state.ledger.reconnect import retried
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +74,7 @@ class Roster:
         """Register a dispatcher of ``sweep`` for the duration of the context."""
         now_s = self._clock()
         row = {"owner": owner, "sweep": sweep, "role": role, "started_s": now_s, "seen_s": now_s, "num_stops": 0}
-        with self._database.begin() as connection:
+        with self._database.begin() as connection:  # not repeated: the row may be there
             connection.execute(sa.insert(_dispatchers).values(row))
         try:
             yield
@@ -85,7 +84,6 @@ class Roster:
             except TrackingError as error:  # without check-ins it counts as gone soon
                 _log.warning("%s", error)
 
-    @retried
     def check_in(self, owner: str) -> int:
         """Report that ``owner`` is alive; returns the number of stop requests.
 
@@ -93,65 +91,52 @@ class Roster:
             TrackingError: the database cannot be used now.
         """
         alive = sa.update(_dispatchers).where(_dispatchers.c.owner == owner).values(seen_s=self._clock())
-        with self._database.begin() as connection:
-            return connection.execute(alive.returning(_dispatchers.c.num_stops)).scalar_one_or_none() or 0
+        found = self._database.execute(alive.returning(_dispatchers.c.num_stops))
+        return int(found[0].num_stops) if found else 0
 
-    @retried
     def ask_to_stop(self, owners: Iterable[str], num_stops: int) -> None:
         """Request dispatchers to stop; they obey at their next check-in. An earlier request for more stops remains."""
         asked = _dispatchers.c.owner.in_(list(owners))
-        ask = sa.update(_dispatchers).where(asked, _dispatchers.c.num_stops < num_stops).values(num_stops=num_stops)
-        with self._database.begin() as connection:
-            connection.execute(ask)
+        self._database.execute(
+            sa.update(_dispatchers).where(asked, _dispatchers.c.num_stops < num_stops).values(num_stops=num_stops)
+        )
 
-    @retried
     def list_alive(self, is_alive: Callable[[str], bool | None]) -> list[DispatcherRow]:
         """Live dispatchers in the order of their start; where ``is_alive`` returns None, those with a recent check-in."""
         oldest_s = self._clock() - self._lease_s
-        with self._database.begin() as connection:
-            found = connection.execute(sa.select(_dispatchers).order_by(_dispatchers.c.started_s)).all()
+        found = self._database.execute(sa.select(_dispatchers).order_by(_dispatchers.c.started_s))
         rows = [DispatcherRow(r.owner, r.sweep, Role(r.role), r.started_s, r.seen_s, r.num_stops) for r in found]
         known = {row.owner: is_alive(row.owner) for row in rows}
         return [row for row in rows if known[row.owner] or (known[row.owner] is None and row.seen_s >= oldest_s)]
 
-    @retried
     def remove_dead(self, is_dead: Callable[[str], bool]) -> None:
         """Remove dispatchers that died."""
-        with self._database.begin() as connection:
-            owners = connection.execute(sa.select(_dispatchers.c.owner)).scalars().all()
-        self.remove([owner for owner in owners if is_dead(owner)])
+        found = self._database.execute(sa.select(_dispatchers.c.owner))
+        self.remove([row.owner for row in found if is_dead(row.owner)])
 
-    @retried
     def remove(self, owners: Iterable[str]) -> None:
         """Remove dispatchers."""
         if names := list(owners):
-            with self._database.begin() as connection:
-                connection.execute(sa.delete(_dispatchers).where(_dispatchers.c.owner.in_(names)))
+            self._database.execute(sa.delete(_dispatchers).where(_dispatchers.c.owner.in_(names)))
 
-    @retried
     def write_plan(self, sweep: str, document: str) -> None:
         """Store a sweep's plan, in place of an earlier one."""
         insert = self._database.insert(_plans).values(sweep=sweep, document=document, written_s=self._clock())
         changed = {"document": insert.excluded.document, "written_s": insert.excluded.written_s}
-        with self._database.begin() as connection:
-            connection.execute(insert.on_conflict_do_update(index_elements=["sweep"], set_=changed))
+        self._database.execute(insert.on_conflict_do_update(index_elements=["sweep"], set_=changed))
 
-    @retried
     def read_plan(self, sweep: str) -> str | None:
         """The stored plan; None if there is none."""
-        with self._database.begin() as connection:
-            return connection.execute(sa.select(_plans.c.document).where(_plans.c.sweep == sweep)).scalar_one_or_none()
+        found = self._database.execute(sa.select(_plans.c.document).where(_plans.c.sweep == sweep))
+        return found[0].document if found else None
 
-    @retried
     def latest(self) -> str | None:
         """The sweep whose plan was written last."""
         newest = sa.select(_plans.c.sweep).order_by(_plans.c.written_s.desc(), _plans.c.sweep).limit(1)
-        with self._database.begin() as connection:
-            return connection.execute(newest).scalar_one_or_none()
+        found = self._database.execute(newest)
+        return found[0].sweep if found else None
 
-    @retried
     def sweeps(self) -> list[str]:
         """Names of the sweeps that have a plan here, or a dispatcher."""
         names = sa.union(sa.select(_plans.c.sweep), sa.select(_dispatchers.c.sweep))
-        with self._database.begin() as connection:
-            return sorted(connection.execute(names).scalars())
+        return sorted(row.sweep for row in self._database.execute(names))

@@ -44,7 +44,7 @@ def test_a_graceful_request_does_not_replace_an_immediate_one(roster: Roster) ->
 
 def test_dispatchers_of_other_machines_live_while_they_check_in(roster: Roster, clock: Clock) -> None:
     """On this machine it is known who is alive; dead dispatchers are removed."""
-    with roster.registered("far:1:1", "s", Role.WORKER), roster.entered("here:1:1", "s", Role.SWEEP):
+    with roster.registered("far:1:1", "s", Role.WORKER), roster.registered("here:1:1", "s", Role.SWEEP):
         clock.now_s += 59
         roster.check_in("here:1:1")
         assert [row.owner for row in roster.list_alive(unknown)] == ["far:1:1", "here:1:1"]

@@ -106,7 +106,7 @@ def _sync_sweep(sweep: str, *, home: Home, ledger: Ledger, patience_s: float) ->
     patiently = partial(_retry, patience_s=patience_s)
     shared = read_shared_plan(ledger, sweep)
     labels = shared.labels if shared else {}
-    folders = [folder for folder in list_resting(sweep, home=home, ledger=ledger) if not is_worked_on(folder)]
+    folders = [folder for folder in list_idle(sweep, home=home, ledger=ledger) if not is_worked_on(folder)]
     sent: dict[str, str] = {}
     refused: dict[str, str] = {}
 
@@ -127,7 +127,7 @@ def _sync_sweep(sweep: str, *, home: Home, ledger: Ledger, patience_s: float) ->
     return SyncedSweep(sweep, len(folders), sent, closed=missing.closed, refused=refused)
 
 
-def list_resting(sweep: str, *, home: Home, ledger: Ledger) -> Iterator[TrialFolder]:
+def list_idle(sweep: str, *, home: Home, ledger: Ledger) -> Iterator[TrialFolder]:
     """Folders on this machine of the sweep's trials that no dispatcher holds and that may have something to send."""
     for key, row in ledger.states(ledger.members(sweep), sweep).items():
         folder = TrialFolder(home.trial_folder(key))

@@ -16,6 +16,7 @@ from urllib.parse import quote, urlencode
 from orchestrator.errors import TrackingError
 from orchestrator.state.trial.records import OBJECTIVE
 from orchestrator.tracking.location import TrackingLocation
+from orchestrator.tracking.reader.runs import RunReader
 
 _START_TIMEOUT_S = 120
 
@@ -47,8 +48,6 @@ def open_page(location: TrackingLocation, sweep: str | None = None, *, port: int
     Raises:
         TrackingError: the records cannot be read, there is no such sweep, or no server can be started.
     """
-    from orchestrator.tracking.reader.runs import RunReader
-
     reader = RunReader(location)
     wanted = sweep or reader.latest_sweep()
     experiment = reader.experiment_id(wanted) if wanted else None

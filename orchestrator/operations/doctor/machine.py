@@ -103,10 +103,10 @@ def check_disk(home: Home) -> Iterator[Finding]:
             name = "ORCHESTRATE_HOME" if subject == "home" else "ORCHESTRATE_SLOTS"
             yield error(subject, f"{folder}: {failure.strerror}", f"Set {name} to a writable folder.")
             return
-    yield _judge_room(home.root)
+    yield _check_room(home.root)
 
 
-def _judge_room(folder: Path) -> Finding:
+def _check_room(folder: Path) -> Finding:
     found, floor = free_gb(folder), LimitsSpec().free_disk_gb
     free = f"{format_gb(found)} free in {folder}"
     if found < floor:

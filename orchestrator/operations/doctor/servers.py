@@ -16,7 +16,7 @@ from orchestrator.state.ledger import Ledger
 from orchestrator.tracking.location import TrackingLocation
 
 if TYPE_CHECKING:
-    from orchestrator.tracking import health as probe
+    from orchestrator.tracking import health
 
 SKEW_S = 5.0
 """By how much clocks may differ: leases use the database's clock, but runs show the time of their machine."""
@@ -43,7 +43,7 @@ def check_storage(home: Home) -> Iterator[Finding]:
     where = "PostgreSQL" if home.storage else f"{home.root}, for this machine only"
     yield ok("ledger", f"{where}: works, {num_sweeps} sweeps")
     if home.storage:
-        yield _judge_clock("the database's", now_s - time.time())
+        yield _check_clock("the database's", now_s - time.time())
     if home.storage and home.tracking is None:
         yield warning(
             "tracking",
@@ -52,7 +52,7 @@ def check_storage(home: Home) -> Iterator[Finding]:
         )
 
 
-def _judge_clock(whose: str, ahead_s: float) -> Finding:
+def _check_clock(whose: str, ahead_s: float) -> Finding:
     subject = f"clock, {whose}"
     if abs(ahead_s) <= SKEW_S:
         return ok(subject, "same as this machine's")
@@ -62,25 +62,25 @@ def _judge_clock(whose: str, ahead_s: float) -> Finding:
 
 def check_tracking(home: Home) -> Iterator[Finding]:
     """Check MLflow; stops at the first error."""
-    from orchestrator.tracking import health as probe  # imports mlflow, which takes seconds
+    from orchestrator.tracking import health  # imports mlflow, which takes seconds
 
     location = TrackingLocation.of(home)
     if location.is_database:
         yield _open_database(home, location)
         return
     try:
-        version = probe.ask_version(location)
-        answer = probe.ask_experiments(location)
-        if (refusal := _judge_login(location, answer)) is not None:
+        version = health.ask_version(location)
+        answer = health.ask_experiments(location)
+        if (refusal := _check_login(location, answer)) is not None:
             yield refusal
             return
-        yield from _judge_version(location, version, importlib.metadata.version("mlflow"))
-        yield _judge_files(location, probe.try_files(location))
+        yield from _check_version(location, version, importlib.metadata.version("mlflow"))
+        yield _check_files(location, health.try_files(location))
     except TrackingError as failure:
         yield error("tracking", str(failure), "Is the server up, MLFLOW_TRACKING_URI right, and its port open to this machine?")
         return
     if answer.ahead_s is not None:
-        yield _judge_clock("the tracking server's", answer.ahead_s)
+        yield _check_clock("the tracking server's", answer.ahead_s)
 
 
 def _open_database(home: Home, location: TrackingLocation) -> Finding:
@@ -95,35 +95,30 @@ def _open_database(home: Home, location: TrackingLocation) -> Finding:
     return ok("tracking", f"{location}: works")
 
 
-def _judge_login(location: TrackingLocation, answer: probe.ServerAnswer) -> Finding | None:
+def _check_login(location: TrackingLocation, answer: health.ServerAnswer) -> Finding | None:
     """Why the login does not work; None if it does."""
-    name = os.environ.get("MLFLOW_TRACKING_USERNAME")
-    if answer.status == 401 and name is None:
-        return error(
-            "login", f"{location} requires one", "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (the server's .env)."
-        )
-    if answer.status == 401:
-        return error("login", f"{location} refuses user {name!r}", "Does MLFLOW_TRACKING_PASSWORD match the server's .env?")
-    if answer.status == 403 and "Host" in answer.text:
-        host = urlsplit(location.uri).hostname
-        return error(
-            "login",
-            f"{location} does not accept requests under the name {host}",
-            f"Add {host} to PUBLIC_HOST in the server's .env; then `up -d`.",
-        )
-    if answer.status == 403:
-        return error("login", f"{location} does not let {name!r} read: {answer.text}", "Ask MLflow's administrator.")
-    if answer.status == 404:
-        return error(
-            "tracking", f"{location} answers, but is not MLflow", "Does MLFLOW_TRACKING_URI have MLflow's port and path?"
-        )
-    if answer.status != 200:
-        advice = "See its log: `docker compose logs mlflow database`."
-        return error("tracking", f"{location} answers with {answer.status}: {answer.text}", advice)
-    return None
+    name, host = os.environ.get("MLFLOW_TRACKING_USERNAME"), urlsplit(location.uri).hostname
+    match answer.status:
+        case 200:
+            return None
+        case 401 if name is None:
+            advice = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (see the server's .env)."
+            return error("login", f"{location} requires one", advice)
+        case 401:
+            return error("login", f"{location} refuses user {name!r}", "Does MLFLOW_TRACKING_PASSWORD match the server's .env?")
+        case 403 if "Host" in answer.text:
+            advice = f"Add {host} to PUBLIC_HOST in the server's .env; then `up -d`."
+            return error("login", f"{location} does not accept requests under the name {host}", advice)
+        case 403:
+            return error("login", f"{location} does not let {name!r} read: {answer.text}", "Ask MLflow's administrator.")
+        case 404:
+            advice = "Does MLFLOW_TRACKING_URI have MLflow's port and path?"
+            return error("tracking", f"{location} answers, but is not MLflow", advice)
+    advice = "See its log: `docker compose logs mlflow database`."
+    return error("tracking", f"{location} answers with {answer.status}: {answer.text}", advice)
 
 
-def _judge_version(location: TrackingLocation, version: probe.ServerAnswer, ours: str) -> Iterator[Finding]:
+def _check_version(location: TrackingLocation, version: health.ServerAnswer, ours: str) -> Iterator[Finding]:
     theirs = version.text if version.status == 200 else "of unknown version"
     versions = f"{location}: MLflow {theirs}, here {ours}"
     if theirs.split(".")[:1] != ours.split(".")[:1]:
@@ -136,14 +131,10 @@ def _judge_version(location: TrackingLocation, version: probe.ServerAnswer, ours
     if name is not None:
         yield ok("login", f"as {name}")
     elif urlsplit(location.uri).hostname not in LOCAL_HOSTS and not urlsplit(location.uri).username:
-        yield warning(
-            "login",
-            "none is required: everybody can read and delete",
-            "docker-compose.yml has one with a login.",
-        )
+        yield warning("login", "none is required: everybody can read and delete", "docker-compose.yml has one with a login.")
 
 
-def _judge_files(location: TrackingLocation, tried: probe.ServerAnswer) -> Finding:
+def _check_files(location: TrackingLocation, tried: health.ServerAnswer) -> Finding:
     if tried.status == 200:
         return ok("files", "can be written and read through the server")
     if tried.status == 503:

@@ -18,8 +18,8 @@ from orchestrator.operations.retention.reclaimable import (
     ReclaimableKind,
     Skipped,
     find_data,
+    find_dispatchers,
     find_leftovers,
-    find_living,
     find_resume_checkpoint,
     find_unpacked,
     has_ended,
@@ -191,8 +191,8 @@ def _find_all(
         yield from find_leftovers(trial.path, key=trial.path.name)
     if keys is not None:
         return
-    if living := find_living(home):
-        yield Skipped("caches and prepared data", f"{', '.join(living)} may need them")
+    if running := find_dispatchers(home):
+        yield Skipped("caches and prepared data", f"{', '.join(running)} may need them")
         return
     yield from find_unpacked(home)
     yield from find_leftovers(home.cache / "checkpoints")

@@ -108,7 +108,7 @@ def find_data(home: Home) -> Iterator[Reclaimable | Skipped]:
             yield Reclaimable(ReclaimableKind.data, path, measure(path))
 
 
-def find_living(home: Home) -> list[str]:
+def find_dispatchers(home: Home) -> list[str]:
     """Dispatchers that may be running in this home and need its data and caches."""
     names = [path.name.removesuffix(".lock") for path in _list(home.locks) if path.name.count(":") == 2]
     return [name for name in names if not home.is_dead(name)]

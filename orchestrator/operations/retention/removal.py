@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
 from orchestrator.errors import TrackingError
-from orchestrator.operations.retention.reclaimable import Reclaimable, ReclaimableKind, Skipped, find_living, has_ended, hold
+from orchestrator.operations.retention.reclaimable import Reclaimable, ReclaimableKind, Skipped, find_dispatchers, has_ended, hold
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
 from orchestrator.state.trial.folder import TrialFolder, write_removal
@@ -36,8 +36,8 @@ def remove(
 
 def remove_shared(finds: Sequence[Reclaimable], home: Home) -> tuple[list[Reclaimable], Skipped | None]:
     """Delete what belongs to no single trial, unless a running dispatcher may need it."""
-    if living := find_living(home):
-        return [], Skipped("caches and prepared data", f"{', '.join(living)} may need them")
+    if running := find_dispatchers(home):
+        return [], Skipped("caches and prepared data", f"{', '.join(running)} may need them")
     return _remove_all(finds)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.errors import TrialError
 from orchestrator.operations.status.pace import TimeLeft, TrialProgress, estimate_left, trials_per_hour
-from orchestrator.operations.sync import is_held, list_resting
+from orchestrator.operations.sync import is_held, list_idle
 from orchestrator.planning.shared import SharedPlan, read_shared_plan
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import DispatcherRow, Ledger, LedgerRow
@@ -221,7 +221,7 @@ def _list_durations(own: Iterable[TrialResult]) -> list[float]:
 def _list_unmirrored(sweep: str, home: Home, ledger: Ledger) -> Iterator[TrialFolder]:
     """Folders of trials trained on this machine; adopted ones came from the server."""
     server = str(TrackingLocation.of(home))
-    for folder in list_resting(sweep, home=home, ledger=ledger):
+    for folder in list_idle(sweep, home=home, ledger=ledger):
         progress = folder.path / TrialFile.PROGRESS
         if progress.exists():
             state = read_mirror_state(folder, server)

@@ -198,7 +198,7 @@ def _make_current(fetched: Path, run: RunRow) -> None:
 
 
 def _is_of(folder: TrialFolder, run: RunRow) -> bool:
-    """Whether the folder holds the run's trial, with no earlier result; one that was adopted may be earlier."""
+    """Whether the folder holds the run's trial and a result as recent as the run's; an adopted one may be older."""
     try:
         result = folder.result()
         if result is not None and run.state == TrialState.COMPLETE and round(result.ended_s * 1000) < (run.end_ms or 0):

@@ -169,9 +169,9 @@ def time_autogluon(folders: list[Path], python: Path, scratch: Path) -> dict[str
 
 
 def time_ours(folders: list[Path], cache: Path, repeat: int) -> dict[str, Any]:
-    from orchestrator.ensemble.best import load_pool
+    from orchestrator.ensemble.pooling import load_pool
     from orchestrator.ensemble.selection.counting import CandidateCounter
-    from orchestrator.ensemble.selection.pool import Search
+    from orchestrator.ensemble.selection.pool import SelectionRules
 
     names = [folder.name for folder in folders]
     load_pool(names[:2], folders[:2], cache, names=names[:2])  # compiles the kernel
@@ -185,7 +185,7 @@ def time_ours(folders: list[Path], cache: Path, repeat: int) -> dict[str, Any]:
     for _ in range(repeat):
         pool._counter = CandidateCounter(pool.layout, alone._blocks, "arithmetic")  # without cached results
         started = time.perf_counter()
-        found = pool.select(every, k=K, search=Search("greedy"))
+        found = pool.select(every, k=K, rules=SelectionRules("greedy"))
         times.append(time.perf_counter() - started)
     num_bytes = len(folders) * K * int(np.prod(pool.layout.shape))
     return {
@@ -218,8 +218,8 @@ def watch_memory() -> Iterator[dict[str, float]]:
 
 def time_whole(folders: list[Path], cache: Path) -> dict[str, Any]:
     """Time everything that the command does once it knows the folders, in this process."""
-    from orchestrator.ensemble.best import load_pool
     from orchestrator.ensemble.evaluation.evaluate import evaluate
+    from orchestrator.ensemble.pooling import load_pool
 
     names = [folder.name for folder in folders]
     with watch_memory() as memory:
@@ -242,12 +242,12 @@ class Shifted(Sequence[np.ndarray]):
 
 def time_many(folders: list[Path], number: int) -> dict[str, Any]:
     """Search among more candidates than fit into memory, from a sequence that generates each on access."""
-    from orchestrator.ensemble.selection.pool import Pool, Search
+    from orchestrator.ensemble.selection.pool import Pool, SelectionRules
 
     with watch_memory() as memory:
         pool = Pool([str(i) for i in range(number)], Shifted(folders, number), make_labels(), IGNORED)
         started = time.perf_counter()
-        pool.select(np.arange(NUM_IMAGES), k=K, search=Search("greedy"))
+        pool.select(np.arange(NUM_IMAGES), k=K, rules=SelectionRules("greedy"))
     return {**memory, "took_s": time.perf_counter() - started, "gb": number * int(np.prod(pool.layout.shape)) / 1e9}
 
 

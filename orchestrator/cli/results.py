@@ -62,23 +62,14 @@ def best_ensemble(
     as_json: AsJson = False,
 ) -> None:
     """Choose the best ensemble, and report its gain. The gain over the best single trial is cross-fitted, with a 95 % CI."""
+    from orchestrator.ensemble.best import EnsembleOptions
     from orchestrator.ensemble.best import best_ensemble as choose
     from orchestrator.ensemble.candidates import Wanted, parse_tag
 
     home, reader = open_reader()
     wanted = Wanted(tuple(arch or ()), tuple(parse_tag(text) for text in tag or ()), max_params, max_latency)
-    report = choose(
-        reader,
-        or_latest(sweeps, reader),
-        cache=home.cache,
-        k=k,
-        exactly=exactly,
-        search=search,
-        mean=combine,
-        wanted=wanted,
-        stack=stack,
-    )
-    print_report(report, as_json=as_json)
+    options = EnsembleOptions(k, exactly, search, combine, wanted, stack)
+    print_report(choose(reader, or_latest(sweeps, reader), options, cache=home.cache), as_json=as_json)
 
 
 @app.command()

@@ -235,7 +235,7 @@ def _find_predictions(home: Home, spec: TrialSpec) -> Path:
     folder = home.trial_folder(spec.key)
     if (folder / TrialFile.PREDICTIONS_INFO).exists():
         return folder
-    from orchestrator.ensemble.best import fetch_predictions
+    from orchestrator.ensemble.pooling import fetch_predictions
     from orchestrator.tracking.reader.runs import RunReader
 
     reader = RunReader(TrackingLocation.of(home))

@@ -35,7 +35,7 @@ _FLIPS: tuple[Flips, ...] = ("horizontal", "both")
 
 
 @dataclass(frozen=True)
-class Candidate:
+class EnsembleCandidate:
     """What may become a member: one of the sets of predictions that some trials have left.
 
     model: whose predictions they are: the trial's key, or the configuration's id and the seed. title: what people call that.
@@ -70,13 +70,13 @@ class Candidate:
         return {row.key: weight / len(self.rows) for row in self.rows}
 
 
-def list_candidates(rows: Sequence[RunRow]) -> list[Candidate]:
+def list_candidates(rows: Sequence[RunRow]) -> list[EnsembleCandidate]:
     """Join the folds of finished trials; what lacks a fold is no candidate. In the order of their keys, with flips or without.
 
     Raises:
         EnsembleError: all trials are folds, and none of their configurations is complete.
     """
-    candidates = [Candidate(row.key, row.name, (row,)) for row in rows if Tag.FOLD not in row.tags]
+    candidates = [EnsembleCandidate(row.key, row.name, (row,)) for row in rows if Tag.FOLD not in row.tags]
     by_seed: dict[tuple[str, str, str], dict[int, RunRow]] = defaultdict(dict)
     for row in rows:
         if Tag.FOLD in row.tags:
@@ -85,7 +85,8 @@ def list_candidates(rows: Sequence[RunRow]) -> list[Candidate]:
     for (configuration, seed, count), folds in by_seed.items():
         if len(folds) == int(count):
             ordered = tuple(folds[index] for index in sorted(folds))
-            candidates.append(Candidate(name_joined(configuration, seed), f"{strip_seed(ordered[0].name)} seed {seed}", ordered))
+            name = f"{strip_seed(ordered[0].name)} seed {seed}"
+            candidates.append(EnsembleCandidate(name_joined(configuration, seed), name, ordered))
     if not candidates:
         known = [f"{len(folds)} of {count} of {strip_seed(folds[min(folds)].name)}" for (*_, count), folds in by_seed.items()]
         raise EnsembleError(
@@ -95,7 +96,7 @@ def list_candidates(rows: Sequence[RunRow]) -> list[Candidate]:
     return sorted([*candidates, *flipped], key=lambda candidate: candidate.key)
 
 
-def _flip(candidate: Candidate) -> Candidate | None:
+def _flip(candidate: EnsembleCandidate) -> EnsembleCandidate | None:
     """The candidate with the flips that all its trials have kept; None where they have not, or a later version's."""
     kept = {row.tags.get(Tag.FLIPS) for row in candidate.rows}
     found: Flips | None = next((flips for flips in _FLIPS if kept == {flips}), None)
@@ -196,7 +197,7 @@ class Wanted:
             raise EnsembleError(" ".join(["No candidate is left.", *notes, "Train them again, or ask for no such limit."]))
         return kept, tuple(notes)
 
-    def make_limits(self, candidates: Iterable[Candidate]) -> tuple[Limit, ...]:
+    def make_limits(self, candidates: Iterable[EnsembleCandidate]) -> tuple[Limit, ...]:
         """What the search has to keep to; every trial must have its costs, which those of folds are all of."""
         costly = list(candidates)
         return tuple(
@@ -212,7 +213,7 @@ class Wanted:
 EVERYTHING = Wanted()
 
 
-def _add_up(candidate: Candidate, tag: str) -> float:
+def _add_up(candidate: EnsembleCandidate, tag: str) -> float:
     """What the trials cost together; one picture takes as long for each of its mirror images, which no trial measures itself."""
     if tag != Tag.LATENCY_MS:
         return sum(float(row.tags[tag]) for row in candidate.rows)

@@ -70,7 +70,7 @@ def evaluate_fixed(predictions: Mapping[str, Path], *, names: Mapping[str, str],
     Raises:
         EnsembleError: the members were not scored on the same images, labels and classes, or a file is damaged.
     """
-    from orchestrator.ensemble.best import load_pool, read_groups
+    from orchestrator.ensemble.pooling import load_pool, read_groups
     from orchestrator.ensemble.selection.pool import check_size
 
     keys = list(predictions)

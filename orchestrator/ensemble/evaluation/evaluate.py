@@ -1,4 +1,4 @@
-"""What the chosen ensemble is worth on images that took no part in choosing it, beside the best single trial chosen likewise."""
+"""A pool of candidates -> the report: chosen members, and their cross-fitted gain over the best single candidate."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from orchestrator.analysis.stats import compute_class_iou, estimate_miou
 from orchestrator.ensemble.evaluation.crossfit import CrossFitting, Images, fit_ensemble, fit_single
 from orchestrator.ensemble.evaluation.diversity import drop_each, measure_diversity
-from orchestrator.ensemble.evaluation.report import EnsembleReport, Stack, Step
-from orchestrator.ensemble.selection.pool import DEFAULT_SEARCH, Pool, Search, check_size
+from orchestrator.ensemble.evaluation.report import NO_LABELS, CandidateLabels, EnsembleReport, LearnedCombination, TrajectoryStep
+from orchestrator.ensemble.selection.pool import DEFAULT_RULES, Pool, SelectionRules, check_size
 from orchestrator.errors import EnsembleError
 
 _EACH = 8
-"""Up to so many members the trajectory has a step for each number of them, from there on at each doubling."""
+"""Up to so many members, the trajectory has a step for each number; above, for each doubling."""
 
 
 def evaluate(
@@ -24,13 +24,14 @@ def evaluate(
     k: int = 4,
     exactly: bool = False,
     groups: NDArray[np.int64] | None = None,
-    search: Search = DEFAULT_SEARCH,
+    rules: SelectionRules = DEFAULT_RULES,
     stack: bool = False,
+    labels: CandidateLabels = NO_LABELS,
 ) -> EnsembleReport:
-    """Choose members on all images, and find out by cross-fitting what such a choice is worth.
+    """Choose members on all images, and estimate by cross-fitting what such a choice is worth.
 
     groups: (V,) number of the group of each image; a group is never split between parts, and drawn as a whole. Default: each
-    image is its own. stack: whether combinations that are learned are tried beside it.
+    image is a group. stack: whether learned combinations are evaluated too. labels: for the report.
 
     Raises:
         EnsembleError: k is impossible, or there are too few images to leave some out.
@@ -39,17 +40,17 @@ def evaluate(
     if exactly and k > len(pool.keys):
         raise EnsembleError(f"exactly {k} members asked for, but there are only {len(pool.keys)} distinct candidates.")
     every = np.arange(pool.num_images)
-    chosen = pool.select(every, k=k, exactly=exactly, search=search)
+    chosen = pool.select(every, k=k, exactly=exactly, rules=rules)
     crossed = CrossFitting(pool, groups)
     sizes = _list_sizes(min(k, len(pool.keys)))
 
     def select(images: Images, size: int) -> tuple[int, ...]:
-        return pool.select(images, k=size, exactly=exactly, search=search).repeated
+        return pool.select(images, k=size, exactly=exactly, rules=rules).repeated
 
-    fits = {size: fit_single(pool, search.limits) if size == 1 else fit_ensemble(pool, select, size) for size in sizes}
+    fits = {size: fit_single(pool, rules.limits) if size == 1 else fit_ensemble(pool, select, size) for size in sizes}
     fitted = {size: crossed.score(fit) for size, fit in fits.items()}
     ensemble, single = fitted[max(fitted)], fitted[1]
-    singles = pool.rank_singles(every, search.limits)
+    singles = pool.rank_singles(every, rules.limits)
     best = int(np.argmax(singles))
     return EnsembleReport(
         members=tuple(pool.keys[i] for i in chosen.members),
@@ -74,6 +75,7 @@ def evaluate(
         mean=pool.mean,
         confusions=ensemble,
         widening=crossed.widening,
+        labels=labels,
     )
 
 
@@ -88,19 +90,19 @@ def _find_class_iou(confusions: NDArray[np.integer], ignore_classes: tuple[int, 
     return {int(c): float(ious[c]) for c in np.flatnonzero(np.isfinite(ious))}
 
 
-def _try_stacks(crossed: CrossFitting, chosen: NDArray[np.integer], single: NDArray[np.integer]) -> Iterator[Stack]:
+def _try_stacks(crossed: CrossFitting, chosen: NDArray[np.integer], single: NDArray[np.integer]) -> Iterator[LearnedCombination]:
     from orchestrator.ensemble.evaluation.stacking import STACKS, fit_stack  # scipy.optimize takes its time
 
     for name, learn in STACKS.items():
         confusions = crossed.score(fit_stack(crossed.pool, learn))
         figure = estimate_miou(confusions, crossed.pool.ignore_classes)
-        yield Stack(name, figure, crossed.compare(confusions, single), crossed.compare(confusions, chosen))
+        yield LearnedCombination(name, figure, crossed.compare(confusions, single), crossed.compare(confusions, chosen))
 
 
-def _make_steps(crossed: CrossFitting, fitted: dict[int, NDArray[np.integer]]) -> tuple[Step, ...]:
-    steps: list[Step] = []
+def _make_steps(crossed: CrossFitting, fitted: dict[int, NDArray[np.integer]]) -> tuple[TrajectoryStep, ...]:
+    steps: list[TrajectoryStep] = []
     for size, confusions in fitted.items():
         figure = estimate_miou(confusions, crossed.pool.ignore_classes)
         last = crossed.compare(confusions, fitted[steps[-1].k]) if steps else None
-        steps.append(Step(size, figure, crossed.compare(confusions, fitted[1]), last))
+        steps.append(TrajectoryStep(size, figure, crossed.compare(confusions, fitted[1]), last))
     return tuple(steps)

@@ -1,4 +1,4 @@
-"""The chosen ensemble and its figures, as JSON and for people."""
+"""The chosen ensemble and what it is worth, for people and as JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainers.config import Flips
 from trainers.prediction.means import Mean
 
 _DRAWN = 8
-"""Members whose disagreement is drawn in pairs; of more the JSON has it."""
+"""Up to so many members, their disagreement is printed in pairs; the JSON always has it."""
 
 _COMBINED: dict[Mean, str] = {
     "arithmetic": "the mean of the probabilities",
@@ -29,8 +29,8 @@ _COMBINED: dict[Mean, str] = {
 
 
 @dataclass(frozen=True)
-class Step:
-    """What choosing up to ``k`` members is worth, cross-fitted. gain: over the best single; last: over the step before."""
+class TrajectoryStep:
+    """Up to ``k`` members, cross-fitted. gain: over the best single candidate; last: over the step before."""
 
     k: int
     miou: MetricEstimate
@@ -44,8 +44,8 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Stack:
-    """What a learned combination is worth, cross-fitted like the chosen members."""
+class LearnedCombination:
+    """A learned combination, cross-fitted like the chosen members."""
 
     name: str
     miou: MetricEstimate
@@ -64,8 +64,26 @@ class Stack:
 
 
 @dataclass(frozen=True)
+class CandidateLabels:
+    """What people call candidates and classes; by the candidate's key.
+
+    trials: keys of the trials that a candidate is made of. flips: of candidates averaged over other mirror images than they were
+    validated with. notes: what people should know, such as which candidates were left out.
+    """
+
+    names: Mapping[str, str] = field(default_factory=dict)
+    trials: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    flips: Mapping[str, Flips] = field(default_factory=dict)
+    class_names: Mapping[int, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+NO_LABELS = CandidateLabels()
+
+
+@dataclass(frozen=True)
 class EnsembleReport:
-    """The chosen members, and the honest figures beside the optimistic one. Estimates carry 95 % intervals over images."""
+    """The chosen members and what the choice is worth. Estimates have 95 % CIs over images."""
 
     members: tuple[str, ...]
     """Keys, in the order in which they were chosen."""
@@ -73,68 +91,74 @@ class EnsembleReport:
     miou_in_sample: float
     """On the images that the members were chosen on: optimistic."""
     cross_fitted: MetricEstimate
-    """On each part of the images, of the members chosen on the other parts."""
+    """Each part of the images scored by members chosen on the other parts."""
     gain: PairedDifference
-    """Cross-fitted, over the best single candidate, which is chosen anew in each part too. Wider than by images alone."""
+    """Cross-fitted, over the best single candidate, which is chosen in the same way. The CI is widened for dependent choices."""
     trajectory: tuple[float, ...]
-    """In sample, of the first 1, 2, ... members that greedy chose."""
-    steps: tuple[Step, ...]
+    """In sample, of the first 1, 2, ... members of the greedy search."""
+    steps: tuple[TrajectoryStep, ...]
     """Cross-fitted, of 1, 2, ... members at most."""
     members_in_sample: tuple[float, ...]
     """Of each member alone."""
     contributions: tuple[PairedDifference, ...]
-    """In sample, what each member adds to the others; empty where there is one."""
+    """In sample, what each member adds to the others; empty for a single member."""
     diversity: Diversity
     class_gains: Mapping[int, PairedDifference]
     """Class -> cross-fitted gain in its IoU."""
     class_iou: Mapping[int, float]
     """Cross-fitted, of each class that has one."""
     best_single: str
-    """The best candidate in sample, and its figure there."""
+    """Key of the best candidate in sample."""
     best_single_in_sample: float
     num_candidates: int
     num_images: int
     search: SearchName
-    """The one that was made."""
+    """The search that ran; never auto."""
     reason: str
-    """Why that one."""
+    """Why that search."""
     confusions: NDArray[np.integer] = field(compare=False, repr=False)
     """(G, C, C), cross-fitted, of images or groups of them."""
     widening: float = 1
-    """By how much the intervals of cross-fitted differences are wider than resampled images alone make them."""
+    """Factor by which CIs of cross-fitted differences are widened."""
     mean: Mean = "arithmetic"
     """How members are combined."""
-    notes: tuple[str, ...] = ()
-    """What else people should know, such as candidates that were left out."""
-    names: tuple[str, ...] = ()
-    """The members' names for people; empty where there are none but the keys."""
-    stacks: tuple[Stack, ...] = ()
-    """Learned combinations, where they were asked for."""
-    """What the stored bytes cost, where it was asked for."""
-    class_names: Mapping[int, str] = field(default_factory=dict)
-    trials: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Member -> keys of the trials that it is made of: itself, or its folds."""
-    flips: Mapping[str, Flips] = field(default_factory=dict)
-    """Of the members that are averaged over other mirror images than they were validated with."""
+    stacks: tuple[LearnedCombination, ...] = ()
+    """Learned combinations, if they were asked for."""
+    labels: CandidateLabels = NO_LABELS
     run_id: str | None = None
 
     @property
     def miou(self) -> float:
-        """The headline: cross-fitted."""
+        """Cross-fitted."""
         return self.cross_fitted.value
 
     @property
     def ci95(self) -> tuple[float, float]:
-        return self.cross_fitted.low, self.cross_fitted.high
+        return self.cross_fitted.ci95
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The members' names for people; their keys where they have none."""
+        return tuple(self.labels.names.get(key, key) for key in self.members)
+
+    @property
+    def trials(self) -> dict[str, tuple[str, ...]]:
+        """Member -> keys of the trials that it is made of: itself, or its folds."""
+        return {key: self.labels.trials[key] for key in self.members if key in self.labels.trials}
+
+    @property
+    def flips(self) -> dict[str, Flips]:
+        """Of the members averaged over other mirror images than they were validated with."""
+        return {key: self.labels.flips[key] for key in self.members if key in self.labels.flips}
 
     @property
     def optimism(self) -> float:
-        """How much of the figure in sample comes from choosing on the images that it is measured on."""
+        """By how much choosing and scoring on the same images overestimates the mIoU."""
         return self.miou_in_sample - self.miou
 
     @property
     def pays_up_to(self) -> int:
-        """The last step that is told from the one before; 1: no step is."""
+        """The last step that is significantly better than the one before; 1 where none is."""
         return max((step.k for step in self.steps if step.last is not None and step.last.low > 0), default=1)
 
     def to_json(self) -> dict[str, Any]:
@@ -151,7 +175,7 @@ class EnsembleReport:
             "miou": self.miou,
             "ci95": list(self.ci95),
             "gain_over_best_single": self.gain.value,
-            "gain_ci95": [self.gain.low, self.gain.high],
+            "gain_ci95": list(self.gain.ci95),
             "gain_probability": self.gain.probability,
             "optimism": self.optimism,
             "trajectory": list(self.trajectory),
@@ -178,22 +202,26 @@ class EnsembleReport:
             parts += [_title("Up to k members, cross-fitted"), self._draw_steps(), *self._say_steps()]
         if len(self.members) > 1:
             parts += [_title("Each class, cross-fitted"), self._draw_classes()]
-            parts += [_title("Share of pixels at which two members disagree"), self._draw_disagreement()] * self._is_drawn()
-            parts += self._say_diversity()
+            if len(self.members) <= _DRAWN:
+                parts += [_title("Share of pixels at which two members disagree"), self._draw_disagreement()]
+            parts.append(
+                f"\nMembers disagree at {self.diversity.mean:.1%} of the pixels (mean over pairs); taking the right one at each "
+                f"pixel would score {self.diversity.oracle_miou:.4f} in sample."
+            )
         if self.stacks:
-            parts += [_title("Learned instead of chosen, cross-fitted"), self._draw_stacks(), self._say_stacks()]
+            parts += [_title("Learned combinations, cross-fitted"), self._draw_stacks(), self._say_stacks()]
         return Group(*parts)
 
     def _draw_members(self) -> Table:
         table = _start_table()
         _add_columns(table, "", "member", "name", "weight", "alone", *["adds"] * bool(self.contributions))
         for i, (key, weight) in enumerate(zip(self.members, self.weights, strict=True)):
-            cells = [str(i + 1), escape(key), escape(self.names[i]) if self.names else "", f"{weight:.3f}"]
+            cells = [str(i + 1), escape(key), escape(self.labels.names.get(key, "")), f"{weight:.3f}"]
             cells.append(f"{self.members_in_sample[i]:.4f}")
             cells += [f"{gain.value:+.4f}{'' if gain.is_significant else ' ?'}" for gain in self.contributions[i : i + 1]]
             table.add_row(*cells)
         if self.contributions:
-            table.caption = "In sample. adds: to the others (?: not told from 0)"
+            table.caption = "In sample. adds: to the other members (?: not significant)"
         return table
 
     def _draw_disagreement(self) -> Table:
@@ -204,15 +232,12 @@ class EnsembleReport:
             table.add_row(str(i + 1), *("" if i == j else f"{self.diversity.disagreement[i][j]:.1%}" for j in numbered))
         return table
 
-    def _is_drawn(self) -> bool:
-        return len(self.members) <= _DRAWN
-
     def _say_worth(self) -> list[str]:
         low, high = self.ci95
         return [
-            *self.notes,
+            *self.labels.notes,
             f"Search: {self.search} ({self.reason}). Combined as {_COMBINED[self.mean]}.",
-            f"mIoU, cross-fitted: {self.miou:.4f} (95 % interval {low:.4f} to {high:.4f})",
+            f"mIoU, cross-fitted: {self.miou:.4f} (95 % CI {low:.4f} to {high:.4f})",
             f"Gain over the best single trial: {_write(self.gain)}: {self._verdict()}.",
             f"In sample: {self.miou_in_sample:.4f}, optimistic by {self.optimism:.4f}: the members were chosen on these images; "
             f"best single trial {self.best_single_in_sample:.4f} ({escape(self.best_single)}).",
@@ -220,7 +245,7 @@ class EnsembleReport:
 
     def _draw_steps(self) -> Table:
         table = _start_table()
-        _add_columns(table, "k", "mIoU", "95 % interval", "over the best single", "over the last line")
+        _add_columns(table, "k", "mIoU", "95 % CI", "over the best single", "over the line above")
         for step in self.steps:
             gains = ["" if step.last is None else _write(gain, 3) for gain in (step.gain, step.last) if gain is not None]
             table.add_row(str(step.k), f"{step.miou.value:.4f}", f"{step.miou.low:.3f} to {step.miou.high:.3f}", *gains)
@@ -228,9 +253,9 @@ class EnsembleReport:
 
     def _say_steps(self) -> list[str]:
         if self.pays_up_to == 1:
-            return ["No single step is told from the one before it by these images."]
-        more = "" if self.pays_up_to == self.steps[-1].k else ": what more members add is not told from 0"
-        return [f"It pays up to k = {self.pays_up_to}{more}."]
+            return ["No step is significantly better than the one before it."]
+        more = "" if self.pays_up_to == self.steps[-1].k else ": the gain of further members is not significant"
+        return [f"More members pay up to k = {self.pays_up_to}{more}."]
 
     def _draw_classes(self) -> Table:
         table = _start_table()
@@ -250,24 +275,20 @@ class EnsembleReport:
     def _say_stacks(self) -> str:
         paying = [stack.name for stack in self.stacks if stack.over_chosen.low > 0]
         if paying:
-            return f"Pays beyond the chosen members: {', '.join(paying)}. `predict` knows the chosen members only."
-        return "No learned combination is told to be better than the chosen members."
-
-    def _say_diversity(self) -> list[str]:
-        return [
-            f"\nMembers disagree at {self.diversity.mean:.1%} of the pixels (mean over pairs); taking the right one at each "
-            f"pixel would score {self.diversity.oracle_miou:.4f} in sample."
-        ]
+            return (
+                f"Significantly better than the chosen members: {', '.join(paying)}. `predict` supports only the chosen members."
+            )
+        return "No learned combination is significantly better than the chosen members."
 
     def _verdict(self) -> str:
         if self.gain.low > 0:
             return f"positive in {self.gain.probability:.1%} of the resamples"
         if self.gain.high < 0:
-            return "the ensemble is worse; take the single trial"
+            return "the ensemble is significantly worse; use the single trial"
         return f"no evidence of a gain; positive in {self.gain.probability:.0%} of the resamples"
 
     def _name(self, c: int) -> str:
-        return self.class_names.get(c, f"class {c}")
+        return self.labels.class_names.get(c, f"class {c}")
 
 
 def _title(text: str) -> str:
@@ -279,7 +300,7 @@ def _start_table() -> Table:
 
 
 def _add_columns(table: Table, *titles: str) -> None:
-    texts = ("member", "name", "95 % interval", "class", "combination")
+    texts = ("member", "name", "95 % CI", "class", "combination")
     for title in titles:
         justify = "left" if title in texts else "right"
         table.add_column(title, justify=justify, overflow="fold", no_wrap=title == "member")  # type: ignore[arg-type]  # rich wants literals

@@ -28,7 +28,7 @@ _MAX_IN_MEMORY = 2**28
 
 
 @dataclass(frozen=True)
-class Layout:
+class BlockLayout:
     """Where each scored pixel stands. Pixels that are not scored stand nowhere."""
 
     num_images: int
@@ -79,7 +79,7 @@ class Layout:
         return np.flatnonzero(is_wanted[self.image_of_run])
 
 
-def make_layout(labels: NDArray[np.uint8], num_classes: int) -> Layout:
+def make_layout(labels: NDArray[np.uint8], num_classes: int) -> BlockLayout:
     """Lay out the pixels of labels (V, P) that are not UNSCORED, image by image and in it class by class."""
     num_images, num_pixels = labels.shape
     scored = np.flatnonzero(labels != UNSCORED)
@@ -95,7 +95,7 @@ def make_layout(labels: NDArray[np.uint8], num_classes: int) -> Layout:
     offset = np.arange(len(scored)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     pixels[np.repeat(run_start[:-1] * LANES, lengths) + offset] = scored % num_pixels
     of_run = np.repeat(numbers, pieces)
-    return Layout(
+    return BlockLayout(
         num_images=num_images,
         num_pixels=num_pixels,
         num_classes=num_classes,
@@ -106,7 +106,7 @@ def make_layout(labels: NDArray[np.uint8], num_classes: int) -> Layout:
     )
 
 
-def make_blocks(layout: Layout, predictions: Iterable[NDArray[np.uint8]], *, num_candidates: int) -> list[Blocks]:
+def make_blocks(layout: BlockLayout, predictions: Iterable[NDArray[np.uint8]], *, num_candidates: int) -> list[Blocks]:
     """Regroup every candidate, one after another; many of them are kept in a temporary file, mapped into memory."""
     shape = (num_candidates, *layout.shape)
     if np.prod(shape) <= _MAX_IN_MEMORY:
@@ -123,7 +123,7 @@ def make_blocks(layout: Layout, predictions: Iterable[NDArray[np.uint8]], *, num
 class Grouped(Sequence[NDArray[np.uint8]]):
     """Candidates as blocks; as a sequence, their predictions (V, C, P), 0 where nothing is scored, each made when asked for."""
 
-    layout: Layout
+    layout: BlockLayout
     blocks: Sequence[Blocks]
 
     def __len__(self) -> int:
@@ -133,7 +133,7 @@ class Grouped(Sequence[NDArray[np.uint8]]):
         return self.layout.restore(self.blocks[i])
 
 
-def read_blocks(folder: Path, cache: Path, layout: Layout) -> NDArray[np.uint8]:
+def read_blocks(folder: Path, cache: Path, layout: BlockLayout) -> NDArray[np.uint8]:
     """Map stored probabilities into memory, read-only, regrouped by the layout of their labels; as outputs.read_predictions."""
     info = read_info(folder)
     path = cache / f"{info.predictions_sha256}.{layout.digest}.blocks"

@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.ensemble.selection.blocks import Blocks, Layout
+from orchestrator.ensemble.selection.blocks import BlockLayout, Blocks
 from orchestrator.ensemble.selection.kernel import add_up_runs, count_arithmetic, count_by_table
 from orchestrator.state.machine import count_cores
 from trainers.prediction.means import Mean, make_table
@@ -32,7 +32,7 @@ class CandidateCounter:
     The counts are whole numbers: neither the number of threads nor the order of anything changes them.
     """
 
-    def __init__(self, layout: Layout, blocks: Sequence[Blocks], mean: Mean) -> None:
+    def __init__(self, layout: BlockLayout, blocks: Sequence[Blocks], mean: Mean) -> None:
         """Count in these blocks, all laid out by ``layout``; they must not change, and are not copied."""
         self._layout = layout
         self._blocks = blocks  # alive as long as their addresses are used
@@ -103,7 +103,7 @@ class CandidateCounter:
         return confusions
 
 
-def _make_tiles(layout: Layout) -> list[tuple[int, int]]:
+def _make_tiles(layout: BlockLayout) -> list[tuple[int, int]]:
     """Consecutive runs, from and up to, of about _TILE bytes."""
     most = max(1, math.ceil(_TILE / (math.prod(layout.shape[1:]))))
     cuts = [0]

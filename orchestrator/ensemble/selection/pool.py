@@ -30,7 +30,7 @@ class Limit:
 
 
 @dataclass(frozen=True)
-class Search:
+class SelectionRules:
     """How members are searched for. models: candidate -> whose predictions it is; two of one model are never members together."""
 
     name: SearchName = "auto"
@@ -38,7 +38,7 @@ class Search:
     models: Mapping[str, str] = field(default_factory=dict)
 
 
-DEFAULT_SEARCH = Search()
+DEFAULT_RULES = SelectionRules()
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Pool:
 
     def rank_singles(self, images: NDArray[np.int64], limits: Sequence[Limit] = ()) -> list[float]:
         """MIoU of each candidate alone on these images, -inf of those that cost more alone than is allowed."""
-        return [float(score) for score in _Scores(self, images, Search(limits=tuple(limits)))(())]
+        return [float(score) for score in _Scores(self, images, SelectionRules(limits=tuple(limits)))(())]
 
     def count(self, members: Iterable[int], images: NDArray[np.int64]) -> NDArray[np.int64]:
         """Confusion matrices (n, C, C) of the members' mean on these images; who is named twice counts twice."""
@@ -119,19 +119,19 @@ class Pool:
         *,
         k: int,
         exactly: bool = False,
-        search: Search = DEFAULT_SEARCH,
+        rules: SelectionRules = DEFAULT_RULES,
     ) -> Selection:
         """Choose up to ``k`` distinct members on these images, or ``k`` of them where fewer would score better.
 
         Raises:
             EnsembleError: there are no members within the limits, or with ``exactly`` not so many.
         """
-        num_models = len({search.models.get(key, key) for key in self.keys})
+        num_models = len({rules.models.get(key, key) for key in self.keys})
         if exactly and k > num_models:
             raise EnsembleError(f"exactly {k} members asked for, but the candidates are of {num_models} models, one member each.")
         num_bytes = int(np.prod(self.layout.shape))
-        name, reason = choose(search.name, num_candidates=len(self.keys), k=k, num_bytes=num_bytes)
-        found = SEARCHES[name](_Scores(self, images, search), k, exactly=exactly)
+        name, reason = choose(rules.name, num_candidates=len(self.keys), k=k, num_bytes=num_bytes)
+        found = SEARCHES[name](_Scores(self, images, rules), k, exactly=exactly)
         repeats = Counter(found.members)
         if exactly and len(repeats) < k:
             raise EnsembleError(f"exactly {k} members asked for, but only {len(repeats)} fit the limits together. Raise them.")
@@ -148,11 +148,11 @@ class Pool:
 class _Scores:
     """What a search asks of a pool: scores on some images, within limits, of one candidate a model."""
 
-    def __init__(self, pool: Pool, images: NDArray[np.int64], search: Search) -> None:
-        limits = search.limits
+    def __init__(self, pool: Pool, images: NDArray[np.int64], rules: SelectionRules) -> None:
+        limits = rules.limits
         self.num_candidates = len(pool.keys)
         self._pool, self._images = pool, images
-        self._models = np.unique([search.models.get(key, key) for key in pool.keys], return_inverse=True)[1]
+        self._models = np.unique([rules.models.get(key, key) for key in pool.keys], return_inverse=True)[1]
         self._most = np.array([limit.most for limit in limits])
         self._costs = np.array([[limit.costs[key] for limit in limits] for key in pool.keys]).reshape(len(pool.keys), -1)
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from orchestrator.ensemble.best import take_latest_data
-from orchestrator.ensemble.candidates import Candidate
+from orchestrator.ensemble.candidates import EnsembleCandidate
 from orchestrator.tracking.reader.row import RunRow
 from orchestrator.tracking.tags import Tag
 
 
-def make_candidate(key: str, *, start_s: float, scored: str) -> Candidate:
+def make_candidate(key: str, *, start_s: float, scored: str) -> EnsembleCandidate:
     """A finished trial."""
     row = RunRow(key, "1", f"trial {key}", {}, {}, {Tag.KEY: key, Tag.SCORED_FINGERPRINT: scored}, start_s)
-    return Candidate(key, row.name, (row,))
+    return EnsembleCandidate(key, row.name, (row,))
 
 
 def test_of_changed_data_the_latest_count() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from orchestrator.analysis.stats import compute_miou
-from orchestrator.ensemble.best import best_ensemble
+from orchestrator.ensemble.best import EnsembleOptions, best_ensemble
 from orchestrator.ensemble.evaluation.report import EnsembleReport
 from orchestrator.ensemble.predict.export import export
 from orchestrator.ensemble.predict.predict import predict
@@ -85,7 +85,7 @@ def report(home: Home) -> EnsembleReport:
     """The three of them together."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The ``noload`` loader strategy", category=DeprecationWarning)
-        return best_ensemble(RunReader(TrackingLocation.of(home)), ["s"], cache=home.cache, k=3, exactly=True)
+        return best_ensemble(RunReader(TrackingLocation.of(home)), ["s"], EnsembleOptions(k=3, exactly=True), cache=home.cache)
 
 
 def test_the_second_set_changes_nothing_of_the_first(train: Train, tmp_path: Path) -> None:
@@ -131,9 +131,9 @@ def test_the_run_has_the_second_set_and_says_what_it_is_worth(home: Home, tmp_pa
     results = {row.key: TrialFolder(home.trial_folder(row.key)).result() for row in rows}
     assert all(row.metrics[FLIPS_MIOU] == results[row.key].metrics[FLIPS_MIOU] for row in rows)
 
-    here = best_ensemble(RunReader(TrackingLocation.of(home)), ["s"], cache=tmp_path / "here", k=2)
+    here = best_ensemble(RunReader(TrackingLocation.of(home)), ["s"], EnsembleOptions(k=2), cache=tmp_path / "here")
     reader = RunReader(replace(TrackingLocation.of(home), trials=tmp_path / "nothing"))
-    there = best_ensemble(reader, ["s"], cache=tmp_path / "there", k=2)
+    there = best_ensemble(reader, ["s"], EnsembleOptions(k=2), cache=tmp_path / "there")
     assert there == here
     fetched = {path.parent.parent.name for path in (tmp_path / "there" / "files").glob("*/flips/predictions.zst")}
     assert fetched == {row.run_id for row in rows}

@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.analysis.compare import compare_runs
 from orchestrator.analysis.leaderboard import load_leaderboard
-from orchestrator.ensemble.best import best_ensemble
+from orchestrator.ensemble.best import EnsembleOptions, best_ensemble
 from orchestrator.ensemble.candidates import join_predictions, list_candidates
 from orchestrator.ensemble.predict.predict import predict
 from orchestrator.errors import EnsembleError
@@ -63,7 +63,7 @@ def home(make_spec: Callable[..., TrialSpec], tiny_data: Path, tmp_path_factory:
 def test_a_member_is_a_configuration_on_the_images_of_all_folds(home: Home) -> None:
     """Sixteen images, half a configuration left out; its run names the folds' trials in equal parts, and these predict."""
     reader = RunReader(TrackingLocation.of(home))
-    report = best_ensemble(reader, ["folded"], cache=home.cache, k=2, exactly=True)
+    report = best_ensemble(reader, ["folded"], EnsembleOptions(k=2, exactly=True), cache=home.cache)
     assert (report.num_candidates, report.num_images) == (2, 16)
     assert sorted(report.names) == ["fast seed 0", "slow seed 0"]
     trials = [key for keys in report.trials.values() for key in keys]

@@ -15,7 +15,7 @@ from orchestrator.analysis.stats import compute_miou
 from orchestrator.ensemble import select_ensemble
 from orchestrator.ensemble.evaluation.diversity import measure_diversity
 from orchestrator.ensemble.evaluation.evaluate import evaluate
-from orchestrator.ensemble.selection.pool import Limit, Pool, Search
+from orchestrator.ensemble.selection.pool import Limit, Pool, SelectionRules
 from orchestrator.errors import EnsembleError
 from trainers.metrics import confusion_per_image
 from trainers.prediction.means import Mean
@@ -168,9 +168,9 @@ def test_limits_hold_for_the_best_single_too(k: int) -> None:
     truth = np.stack([labels == c for c in range(3)], axis=1)
     keys, best = [f"k{i}" for i in range(6)], (truth * 200).astype(np.uint8)
     costs = dict.fromkeys(keys, 1.0) | {"large": 9.0}
-    limited = Search("greedy", (Limit("parameters", 4, costs),))
-    report = evaluate(Pool([*keys, "large"], [*predictions, best], labels, (0,)), k=k, search=limited)
-    alone = evaluate(Pool(keys, predictions, labels, (0,)), k=k, search=Search("greedy"))
+    limited = SelectionRules("greedy", (Limit("parameters", 4, costs),))
+    report = evaluate(Pool([*keys, "large"], [*predictions, best], labels, (0,)), k=k, rules=limited)
+    alone = evaluate(Pool(keys, predictions, labels, (0,)), k=k, rules=SelectionRules("greedy"))
     assert (report.members, report.miou, report.gain) == (alone.members, alone.miou, alone.gain)
     assert (report.best_single, report.steps[0]) == (alone.best_single, alone.steps[0])
 

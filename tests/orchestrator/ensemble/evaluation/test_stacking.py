@@ -46,7 +46,7 @@ def test_the_linear_model_learns_what_no_mean_can() -> None:
     console = Console(width=100)
     with console.capture() as captured:
         console.print(report.render())
-    assert "Pays beyond the chosen members: linear at each pixel" in captured.get()
+    assert "Significantly better than the chosen members: linear at each pixel" in captured.get()
 
 
 def test_with_nothing_to_learn_from_the_linear_model_is_the_plain_mean() -> None:

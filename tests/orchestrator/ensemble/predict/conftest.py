@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from orchestrator.ensemble.best import best_ensemble
+from orchestrator.ensemble.best import EnsembleOptions, best_ensemble
 from orchestrator.ensemble.evaluation.report import EnsembleReport
 from orchestrator.launchers.worker.main import work
 from orchestrator.launchers.worker.slot import Slot
@@ -61,7 +61,9 @@ def trained(make_trial: Callable[..., TrialFolder], tiny_data: Path, tmp_path_fa
             work(trial.path, Slot("cpu-0", "", 1), lambda: False)
             recorder.send(sweep, trial, ended=True)
             trials.append(trial.spec())
-        report = best_ensemble(RunReader(TrackingLocation.of(home)), [sweep], cache=home.cache, k=3, exactly=True)
+        report = best_ensemble(
+            RunReader(TrackingLocation.of(home)), [sweep], EnsembleOptions(k=3, exactly=True), cache=home.cache
+        )
     data = open_dataset(tiny_data)
     val = split_dataset(data, trials[0].data, None).split.val
     images, masks = np.asarray(data.images[val])[..., 0], np.asarray(data.masks[val])

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from orchestrator.analysis.stats import compute_miou
-from orchestrator.ensemble.best import best_ensemble
+from orchestrator.ensemble.best import EnsembleOptions, best_ensemble
 from orchestrator.ensemble.predict.predict import predict
 from orchestrator.ensemble.selection.strategies import SearchName
 from orchestrator.errors import PredictError, TrackingError
@@ -67,7 +67,9 @@ def test_weights_and_other_means_reproduce_theirs(trained, search: SearchName, m
     """The run says how its members are weighed and combined, and predictions do the same."""
     home = Home(tmp_path / "home" / "mlruns")
     shutil.copytree(trained.home.root, home.root)
-    report = best_ensemble(RunReader(TrackingLocation.of(home)), [trained.sweep], cache=home.cache, k=3, search=search, mean=mean)
+    report = best_ensemble(
+        RunReader(TrackingLocation.of(home)), [trained.sweep], EnsembleOptions(k=3, search=search, mean=mean), cache=home.cache
+    )
     out = tmp_path / "masks.npz"
     predict(str(report.run_id), trained.source, out=out, home=home)
     confusions = confusion_per_image(load_masks(out), trained.masks, num_classes=5, ignore_classes=(0,))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from orchestrator.analysis.stats import compute_miou
 from orchestrator.ensemble.selection import blocks
-from orchestrator.ensemble.selection.pool import Limit, Pool, Search
+from orchestrator.ensemble.selection.pool import Limit, Pool, SelectionRules
 from orchestrator.ensemble.selection.strategies import SearchName, choose
 from orchestrator.errors import EnsembleError
 from trainers.metrics import confusion_per_image
@@ -65,7 +65,7 @@ def test_greedy_equals_brute_force(seed: int, levels: int) -> None:
         return  # copies count once here, not in the plain loop
     members, trajectory = choose_naively(case, 4)
     for exactly, size in ((True, 4), (False, 1 + int(np.argmax(trajectory)))):
-        selection = pool.select(np.arange(7), k=4, exactly=exactly, search=Search("greedy"))
+        selection = pool.select(np.arange(7), k=4, exactly=exactly, rules=SelectionRules("greedy"))
         assert [pool.keys[i] for i in selection.members] == members[:size]
         assert (list(selection.trajectory), selection.miou) == (trajectory, trajectory[size - 1])
     assert pool.select(np.arange(7), k=4).miou >= max(trajectory)
@@ -93,7 +93,7 @@ def test_searches_stand_in_their_order(mean: Mean, seed: int, exactly: bool) -> 
     case = make_case(seed, num_candidates=7, levels=64)
     pool = Pool(*case, IGNORED, mean=mean)
     found = {
-        name: pool.select(np.arange(7), k=3, exactly=exactly, search=Search(name))
+        name: pool.select(np.arange(7), k=3, exactly=exactly, rules=SelectionRules(name))
         for name in ("greedy", "swap", "beam", "exhaustive")
     }
     assert found["exhaustive"].miou >= found["beam"].miou >= found["greedy"].miou
@@ -113,7 +113,7 @@ def test_weights_are_what_repeated_members_come_to(seed: int) -> None:
     """With replacement: at most k distinct members, whose weights are multiples of one over the additions; numpy agrees."""
     case = make_case(seed, num_candidates=8)
     pool = pool_of(case)
-    selection = pool.select(np.arange(7), k=3, search=Search("weighted"))
+    selection = pool.select(np.arange(7), k=3, rules=SelectionRules("weighted"))
     assert len(selection.members) <= 3
     assert sum(selection.weights) == pytest.approx(1)
     num_additions = len(selection.repeated)
@@ -136,10 +136,10 @@ def test_limits_hold_for_every_search(name: SearchName, seed: int) -> None:
     case = make_case(seed, num_candidates=7)
     costs = dict(zip(case[0], np.random.default_rng(seed).integers(1, 10, 7).tolist(), strict=True))
     pool = pool_of(case)
-    selection = pool.select(np.arange(7), k=4, search=Search(name, (Limit("parameters", 10, costs),)))
+    selection = pool.select(np.arange(7), k=4, rules=SelectionRules(name, (Limit("parameters", 10, costs),)))
     assert sum(costs[pool.keys[i]] for i in selection.members) <= 10
     with pytest.raises(EnsembleError, match="within the limits"):
-        pool.select(np.arange(7), k=4, search=Search(name, (Limit("parameters", 0, costs),)))
+        pool.select(np.arange(7), k=4, rules=SelectionRules(name, (Limit("parameters", 0, costs),)))
 
 
 @pytest.mark.parametrize("name", ["greedy", "weighted", "swap", "beam", "exhaustive"])
@@ -149,14 +149,14 @@ def test_of_a_model_one_set_of_predictions_is_a_member_at_most(name: SearchName,
     """In every search; trying every set finds the best of those that are left, and more members than models is told."""
     case = make_case(seed, num_candidates=6, levels=64)
     pool, models = pool_of(case), {key: f"m{i // 2}" for i, key in enumerate(case[0])}
-    selection = pool.select(np.arange(7), k=3, exactly=True, search=Search(name, models=models))
+    selection = pool.select(np.arange(7), k=3, exactly=True, rules=SelectionRules(name, models=models))
     assert len({models[pool.keys[i]] for i in selection.members}) == 3
     if name == "exhaustive":
         sets = combinations(zip(case[0], case[1], strict=True), 3)
         allowed = [[array for _, array in one] for one in sets if len({models[key] for key, _ in one}) == 3]
         assert selection.miou == max(score_naively(members, case[2]) for members in allowed)
     with pytest.raises(EnsembleError, match=r"exactly 4 .* of 3 models"):
-        pool.select(np.arange(7), k=4, exactly=True, search=Search(name, models=models))
+        pool.select(np.arange(7), k=4, exactly=True, rules=SelectionRules(name, models=models))
 
 
 def test_exactly_k_within_limits_is_found_or_told() -> None:
@@ -165,9 +165,9 @@ def test_exactly_k_within_limits_is_found_or_told() -> None:
     best = pool_of(case).select(np.arange(7), k=1).members[0]
     pool, costs = pool_of(case), {key: 9.0 if i == best else 4.0 for i, key in enumerate(case[0])}
     limit = (Limit("parameters", 10, costs),)
-    assert len(pool.select(np.arange(7), k=2, exactly=True, search=Search("exhaustive", limit)).members) == 2
+    assert len(pool.select(np.arange(7), k=2, exactly=True, rules=SelectionRules("exhaustive", limit)).members) == 2
     with pytest.raises(EnsembleError, match="only 1 fit the limits"):
-        pool.select(np.arange(7), k=2, exactly=True, search=Search("greedy", limit))
+        pool.select(np.arange(7), k=2, exactly=True, rules=SelectionRules("greedy", limit))
 
 
 def test_auto_tries_all_sets_only_where_they_are_few() -> None:

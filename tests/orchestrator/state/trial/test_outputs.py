@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator.ensemble.best import read_groups
+from orchestrator.ensemble.pooling import read_groups
 from orchestrator.ensemble.selection.blocks import make_layout, read_blocks
 from orchestrator.ensemble.selection.pool import mark_unscored
 from orchestrator.errors import EnsembleError

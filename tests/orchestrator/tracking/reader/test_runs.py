@@ -16,8 +16,9 @@ from mlflow import MlflowClient
 from orchestrator.analysis.leaderboard import load_leaderboard
 from orchestrator.analysis.report.ensemble_section import load_chosen
 from orchestrator.analysis.stats import compute_miou
-from orchestrator.ensemble.best import best_ensemble, fetch_predictions
+from orchestrator.ensemble.best import EnsembleOptions, best_ensemble
 from orchestrator.ensemble.candidates import Wanted
+from orchestrator.ensemble.pooling import fetch_predictions
 from orchestrator.errors import EnsembleError, TrackingError
 from orchestrator.state.trial.outputs import PREDICTION_FILES, write_predictions
 from orchestrator.tracking.client import connect
@@ -200,7 +201,7 @@ def test_an_ensemble_belongs_to_the_first_sweep_named(
     record(location, worker, "a-first-key", seed=5, sweep="other")
 
     def experiment_of(sweeps: list[str]) -> str:
-        report = best_ensemble(reader, sweeps, cache=tmp_path, k=2)
+        report = best_ensemble(reader, sweeps, EnsembleOptions(k=2), cache=tmp_path)
         return str(MlflowClient(tracking_uri=location.uri).get_run(report.run_id).info.experiment_id)
 
     assert experiment_of(["s", "other"]) == reader.experiment_id("s")
@@ -221,21 +222,21 @@ def test_the_best_ensemble_never_splits_groups(location: TrackingLocation, worke
 
 def test_the_best_ensemble_is_a_run_of_the_sweep(reader: RunReader, location: TrackingLocation, tmp_path: Path) -> None:
     """Its members, figures and document are on the page, and asking again adds nothing."""
-    report = best_ensemble(reader, ["s"], cache=tmp_path, k=2)
+    report = best_ensemble(reader, ["s"], EnsembleOptions(k=2), cache=tmp_path)
     assert set(report.members) <= {"k0", "k1", "k2"}
     run = MlflowClient(tracking_uri=location.uri).get_run(report.run_id)
     assert (run.data.tags["kind"], run.info.status, run.data.metrics["val/miou"]) == ("ensemble", "FINISHED", report.miou)
     document = MlflowClient(tracking_uri=location.uri).download_artifacts(report.run_id, "ensemble.json", str(tmp_path))
     assert json.loads(Path(document).read_text())["members"] == list(report.members)
-    assert best_ensemble(reader, ["s"], cache=tmp_path, k=2) == report
+    assert best_ensemble(reader, ["s"], EnsembleOptions(k=2), cache=tmp_path) == report
     assert len(reader.list_runs(["s"])) == 3
 
 
 def test_what_was_chosen_again_was_chosen_last(reader: RunReader, location: TrackingLocation, tmp_path: Path) -> None:
     """A sweep's name stands for it although its run began before another's; the report shows it."""
-    first = best_ensemble(reader, ["s"], cache=tmp_path, k=2, exactly=True)
-    assert best_ensemble(reader, ["s"], cache=tmp_path, k=1).run_id == find_model(location, "s").run_id
-    assert best_ensemble(reader, ["s"], cache=tmp_path, k=2, exactly=True).run_id == first.run_id
+    first = best_ensemble(reader, ["s"], EnsembleOptions(k=2, exactly=True), cache=tmp_path)
+    assert best_ensemble(reader, ["s"], EnsembleOptions(k=1), cache=tmp_path).run_id == find_model(location, "s").run_id
+    assert best_ensemble(reader, ["s"], EnsembleOptions(k=2, exactly=True), cache=tmp_path).run_id == first.run_id
     assert find_model(location, "s").run_id == first.run_id
     chosen = load_chosen(reader, "s", cache=tmp_path)
     assert chosen is not None
@@ -244,31 +245,31 @@ def test_what_was_chosen_again_was_chosen_last(reader: RunReader, location: Trac
 
 def test_predictions_that_score_otherwise_are_named(reader: RunReader, location: TrackingLocation, tmp_path: Path) -> None:
     """A copy in the cache whose bytes were altered is found out by what the trial's run says of it."""
-    best_ensemble(reader, ["s"], cache=tmp_path, k=2)
+    best_ensemble(reader, ["s"], EnsembleOptions(k=2), cache=tmp_path)
     for path in (tmp_path / "predictions").glob("*.blocks"):
         path.write_bytes(bytes(path.stat().st_size))
     with pytest.raises(EnsembleError, match=r"trial k\d \(k\d\): its predictions score"):
-        best_ensemble(reader, ["s"], cache=tmp_path, k=2)
+        best_ensemble(reader, ["s"], EnsembleOptions(k=2), cache=tmp_path)
 
 
 def test_an_ensemble_s_document_has_the_documented_fields(reader: RunReader, tmp_path: Path) -> None:
     """With everything that options add."""
-    report = best_ensemble(reader, ["s"], cache=tmp_path, k=2, exactly=True, stack=True)
+    report = best_ensemble(reader, ["s"], EnsembleOptions(k=2, exactly=True, stack=True), cache=tmp_path)
     assert fields_of(report.to_json()) == documented_fields("best-ensemble")
 
 
 def test_candidates_are_narrowed_and_limited(reader: RunReader, location: TrackingLocation, worker, tmp_path: Path) -> None:
     """By what their runs say: only the seed asked for; no more parameters together than allowed; else what there is is said."""
-    everything = best_ensemble(reader, ["s"], cache=tmp_path, k=3, exactly=True)
+    everything = best_ensemble(reader, ["s"], EnsembleOptions(k=3, exactly=True), cache=tmp_path)
     assert len(everything.members) == 3
-    limited = best_ensemble(reader, ["s"], cache=tmp_path, k=3, wanted=Wanted(max_params=14))
+    limited = best_ensemble(reader, ["s"], EnsembleOptions(k=3, wanted=Wanted(max_params=14)), cache=tmp_path)
     assert (len(limited.members) <= 2, limited.num_candidates) == (True, 3)
-    some = best_ensemble(reader, ["s"], cache=tmp_path, k=3, wanted=Wanted(tags=(("key", "k1"),)))
+    some = best_ensemble(reader, ["s"], EnsembleOptions(k=3, wanted=Wanted(tags=(("key", "k1"),))), cache=tmp_path)
     assert some.members == ("k1",)
     with pytest.raises(EnsembleError, match=r"architecture Unett\. Found: Unet\."):
-        best_ensemble(reader, ["s"], cache=tmp_path, wanted=Wanted(archs=("Unett",)))
+        best_ensemble(reader, ["s"], EnsembleOptions(wanted=Wanted(archs=("Unett",))), cache=tmp_path)
     with pytest.raises(EnsembleError, match=r"No candidate is left.*latency_ms"):
-        best_ensemble(reader, ["s"], cache=tmp_path, wanted=Wanted(max_latency_ms=5))
+        best_ensemble(reader, ["s"], EnsembleOptions(wanted=Wanted(max_latency_ms=5)), cache=tmp_path)
 
 
 def test_what_was_scored_differently_is_never_combined(

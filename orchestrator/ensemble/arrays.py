@@ -1,0 +1,126 @@
+"""A user's arrays or .npy files -> the best ensemble of them: ``select_ensemble``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from orchestrator.errors import EnsembleError
+
+if TYPE_CHECKING:
+    from orchestrator.ensemble.evaluation.report import EnsembleReport
+    from orchestrator.ensemble.selection.strategies import SearchName
+    from trainers.prediction.means import Mean
+
+
+def select_ensemble(
+    predictions: Sequence[NDArray[Any] | str | Path],
+    labels: ArrayLike,
+    *,
+    k: int = 4,
+    ignore_classes: tuple[int, ...] = (0,),
+    keys: Sequence[str] | None = None,
+    exactly: bool = False,
+    groups: ArrayLike | None = None,
+    search: SearchName = "auto",
+    mean: Mean = "arithmetic",
+) -> EnsembleReport:
+    """Choose up to ``k`` predictions whose mean has the highest mIoU, and estimate what such a choice is worth on other images.
+
+    predictions: each (N, C, H, W), uint8 probabilities times 255 or floats in [0, 1], or the path of such a .npy file. Files may
+    exceed memory: they are mapped, and floats are converted to bytes one candidate at a time.
+    labels: (N, H, W) int, classes below C or 255 for void.
+    ignore_classes: classes whose pixels are not scored; void never is.
+    keys: names of the predictions. Ties go to the smaller key, or without keys to the earlier prediction.
+    groups: (N,) number or name of each image's group (a scene, a patient), which cross-fitting never splits.
+    search, mean: as ``--search`` and ``--combine`` of ``orchestrate best-ensemble``.
+
+    The main results are ``.members``, ``.weights``, ``.miou`` (cross-fitted), ``.ci95``, ``.miou_in_sample``, ``.trajectory``.
+
+    Raises:
+        EnsembleError: the arrays do not fit each other, or a file cannot be read.
+    """
+    from orchestrator.ensemble.evaluation.evaluate import evaluate  # numba takes a second
+    from orchestrator.ensemble.selection.pool import Pool, SelectionRules
+    from orchestrator.ensemble.selection.strategies import SEARCHES
+    from trainers.config import VOID
+    from trainers.prediction.means import Mean
+
+    names = [str(i) for i in range(len(predictions))] if keys is None else list(keys)
+    if len(names) != len(predictions):
+        raise EnsembleError(f"{len(names)} keys for {len(predictions)} predictions: expected one each.")
+    _check_choice("search", search, ("auto", *SEARCHES))
+    _check_choice("mean", mean, get_args(Mean))
+    named = list(zip(names, predictions, strict=True))
+    ordered = named if keys is None else sorted(named, key=lambda pair: pair[0])
+    checked, ignored = _check_labels(labels), tuple(c for c in ignore_classes if c != VOID)
+    pool = Pool([name for name, _ in ordered], _Converted(ordered), checked, ignored, mean=mean)
+    numbers = _number_groups(groups, len(checked))
+    return evaluate(pool, k=k, exactly=exactly, groups=numbers, rules=SelectionRules(search))
+
+
+class _Converted(Sequence[NDArray[np.uint8]]):
+    """A user's arrays as uint8, each converted when it is used, so that they are never all in memory."""
+
+    def __init__(self, named: Sequence[tuple[str, NDArray[Any] | str | Path]]) -> None:
+        self._named = named
+
+    def __len__(self) -> int:
+        return len(self._named)
+
+    def __getitem__(self, i: int) -> NDArray[np.uint8]:  # type: ignore[override]  # nobody takes slices
+        name, source = self._named[i]
+        return _convert(source, name)
+
+
+def _convert(source: NDArray[Any] | str | Path, name: str) -> NDArray[np.uint8]:
+    array = _open(source) if isinstance(source, str | Path) else source
+    if array.dtype == np.uint8:
+        return array
+    if not np.issubdtype(array.dtype, np.floating):
+        raise EnsembleError(f"{name}: predictions are {array.dtype}, expected uint8 (times 255) or floats in [0, 1].")
+    low, high = float(array.min(initial=0)), float(array.max(initial=0))
+    if not (low >= 0 and high <= 1):
+        raise EnsembleError(f"{name}: probabilities are {low} to {high}, expected 0 to 1. Apply a softmax first.")
+    from trainers.prediction.predict import quantize  # imports torch, which uint8 arrays do not need
+
+    quantized: NDArray[np.uint8] = quantize(np.asarray(array, dtype=np.float32))
+    return quantized
+
+
+def _open(path: str | Path) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError) as error:
+        raise EnsembleError(f"{path}: cannot be read as .npy: {error}.") from error
+    return array
+
+
+def _check_labels(labels: ArrayLike) -> NDArray[np.uint8]:
+    array = np.asarray(labels)
+    if not np.issubdtype(array.dtype, np.integer) or array.min(initial=0) < 0 or array.max(initial=0) > 255:
+        found = f"{array.dtype} of {array.min()} to {array.max()}" if array.size else f"{array.dtype} {array.shape}"
+        raise EnsembleError(f"labels are {found}, expected whole numbers: classes from 0, or 255 for void.")
+    return array.astype(np.uint8)
+
+
+def _number_groups(groups: ArrayLike | None, num_images: int) -> NDArray[np.int64] | None:
+    if groups is None:
+        return None
+    array = np.asarray(groups)
+    if array.shape != (num_images,):
+        raise EnsembleError(f"groups are {array.shape}, expected one of each image: {(num_images,)}.")
+    return np.unique(array, return_inverse=True)[1].astype(np.int64)
+
+
+def _check_choice(what: str, name: str, known: Iterable[str]) -> None:
+    from trainers.config import check_known
+
+    try:
+        check_known(name, known, what)
+    except ValueError as error:
+        raise EnsembleError(str(error)) from None

@@ -18,7 +18,14 @@ from orchestrator.dispatch.progress import SweepProgress
 from orchestrator.dispatch.resume import find_elsewhere, look_at_data, look_up, num_slots
 from orchestrator.dispatch.shutdown import Presence, heeding_stops, interrupted_by_stops, present
 from orchestrator.dispatch.summary import SweepReport, describe_data, describe_outcome, summarize_plan
-from orchestrator.ensemble.fixed import EnsembleOutcome, EnsembleState, Member, evaluate_ensembles, look_up_ensembles, make_record
+from orchestrator.ensemble.fixed import (
+    EnsembleOutcome,
+    EnsembleState,
+    MemberTrial,
+    evaluate_ensembles,
+    look_up_ensembles,
+    make_record,
+)
 from orchestrator.errors import LaunchError, TrackingError
 from orchestrator.launchers.base import Launcher, NothingToLaunch, Requester, SlotRequest
 from orchestrator.launchers.choose import LAUNCHERS
@@ -211,7 +218,7 @@ def run_plan(
             for trial in sorted(outcome.trials, key=lambda trial: position.get(trial.spec.key, len(position)))
         ),
         outcome.interrupted,
-        tuple(e.to_json_with_figures(tracker.run_id(spec.name, e.planned.title)) for e in ensembles),
+        tuple(e.to_json_with_result(tracker.run_id(spec.name, e.planned.title)) for e in ensembles),
         search.stopped_because,
         outcome.halted,
     )
@@ -222,7 +229,7 @@ def _combine(plan: Plan, outcome: Outcome, home: Home, console: Console) -> tupl
     if outcome.interrupted or outcome.halted or not plan.ensembles:
         return outcome, look_up_ensembles(plan, home)
     console.print(f"evaluating {len(plan.ensembles)} ensembles; Ctrl-C leaves them to the next run")
-    members = {trial.spec.key: Member(trial.state, trial.result, trial.reason) for trial in outcome.trials}
+    members = {trial.spec.key: MemberTrial(trial.state, trial.result, trial.reason) for trial in outcome.trials}
     try:
         found = evaluate_ensembles(plan, members, cache=home.cache, find_predictions=lambda trial: _find_predictions(home, trial))
     except KeyboardInterrupt:

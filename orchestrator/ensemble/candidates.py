@@ -1,16 +1,13 @@
-"""Trials -> candidates: each trial for itself, or all folds of one configuration and seed joined into one set of predictions.
+"""Finished trials -> candidates: each trial, or all folds of one configuration and seed joined into one set of predictions.
 
-Where a second set was kept, averaged over mirror images, it is a candidate of its own.
+A second set of predictions, averaged over mirror images, is another candidate.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +19,7 @@ from orchestrator.analysis.results import name_joined
 from orchestrator.analysis.trials import strip_seed
 from orchestrator.ensemble.selection.pool import Limit
 from orchestrator.errors import EnsembleError
+from orchestrator.state.files import replacing
 from orchestrator.state.trial.outputs import PredictionsInfo, read_info, read_labels, read_predictions, write_predictions
 from orchestrator.state.trial.records import FLIPS, FLIPS_MIOU, OBJECTIVE
 from orchestrator.tracking.tags import SYSTEM, Tag
@@ -36,11 +34,10 @@ _FLIPS: tuple[Flips, ...] = ("horizontal", "both")
 
 @dataclass(frozen=True)
 class EnsembleCandidate:
-    """What may become a member: one of the sets of predictions that some trials have left.
+    """A set of predictions that may become a member.
 
-    model: whose predictions they are: the trial's key, or the configuration's id and the seed. title: what people call that.
-    rows: one trial, or those of all folds, in the order of the folds. flips: mirror images that they are averaged over; None: as
-    the trials were validated.
+    model: the trial's key, or the configuration's id and the seed. title: its name for people. rows: one trial, or those of all
+    folds, in order. flips: mirror images that the predictions are averaged over; None: as the trials were validated.
     """
 
     model: str
@@ -58,23 +55,23 @@ class EnsembleCandidate:
 
     @property
     def metric(self) -> str:
-        """What the trials' runs call the mIoU of these predictions."""
+        """The metric of the trials' runs that holds the mIoU of these predictions."""
         return OBJECTIVE if self.flips is None else FLIPS_MIOU
 
     def list_files(self, names: Sequence[str]) -> list[str]:
-        """Where the trials keep these files of the predictions."""
+        """The paths of these files of the predictions within a trial's folder."""
         return list(names) if self.flips is None else [f"{FLIPS}/{name}" for name in names]
 
     def share(self, weight: float) -> dict[str, float]:
-        """Key of each trial -> what it weighs where the candidate weighs ``weight``: new pictures get the folds' mean."""
+        """Key of each trial -> its weight, if the candidate has ``weight``: a new image gets the mean of the folds."""
         return {row.key: weight / len(self.rows) for row in self.rows}
 
 
 def list_candidates(rows: Sequence[RunRow]) -> list[EnsembleCandidate]:
-    """Join the folds of finished trials; what lacks a fold is no candidate. In the order of their keys, with flips or without.
+    """List candidates in the order of their keys, with flips and without. A seed that lacks a fold is no candidate.
 
     Raises:
-        EnsembleError: all trials are folds, and none of their configurations is complete.
+        EnsembleError: all trials are folds, and no seed has all of them.
     """
     candidates = [EnsembleCandidate(row.key, row.name, (row,)) for row in rows if Tag.FOLD not in row.tags]
     by_seed: dict[tuple[str, str, str], dict[int, RunRow]] = defaultdict(dict)
@@ -97,16 +94,14 @@ def list_candidates(rows: Sequence[RunRow]) -> list[EnsembleCandidate]:
 
 
 def _flip(candidate: EnsembleCandidate) -> EnsembleCandidate | None:
-    """The candidate with the flips that all its trials have kept; None where they have not, or a later version's."""
+    """The candidate with the flips that all its trials have stored; None where there are none that this version knows."""
     kept = {row.tags.get(Tag.FLIPS) for row in candidate.rows}
     found: Flips | None = next((flips for flips in _FLIPS if kept == {flips}), None)
     return None if found is None else replace(candidate, flips=found)
 
 
 def join_predictions(folders: Sequence[Path], cache: Path) -> Path:
-    """The folder of predictions of all folds' validation images, one fold after another; made once, below ``cache``.
-
-    Memory holds them once more while they are joined.
+    """The folder with the predictions of all folds, one after another; made once, in ``cache``. All of them must fit into memory.
 
     Raises:
         EnsembleError: the folds do not fit each other, or a file is damaged.
@@ -115,39 +110,36 @@ def join_predictions(folders: Sequence[Path], cache: Path) -> Path:
         return folders[0]
     infos = [read_info(folder) for folder in folders]
     _check_alike(infos, folders)
-    joined = cache / f"folds-{_identify(infos)}"
+    documents = "\n".join(info.model_dump_json() for info in infos)
+    joined = cache / f"folds-{hashlib.sha256(documents.encode()).hexdigest()[:32]}"
     if joined.exists():
         return joined
     cache.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=cache, prefix=".folds."))
-    write_predictions(
-        scratch,
-        np.concatenate([read_predictions(folder, cache) for folder in folders]),
-        np.concatenate([read_labels(folder, cache) for folder in folders]),
-        ignore_classes=infos[0].ignore_classes,
-        scored_fingerprint=",".join(info.scored_fingerprint for info in infos),
-        groups=_join_groups(infos),
-    )
     try:
-        os.replace(scratch, joined)
-    except OSError:  # another process was faster
-        shutil.rmtree(scratch)
+        with replacing(joined) as scratch:
+            scratch.mkdir()
+            write_predictions(
+                scratch,
+                np.concatenate([read_predictions(folder, cache) for folder in folders]),
+                np.concatenate([read_labels(folder, cache) for folder in folders]),
+                ignore_classes=infos[0].ignore_classes,
+                scored_fingerprint=",".join(info.scored_fingerprint for info in infos),
+                groups=_join_groups(infos),
+            )
+    except OSError:
+        if not joined.exists():  # else another process was faster
+            raise
     return joined
 
 
 def _join_groups(infos: Sequence[PredictionsInfo]) -> NDArray[np.int64]:
-    """The splitting keeps a group within one fold, so that numbers of two folds never mean the same group."""
+    """No group is split between folds, so equal numbers in two folds are different groups."""
     parts, first = [], 0
     for info in infos:
         own = np.arange(info.shape[0]) if info.groups is None else np.unique(info.groups, return_inverse=True)[1]
         parts.append(own + first)
         first += int(own.max()) + 1
     return np.concatenate(parts).astype(np.int64)
-
-
-def _identify(infos: Sequence[PredictionsInfo]) -> str:
-    text = "\n".join(info.model_dump_json() for info in infos)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _check_alike(infos: Sequence[PredictionsInfo], folders: Sequence[Path]) -> None:
@@ -157,7 +149,7 @@ def _check_alike(infos: Sequence[PredictionsInfo], folders: Sequence[Path]) -> N
         listed = zip(folders, infos, strict=True)
         found = "; ".join(f"{folder}: {info.shape}, {info.scored_fingerprint}" for folder, info in listed)
         raise EnsembleError(
-            f"These folds cannot be joined: {found}. Expected one size, the same classes, and images of its own for each fold."
+            f"These folds cannot be joined: {found}. Expected one size, the same classes, and different images for each fold."
         )
 
 
@@ -166,25 +158,26 @@ def _check_alike(infos: Sequence[PredictionsInfo], folders: Sequence[Path]) -> N
 
 @dataclass(frozen=True)
 class Wanted:
-    """Candidates of these architectures, with all these tags; members of at most so many parameters and milliseconds together."""
+    """Which trials may become members, and limits for all members together."""
 
     archs: tuple[str, ...] = ()
     tags: tuple[tuple[str, str], ...] = ()
-    """Name and value, as MLflow's page shows them: of a tag, or of a parameter of the configuration."""
+    """Name and value of a run's tag, or of a parameter of the configuration."""
     max_params: float | None = None
     max_latency_ms: float | None = None
 
     def narrow(self, rows: Sequence[RunRow]) -> tuple[list[RunRow], tuple[str, ...]]:
-        """The rows that are wanted and whose costs are known, and sentences about those left out for what nobody knows of them.
+        """The wanted rows whose costs are known, and sentences about those whose costs are not.
 
         Raises:
-            EnsembleError: none is left; the message says what there is.
+            EnsembleError: none is left; the message lists what exists.
         """
         kept = list(rows)
         if self.archs:
-            kept = _keep(kept, lambda row: row.params.get("arch", ""), self.archs, what="architecture")
+            kept = _keep(kept, [row.params.get("arch", "") for row in kept], self.archs, what="architecture")
         for name, value in self.tags:
-            kept = _keep(kept, lambda row, name=name: _read(row, name), (value,), what=f"tag {name}")  # type: ignore[misc]  # mypy sees no default of a lambda
+            found = [row.tags.get(name, row.params.get(name, "")) for row in kept]
+            kept = _keep(kept, found, (value,), what=f"tag {name}")
         notes = []
         for most, tag in self._limits():
             unknown = [row.name for row in kept if most is not None and not row.tags.get(tag)]
@@ -198,7 +191,7 @@ class Wanted:
         return kept, tuple(notes)
 
     def make_limits(self, candidates: Iterable[EnsembleCandidate]) -> tuple[Limit, ...]:
-        """What the search has to keep to; every trial must have its costs, which those of folds are all of."""
+        """The limits for the search; every trial must have its costs. The cost of a candidate with folds is the sum over them."""
         costly = list(candidates)
         return tuple(
             Limit(tag.removeprefix(SYSTEM), most, {candidate.key: _add_up(candidate, tag) for candidate in costly})
@@ -214,7 +207,7 @@ EVERYTHING = Wanted()
 
 
 def _add_up(candidate: EnsembleCandidate, tag: str) -> float:
-    """What the trials cost together; one picture takes as long for each of its mirror images, which no trial measures itself."""
+    """The sum over the trials. Trials measure latency without flips, so it is multiplied by the number of mirror images."""
     if tag != Tag.LATENCY_MS:
         return sum(float(row.tags[tag]) for row in candidate.rows)
     views = [len(FLIPPED_AXES.get(candidate.flips or row.params.get("test_time_flips", "none"), ((),))) for row in candidate.rows]
@@ -222,10 +215,10 @@ def _add_up(candidate: EnsembleCandidate, tag: str) -> float:
 
 
 def parse_tag(text: str) -> tuple[str, str]:
-    """``name=value``.
+    """Parse ``name=value``.
 
     Raises:
-        EnsembleError: it is something else.
+        EnsembleError: the text has another form.
     """
     name, sign, value = text.partition("=")
     if not (name and sign):
@@ -233,14 +226,10 @@ def parse_tag(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _read(row: RunRow, name: str) -> str:
-    return row.tags.get(name, row.params.get(name, ""))
-
-
-def _keep(rows: Sequence[RunRow], read: Callable[[RunRow], str], values: Sequence[str], *, what: str) -> list[RunRow]:
-    found = {read(row) for row in rows}
-    kept = [row for row in rows if read(row) in values]
+def _keep(rows: Sequence[RunRow], found: Sequence[str], values: Sequence[str], *, what: str) -> list[RunRow]:
+    """The rows for which the value that was found is one of those wanted."""
+    kept = [row for row, value in zip(rows, found, strict=True) if value in values]
     if not kept:
-        known = ", ".join(sorted(value for value in found if value)) or "none"
+        known = ", ".join(sorted({value for value in found if value})) or "none"
         raise EnsembleError(f"No finished trial has {what} {' or '.join(values)}. Found: {known}.")
     return kept

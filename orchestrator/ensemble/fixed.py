@@ -1,4 +1,4 @@
-"""A sweep's fixed ensembles: where they stand, what they are worth once their members are done, and what is recorded of them."""
+"""The ensembles that a sweep file names: their state, their evaluation once all members are done, and their record."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from orchestrator.analysis.results import name_joined
 from orchestrator.ensemble.candidates import join_predictions
 from orchestrator.ensemble.fixed_evaluation import FixedResult, evaluate_fixed, evaluation_folder, find_evaluation
 from orchestrator.errors import EnsembleError, TrackingError
-from orchestrator.planning.plan import Plan, PlannedEnsemble, PlannedTrial
+from orchestrator.planning.plan import Plan, PlannedEnsemble
 from orchestrator.state.home import Home
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import OBJECTIVE, TrialResult, TrialSpec, TrialState
@@ -23,21 +23,21 @@ DONE = (TrialState.COMPLETE, TrialState.CACHED)
 
 
 class EnsembleState(StrEnum):
-    """Where a fixed ensemble stands. CACHED: evaluated by an earlier run of the sweep."""
+    """State of a fixed ensemble. CACHED: evaluated by an earlier run of the sweep."""
 
     WAITING = "WAITING"
     """For members that are still to be trained."""
     COMPLETE = "COMPLETE"
     CACHED = "CACHED"
     MISSING = "MISSING"
-    """A member that it needs has failed, was not planned, or has lost its predictions."""
+    """A member has failed, was not planned, or has lost its predictions."""
     REFUSED = "REFUSED"
     """The members cannot be combined."""
 
 
 @dataclass(frozen=True)
-class Member:
-    """How a member's trial stands. result: where it is done."""
+class MemberTrial:
+    """State of a member's trial. result: if it is done."""
 
     state: TrialState
     result: TrialResult | None = None
@@ -46,7 +46,7 @@ class Member:
 
 @dataclass(frozen=True)
 class EnsembleOutcome:
-    """What became of a fixed ensemble. folder: where its evaluation lies."""
+    """State and result of a fixed ensemble. folder: of its evaluation."""
 
     planned: PlannedEnsemble
     state: EnsembleState
@@ -56,7 +56,7 @@ class EnsembleOutcome:
 
     @property
     def keys(self) -> list[str]:
-        """Of the members that are planned."""
+        """Of the planned members."""
         return [trial.spec.key for trial in self.planned.members]
 
     @property
@@ -66,7 +66,7 @@ class EnsembleOutcome:
         return {name: iou for name, iou in pairs if math.isfinite(iou)}
 
     def to_json(self) -> dict[str, Any]:
-        """Who belongs to it and how it stands, as in ``sweep --plan --json``."""
+        """Members and state, as in ``sweep --plan --json``."""
         return {
             "id": self.planned.id,
             "name": self.planned.title,
@@ -77,8 +77,8 @@ class EnsembleOutcome:
             "reason": self.reason,
         }
 
-    def to_json_with_figures(self, run_id: str | None) -> dict[str, Any]:
-        """The same with what it is worth, as in ``sweep --json``; null where it is not evaluated."""
+    def to_json_with_result(self, run_id: str | None) -> dict[str, Any]:
+        """The same with the result, as in ``sweep --json``; null where it is not evaluated."""
         result = self.result
         return self.to_json() | {
             "miou": _finite(result.miou) if result else None,
@@ -93,18 +93,21 @@ class EnsembleOutcome:
 
 
 def look_up_ensembles(plan: Plan, home: Home) -> list[EnsembleOutcome]:
-    """Where the ensembles of a plan stand; evaluates nothing."""
-    members = {trial.spec.key: _find_member(home, trial) for trial in plan.trials}
+    """The ensembles of a plan with their state; evaluates nothing."""
+    members = {}
+    for trial in plan.trials:
+        result = TrialFolder(home.trial_folder(trial.spec.key)).result()
+        members[trial.spec.key] = MemberTrial(trial.state, result, result.reason if result else None)
     return [_look_up(ensemble, members, home.cache) for ensemble in plan.ensembles]
 
 
 def evaluate_ensembles(
-    plan: Plan, members: Mapping[str, Member], *, cache: Path, find_predictions: Callable[[TrialSpec], Path]
+    plan: Plan, members: Mapping[str, MemberTrial], *, cache: Path, find_predictions: Callable[[TrialSpec], Path]
 ) -> list[EnsembleOutcome]:
-    """Evaluate every ensemble whose members are all done, unless that was done before.
+    """Evaluate every ensemble whose members are all done, unless an earlier run of the sweep has.
 
-    members: key -> how its trial ended. cache: folder for evaluations and unpacked predictions. find_predictions: the folder
-    that holds a finished trial's predictions; may raise TrackingError.
+    members: key -> its trial. cache: folder for evaluations and unpacked predictions. find_predictions: finds the folder with a
+    finished trial's predictions; may raise TrackingError.
     """
     found = []
     for ensemble in plan.ensembles:
@@ -116,7 +119,7 @@ def evaluate_ensembles(
 
 
 def make_record(outcome: EnsembleOutcome) -> EnsembleRecord:
-    """What the sweep's experiment keeps of an ensemble, of one that could not be evaluated too."""
+    """What the ensemble's run records, even if it could not be evaluated."""
     planned, result = outcome.planned, outcome.result
     optional = {Tag.SEED: planned.seed, Tag.ROWS: ",".join(map(str, planned.rows))}
     if result is not None:
@@ -137,8 +140,8 @@ def make_record(outcome: EnsembleOutcome) -> EnsembleRecord:
     return EnsembleRecord(planned.title, weights, finite, document, tags, files=(outcome.folder / "confusions.npz",))
 
 
-def _look_up(ensemble: PlannedEnsemble, members: Mapping[str, Member], cache: Path) -> EnsembleOutcome:
-    """Its state by its members and by earlier evaluations; with ``folder`` where it can be evaluated."""
+def _look_up(ensemble: PlannedEnsemble, members: Mapping[str, MemberTrial], cache: Path) -> EnsembleOutcome:
+    """Its state by its members and by earlier evaluations; with ``folder`` if it can be evaluated."""
     if (judged := _judge_members(ensemble, members)) is not None:
         return EnsembleOutcome(ensemble, *judged)
     keys = [trial.spec.key for trial in ensemble.members]
@@ -149,12 +152,12 @@ def _look_up(ensemble: PlannedEnsemble, members: Mapping[str, Member], cache: Pa
     return EnsembleOutcome(ensemble, state, result=known, folder=folder)
 
 
-def _judge_members(ensemble: PlannedEnsemble, members: Mapping[str, Member]) -> tuple[EnsembleState, str] | None:
-    """Why it cannot be evaluated (yet), and for whose sake; None where it can."""
+def _judge_members(ensemble: PlannedEnsemble, members: Mapping[str, MemberTrial]) -> tuple[EnsembleState, str] | None:
+    """Why it cannot be evaluated (yet), with the members concerned; None if it can."""
     unplanned = [f"row {row} is not in the plan: the budget ends before it" for row in ensemble.missing]
     waiting, lost = [], unplanned
     for trial in ensemble.members:
-        member = members.get(trial.spec.key, Member(TrialState.WAITING))
+        member = members.get(trial.spec.key, MemberTrial(TrialState.WAITING))
         if member.state in (TrialState.FAILED, TrialState.PRUNED):
             lost.append(f"{trial.spec.name} is {member.state}" + (f" ({member.reason})" if member.reason else ""))
         elif member.state not in DONE or member.result is None:
@@ -185,17 +188,12 @@ def _evaluate(
 
 
 def _join_folds(specs: Sequence[TrialSpec]) -> dict[str, list[TrialSpec]]:
-    """Key of a member -> its trials: one, or all folds of a configuration and seed in their order."""
+    """Key of a member -> its trials: one, or all folds of a configuration and seed in order."""
     members: dict[str, list[TrialSpec]] = {}
     for spec in sorted(specs, key=lambda spec: spec.fold.index if spec.fold else 0):  # stable: else as in the file
         key = name_joined(spec.configuration, spec.seed) if spec.fold else spec.key
         members.setdefault(key, []).append(spec)
     return members
-
-
-def _find_member(home: Home, trial: PlannedTrial) -> Member:
-    result = TrialFolder(home.trial_folder(trial.spec.key)).result()
-    return Member(trial.state, result, result.reason if result else None)
 
 
 def _finite(value: float) -> float | None:

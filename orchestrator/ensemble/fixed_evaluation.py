@@ -1,7 +1,7 @@
-"""What an ensemble of members named beforehand is worth: the mean of their probabilities beside the best of them alone.
+"""What an ensemble is worth whose members were fixed beforehand: their mean, compared with the best member alone.
 
-Nothing is chosen on the images that it is scored on, so its figure needs no cross-fitting. The best member is chosen on them, so
-that the gain over it is, if anything, too small.
+No member is chosen on the images that it is scored on, so there is no cross-fitting. Only the best member is chosen on them, so
+the gain over it is, if anything, too small.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from orchestrator.analysis.stats import compare, compute_class_iou, estimate_miou, sum_groups
@@ -28,17 +27,17 @@ RESULT_FILE, CONFUSIONS_FILE = "result.json", "confusions.npz"
 
 
 class FixedResult(Record):
-    """An evaluated ensemble. Figures are of all validation images; intervals hold 95 % and are over images."""
+    """An evaluated ensemble, on all validation images; CIs are 95 % and over images."""
 
     kind: Literal["fixed"] = "fixed"
     members: tuple[str, ...]
-    """Keys of trials, in the order of the sweep file, each of equal weight; of folds those of each."""
+    """Keys of trials in the order of the sweep file, of equal weight; with folds, those of every fold."""
     scored_fingerprint: str
     num_images: int
     miou: float
     ci95: tuple[float, float]
     class_iou: tuple[float, ...]
-    """Of each class; NaN where it has none."""
+    """Of each class; NaN for a class that is not scored."""
     best_member: str
     best_member_miou: float
     gain_over_best_member: float
@@ -47,7 +46,7 @@ class FixedResult(Record):
 
 
 def evaluation_folder(cache: Path, members: Sequence[str], scored_fingerprints: Iterable[str]) -> Path:
-    """Where the evaluation of these members, in any order, lies: ``result.json`` and ``confusions.npz``, once it is done."""
+    """The folder for the evaluation of these members, in any order: ``result.json`` and ``confusions.npz``, once it is done."""
     identity = {"members": sorted(members), "scored": sorted(set(scored_fingerprints)), "version": EVALUATION_VERSION}
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     return cache / "ensembles" / name
@@ -58,19 +57,19 @@ def find_evaluation(folder: Path, members: Sequence[str]) -> FixedResult | None:
     try:
         found = FixedResult.model_validate_json((folder / RESULT_FILE).read_bytes())
     except (FileNotFoundError, ValidationError):
-        return None  # it takes seconds to make again
+        return None  # it takes seconds to evaluate again
     return found.model_copy(update={"members": tuple(members)})
 
 
 def evaluate_fixed(predictions: Mapping[str, Path], *, names: Mapping[str, str], folder: Path, cache: Path) -> FixedResult:
-    """Score the mean of the members' stored probabilities, and keep the result in ``folder``.
+    """Score the mean of the members' stored probabilities, and store the result in ``folder``.
 
-    predictions: key -> folder that holds the member's. names: key -> name, for messages. cache: for unpacked predictions.
+    predictions: key -> folder with the member's predictions. names: key -> name, for messages. cache: for unpacked predictions.
 
     Raises:
         EnsembleError: the members were not scored on the same images, labels and classes, or a file is damaged.
     """
-    from orchestrator.ensemble.pooling import load_pool, read_groups
+    from orchestrator.ensemble.pooling import load_pool, read_groups  # numba takes a second
     from orchestrator.ensemble.selection.pool import check_size
 
     keys = list(predictions)
@@ -83,26 +82,23 @@ def evaluate_fixed(predictions: Mapping[str, Path], *, names: Mapping[str, str],
     best = max(range(len(keys)), key=lambda i: scores[pool.positions[keys[i]]])  # the first of equals
     groups = read_groups(list(predictions.values()))
     summed, alone = sum_groups(mean, groups), sum_groups(singles[best], groups)
-    figure = estimate_miou(summed, pool.ignore_classes)
+    estimate = estimate_miou(summed, pool.ignore_classes)
     gain = compare(summed, alone, pool.ignore_classes)
     result = FixedResult(
         members=tuple(keys),
         scored_fingerprint=read_info(predictions[keys[0]]).scored_fingerprint,
         num_images=pool.num_images,
-        miou=figure.value,
-        ci95=(figure.low, figure.high),
+        miou=estimate.value,
+        ci95=estimate.ci95,
         class_iou=tuple(compute_class_iou(mean, pool.ignore_classes).tolist()),
         best_member=keys[best],
         best_member_miou=scores[pool.positions[keys[best]]],
         gain_over_best_member=gain.value,
-        gain_ci95=(gain.low, gain.high),
+        gain_ci95=gain.ci95,
     )
-    _keep(folder, result, summed, ignore_classes=pool.ignore_classes)
-    return result
-
-
-def _keep(folder: Path, result: FixedResult, confusions: NDArray[np.integer], *, ignore_classes: tuple[int, ...]) -> None:
-    """The result last: its presence means that all is there."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_confusions(folder / CONFUSIONS_FILE, confusions, ignore_classes=ignore_classes)
-    write_atomically(folder / RESULT_FILE, result.model_dump_json(indent=1))
+    write_confusions(folder / CONFUSIONS_FILE, summed, ignore_classes=pool.ignore_classes)
+    write_atomically(
+        folder / RESULT_FILE, result.model_dump_json(indent=1)
+    )  # last: its presence means that the folder is complete
+    return result

@@ -1,4 +1,4 @@
-"""Cross-fitting: every image is scored by what was chosen or learned on the parts of the images that it is not in."""
+"""Cross-fitting: each image is scored by what was chosen or learned on the other parts of the images."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Count = Callable[[Images], NDArray[np.int64]]
 """Images -> their confusion matrices (n, C, C)."""
 
 Choose = Callable[[Images, int], tuple[int, ...]]
-"""Images and a number of members at most -> positions of those chosen, each as often as it counts."""
+"""Images and a maximum number of members -> positions of the members, repeated by weight."""
 
 Fit = Callable[[Images], Count]
-"""Images to choose or learn on -> how what came out predicts others."""
+"""Images to choose or learn on -> the function that counts on other images."""
 
 
 def make_parts(num_images: int, groups: NDArray[np.int64] | None) -> list[Images]:
-    """Images of each part, in ascending order; the same for the same groups, none of which is split.
+    """The images of each part, in ascending order; deterministic, and no group is split.
 
     Raises:
         EnsembleError: there are fewer than two groups.
@@ -46,12 +46,11 @@ def make_parts(num_images: int, groups: NDArray[np.int64] | None) -> list[Images
 
 
 def find_widening(num_parts: int, num_groups: int) -> float:
-    """By how much the interval of a difference between two cross-fitted choices is wider than resampled images make it.
+    """The factor that widens the CI of a difference between two cross-fitted choices.
 
-    What is chosen for one part depends on all the others, so that the parts' figures rise and fall together, of which images
-    drawn with the choices held fast know nothing: of 200 sets of pure noise (12 to 100 images, 6 to 12 candidates) that interval
-    left 0 out in 33 to 37, this one in 4 to 11. And of few groups a percentile interval is too narrow, by what Student's t has
-    over the normal distribution.
+    The choice for one part depends on all other parts, so the parts' scores are correlated. Resampling images with fixed choices
+    misses that: for 200 sets of pure noise (12 to 100 images, 6 to 12 candidates) its CI excluded 0 in 33 to 37, this one in 4 to
+    11. With few groups a percentile CI is too narrow as well, by the ratio of Student's t to the normal distribution.
     Source: Nadeau & Bengio 2003, Inference for the Generalization Error, section 3 (the corrected resampled t-test).
     """
     shared = (1 + num_parts / (num_parts - 1)) ** 0.5
@@ -59,10 +58,10 @@ def find_widening(num_parts: int, num_groups: int) -> float:
 
 
 class CrossFitting:
-    """One way to part a pool's images, by which everything that is chosen or learned is scored alike."""
+    """One partition of a pool's images, by which every choice is scored."""
 
     def __init__(self, pool: Pool, groups: NDArray[np.int64] | None) -> None:
-        """Part the images; groups: (V,), None: each image is its own.
+        """Partition the images. groups: (V,); None: each image is a group.
 
         Raises:
             EnsembleError: there are fewer than two groups.
@@ -74,7 +73,7 @@ class CrossFitting:
         self.widening = find_widening(len(self.parts), num_groups)
 
     def score(self, fit: Fit) -> NDArray[np.integer]:
-        """Confusion matrices (G, C, C) of groups of images, each by what was fitted without its part."""
+        """Confusion matrices (G, C, C) of groups of images, each scored by what was fitted without its part."""
         pool = self.pool
         confusions = np.zeros((pool.num_images, pool.num_classes, pool.num_classes), np.int64)
         for part in self.parts:
@@ -83,16 +82,16 @@ class CrossFitting:
         return sum_groups(confusions, self.groups)
 
     def compare(self, first: NDArray[np.integer], second: NDArray[np.integer]) -> PairedDifference:
-        """Subtract the mIoU of ``second`` from that of ``first``, both as ``score`` gives them."""
+        """Subtract the mIoU of ``second`` from that of ``first``, both from ``score``."""
         return compare(first, second, self.pool.ignore_classes, widening=self.widening)
 
     def compare_classes(self, first: NDArray[np.integer], second: NDArray[np.integer]) -> dict[int, PairedDifference]:
-        """The same of each class's IoU."""
+        """The same for the IoU of each class."""
         return compare_classes(first, second, self.pool.ignore_classes, widening=self.widening)
 
 
 def fit_single(pool: Pool, limits: Sequence[Limit]) -> Fit:
-    """Choose the candidate that is best alone, of those within the limits."""
+    """Choose the best single candidate within the limits."""
 
     def fit(images: Images) -> Count:
         best = int(np.argmax(pool.rank_singles(images, limits)))

@@ -1,4 +1,4 @@
-"""Members of an ensemble -> how far they disagree, what the best of them at each pixel would score, what each one adds."""
+"""Members of an ensemble -> their disagreement, the score of an oracle over them, and what each one adds."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from orchestrator.ensemble.selection.pool import Pool
 from trainers.metrics import confusion_per_image
 
 _PART_BYTES = 2**24
-"""Of one member's probabilities that are looked at together."""
+"""Bytes of one member's probabilities that are processed at a time."""
 
 
 @dataclass(frozen=True)
 class Diversity:
-    """disagreement: (K, K), the share of scored pixels at which two members predict different classes.
+    """How much the members differ.
 
-    oracle_miou: of whoever predicts, at each pixel, the true class if any member does, else what most members do (of equals the
-    lowest class), so that the members' order does not matter. No mean of these members reaches far beyond
-    it; much room below it means that they err apart.
+    disagreement: (K, K), share of scored pixels at which two members predict different classes.
+    oracle_miou: mIoU of an oracle that predicts the true class wherever any member does, else the members' majority (of equals
+    the lowest class). A mean rarely exceeds it; a large distance to it means that the members err at different pixels.
     """
 
     disagreement: tuple[tuple[float, ...], ...]
@@ -54,9 +54,9 @@ def measure_diversity(pool: Pool, members: Sequence[int]) -> Diversity:
 
 
 def drop_each(pool: Pool, members: Sequence[int], groups: NDArray[np.int64] | None) -> tuple[PairedDifference, ...]:
-    """What each member adds to the others' mean, on the images that all were chosen on; empty where there is one member.
+    """What each member adds to the mean of the others, in sample; empty for a single member.
 
-    members: positions in the pool, each as often as it counts.
+    members: positions in the pool, repeated by weight.
     """
     distinct = dict.fromkeys(members)
     if len(distinct) < 2:
@@ -68,7 +68,7 @@ def drop_each(pool: Pool, members: Sequence[int], groups: NDArray[np.int64] | No
 
 
 def _predict(pool: Pool, members: Sequence[int]) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Of some images after others the true classes of scored pixels, (n,), and each member's, (K, n)."""
+    """Yield, some images at a time, the true classes of scored pixels, (n,), and those of each member, (K, n)."""
     predictions = [pool.predictions[i] for i in members]
     step = max(1, _PART_BYTES // (pool.num_classes * pool.labels.shape[1]))
     for start in range(0, pool.num_images, step):

@@ -39,8 +39,8 @@ class TrajectoryStep:
 
     def to_json(self) -> dict[str, Any]:
         last = {} if self.last is None else _describe(self.last, "gain_over_step_before", "gain_over_step_before_ci95")
-        figures = {"k": self.k, "miou": self.miou.value, "ci95": [self.miou.low, self.miou.high]}
-        return figures | _describe(self.gain, "gain_over_best_single", "gain_ci95") | last
+        estimate = {"k": self.k, "miou": self.miou.value, "ci95": list(self.miou.ci95)}
+        return estimate | _describe(self.gain, "gain_over_best_single", "gain_ci95") | last
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,9 @@ class LearnedCombination:
     """Over the chosen members."""
 
     def to_json(self) -> dict[str, Any]:
-        figures = {"name": self.name, "miou": self.miou.value, "ci95": [self.miou.low, self.miou.high]}
-        over = {
-            "gain_over_chosen": self.over_chosen.value,
-            "gain_over_chosen_ci95": [self.over_chosen.low, self.over_chosen.high],
-        }
-        return figures | _describe(self.gain, "gain_over_best_single", "gain_ci95") | over
+        estimate = {"name": self.name, "miou": self.miou.value, "ci95": list(self.miou.ci95)}
+        over = {"gain_over_chosen": self.over_chosen.value, "gain_over_chosen_ci95": list(self.over_chosen.ci95)}
+        return estimate | _describe(self.gain, "gain_over_best_single", "gain_ci95") | over
 
 
 @dataclass(frozen=True)
@@ -311,4 +308,4 @@ def _write(gain: PairedDifference, digits: int = 4) -> str:
 
 
 def _describe(gain: PairedDifference, value: str, interval: str) -> dict[str, Any]:
-    return {value: gain.value, interval: [gain.low, gain.high], "probability": gain.probability}
+    return {value: gain.value, interval: list(gain.ci95), "probability": gain.probability}

@@ -1,7 +1,7 @@
-"""Combinations that are learned instead of chosen: convex weights, and a linear model of all probabilities at a pixel.
+"""Learned combinations of candidates: convex weights, and a linear model of all probabilities at a pixel.
 
-Both are learned from a sample of pixels, in which a class counts by the square root of how often it is there: mIoU counts each
-class alike, yet a class that is predicted too often loses by it.
+Both are learned from a sample of pixels in which each class has a share by the square root of its frequency. This balances mIoU,
+which weights all classes equally, against predicting rare classes too often.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from orchestrator.ensemble.selection.pool import Pool
 from trainers.metrics import confusion_per_image
 
 MAX_CANDIDATES = 12
-"""The best ones alone on the images that are learned from."""
+"""The best single candidates on the images that are learned from."""
 NUM_PIXELS = 40_000
-"""At most, that are learned from."""
+"""At most so many pixels are learned from."""
 
-_SHRINKAGE = 1e-3  # of the linear model towards the plain mean: what 12 x 5 x 5 weights would read into noise
+_SHRINKAGE = 1e-3  # of the linear model towards the plain mean: 12 x 5 x 5 weights would overfit
 _SHARPNESS = 10.0  # of the plain mean as a softmax's argument
 _ROUNDS = 200
 
-Matrices = NDArray[np.float32]
-"""(M, C, C): what each candidate's probability of a class, the last index, adds to the score of a class."""
+CombinationWeights = NDArray[np.float32]
+"""(M, C, C): weight of each candidate's probability of a class (last index) in the score of a class."""
 
-Learn = Callable[[NDArray[np.float32], NDArray[np.int64]], Matrices]
-"""Probabilities (n, M, C) and true classes (n,) of some pixels -> what scores the classes of others."""
+Learn = Callable[[NDArray[np.float32], NDArray[np.int64]], CombinationWeights]
+"""Probabilities (n, M, C) and true classes (n,) of some pixels -> weights for other pixels."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def fit_stack(pool: Pool, learn: Learn) -> Fit:
 
 
 def draw_sample(pool: Pool, candidates: list[int], images: Images) -> Sample:
-    """Draw scored pixels of these images, of each class as many as the square root of its share asks for; the same again."""
+    """Draw scored pixels of these images, with each class in proportion to the square root of its share; deterministic."""
     labels = pool.labels[images]
     counts = np.bincount(labels.ravel(), minlength=256)[: pool.num_classes]
     shares = np.sqrt(counts) / max(np.sqrt(counts).sum(), 1)
@@ -71,8 +71,8 @@ def draw_sample(pool: Pool, candidates: list[int], images: Images) -> Sample:
     return Sample(probabilities / np.float32(255), labels[rows, columns].astype(np.int64))
 
 
-def learn_weights(probabilities: NDArray[np.float32], true: NDArray[np.int64]) -> Matrices:
-    """Weights of 0 or more that add up to 1, by which the mean makes the true classes most likely.
+def learn_weights(probabilities: NDArray[np.float32], true: NDArray[np.int64]) -> CombinationWeights:
+    """Non-negative weights with sum 1 that maximize the likelihood of the true classes.
 
     Source: Dempster, Laird & Rubin 1977, Maximum Likelihood from Incomplete Data via the EM Algorithm, section 4.3 (mixtures).
     """
@@ -85,10 +85,10 @@ def learn_weights(probabilities: NDArray[np.float32], true: NDArray[np.int64]) -
     return (weights[:, None, None] * np.eye(num_classes)).astype(np.float32)
 
 
-def learn_linear(probabilities: NDArray[np.float32], true: NDArray[np.int64]) -> Matrices:
-    """Multinomial logistic regression on all probabilities at a pixel, a 1x1 convolution, drawn towards their plain mean.
+def learn_linear(probabilities: NDArray[np.float32], true: NDArray[np.int64]) -> CombinationWeights:
+    """Multinomial logistic regression on all probabilities at a pixel (a 1x1 convolution), regularized towards the plain mean.
 
-    It needs no bias: a candidate's probabilities add up to 1.
+    It needs no bias, as a candidate's probabilities have sum 1.
     Source: Wolpert 1992, Stacked Generalization; Ting & Witten 1999, Issues in Stacked Generalization (probabilities as inputs).
     """
     num_pixels, num_candidates, num_classes = probabilities.shape
@@ -104,15 +104,15 @@ def learn_linear(probabilities: NDArray[np.float32], true: NDArray[np.int64]) ->
         return value + _SHRINKAGE * float((away**2).sum()), gradient.astype(np.float64).ravel()
 
     found = minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": _ROUNDS})
-    learned: Matrices = found.x.reshape(num_candidates, num_classes, num_classes).transpose(0, 2, 1).astype(np.float32)
+    learned: CombinationWeights = found.x.reshape(num_candidates, num_classes, num_classes).transpose(0, 2, 1).astype(np.float32)
     return learned
 
 
 STACKS: dict[str, Learn] = {"learned weights": learn_weights, "linear at each pixel": learn_linear}
 
 
-def _count(pool: Pool, candidates: list[int], matrices: Matrices, images: Images) -> NDArray[np.int64]:
-    """Confusion matrices (n, C, C) of the combination on these images, one image after another."""
+def _count(pool: Pool, candidates: list[int], matrices: CombinationWeights, images: Images) -> NDArray[np.int64]:
+    """Confusion matrices (n, C, C) of the combination, one image at a time."""
     predictions = [pool.predictions[candidate] for candidate in candidates]
     combining = np.hstack(list(matrices))
     predicted = np.empty((len(images), 1, pool.labels.shape[1]), np.uint8)

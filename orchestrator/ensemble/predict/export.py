@@ -1,4 +1,4 @@
-"""A model or an ensemble -> an MLflow model, logged to its run or saved as a folder; what ``orchestrate export`` does."""
+"""A model or an ensemble -> an MLflow model, logged to its run or saved as a folder: what `orchestrate export` does."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EXAMPLE_SIZE = (64, 64)
 
 @dataclass(frozen=True)
 class ExportReport:
-    """Where the model lies. uri: what MLflow loads and serves it by; out: None where it was logged to the run."""
+    """Where the model is. uri: for MLflow to load and serve it. out: None if it was logged to the run."""
 
     model: str
     members: tuple[str, ...]
@@ -54,7 +54,7 @@ class ExportReport:
 def export(model: str, *, home: Home, out: Path | None = None) -> ExportReport:
     """Log a model or an ensemble as an MLflow model to its run, or save it as the folder ``out`` instead.
 
-    model: as ``find_files`` takes it.
+    model: as for ``find_files``.
 
     Raises:
         PredictError: there is no such model, it has no run to log to, or ``out`` exists.
@@ -77,7 +77,7 @@ def export(model: str, *, home: Home, out: Path | None = None) -> ExportReport:
             save_model(parts, out)
             uri = str(out)
         else:
-            assert files.run_id is not None  # seen to above
+            assert files.run_id is not None  # checked above
             uri = log_model(place, files.run_id, parts)
     return ExportReport(
         model=files.name,
@@ -90,7 +90,7 @@ def export(model: str, *, home: Home, out: Path | None = None) -> ExportReport:
 
 
 def _gather(members: Sequence[Member], mean: Mean, *, folder: Path) -> ModelParts:
-    """Load the members once, so that what cannot predict is not exported, and lay them into ``folder``."""
+    """Copy the members into ``folder``, after checking that they can predict."""
     from orchestrator.tracking.models.log import ModelParts
     from trainers.prediction.ensemble import Ensemble, save_members
     from trainers.prediction.weights import read_info
@@ -111,7 +111,7 @@ def _gather(members: Sequence[Member], mean: Mean, *, folder: Path) -> ModelPart
 
 
 def _hash_files(paths: Sequence[Path]) -> str:
-    """Hash of everything that the model is made of: 16 hexadecimal digits."""
+    """Hash of all files of the model: 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for path in paths:
         files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())

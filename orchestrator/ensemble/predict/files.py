@@ -1,4 +1,4 @@
-"""RUN_OR_ENSEMBLE -> checkpoints on this machine, with the weights and sizes that predictions need."""
+"""RUN_OR_ENSEMBLE -> checkpoints on this machine, with the weights and image sizes that predictions need."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class MemberFiles:
     """A trained model.
 
-    name: its trial's key, or its path; size: (height, width) that it was shown every picture at; flips: mirror images that it is
-    averaged over, None: as it was validated.
+    name: its trial's key, or its path. size: (height, width) to which every image is resized; None: images are not resized.
+    flips: mirror images to average over; None: as it was validated.
     """
 
     name: str
@@ -40,7 +40,7 @@ class MemberFiles:
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A model or an ensemble; run_id: None for a checkpoint given by its path; mean: how members are combined."""
+    """A model or an ensemble. run_id: None for a checkpoint given by its path. mean: how members are combined."""
 
     name: str
     members: tuple[MemberFiles, ...]
@@ -49,14 +49,14 @@ class ModelFiles:
 
 
 def find_files(name: str, home: Home) -> ModelFiles:
-    """Find what ``name`` names and fetch what is not on this machine.
+    """Find a model by name, and fetch the files that are not on this machine.
 
-    name: the path of a checkpoint or of the folder that holds it; a run's id, of a trial or an ensemble; a trial's key, or the
-    beginning of one; or a sweep, for the ensemble that ``best-ensemble`` chose last.
+    name: the path of a checkpoint or of its folder; the run id of a trial or an ensemble; a trial's key or its beginning; or a
+    sweep, for the ensemble that ``best-ensemble`` chose last.
 
     Raises:
         PredictError: it is a file or folder without a checkpoint.
-        TrackingError: the records know nothing of that name, or the files are nowhere.
+        TrackingError: there is no such run, or its files are lost.
     """
     path = Path(name).expanduser()
     checkpoint = path / TrialFile.WEIGHTS if path.is_dir() else path
@@ -122,19 +122,19 @@ def _fetch_checkpoint(reader: RunReader, row: RunRow, home: Home) -> Path:
     removed = row.tags.get(Tag.CHECKPOINT_REMOVED) or read_removal(TrialFolder(home.trial_folder(row.key)))
     if removed is not None:
         raise PredictError(say_removed(row.name, row.key, removed))
-    return reader.fetch(row, TrialFile.WEIGHTS, home.cache / "files")  # raises, with what may have become of it
+    return reader.fetch(row, TrialFile.WEIGHTS, home.cache / "files")  # raises, and explains where it may be
 
 
 def _explain_missing(folder: TrialFolder) -> str:
-    """Of a trial's folder without a checkpoint."""
+    """Why a trial's folder has no checkpoint, and what to do."""
     if (removed := read_removal(folder)) is not None:
         return say_removed(str(folder.path), folder.spec().key, removed)
     key = folder.spec().key
-    return f"{folder.weights}: not found. Of a finished trial MLflow has it: give its key, {key}, instead of the path."
+    return f"{folder.weights}: not found. If the trial has finished, MLflow has it: give its key, {key}, instead of the path."
 
 
 def _size_beside(checkpoint: Path) -> tuple[int, int] | None:
-    """What the trial's configuration says; a checkpoint that was taken out of its folder sees pictures as they are."""
+    """From the trial's configuration; a checkpoint outside a trial's folder takes images as they are."""
     beside = checkpoint.parent / TrialFile.SPEC
     return _read_size(beside) if beside.exists() else None
 

@@ -1,4 +1,4 @@
-"""Masks, part by part -> .npz, the competition's .csv, or a folder of PNG; the output appears whole or not at all."""
+"""Masks, part by part -> .npz, the competition's .csv, or a folder of PNG files; the output appears at once or not at all."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from orchestrator.state.files import replacing
 
 NPZ_KEY = "masks"
 _FILE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy", ".zip", ".json", ".parquet", ".gz")
-"""Of single files, which a folder of masks is hardly meant to be called like."""
+"""Suffixes of single files: nobody means a folder by such a name."""
 
 
 Write = Callable[[Sequence[int], NDArray[np.uint8]], None]
-"""Takes positions of pictures and their masks (B, H, W) uint8; in the order of the pictures where all are of one size."""
+"""Takes positions of images and their masks (B, H, W) uint8; in the order of the images if all have one size."""
 
 
 @dataclass(frozen=True)
-class Described:
-    """What a writer has to know of the pictures beforehand.
+class MaskTarget:
+    """What a writer has to know about the images beforehand.
 
-    names: of the files of their masks, without suffix; ids: of the rows of a table; sizes: (height, width) of each.
+    names: of the files of their masks, without suffix. ids: of the rows of a table. sizes: (height, width) of each.
     """
 
     names: Sequence[str]
@@ -38,10 +38,10 @@ class Described:
 
 
 def check_free(out: Path) -> None:
-    """Refuse what would be overwritten, or is a single file of a kind that is not written.
+    """Check that nothing would be overwritten, and that the suffix is one that can be written.
 
     Raises:
-        PredictError: the message says what is there.
+        PredictError: it would be, or it is not.
     """
     if out.suffix.lower() in _FILE_SUFFIXES:
         raise PredictError(f"{out}: masks are not written as {out.suffix}. Allowed: .npz, .csv, or a folder for PNG masks.")
@@ -54,30 +54,30 @@ def check_free(out: Path) -> None:
 
 
 @contextmanager
-def open_masks(out: Path, pictures: Described) -> Iterator[Write]:
-    """Write beside ``out`` and, at the end, move it there: .npz, .csv, else a folder.
+def open_masks(out: Path, images: MaskTarget) -> Iterator[Write]:
+    """Write masks beside ``out`` and, at the end, move them there.
 
-    .npz: ``masks``, (N, H, W) uint8. .csv: as such competitions' own code writes it, a header ``id,0,1,...`` and a row a picture,
-    its id and its labels row by row. Folder: a PNG a picture, under its name and of its size; pixel values are classes, the
-    palette is for people.
+    .npz: ``masks``, (N, H, W) uint8. .csv: as in the competition, a header ``id,0,1,...`` and one row per image with its id and
+    its labels, row by row. Otherwise a folder with one PNG per image, with its name and size; pixel values are classes, the
+    palette is only for viewing.
 
     Raises:
-        PredictError: ``out`` exists, or cannot hold pictures of several sizes.
+        PredictError: ``out`` exists, or cannot hold images of several sizes.
     """
     check_free(out)
     writer = _WRITERS.get(out.suffix.lower(), _write_folder)
-    if writer is not _write_folder and len(set(pictures.sizes)) > 1:
-        some = ", ".join(f"{height}x{width}" for height, width in sorted(set(pictures.sizes))[:4])
-        raise PredictError(f"{out}: holds masks of one size, but the pictures have {some}, ... Name a folder instead.")
+    if writer is not _write_folder and len(set(images.sizes)) > 1:
+        some = ", ".join(f"{height}x{width}" for height, width in sorted(set(images.sizes))[:4])
+        raise PredictError(f"{out}: holds masks of one size, but the images have {some}, ... Name a folder instead.")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as scratch, writer(scratch, pictures) as write:
+    with replacing(out) as scratch, writer(scratch, images) as write:
         yield write
 
 
 @contextmanager
-def _write_npz(path: Path, pictures: Described) -> Iterator[Write]:
-    """The array's header first, then its bytes as they come: no more than one part is held."""
-    shape = (len(pictures.sizes), *pictures.sizes[0])
+def _write_npz(path: Path, images: MaskTarget) -> Iterator[Write]:
+    """Write the array's header, then its bytes part by part: memory holds one part."""
+    shape = (len(images.sizes), *images.sizes[0])
     with (
         zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
         archive.open(f"{NPZ_KEY}.npy", "w", force_zip64=True) as file,
@@ -92,32 +92,32 @@ def _write_npz(path: Path, pictures: Described) -> Iterator[Write]:
 
 
 @contextmanager
-def _write_csv(path: Path, pictures: Described) -> Iterator[Write]:
-    height, width = pictures.sizes[0]
+def _write_csv(path: Path, images: MaskTarget) -> Iterator[Write]:
+    height, width = images.sizes[0]
     with open(path, "w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["id", *range(height * width)])
 
         def write(positions: Sequence[int], masks: NDArray[np.uint8]) -> None:
-            table.writerows([pictures.ids[i], *mask.ravel().tolist()] for i, mask in zip(positions, masks, strict=True))
+            table.writerows([images.ids[i], *mask.ravel().tolist()] for i, mask in zip(positions, masks, strict=True))
 
         yield write
 
 
 @contextmanager
-def _write_folder(path: Path, pictures: Described) -> Iterator[Write]:
+def _write_folder(path: Path, images: MaskTarget) -> Iterator[Write]:
     from PIL import Image
 
     from trainers.pictures import make_palette
 
-    palette = make_palette(pictures.num_classes).tobytes()
+    palette = make_palette(images.num_classes).tobytes()
     path.mkdir()
 
     def write(positions: Sequence[int], masks: NDArray[np.uint8]) -> None:
         for i, mask in zip(positions, masks, strict=True):
             picture = Image.fromarray(mask)
             picture.putpalette(palette)
-            picture.save(path / f"{pictures.names[i]}.png")
+            picture.save(path / f"{images.names[i]}.png")
 
     yield write
 

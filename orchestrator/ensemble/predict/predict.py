@@ -1,4 +1,4 @@
-"""Pictures -> masks, part by part, by a model or an ensemble that is loaded once; what ``orchestrate predict`` does."""
+"""Images -> masks, part by part, by a model or an ensemble: what `orchestrate predict` does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from orchestrator.ensemble.predict.files import ModelFiles, find_files
-from orchestrator.ensemble.predict.masks import Described, check_free, open_masks
+from orchestrator.ensemble.predict.masks import MaskTarget, check_free, open_masks
 from orchestrator.errors import PredictError
 from orchestrator.planning.preflight import allow_local_imports
 from trainers.errors import TrainerError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PredictReport:
-    """What was predicted. images_per_s: reading and writing included, loading the model not."""
+    """What was predicted. images_per_s includes reading and writing, but not loading the model."""
 
     model: str
     members: tuple[str, ...]
@@ -46,7 +46,7 @@ class PredictReport:
     def render(self) -> str:
         """What ``predict`` prints for people."""
         by = f" ({len(self.members)} members)" if len(self.members) > 1 else ""
-        return escape(f"{self.out}: masks of {self.num_images} pictures by {self.model}{by}, {self.images_per_s:.1f} images/s")
+        return escape(f"{self.out}: masks of {self.num_images} images by {self.model}{by}, {self.images_per_s:.1f} images/s")
 
 
 def predict(
@@ -59,35 +59,35 @@ def predict(
     batch_size: int | None = None,
     device: str | None = None,
 ) -> PredictReport:
-    """Predict every picture of ``source`` and write the masks to ``out``.
+    """Predict the masks of all images of ``source`` and write them to ``out``.
 
-    model: as ``find_files`` takes it; source: as ``open_unlabelled`` takes it; out: as ``open_masks`` writes it; flips,
-    batch_size: None takes what each member was chosen or validated with; device: None takes the first GPU, else the CPU. Memory
-    holds the models, one part of the pictures and, of a .npz, its array.
+    model: as for ``find_files``. source: as for ``open_unlabelled``. out: as for ``open_masks``. flips, batch_size: None: as each
+    member was chosen or validated. device: None: the first GPU, else the CPU. Memory holds the models, one part of the images
+    and, for a .npz, its array.
 
     Raises:
-        PredictError: the model, the pictures or the output cannot be used; no output was written.
-        TrackingError: the records know no such model, or have lost its files.
+        PredictError: the model, the images or the output cannot be used; no output was written.
+        TrackingError: there is no such model, or its files are lost.
     """
     check_free(out)
     from trainers.data.sources.unlabelled import open_unlabelled
 
     try:
-        pictures = open_unlabelled(source.expanduser())
+        images = open_unlabelled(source.expanduser())
         files = find_files(model, home)
-        from trainers.prediction.ensemble import Ensemble  # imports torch, which a mistake above need not wait for
+        from trainers.prediction.ensemble import Ensemble  # imports torch, for which errors above need not wait
 
         allow_local_imports()
         ensemble = Ensemble(to_members(files), mean=files.mean, device=device, flips=flips, batch_size=batch_size)
-        took_s = _predict_all(ensemble, pictures, out)
+        took_s = _predict_all(ensemble, images, out)
     except TrainerError as error:
         raise PredictError(str(error)) from error
-    num_images = len(pictures.sizes)
+    num_images = len(images.sizes)
     return PredictReport(files.name, tuple(member.name for member in files.members), num_images, out, num_images / took_s)
 
 
 def to_members(files: ModelFiles) -> tuple[Member, ...]:
-    """The same with whole-numbered weights."""
+    """The members with integer weights."""
     from trainers.prediction.ensemble import Member, to_whole_weights
 
     weights = to_whole_weights([member.weight for member in files.members])
@@ -95,16 +95,16 @@ def to_members(files: ModelFiles) -> tuple[Member, ...]:
     return tuple(Member(member.checkpoint, weight, member.size, member.flips) for member, weight in members)
 
 
-def _predict_all(ensemble: Ensemble, pictures: UnlabelledImages, out: Path) -> float:
-    """Seconds that it took."""
+def _predict_all(ensemble: Ensemble, images: UnlabelledImages, out: Path) -> float:
+    """Returns the seconds that it took."""
     from trainers.data.sources.unlabelled import split_by_size
 
-    described = Described(pictures.names, pictures.ids, pictures.sizes, ensemble.num_classes)
+    target = MaskTarget(images.names, images.ids, images.sizes, ensemble.num_classes)
     started_s = time.perf_counter()
-    with open_masks(out, described) as write, _progress() as progress:
-        task = progress.add_task("predict", total=len(pictures.sizes))
-        for positions in split_by_size(pictures.sizes, ensemble.batch_size):
-            write(positions, ensemble.predict(pictures.read(positions, ensemble.in_channels)))
+    with open_masks(out, target) as write, _progress() as progress:
+        task = progress.add_task("predict", total=len(images.sizes))
+        for positions in split_by_size(images.sizes, ensemble.batch_size):
+            write(positions, ensemble.predict(images.read(positions, ensemble.in_channels)))
             progress.advance(task, len(positions))
     return time.perf_counter() - started_s
 
@@ -114,7 +114,7 @@ def _progress() -> Progress:
         TextColumn("[bold]{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("pictures"),
+        TextColumn("images"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=Console(stderr=True),

@@ -1,4 +1,4 @@
-"""Predictions regrouped: which pixel stands in which block, how a candidate's blocks are made and kept, and the way back."""
+"""Predictions regrouped into blocks of 64 pixels of one image and one true class, and back; cached on disk."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ Blocks = NDArray[np.uint8]
 """(B, C, 64) of one candidate, C-contiguous."""
 
 LAYOUT_VERSION = 1
-"""Raised by hand when the same labels would be laid out otherwise."""
+"""Raised by hand when the layout of the same labels changes."""
 
 _MAX_IN_MEMORY = 2**28
-"""Bytes of a set of candidates; larger ones lie in a temporary file, whose pages the system may take back."""
+"""Bytes of all candidates; more than that lie in a temporary file, whose pages the system may evict."""
 
 
 @dataclass(frozen=True)
 class BlockLayout:
-    """Where each scored pixel stands. Pixels that are not scored stand nowhere."""
+    """The block and lane of each scored pixel."""
 
     num_images: int
     num_pixels: int
@@ -43,7 +43,7 @@ class BlockLayout:
 
     @cached_property
     def padding(self) -> NDArray[np.uint16]:
-        """(R,) how many lanes of each run are no pixels; class 0 wins them."""
+        """(R,) number of padding lanes in each run; class 0 wins them."""
         if not len(self.image_of_run):
             return np.zeros(0, np.uint16)
         return np.add.reduceat((self.pixels < 0).sum(axis=1), self.run_start[:-1]).astype(np.uint16)
@@ -80,7 +80,7 @@ class BlockLayout:
 
 
 def make_layout(labels: NDArray[np.uint8], num_classes: int) -> BlockLayout:
-    """Lay out the pixels of labels (V, P) that are not UNSCORED, image by image and in it class by class."""
+    """Lay out the pixels of labels (V, P) that are not UNSCORED, by image and then by class."""
     num_images, num_pixels = labels.shape
     scored = np.flatnonzero(labels != UNSCORED)
     group = scored // num_pixels * 256 + labels.reshape(-1)[scored]
@@ -107,12 +107,12 @@ def make_layout(labels: NDArray[np.uint8], num_classes: int) -> BlockLayout:
 
 
 def make_blocks(layout: BlockLayout, predictions: Iterable[NDArray[np.uint8]], *, num_candidates: int) -> list[Blocks]:
-    """Regroup every candidate, one after another; many of them are kept in a temporary file, mapped into memory."""
+    """Regroup every candidate, one after another; if they are large, in a temporary file that is mapped into memory."""
     shape = (num_candidates, *layout.shape)
     if np.prod(shape) <= _MAX_IN_MEMORY:
         every = np.empty(shape, np.uint8)
     else:
-        with tempfile.TemporaryFile(prefix="orchestrate-") as file:  # the mapping keeps what has no name any more
+        with tempfile.TemporaryFile(prefix="orchestrate-") as file:  # the mapping keeps the deleted file alive
             every = np.memmap(file, np.uint8, "w+", shape=shape)
     for array, blocks in zip(predictions, every, strict=True):
         layout.fill(array, blocks)
@@ -121,7 +121,7 @@ def make_blocks(layout: BlockLayout, predictions: Iterable[NDArray[np.uint8]], *
 
 @dataclass(frozen=True)
 class Grouped(Sequence[NDArray[np.uint8]]):
-    """Candidates as blocks; as a sequence, their predictions (V, C, P), 0 where nothing is scored, each made when asked for."""
+    """Candidates as blocks. As a sequence: their predictions (V, C, P), 0 where nothing is scored, each restored on access."""
 
     layout: BlockLayout
     blocks: Sequence[Blocks]
@@ -134,7 +134,7 @@ class Grouped(Sequence[NDArray[np.uint8]]):
 
 
 def read_blocks(folder: Path, cache: Path, layout: BlockLayout) -> NDArray[np.uint8]:
-    """Map stored probabilities into memory, read-only, regrouped by the layout of their labels; as outputs.read_predictions."""
+    """Map stored probabilities into memory, read-only, regrouped by ``layout``; otherwise as ``outputs.read_predictions``."""
     info = read_info(folder)
     path = cache / f"{info.predictions_sha256}.{layout.digest}.blocks"
     if not path.exists() or path.stat().st_size != math.prod(layout.shape):

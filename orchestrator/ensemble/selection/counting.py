@@ -1,4 +1,4 @@
-"""Members and candidates -> confusion matrices: the work dealt to threads, and remembered."""
+"""Members and candidates -> confusion matrices, on all cores and cached."""
 
 from __future__ import annotations
 
@@ -17,58 +17,58 @@ from orchestrator.state.machine import count_cores
 from trainers.prediction.means import Mean, make_table
 
 _TILE = 2**17
-"""Bytes of a candidate that a core works on at a time: with the deficits of its members they fit its second-level cache."""
+"""Bytes of a candidate that a core processes at a time: with the members' deficits they fit its second-level cache."""
 
-_REMEMBERED = 2**28
-"""Bytes of counts that are kept for members that are asked for again, as swaps and the parts of a cross-fit do."""
+_CACHED = 2**28
+"""Bytes of cached counts: swaps and the parts of a cross-fit ask for the same members again."""
 
 Members = tuple[int, ...]
 """Numbers of candidates; one that is named several times weighs as much."""
 
 
 class CandidateCounter:
-    """Counts what adding each candidate to some members would come to. Used by one thread, works on all cores.
+    """Counts which class wins how often once a candidate is added to some members. Used by one thread, runs on all cores.
 
-    The counts are whole numbers: neither the number of threads nor the order of anything changes them.
+    The counts are integers, so neither the number of threads nor any order changes them.
     """
 
     def __init__(self, layout: BlockLayout, blocks: Sequence[Blocks], mean: Mean) -> None:
-        """Count in these blocks, all laid out by ``layout``; they must not change, and are not copied."""
+        """Count in these blocks, which must have this layout; they are not copied and must not change."""
         self._layout = layout
-        self._blocks = blocks  # alive as long as their addresses are used
+        self._blocks = blocks  # keeps their addresses valid
         self._addresses = np.array([array.ctypes.data for array in blocks], np.int64)
         self._classes = (0,) * layout.num_classes
         self._table = make_table(mean)
         self._mean = mean
-        self._known: OrderedDict[tuple[Members, int], NDArray[np.uint16]] = OrderedDict()
-        self._num_remembered = 0  # bytes
+        self._counts: OrderedDict[tuple[Members, int], NDArray[np.uint16]] = OrderedDict()
+        self._num_cached = 0  # bytes
         self._threads = ThreadPoolExecutor(max_workers=count_cores())
         self._tiles = _make_tiles(layout)
 
     def narrow(self, candidates: Sequence[int]) -> CandidateCounter:
-        """A counter of some of the candidates, which remembers what each is alone."""
+        """A counter of some of the candidates, with the counts of each one alone cached."""
         narrowed = CandidateCounter(self._layout, [self._blocks[i] for i in candidates], self._mean)
-        narrowed._remember(((), 0), self.count_additions(())[list(candidates)])
+        narrowed._cache(((), 0), self.count_additions(())[list(candidates)])
         return narrowed
 
     def count_additions(self, members: Members, start: int = 0) -> NDArray[np.uint16]:
         """How often each class wins in each run, (M - start, R, C), once each from ``start`` on is added to these members."""
         key = (tuple(sorted(members)), start)
-        if key in self._known:
-            self._known.move_to_end(key)
-            return self._known[key]
+        if key in self._counts:
+            self._counts.move_to_end(key)
+            return self._counts[key]
         counts = self.count(members, np.arange(start, len(self._addresses)))
-        self._remember(key, counts)
+        self._cache(key, counts)
         return counts
 
-    def _remember(self, key: tuple[Members, int], counts: NDArray[np.uint16]) -> None:
-        self._known[key] = counts
-        self._num_remembered += counts.nbytes
-        while self._num_remembered > _REMEMBERED and len(self._known) > 1:
-            self._num_remembered -= self._known.popitem(last=False)[1].nbytes
+    def _cache(self, key: tuple[Members, int], counts: NDArray[np.uint16]) -> None:
+        self._counts[key] = counts
+        self._num_cached += counts.nbytes
+        while self._num_cached > _CACHED and len(self._counts) > 1:
+            self._num_cached -= self._counts.popitem(last=False)[1].nbytes
 
     def count(self, members: Members, candidates: NDArray[np.int64]) -> NDArray[np.uint16]:
-        """The same of some candidates, (n, R, C)."""
+        """The same for some candidates, (n, R, C)."""
         repeats = Counter(members)
         addresses = self._addresses[list(repeats)]
         weights = np.array(list(repeats.values()), np.int32)
@@ -88,14 +88,14 @@ class CandidateCounter:
         return counts
 
     def add_up(self, counts: NDArray[np.uint16], images: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Confusion matrices (n, C, C) of some images, summed, of counts (n, R, C)."""
+        """Counts (n, R, C) -> confusion matrices (n, C, C), summed over some images."""
         num_classes = self._layout.num_classes
         confusions = np.zeros((len(counts), num_classes, num_classes), np.int64)
         add_up_runs(counts, self._layout.class_of_run, self._layout.select_runs(images), confusions)
         return confusions
 
     def split_by_image(self, counts: NDArray[np.uint16]) -> NDArray[np.int32]:
-        """Confusion matrices (n, V, C, C) of each image, of counts (n, R, C)."""
+        """Counts (n, R, C) -> confusion matrices (n, V, C, C) of each image."""
         layout = self._layout
         confusions = np.zeros((len(counts), layout.num_images, layout.num_classes, layout.num_classes), np.int32)
         for candidate, found in zip(counts, confusions, strict=True):
@@ -104,7 +104,7 @@ class CandidateCounter:
 
 
 def _make_tiles(layout: BlockLayout) -> list[tuple[int, int]]:
-    """Consecutive runs, from and up to, of about _TILE bytes."""
+    """Ranges of consecutive runs (start, stop) of about _TILE bytes."""
     most = max(1, math.ceil(_TILE / (math.prod(layout.shape[1:]))))
     cuts = [0]
     for run in range(len(layout.image_of_run)):

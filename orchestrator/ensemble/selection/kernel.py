@@ -1,11 +1,11 @@
-"""Blocks of stored probabilities -> how often each class wins: integer arithmetic only, so exact in any order, on any threads.
+"""Blocks of stored probabilities -> how often each class wins. Integer arithmetic only: exact in any order, on any threads.
 
-A block is 64 pixels of one image and one true class, ``[class][64]`` uint8, and a run some blocks of one image and class: a
-confusion matrix is then what the runs' comparisons count. Everything is compiled for each number of classes, once a machine.
+A block is 64 pixels of one image and one true class, ``[class][64]`` uint8; a run is some blocks of one image and class. Counting
+the winners of all runs gives the confusion matrix. The code is compiled for each number of classes, once per machine.
 
-Arithmetic means need only bytes. Of the members' sums a pixel keeps how far each class lies behind the first, its *deficit*, at
-most 255: the class wins whose byte of the candidate, less the deficit and not below 0, is the largest. Where just one is the
-largest that is exact, whatever was cut off; where several are, the sums themselves decide.
+Arithmetic means need only bytes. For each pixel, the *deficit* of a class is how far its sum over the members lies behind the
+largest sum, cut off at 255. The class wins whose byte of the candidate minus the deficit, not below 0, is the largest. If there
+is one such class, this is exact despite the cut-off; if there are several, the sums decide.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 LANES = 64
-"""Pixels of a block: bits of the word that names those in which several classes are largest."""
+"""Pixels of a block: one bit each in the word that marks ties."""
 
 MAX_RUN = 127
-"""Blocks of a run: a byte counts two lanes of each."""
+"""Blocks of a run: a byte counts two lanes of each block."""
 
 UNSCORED = 255
-"""The label of pixels that take no part: void, or of an ignored class."""
+"""The label of pixels that are not scored: void, or of an ignored class."""
 
 MAX_MEMBERS = 257
-"""So many times 65,535 is far below what an int32 sum can hold."""
+"""Times 65,535, this is far below the largest int32."""
 
-_WIDTH = LANES // 2  # of a vector: with all 64 lanes at once a processor with 16 registers of 32 bytes runs out of them
+_WIDTH = LANES // 2  # of a vector: 64 lanes would need more than 16 registers of 32 bytes
 _BYTE, _INT, _WORD = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 _BYTES, _INTS = ir.VectorType(_BYTE, _WIDTH), ir.VectorType(_INT, _WIDTH)
 
@@ -55,10 +55,10 @@ def _make_lowest_bit(_typing: Any, word: Any) -> Any:
 
 
 def _make_count(_typing: Any, candidate: Any, deficits: Any, num_blocks: Any, classes: Any, counts: Any, ties: Any) -> Any:
-    """Of a run, in vectors: in how many lanes each class is (among) the largest, and of each block in which lanes several are.
+    """For a run: the number of lanes in which each class is (among) the largest, and the lanes of each block with ties.
 
-    candidate, deficits: addresses of (num_blocks, C, 64) uint8; counts: of (C,) int32; ties: of (num_blocks,) uint64, bit by
-    lane. classes: a tuple of length C. Written in LLVM's language, because compilers make vectors of such a loop only by luck.
+    candidate, deficits: addresses of (num_blocks, C, 64) uint8; counts: of (C,) int32; ties: of (num_blocks,) uint64, one bit per
+    lane. classes: a tuple of length C. Written as LLVM IR, because compilers rarely vectorize such a loop.
     """
     num_classes = len(classes)
 
@@ -120,7 +120,7 @@ def regroup(
     run_start: NDArray[np.int64],
     blocks: NDArray[np.uint8],
 ) -> None:
-    """Lay (V, C, P) out as blocks (B, C, 64). pixels: (B, 64) of the run's image, -1 for padding, which class 0 wins."""
+    """Regroup (V, C, P) into blocks (B, C, 64). pixels: (B, 64) of the run's image, -1 for padding, which class 0 wins."""
     for run in range(len(image_of_run)):
         image = predictions[image_of_run[run]]
         for block in range(run_start[run], run_start[run + 1]):
@@ -135,7 +135,7 @@ def regroup(
 
 @njit(nogil=True, cache=True)
 def ungroup(blocks: Any, pixels: Any, image_of_run: Any, run_start: Any, predictions: Any) -> None:
-    """The way back, with the same arrays; what stands in no block stays as it is."""
+    """The inverse of ``regroup``; pixels in no block stay as they are."""
     for run in range(len(image_of_run)):
         image = predictions[image_of_run[run]]
         for block in range(run_start[run], run_start[run + 1]):
@@ -148,7 +148,7 @@ def ungroup(blocks: Any, pixels: Any, image_of_run: Any, run_start: Any, predict
 
 @njit(nogil=True, cache=True)
 def _sum_bytes(members: NDArray[np.int64], weights: NDArray[np.int32], sums: NDArray[np.int32]) -> None:
-    """Add the members' blocks, which start at these addresses, each so many times."""
+    """Add the members' blocks, which start at these addresses, times their weights."""
     num_blocks, num_classes, _ = sums.shape
     for i in range(len(members)):
         blocks, weight = carray(_pointer(members[i]), (num_blocks, num_classes, LANES)), weights[i]
@@ -162,7 +162,7 @@ def _sum_bytes(members: NDArray[np.int64], weights: NDArray[np.int32], sums: NDA
 def _sum_by_table(
     members: NDArray[np.int64], weights: NDArray[np.int32], table: NDArray[np.int32], is_vote: bool, sums: NDArray[np.int32]
 ) -> None:
-    """As ``_sum_bytes``, but each byte counts what ``table`` says; or each pixel votes for its class."""
+    """As ``_sum_bytes``, but of ``table``'s value for each byte; or of votes."""
     num_blocks, num_classes, _ = sums.shape
     for i in range(len(members)):
         blocks, weight = carray(_pointer(members[i]), (num_blocks, num_classes, LANES)), weights[i]
@@ -187,7 +187,7 @@ def _find_largest(block: Any, lane: int) -> int:
 
 @njit(nogil=True, cache=True)
 def _find_deficits(sums: NDArray[np.int32]) -> NDArray[np.uint8]:
-    """How far each class lies behind the first, at most 255."""
+    """How far each class lies behind the largest, at most 255."""
     num_blocks, num_classes, _ = sums.shape
     deficits = np.empty(sums.shape, np.uint8)
     highest = np.empty(LANES, np.int32)
@@ -204,7 +204,7 @@ def _find_deficits(sums: NDArray[np.int32]) -> NDArray[np.uint8]:
 
 @njit(nogil=True, cache=True)
 def _settle_ties(block: Any, deficits: NDArray[np.uint8], sums: NDArray[np.int32], ties: Any, counts: NDArray[np.int32]) -> None:
-    """Where several classes were counted as the largest of a block's lane, count the one that wins, the lowest of equals."""
+    """In lanes where several classes were counted as the largest, count only the winner, the lowest of equals."""
     num_classes = len(block)
     while ties:
         lane: Any = _find_lowest_bit(ties)
@@ -230,10 +230,10 @@ def count_arithmetic(
     runs: tuple[int, int],
     counts: NDArray[np.uint16],
 ) -> None:
-    """Of each candidate and run, in how many pixels each class wins once the candidate is added to the weighted members.
+    """For each candidate and run, count the pixels that each class wins once the candidate is added to the weighted members.
 
-    candidates, members: addresses of blocks (B, C, 64); run_start: (R + 1,) in blocks; runs: those to count, from and up to, so
-    few that what is known of the members stays in a core's cache; counts: (n, R, C), to be filled; classes: a tuple of length C.
+    candidates, members: addresses of blocks (B, C, 64); run_start: (R + 1,) in blocks; runs: range to count (start, stop), small
+    enough for the members' deficits to stay in a core's cache; counts: (n, R, C), filled here; classes: a tuple of length C.
     """
     num_classes, size = len(classes), LANES * len(classes)
     first = run_start[runs[0]]
@@ -269,7 +269,7 @@ def count_by_table(
     runs: tuple[int, int],
     counts: NDArray[np.uint16],
 ) -> None:
-    """As ``count_arithmetic`` for other means: ``table`` says what each byte adds, or each pixel votes for its class."""
+    """As ``count_arithmetic`` for other means: ``table`` maps each byte to its addend; or each pixel votes for its class."""
     num_classes, size = len(classes), LANES * len(classes)
     first = run_start[runs[0]]
     sums = np.zeros((run_start[runs[1]] - first, num_classes, LANES), np.int32)

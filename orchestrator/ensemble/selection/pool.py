@@ -1,4 +1,4 @@
-"""Candidates' predictions -> the members whose combined probabilities score best."""
+"""A pool of candidates -> the members whose combined probabilities score best."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trainers.prediction.means import Mean
 
 @dataclass(frozen=True)
 class Limit:
-    """What the members may cost in all, such as parameters."""
+    """An upper limit for a cost of all members together, such as parameters."""
 
     name: str
     most: float
@@ -31,7 +31,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class SelectionRules:
-    """How members are searched for. models: candidate -> whose predictions it is; two of one model are never members together."""
+    """How members are searched for. models: candidate's key -> its model, of which at most one candidate becomes a member."""
 
     name: SearchName = "auto"
     limits: tuple[Limit, ...] = ()
@@ -50,22 +50,22 @@ class Selection:
     weights: tuple[float, ...]
     """Of each member; their sum is 1."""
     repeated: Members
-    """The members, each as often as it counts: what ``Pool.count`` takes."""
+    """The members, each repeated by its weight: what ``Pool.count`` takes."""
     miou: float
-    """In sample: on the images that it was chosen on."""
+    """In sample: on the images that the members were chosen on."""
     trajectory: tuple[float, ...]
-    """The same of the first 1, 2, ... that greedy chose, before anything was exchanged."""
+    """The same for the first 1, 2, ... members of the greedy search, before any swap."""
     search: SearchName
-    """The one that was made; never auto."""
+    """The search that ran; never auto."""
     reason: str = field(compare=False)
-    """Why that one."""
+    """Why that search."""
 
 
 class Pool:
-    """Candidates that may be combined, scored on the same pixels; ties go to the one that comes first.
+    """Candidates scored on the same pixels; ties go to the first. Used by one thread; caches its counts.
 
-    Candidates that agree on every scored pixel count once, the first of them. Holds a regrouped copy of the predictions, in a
-    temporary file where they are many, or the one that it is given. Used by one thread; remembers what it has counted.
+    Of candidates with identical predictions only the first is kept. Holds a regrouped copy of the predictions, in a temporary
+    file if they are large, unless they are given as ``Grouped``.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Pool:
         kept = sorted(set(first))
         self.keys = tuple(keys[i] for i in kept)
         self.positions = {key: kept.index(i) for key, i in zip(keys, first, strict=True)}
-        """Of every key, also of those that count as another: where its predictions stand."""
+        """Key -> position in the pool; that of the first for candidates with identical predictions."""
         self.predictions = Grouped(grouped.layout, [grouped.blocks[i] for i in kept])
         """(V, C, P) each, 0 where nothing is scored."""
         self._counter = counter.narrow(kept)
@@ -103,11 +103,11 @@ class Pool:
         """(M, V, C, C): each candidate's own confusion matrices."""
 
     def rank_singles(self, images: NDArray[np.int64], limits: Sequence[Limit] = ()) -> list[float]:
-        """MIoU of each candidate alone on these images, -inf of those that cost more alone than is allowed."""
+        """MIoU of each candidate alone on these images; -inf for those that exceed the limits alone."""
         return [float(score) for score in _Scores(self, images, SelectionRules(limits=tuple(limits)))(())]
 
     def count(self, members: Iterable[int], images: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Confusion matrices (n, C, C) of the members' mean on these images; who is named twice counts twice."""
+        """Confusion matrices (n, C, C) of the members' mean on these images; repeated members weigh more."""
         *others, last = members
         counts = self._counter.count(tuple(others), np.array([last]))
         confusions: NDArray[np.int64] = self._counter.split_by_image(counts)[0, images].astype(np.int64)
@@ -121,10 +121,10 @@ class Pool:
         exactly: bool = False,
         rules: SelectionRules = DEFAULT_RULES,
     ) -> Selection:
-        """Choose up to ``k`` distinct members on these images, or ``k`` of them where fewer would score better.
+        """Choose up to ``k`` distinct members on these images; with ``exactly``, ``k`` even if fewer score better.
 
         Raises:
-            EnsembleError: there are no members within the limits, or with ``exactly`` not so many.
+            EnsembleError: no candidate is within the limits, or with ``exactly`` too few are.
         """
         num_models = len({rules.models.get(key, key) for key in self.keys})
         if exactly and k > num_models:
@@ -139,14 +139,14 @@ class Pool:
         return Selection(tuple(repeats), weights, found.members, found.score, found.trajectory, name, reason)
 
     def _score(self, members: Members, start: int, images: NDArray[np.int64]) -> NDArray[np.float64]:
-        """MIoU of the members with each candidate from ``start`` on; below every score where nothing is scored."""
+        """MIoU of the members with each candidate from ``start`` on; -1 where nothing is scored."""
         counts = self._counter.count_additions(members, start)
         scores = mean_iou(self._counter.add_up(counts, images), self.ignore_classes)
         return np.where(np.isfinite(scores), scores, -1.0)
 
 
 class _Scores:
-    """What a search asks of a pool: scores on some images, within limits, of one candidate a model."""
+    """Scores on some images, as a search needs them: -inf for candidates beyond the limits or of a member's model."""
 
     def __init__(self, pool: Pool, images: NDArray[np.int64], rules: SelectionRules) -> None:
         limits = rules.limits
@@ -193,7 +193,7 @@ def _group(
 
 
 def _find_first_alike(grouped: Grouped, counts: NDArray[np.uint16]) -> list[int]:
-    """Of each candidate the first that is like it, most often itself; only where counts are equal it is looked at closely."""
+    """For each candidate, the first with identical predictions, mostly itself. Only candidates of equal counts are compared."""
     first: list[int] = []
     by_counts: dict[bytes, list[int]] = {}
     for i, own in enumerate(counts):
@@ -239,10 +239,10 @@ def _check_labels(labels: NDArray[np.uint8], shape: tuple[int, ...], ignore_clas
 
 
 def check_size(k: int) -> None:
-    """Refuse a number of members that cannot be.
+    """Check the number of members.
 
     Raises:
-        EnsembleError: below 1, or more than an exact sum can hold.
+        EnsembleError: it is below 1, or more than an exact sum can hold.
     """
     if not 1 <= k <= MAX_MEMBERS:
         raise EnsembleError(f"k is {k}, expected 1..{MAX_MEMBERS}.")

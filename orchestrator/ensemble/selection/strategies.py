@@ -1,4 +1,4 @@
-"""Ways to search for members: each asks what adding a candidate to some members would score, and knows nothing of pixels."""
+"""Searches for members: each only asks for the score of some members with each candidate added."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ SearchName = Literal["auto", "greedy", "weighted", "swap", "beam", "exhaustive"]
 
 BEAM_WIDTH = 8
 NUM_ADDITIONS = 25
-"""Of a weighted search, so that weights are multiples of down to 1/25. Caruana et al. take 20 to 100 models."""
+"""Of a weighted search: weights are multiples of at least 1/25. Caruana et al. use 20 to 100 models."""
 
 _AFFORDABLE = 10**10
 """Bytes of predictions that ``auto`` reads to try every set: about a second on two cores."""
 _OVERHEAD = 3 * 10**6
-"""Bytes that could be read while candidates that differ in one member are put to the question, however small they are."""
+"""Bytes that could be read in the time that one call for scores takes at least."""
 
 
 class Scores(Protocol):
-    """What candidates are worth, beside members: higher is better, -inf where they may not be added."""
+    """Scores members with each candidate added: higher is better, -inf where it may not be added."""
 
     num_candidates: int
 
@@ -35,22 +35,22 @@ class Scores(Protocol):
         """Score of the members with each candidate from number ``start`` on: (M - start,)."""
 
 
-Step = tuple[Members, float]
-"""Members, and what they score."""
+ScoredMembers = tuple[Members, float]
+"""Members and their score."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """Members in the order in which they were chosen, named as often as they count, and what they score."""
+class SearchOutcome:
+    """Members in the order in which they were chosen, repeated by weight, and their score."""
 
     members: Members
     score: float
     trajectory: tuple[float, ...]
-    """What greedy, or weighted, scored after each addition."""
+    """The score after each addition of the greedy or weighted search."""
 
 
 def choose(name: SearchName, *, num_candidates: int, k: int, num_bytes: int) -> tuple[SearchName, str]:
-    """The search that ``auto`` stands for, and why; of others, themselves. num_bytes: of one candidate."""
+    """The search to run and why; it differs from ``name`` only for ``auto``. num_bytes: of one candidate."""
     if name != "auto":
         return name, "asked for"
     num_sets = sum(math.comb(num_candidates, size) for size in range(1, k + 1))
@@ -61,24 +61,24 @@ def choose(name: SearchName, *, num_candidates: int, k: int, num_bytes: int) -> 
     return "swap", f"auto: {num_sets:.2g} {sets} are too many to try all"
 
 
-def search_greedily(scores: Scores, k: int, *, exactly: bool) -> Found:
-    """Add the candidate that helps most, up to k; then the best prefix, or all k.
+def search_greedily(scores: Scores, k: int, *, exactly: bool) -> SearchOutcome:
+    """Add the best candidate until there are k; then take the best prefix, or all k.
 
     Source: Caruana et al. 2004, Ensemble Selection from Libraries of Models, without replacement.
     """
     path = _walk_greedily(scores, k)
     num_members = len(path) if exactly else 1 + int(np.argmax([score for _, score in path]))
     members, score = path[num_members - 1]
-    return Found(members, score, tuple(score for _, score in path))
+    return SearchOutcome(members, score, tuple(score for _, score in path))
 
 
-def search_weights(scores: Scores, k: int, *, exactly: bool) -> Found:
-    """As greedy, but a member may be added again, so that it weighs more; up to k distinct ones.
+def search_weights(scores: Scores, k: int, *, exactly: bool) -> SearchOutcome:
+    """As greedy, but a member may be added again, which raises its weight; up to k distinct members.
 
     Source: Caruana et al. 2004, with replacement.
     """
     members: Members = ()
-    path: list[Step] = []
+    path: list[ScoredMembers] = []
     for _ in range(NUM_ADDITIONS):
         values = scores(members).copy()
         if len(set(members)) == k:
@@ -91,13 +91,13 @@ def search_weights(scores: Scores, k: int, *, exactly: bool) -> Found:
     allowed = [(m, s) for m, s in path if len(set(m)) == k] if exactly else path
     trajectory = tuple(score for _, score in path)
     if not allowed:
-        return search_greedily(scores, k, exactly=True)  # it never took up a k-th member by itself
-    best_members, score = max(allowed, key=lambda step: step[1])  # the first, so the shortest, of equals
-    return Found(best_members, score, trajectory)
+        return search_greedily(scores, k, exactly=True)  # it never added a k-th member
+    best_members, score = max(allowed, key=lambda step: step[1])  # the shortest of equals
+    return SearchOutcome(best_members, score, trajectory)
 
 
-def search_by_swaps(scores: Scores, k: int, *, exactly: bool) -> Found:
-    """Greedily; then replace one member at a time by the outsider that helps most, until none helps."""
+def search_by_swaps(scores: Scores, k: int, *, exactly: bool) -> SearchOutcome:
+    """Greedily; then replace one member at a time by the best outsider, while that helps."""
     found = search_greedily(scores, k, exactly=exactly)
     members, score = found.members, found.score
     while len(members) > 1:
@@ -112,14 +112,14 @@ def search_by_swaps(scores: Scores, k: int, *, exactly: bool) -> Found:
         if better == members:
             break
         members, score = better, best
-    return Found(members, score, found.trajectory)
+    return SearchOutcome(members, score, found.trajectory)
 
 
-def search_beam(scores: Scores, k: int, *, exactly: bool) -> Found:
-    """Go on from the BEAM_WIDTH best sets of each size, and always from greedy's own, so that it is never worse than that."""
+def search_beam(scores: Scores, k: int, *, exactly: bool) -> SearchOutcome:
+    """Extend the BEAM_WIDTH best sets of each size, and always those of the greedy search, so that it is never worse."""
     greedy = _walk_greedily(scores, k)
-    beam: list[Step] = [((), -np.inf)]
-    found: list[Step] = []
+    beam: list[ScoredMembers] = [((), -np.inf)]
+    found: list[ScoredMembers] = []
     for size in range(k):
         known = {tuple(sorted(step[0])): step for step in greedy[size : size + 1]}
         for members, _ in beam:
@@ -131,13 +131,13 @@ def search_beam(scores: Scores, k: int, *, exactly: bool) -> Found:
         found.append(ranked[0])
         beam = ranked[:BEAM_WIDTH] + [step for step in greedy[size : size + 1] if step not in ranked[:BEAM_WIDTH]]
     members, score = max(found[-1:] if exactly else found, key=lambda step: step[1])
-    return Found(members, score, tuple(score for _, score in greedy))
+    return SearchOutcome(members, score, tuple(score for _, score in greedy))
 
 
-def search_exhaustively(scores: Scores, k: int, *, exactly: bool) -> Found:
-    """Try every set of up to k, or of k; among equals the smallest, and then the first."""
+def search_exhaustively(scores: Scores, k: int, *, exactly: bool) -> SearchOutcome:
+    """Try every set of up to k, or of k; of equals take the smallest, then the first."""
     greedy = _walk_greedily(scores, k)
-    best: Step = ((), -np.inf)
+    best: ScoredMembers = ((), -np.inf)
     for size in range(k if exactly else 1, k + 1):
         for first in combinations(range(scores.num_candidates - 1), size - 1):
             start = first[-1] + 1 if first else 0
@@ -145,10 +145,10 @@ def search_exhaustively(scores: Scores, k: int, *, exactly: bool) -> Found:
             last = int(np.argmax(values))
             if values[last] > best[1]:
                 best = (*first, start + last), float(values[last])
-    return Found(*best, tuple(score for _, score in greedy))
+    return SearchOutcome(*best, tuple(score for _, score in greedy))
 
 
-SEARCHES: dict[SearchName, Callable[..., Found]] = {
+SEARCHES: dict[SearchName, Callable[..., SearchOutcome]] = {
     "greedy": search_greedily,
     "weighted": search_weights,
     "swap": search_by_swaps,
@@ -157,8 +157,8 @@ SEARCHES: dict[SearchName, Callable[..., Found]] = {
 }
 
 
-def _walk_greedily(scores: Scores, k: int) -> list[Step]:
-    """Members after each addition and what they score, until there are k or none may be added."""
+def _walk_greedily(scores: Scores, k: int) -> list[ScoredMembers]:
+    """Members and score after each addition, until there are k or none may be added."""
     members: Members = ()
     path = []
     while len(members) < k:
@@ -173,7 +173,7 @@ def _walk_greedily(scores: Scores, k: int) -> list[Step]:
 
 
 def _best_of(values: NDArray[np.float64], members: Members, most: int = BEAM_WIDTH) -> Iterator[tuple[int, float]]:
-    """The best candidates that are no members yet, the first of equals first."""
+    """The best candidates that are not members yet; of equals the first comes first."""
     values = values.copy()
     values[list(members)] = -np.inf
     for candidate in np.argsort(-values, kind="stable")[:most]:

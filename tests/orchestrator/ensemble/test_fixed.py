@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from orchestrator.analysis.stats import compute_miou
-from orchestrator.ensemble.fixed import EnsembleOutcome, Member, evaluate_ensembles, make_record
+from orchestrator.ensemble.fixed import EnsembleOutcome, MemberTrial, evaluate_ensembles, make_record
 from orchestrator.ensemble.fixed_evaluation import evaluate_fixed
 from orchestrator.errors import EnsembleError, TrackingError
 from orchestrator.planning.configuration import Configuration, Facts
@@ -90,15 +90,15 @@ class Sweep:
         spec = TrialSpec(key=key, configuration=key, name=f"row {row}", train=train, data=data, seed=0, source_fingerprint="f")
         return PlannedTrial(spec, Configuration(train, data, {"row": row}, f"row {row}", key), TrialState.CACHED)
 
-    def end(self, **changes: Member) -> dict[str, Member]:
+    def end(self, **changes: MemberTrial) -> dict[str, MemberTrial]:
         """All trials are done, but for the changes."""
         done = {
             key: TrialResult(key=key, state=TrialState.COMPLETE, scored_fingerprint="s" * 16, attempt=1, started_s=0, ended_s=1)
             for key in ("a", "b")
         }
-        return {key: Member(TrialState.COMPLETE, result) for key, result in done.items()} | changes
+        return {key: MemberTrial(TrialState.COMPLETE, result) for key, result in done.items()} | changes
 
-    def evaluate(self, members: dict[str, Member], find: Callable[[TrialSpec], Path] | None = None) -> EnsembleOutcome:
+    def evaluate(self, members: dict[str, MemberTrial], find: Callable[[TrialSpec], Path] | None = None) -> EnsembleOutcome:
         """What becomes of the ensemble."""
 
         def find_here(spec: TrialSpec) -> Path:
@@ -122,13 +122,13 @@ def test_an_ensemble_is_evaluated_once(sweep: Sweep) -> None:
     first = sweep.evaluate(sweep.end())
     second = sweep.evaluate(sweep.end())
     assert (first.state, second.state) == ("COMPLETE", "CACHED")
-    assert second.to_json_with_figures(None) | {"state": "COMPLETE"} == first.to_json_with_figures(None)
+    assert second.to_json_with_result(None) | {"state": "COMPLETE"} == first.to_json_with_result(None)
     assert sweep.asked == ["a", "b"]
 
 
 def test_the_document_is_complete(sweep: Sweep) -> None:
     """Figures by class name, published figure, members as keys."""
-    document = sweep.evaluate(sweep.end()).to_json_with_figures("run-1")
+    document = sweep.evaluate(sweep.end()).to_json_with_result("run-1")
     assert (document["id"], document["members"], document["rows"]) == (3, ["a", "b"], [1, 2])
     assert (document["reported"], document["run_id"]) == (0.6, "run-1")
     assert list(document["class_iou"]) == ["one", "two"]
@@ -138,11 +138,11 @@ def test_the_document_is_complete(sweep: Sweep) -> None:
 @pytest.mark.parametrize(
     ("member", "state", "reason"),
     [
-        (Member(TrialState.FAILED, None, "no memory"), "MISSING", r"row 2 is FAILED \(no memory\)"),
-        (Member(TrialState.WAITING), "WAITING", "waits for row 2"),
+        (MemberTrial(TrialState.FAILED, None, "no memory"), "MISSING", r"row 2 is FAILED \(no memory\)"),
+        (MemberTrial(TrialState.WAITING), "WAITING", "waits for row 2"),
     ],
 )
-def test_an_ensemble_names_the_member_it_lacks(sweep: Sweep, member: Member, state: str, reason: str) -> None:
+def test_an_ensemble_names_the_member_it_lacks(sweep: Sweep, member: MemberTrial, state: str, reason: str) -> None:
     """Nothing is formed of the others, and what is recorded says why."""
     outcome = sweep.evaluate(sweep.end(b=member))
     assert outcome.state == state
@@ -186,7 +186,7 @@ def test_folds_of_a_row_are_one_member(tmp_path: Path) -> None:
     ensemble = dataclasses.replace(sweep.plan.ensembles[0], members=tuple(trials))
     sweep.plan = dataclasses.replace(sweep.plan, trials=tuple(trials), ensembles=(ensemble,))
     members = {
-        trial.spec.key: Member(
+        trial.spec.key: MemberTrial(
             TrialState.COMPLETE,
             TrialResult(key=trial.spec.key, state=TrialState.COMPLETE, scored_fingerprint="", attempt=1, started_s=0, ended_s=1),
         )
@@ -200,4 +200,4 @@ def test_folds_of_a_row_are_one_member(tmp_path: Path) -> None:
     assert make_record(outcome).members == dict.fromkeys(outcome.keys, 0.25)
     again = sweep.evaluate(members)
     assert again.state == "CACHED"
-    assert again.to_json_with_figures(None) | {"state": "COMPLETE"} == outcome.to_json_with_figures(None)
+    assert again.to_json_with_result(None) | {"state": "COMPLETE"} == outcome.to_json_with_result(None)

@@ -119,12 +119,12 @@ def test_the_page_shows_what_was_chosen_last(home: Home, reader: RunReader, tmp_
     labels = random.integers(0, 3, (20, 8, 8)).astype(np.uint8)
     truth = np.stack([labels == c for c in range(3)], axis=1)
     predictions = [(truth * 80 + random.uniform(0, 175, truth.shape)).astype(np.uint8) for _ in range(3)]
-    found = select_ensemble(predictions, labels, k=2, keys=["first <b>", "second", "third"])
+    found = select_ensemble(predictions, labels, k=2, keys=["a <b>", "b <b>", "c <b>"])
     document = {name: value for name, value in found.to_json().items() if name != "run_id"}
     log_ensemble(reader.location, "s", EnsembleRecord("old", {"k1": 1.0}, {}, {"members": ["k1"]}))
     assert load_chosen(reader, "s", cache=home.cache) is None
     log_ensemble(reader.location, "s", EnsembleRecord("chosen", {"k1": 1.0}, {}, document))
     make_report(reader, "s", out=tmp_path / "page.html", cache=home.cache)
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "first &lt;b&gt;" in page
+    assert " &lt;b&gt;" in page
     assert "a significant gain" in page

@@ -9,14 +9,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from orchestrator.ensemble.predict.masks import Described, open_masks
+from orchestrator.ensemble.predict.masks import MaskTarget, open_masks
 from orchestrator.errors import PredictError
 
 MASKS = np.random.default_rng(0).integers(0, 5, (7, 6, 9), dtype=np.uint8)
-SAME = Described([f"{i:05d}" for i in range(7)], [str(i) for i in range(7)], [(6, 9)] * 7, num_classes=5)
+SAME = MaskTarget([f"{i:05d}" for i in range(7)], [str(i) for i in range(7)], [(6, 9)] * 7, num_classes=5)
 
 
-def write(out: Path, pictures: Described = SAME) -> Path:
+def write(out: Path, pictures: MaskTarget = SAME) -> Path:
     """All masks, in parts of three."""
     with open_masks(out, pictures) as add:
         for start in range(0, 7, 3):
@@ -50,7 +50,7 @@ def test_csv_is_what_the_competitions_code_writes(tmp_path: Path) -> None:
 def test_csv_takes_names_of_any_kind_for_ids(tmp_path: Path) -> None:
     """Commas and quotes too."""
     names = ['a,b"c', *"bcdefg"]
-    write(tmp_path / "a.csv", Described(names, names, SAME.sizes, num_classes=5))
+    write(tmp_path / "a.csv", MaskTarget(names, names, SAME.sizes, num_classes=5))
     assert list(pd.read_csv(tmp_path / "a.csv", index_col="id").index) == names
 
 
@@ -92,7 +92,7 @@ def test_a_failure_leaves_nothing(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.npz", "a.csv"])
 def test_one_table_holds_one_size(name: str, tmp_path: Path) -> None:
     """The message names the sizes and the way out."""
-    mixed = Described(SAME.names, SAME.ids, [(6, 9)] * 6 + [(5, 4)], num_classes=5)
+    mixed = MaskTarget(SAME.names, SAME.ids, [(6, 9)] * 6 + [(5, 4)], num_classes=5)
     with pytest.raises(PredictError, match=r"5x4, 6x9.*Name a folder"):
         write(tmp_path / name, mixed)
 

@@ -148,7 +148,7 @@ def test_a_model_is_a_member_with_flips_or_without(home: Home, report: EnsembleR
     assert report.to_json()["flips"] == [report.flips.get(key) for key in report.members]
     named = dict(zip(report.members, report.names, strict=True))
     assert all(("with horizontal flips" in name) == (key in report.flips) for key, name in named.items())
-    assert "3 of 6 candidates are others with test-time flips" in report.labels.notes[-1]
+    assert "3 of 6 candidates use test-time flips" in report.labels.notes[-1]
     found = find_model(TrackingLocation.of(home), str(report.run_id))
     assert found.flips == {report.trials[key][0]: flips for key, flips in report.flips.items()}
     assert set(found.weights) == {keys[0] for keys in report.trials.values()}

@@ -6,8 +6,7 @@ selection/           a pool -> the members whose mean scores best
 evaluation/          what such a choice is worth on other images
 best.py              `orchestrate best-ensemble`: all of the above for sweeps
 arrays.py            the same for arrays: ``select_ensemble``
-fixed.py             the ensembles that a sweep file names: their state and their evaluation
-fixed_evaluation.py  what a fixed ensemble is worth
+fixed.py             the ensembles that a sweep file names: state, evaluation, record
 predict/             `orchestrate predict` and `export`
 """
 

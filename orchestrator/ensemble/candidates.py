@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from orchestrator.analysis.results import name_joined
 from orchestrator.analysis.trials import strip_seed
-from orchestrator.ensemble.selection.pool import Limit
 from orchestrator.errors import EnsembleError
 from orchestrator.state.files import replacing
 from orchestrator.state.trial.outputs import PredictionsInfo, read_info, read_labels, read_predictions, write_predictions
@@ -26,6 +25,7 @@ from orchestrator.tracking.tags import SYSTEM, Tag
 from trainers.config import FLIPPED_AXES, Flips
 
 if TYPE_CHECKING:
+    from orchestrator.ensemble.selection.pool import Limit
     from orchestrator.tracking.reader.row import RunRow
 
 
@@ -192,6 +192,8 @@ class Wanted:
 
     def make_limits(self, candidates: Iterable[EnsembleCandidate]) -> tuple[Limit, ...]:
         """The limits for the search; every trial must have its costs. The cost of a candidate with folds is the sum over them."""
+        from orchestrator.ensemble.selection.pool import Limit  # numba takes a second
+
         costly = list(candidates)
         return tuple(
             Limit(tag.removeprefix(SYSTEM), most, {candidate.key: _add_up(candidate, tag) for candidate in costly})

@@ -1,25 +1,61 @@
-"""The ensembles that a sweep file names: their state, their evaluation once all members are done, and their record."""
+"""The ensembles that a sweep file names: their state, what they are worth once all members are done, and their record.
+
+No member is chosen on the images that it is scored on, so there is no cross-fitting. Only the best member, with which the mean is
+compared, is chosen on them, so the gain over it is, if anything, too small.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import ValidationError
 
 from orchestrator.analysis.results import name_joined
+from orchestrator.analysis.stats import compare, compute_class_iou, estimate_miou, sum_groups
 from orchestrator.ensemble.candidates import join_predictions
-from orchestrator.ensemble.fixed_evaluation import FixedResult, evaluate_fixed, evaluation_folder, find_evaluation
 from orchestrator.errors import EnsembleError, TrackingError
 from orchestrator.planning.plan import Plan, PlannedEnsemble
+from orchestrator.state.files import write_atomically
 from orchestrator.state.home import Home
 from orchestrator.state.trial.folder import TrialFolder
-from orchestrator.state.trial.records import OBJECTIVE, TrialResult, TrialSpec, TrialState
+from orchestrator.state.trial.outputs import read_info, write_confusions
+from orchestrator.state.trial.records import OBJECTIVE, Record, TrialResult, TrialSpec, TrialState
 from orchestrator.tracking.tags import EnsembleRecord, Tag, make_row_tags
 
 DONE = (TrialState.COMPLETE, TrialState.CACHED)
+
+
+EVALUATION_VERSION = 2
+"""Raised by hand when the same predictions would give another result."""
+
+RESULT_FILE, CONFUSIONS_FILE = "result.json", "confusions.npz"
+
+
+class FixedResult(Record):
+    """An evaluated ensemble, on all validation images; CIs are 95 % and over images."""
+
+    kind: Literal["fixed"] = "fixed"
+    members: tuple[str, ...]
+    """Keys of trials in the order of the sweep file, of equal weight; with folds, those of every fold."""
+    scored_fingerprint: str
+    num_images: int
+    miou: float
+    ci95: tuple[float, float]
+    class_iou: tuple[float, ...]
+    """Of each class; NaN for a class that is not scored."""
+    best_member: str
+    best_member_miou: float
+    gain_over_best_member: float
+    gain_ci95: tuple[float, float]
+    """Of the paired difference."""
 
 
 class EnsembleState(StrEnum):
@@ -137,7 +173,7 @@ def make_record(outcome: EnsembleOutcome) -> EnsembleRecord:
     document |= {"class_iou": outcome.class_iou, "weights": list(weights.values())}
     assert outcome.folder is not None, "an evaluation has a folder"
     finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
-    return EnsembleRecord(planned.title, weights, finite, document, tags, files=(outcome.folder / "confusions.npz",))
+    return EnsembleRecord(planned.title, weights, finite, document, tags, files=(outcome.folder / CONFUSIONS_FILE,))
 
 
 def _look_up(ensemble: PlannedEnsemble, members: Mapping[str, MemberTrial], cache: Path) -> EnsembleOutcome:
@@ -202,3 +238,62 @@ def _finite(value: float) -> float | None:
 
 def _bounds(pair: tuple[float, float]) -> list[float] | None:
     return list(pair) if all(math.isfinite(bound) for bound in pair) else None
+
+
+def evaluation_folder(cache: Path, members: Sequence[str], scored_fingerprints: Iterable[str]) -> Path:
+    """The folder for the evaluation of these members, in any order: ``result.json`` and ``confusions.npz``, once it is done."""
+    identity = {"members": sorted(members), "scored": sorted(set(scored_fingerprints)), "version": EVALUATION_VERSION}
+    name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    return cache / "ensembles" / name
+
+
+def find_evaluation(folder: Path, members: Sequence[str]) -> FixedResult | None:
+    """The result of an earlier evaluation; None where there is none that can be read."""
+    try:
+        found = FixedResult.model_validate_json((folder / RESULT_FILE).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None  # it takes seconds to evaluate again
+    return found.model_copy(update={"members": tuple(members)})
+
+
+def evaluate_fixed(predictions: Mapping[str, Path], *, names: Mapping[str, str], folder: Path, cache: Path) -> FixedResult:
+    """Score the mean of the members' stored probabilities, and store the result in ``folder``.
+
+    predictions: key -> folder with the member's predictions. names: key -> name, for messages. cache: for unpacked predictions.
+
+    Raises:
+        EnsembleError: the members were not scored on the same images, labels and classes, or a file is damaged.
+    """
+    from orchestrator.ensemble.pooling import load_pool, read_groups  # numba takes a second
+    from orchestrator.ensemble.selection.pool import check_size
+
+    keys = list(predictions)
+    check_size(len(keys))
+    pool = load_pool(keys, list(predictions.values()), cache, names=[names[key] for key in keys])
+    every = np.arange(pool.num_images)
+    mean = pool.count([pool.positions[key] for key in keys], every)
+    singles = [pool.singles[pool.positions[key]] for key in keys]
+    scores = pool.rank_singles(every)
+    best = max(range(len(keys)), key=lambda i: scores[pool.positions[keys[i]]])  # the first of equals
+    groups = read_groups(list(predictions.values()))
+    summed, alone = sum_groups(mean, groups), sum_groups(singles[best], groups)
+    estimate = estimate_miou(summed, pool.ignore_classes)
+    gain = compare(summed, alone, pool.ignore_classes)
+    result = FixedResult(
+        members=tuple(keys),
+        scored_fingerprint=read_info(predictions[keys[0]]).scored_fingerprint,
+        num_images=pool.num_images,
+        miou=estimate.value,
+        ci95=estimate.ci95,
+        class_iou=tuple(compute_class_iou(mean, pool.ignore_classes).tolist()),
+        best_member=keys[best],
+        best_member_miou=scores[pool.positions[keys[best]]],
+        gain_over_best_member=gain.value,
+        gain_ci95=gain.ci95,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_confusions(folder / CONFUSIONS_FILE, summed, ignore_classes=pool.ignore_classes)
+    write_atomically(
+        folder / RESULT_FILE, result.model_dump_json(indent=1)
+    )  # last: its presence means that the folder is complete
+    return result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -196,7 +196,7 @@ class EnsembleReport:
         what = f"Best ensemble: {len(self.members)} of {self.num_candidates} candidates, {self.num_images} images"
         parts: list[str | Table] = [_title(what), self._draw_members(), *self._say_worth()]
         if len(self.steps) > 1:
-            parts += [_title("Up to k members, cross-fitted"), self._draw_steps(), *self._say_steps()]
+            parts += [_title("Up to k members, cross-fitted"), self._draw_steps(), self._say_steps()]
         if len(self.members) > 1:
             parts += [_title("Each class, cross-fitted"), self._draw_classes()]
             if len(self.members) <= _DRAWN:
@@ -210,79 +210,70 @@ class EnsembleReport:
         return Group(*parts)
 
     def _draw_members(self) -> Table:
-        table = _start_table()
-        _add_columns(table, "", "member", "name", "weight", "alone", *["adds"] * bool(self.contributions))
-        for i, (key, weight) in enumerate(zip(self.members, self.weights, strict=True)):
-            cells = [str(i + 1), escape(key), escape(self.labels.names.get(key, "")), f"{weight:.3f}"]
-            cells.append(f"{self.members_in_sample[i]:.4f}")
-            cells += [f"{gain.value:+.4f}{'' if gain.is_significant else ' ?'}" for gain in self.contributions[i : i + 1]]
-            table.add_row(*cells)
+        named = [(key, self.labels.names.get(key, "")) for key in self.members]
+        rows = [
+            [str(i), key, name, f"{weight:.3f}", f"{alone:.4f}"]
+            for i, ((key, name), weight, alone) in enumerate(zip(named, self.weights, self.members_in_sample, strict=True), 1)
+        ]
+        for row, gain in zip(rows, self.contributions, strict=bool(self.contributions)):
+            row.append(f"{gain.value:+.4f}{'' if gain.is_significant else ' ?'}")
+        table = _draw(("", "member", "name", "weight", "alone", *["adds"] * bool(self.contributions)), rows)
         if self.contributions:
-            table.caption = "In sample. adds: to the other members (?: not significant)"
-        return table
-
-    def _draw_disagreement(self) -> Table:
-        table = _start_table()
-        numbered = range(len(self.members))
-        _add_columns(table, "", *(str(i + 1) for i in numbered))
-        for i in numbered:
-            table.add_row(str(i + 1), *("" if i == j else f"{self.diversity.disagreement[i][j]:.1%}" for j in numbered))
+            doubt = "" if all(gain.is_significant for gain in self.contributions) else " (?: not significant)"
+            table.caption = f"In sample. adds: to the other members{doubt}"
         return table
 
     def _say_worth(self) -> list[str]:
         low, high = self.ci95
+        if self.gain.is_significant:
+            worse = "the ensemble is significantly worse; use the single trial"
+            verdict = f"positive in {self.gain.probability:.1%} of the resamples" if self.gain.low > 0 else worse
+        else:
+            verdict = f"no evidence of a gain; positive in {self.gain.probability:.0%} of the resamples"
         return [
             *self.labels.notes,
             f"Search: {self.search} ({self.reason}). Combined as {_COMBINED[self.mean]}.",
             f"mIoU, cross-fitted: {self.miou:.4f} (95 % CI {low:.4f} to {high:.4f})",
-            f"Gain over the best single trial: {_write(self.gain)}: {self._verdict()}.",
+            f"Gain over the best single trial: {_write(self.gain)}: {verdict}.",
             f"In sample: {self.miou_in_sample:.4f}, optimistic by {self.optimism:.4f}: the members were chosen on these images; "
             f"best single trial {self.best_single_in_sample:.4f} ({escape(self.best_single)}).",
         ]
 
     def _draw_steps(self) -> Table:
-        table = _start_table()
-        _add_columns(table, "k", "mIoU", "95 % CI", "over the best single", "over the line above")
+        rows = []
         for step in self.steps:
-            gains = ["" if step.last is None else _write(gain, 3) for gain in (step.gain, step.last) if gain is not None]
-            table.add_row(str(step.k), f"{step.miou.value:.4f}", f"{step.miou.low:.3f} to {step.miou.high:.3f}", *gains)
-        return table
+            gains = ["", ""] if step.last is None else [_write(step.gain, 3), _write(step.last, 3)]
+            rows.append([str(step.k), f"{step.miou.value:.4f}", f"{step.miou.low:.3f} to {step.miou.high:.3f}", *gains])
+        return _draw(("k", "mIoU", "95 % CI", "over the best single", "over the line above"), rows)
 
-    def _say_steps(self) -> list[str]:
+    def _say_steps(self) -> str:
         if self.pays_up_to == 1:
-            return ["No step is significantly better than the one before it."]
+            return "No step is significantly better than the one before it."
         more = "" if self.pays_up_to == self.steps[-1].k else ": the gain of further members is not significant"
-        return [f"More members pay up to k = {self.pays_up_to}{more}."]
+        return f"More members pay up to k = {self.pays_up_to}{more}."
 
     def _draw_classes(self) -> Table:
-        table = _start_table()
-        _add_columns(table, "class", "IoU", "gain over the best single", "positive in")
-        for c, gain in self.class_gains.items():
-            table.add_row(escape(self._name(c)), f"{self.class_iou[c]:.4f}", _write(gain, 3), f"{gain.probability:.0%}")
-        return table
+        rows = [
+            [self._name(c), f"{self.class_iou[c]:.4f}", _write(gain, 3), f"{gain.probability:.0%}"]
+            for c, gain in self.class_gains.items()
+        ]
+        return _draw(("class", "IoU", "gain over the best single", "positive in"), rows)
+
+    def _draw_disagreement(self) -> Table:
+        shares = self.diversity.disagreement
+        rows = [[str(i + 1), *("" if i == j else f"{share:.1%}" for j, share in enumerate(row))] for i, row in enumerate(shares)]
+        return _draw(("", *(str(i + 1) for i in range(len(shares)))), rows)
 
     def _draw_stacks(self) -> Table:
-        table = _start_table()
-        _add_columns(table, "combination", "mIoU", "over the best single", "over the chosen members")
-        table.add_row("chosen members", f"{self.miou:.4f}", _write(self.gain, 3), "")
-        for stack in self.stacks:
-            table.add_row(stack.name, f"{stack.miou.value:.4f}", _write(stack.gain, 3), _write(stack.over_chosen, 3))
-        return table
+        rows = [["chosen members", f"{self.miou:.4f}", _write(self.gain, 3), ""]]
+        rows += [[s.name, f"{s.miou.value:.4f}", _write(s.gain, 3), _write(s.over_chosen, 3)] for s in self.stacks]
+        return _draw(("combination", "mIoU", "over the best single", "over the chosen members"), rows)
 
     def _say_stacks(self) -> str:
-        paying = [stack.name for stack in self.stacks if stack.over_chosen.low > 0]
-        if paying:
-            return (
-                f"Significantly better than the chosen members: {', '.join(paying)}. `predict` supports only the chosen members."
-            )
-        return "No learned combination is significantly better than the chosen members."
-
-    def _verdict(self) -> str:
-        if self.gain.low > 0:
-            return f"positive in {self.gain.probability:.1%} of the resamples"
-        if self.gain.high < 0:
-            return "the ensemble is significantly worse; use the single trial"
-        return f"no evidence of a gain; positive in {self.gain.probability:.0%} of the resamples"
+        paying = ", ".join(stack.name for stack in self.stacks if stack.over_chosen.low > 0)
+        if not paying:
+            return "No learned combination is significantly better than the chosen members."
+        return f"Significantly better than the chosen members: {paying}. `predict` uses the chosen members only."
 
     def _name(self, c: int) -> str:
         return self.labels.class_names.get(c, f"class {c}")
@@ -292,15 +283,14 @@ def _title(text: str) -> str:
     return f"\n[bold]{text}[/]"
 
 
-def _start_table() -> Table:
-    return Table(header_style="dim", caption_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
-
-
-def _add_columns(table: Table, *titles: str) -> None:
-    texts = ("member", "name", "95 % CI", "class", "combination")
+def _draw(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(header_style="dim", caption_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for title in titles:
-        justify = "left" if title in texts else "right"
+        justify = "left" if title in ("member", "name", "95 % CI", "class", "combination") else "right"
         table.add_column(title, justify=justify, overflow="fold", no_wrap=title == "member")  # type: ignore[arg-type]  # rich wants literals
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
 
 
 def _write(gain: PairedDifference, digits: int = 4) -> str:

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from orchestrator.analysis.stats import compute_miou
-from orchestrator.ensemble.fixed import EnsembleOutcome, MemberTrial, evaluate_ensembles, make_record
-from orchestrator.ensemble.fixed_evaluation import evaluate_fixed
+from orchestrator.ensemble.fixed import EnsembleOutcome, MemberTrial, evaluate_ensembles, evaluate_fixed, make_record
 from orchestrator.errors import EnsembleError, TrackingError
 from orchestrator.planning.configuration import Configuration, Facts
 from orchestrator.planning.plan import Plan, PlannedEnsemble, PlannedTrial

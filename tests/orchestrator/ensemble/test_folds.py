@@ -140,5 +140,5 @@ def test_folds_are_joined_once(tmp_path: Path) -> None:
 def test_the_same_images_twice_are_no_folds(tmp_path: Path) -> None:
     """Out-of-fold means that each image is predicted once."""
     folder = store(tmp_path / "a", 0)
-    with pytest.raises(EnsembleError, match="images of its own for each fold"):
+    with pytest.raises(EnsembleError, match="different images for each fold"):
         join_predictions([folder, folder], tmp_path / "cache")

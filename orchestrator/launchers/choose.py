@@ -10,12 +10,9 @@ from orchestrator.launchers.base import Launcher, SlotRequest
 
 def _build_local(asked: SlotRequest) -> Launcher:
     from orchestrator.launchers.local import LocalLauncher
-    from orchestrator.launchers.slots.table import find_choice, find_slots
+    from orchestrator.launchers.slots.table import find_slots
 
-    if asked.num_slots is None:
-        found = find_slots(None, asked.num_threads, trials_per_gpu=asked.trials_per_gpu)
-    else:
-        found = find_choice(asked.num_slots, asked.num_threads, trials_per_gpu=asked.trials_per_gpu)
+    found = find_slots(asked.num_slots, asked.num_threads, trials_per_gpu=asked.trials_per_gpu, with_spares=True)
     return LocalLauncher(found, most=asked.num_slots, requester=asked.requester)
 
 

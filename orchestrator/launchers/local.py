@@ -18,7 +18,7 @@ from orchestrator.launchers.base import DEFAULT_REQUESTER, STARTED_BY, UNKNOWN, 
 from orchestrator.launchers.slots.gpu_sharing import adjust_reservation
 from orchestrator.launchers.slots.gpus import GpuWatch
 from orchestrator.launchers.slots.locks import HeldSlot
-from orchestrator.launchers.slots.table import SlotTable, find_slots
+from orchestrator.launchers.slots.table import SlotTable
 from orchestrator.launchers.worker import main as worker
 from orchestrator.launchers.worker.exit_codes import KILLED, ExitCode
 from orchestrator.launchers.worker.slot import Slot
@@ -67,17 +67,16 @@ class LocalLauncher:
 
     def __init__(
         self,
-        slots: Sequence[Slot] | int | None = None,
+        slots: Sequence[Slot],
         *,
         most: int | None = None,
         locks: Path | None = None,
         watch: GpuWatch | None = None,
         requester: Requester = DEFAULT_REQUESTER,
     ) -> None:
-        found = find_slots(slots) if slots is None or isinstance(slots, int) else slots
         self._watch = watch or GpuWatch()
-        self._table = SlotTable(found, locks, most=most, watch=self._watch, requester=requester)
-        if any(slot.visible_devices for slot in found):
+        self._table = SlotTable(slots, locks, most=most, watch=self._watch, requester=requester)
+        if any(slot.visible_devices for slot in slots):
             self._watch.start()
         self._jobs: list[LocalJob] = []
         self._context = multiprocessing.get_context("forkserver")

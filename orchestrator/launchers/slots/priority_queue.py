@@ -8,7 +8,6 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -44,14 +43,6 @@ class QueueEntry(BaseModel):
     gpus: dict[str, GpuRequest]
 
 
-@dataclass(frozen=True)
-class QueuePlace:
-    """A file of the queue that this process has locked."""
-
-    name: str
-    descriptor: int
-
-
 class PriorityQueue:
     """One dispatcher's view of the queue of all users of this machine, and its own place in it. Used by one thread.
 
@@ -67,7 +58,7 @@ class PriorityQueue:
         self._ours = frozenset(ours)
         self._clock = clock
         self._ahead: list[QueueEntry] = []
-        self._place: QueuePlace | None = None
+        self._place: tuple[str, int] | None = None
         self._state: Hashable = None
         self._written_s = 0.0
 
@@ -91,12 +82,12 @@ class PriorityQueue:
         self._state, self._written_s = state, now_s
         with contextlib.suppress(OSError):  # the disk is full: then priorities do not count
             # the rest of a longer entry may follow the newline
-            os.pwrite(self._place.descriptor, entry.model_dump_json().encode() + b"\n", 0)
+            os.pwrite(self._place[1], entry.model_dump_json().encode() + b"\n", 0)
 
     def leave(self) -> None:
         """Wait for nothing any more."""
         if self._place is not None:
-            os.close(self._place.descriptor)
+            os.close(self._place[1])
             self._place = None
 
     @property
@@ -118,7 +109,7 @@ class PriorityQueue:
         for name in map(str, itertools.count()):
             if not self._locks.file(name).exists():
                 break
-            if (self._place is None or name != self._place.name) and (entry := self._read(name)) is not None:
+            if (self._place is None or name != self._place[0]) and (entry := self._read(name)) is not None:
                 yield entry
 
     def _read(self, name: str) -> QueueEntry | None:
@@ -129,13 +120,13 @@ class PriorityQueue:
         except (FileNotFoundError, ValidationError):  # deleted; being written, or of another version
             return None
 
-    def _find_place(self) -> QueuePlace:
-        """Lock the first free place."""
+    def _find_place(self) -> tuple[str, int]:
+        """Lock the first free place; returns its name and descriptor."""
         self._locks = LockFolder(self._locks.path)  # a cleaner of /tmp may have removed the empty folder
         for name in map(str, itertools.count()):
             if (descriptor := self._locks.try_lock(name)) is None:
                 continue
             if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR:
-                return QueuePlace(name, descriptor)
+                return name, descriptor
             os.close(descriptor)  # another user's file, which is read-only for us
         raise AssertionError("unreachable")

@@ -40,6 +40,7 @@ def find_slots(
     num_threads: int | None = None,
     *,
     trials_per_gpu: TrialsPerGpu = None,
+    with_spares: bool = False,
     environment: Mapping[str, str] = os.environ,
     list_gpus: Callable[[], GpuListing] | None = None,
 ) -> tuple[Slot, ...]:
@@ -48,31 +49,14 @@ def find_slots(
     num_slots: another number; GPUs are then dealt out in turn. num_threads: CPU threads per slot; None divides the cores.
     trials_per_gpu: slots on each GPU, of which no more than ``num_slots`` are dealt out. auto: as many as may ever be used; the
     table then admits those that the GPU's memory holds.
-
-    Raises:
-        LaunchError: as find_gpus.
-    """
-    return _divide(find_gpus(environment, list_gpus=list_gpus), num_slots, num_threads, trials_per_gpu=trials_per_gpu)
-
-
-def find_choice(
-    num_slots: int,
-    num_threads: int | None,
-    *,
-    trials_per_gpu: TrialsPerGpu = None,
-    environment: Mapping[str, str] = os.environ,
-    list_gpus: Callable[[], GpuListing] | None = None,
-) -> tuple[Slot, ...]:
-    """The slots of which ``num_slots`` may be held at a time, as find_slots deals them out.
-
-    Where there are GPUs or cores for more, those too: the first ones may be another sweep's, or break.
+    with_spares: add the slots on further GPUs or cores, in case the first ones are another sweep's, or break.
 
     Raises:
         LaunchError: as find_gpus.
     """
     gpus = find_gpus(environment, list_gpus=list_gpus)
     dealt = _divide(gpus, num_slots, num_threads, trials_per_gpu=trials_per_gpu)
-    every = _divide(gpus, None, dealt[0].num_threads, trials_per_gpu=trials_per_gpu)
+    every = _divide(gpus, None, dealt[0].num_threads, trials_per_gpu=trials_per_gpu) if with_spares else dealt
     return every if len(every) > len(dealt) else dealt
 
 

@@ -34,7 +34,7 @@ def write_validation(trial: TrialFolder, trained: TrainResult, data: SplitData) 
         write_confusions(trial.confusions, trained.confusions, ignore_classes=data.ignore_classes)
     if trained.predictions is not None:
         _write_predictions(trial.path, trained.predictions, data)
-        _draw_samples(trial.samples, trained.predictions, data)
+        _draw_samples(trial.path / TrialFile.SAMPLES, trained.predictions, data)
 
 
 def add_flips(

@@ -47,51 +47,31 @@ class TrialFile(StrEnum):
         file._value_, file.writer, file.use = name, writer, use
         return file
 
-    SPEC = "trial.json", "dispatcher", Use.ARTIFACT | Use.KEPT
-    """TrialSpec: what is trained. Never changes."""
-    ATTEMPT = "attempt.json", "dispatcher", Use.KEPT
-    """Attempt: its number, its terms, and where the data lies on this machine."""
-    WEIGHTS = "best.safetensors", "worker", Use.ARTIFACT
-    """Weights of the best epoch."""
-    PREDICTIONS_INFO = "predictions.json", "worker", Use.ARTIFACT
-    """PredictionsInfo: shapes and hashes of the next two, and what they belong to."""
-    PREDICTIONS = "predictions.zst", "worker", Use.ARTIFACT
-    """Probabilities of the validation images."""
-    LABELS = "predictions.labels.zst", "worker", Use.ARTIFACT
-    """What they are scored against."""
-    CONFUSIONS = "confusions.npz", "worker", Use.ARTIFACT | Use.ADOPTED
-    """Confusion matrix of each validation image."""
+    SPEC = "trial.json", "dispatcher", Use.ARTIFACT | Use.KEPT  # TrialSpec: what is trained; never changes
+    ATTEMPT = "attempt.json", "dispatcher", Use.KEPT  # Attempt: its number, its terms, and where the data lies on this machine
+    WEIGHTS = "best.safetensors", "worker", Use.ARTIFACT  # of the best epoch
+    PREDICTIONS_INFO = "predictions.json", "worker", Use.ARTIFACT  # PredictionsInfo: of the next two
+    PREDICTIONS = "predictions.zst", "worker", Use.ARTIFACT  # probabilities of the validation images
+    LABELS = "predictions.labels.zst", "worker", Use.ARTIFACT  # what they are scored against
+    CONFUSIONS = "confusions.npz", "worker", Use.ARTIFACT | Use.ADOPTED  # confusion matrix of each validation image
+    # the same four with test-time flips, which the sweep's `keep` asks for
     FLIPS_PREDICTIONS_INFO = f"{FLIPS}/predictions.json", "worker", Use.ARTIFACT | Use.ON_REQUEST
-    """The same four with test-time flips, which the sweep's `keep` asks for."""
     FLIPS_PREDICTIONS = f"{FLIPS}/predictions.zst", "worker", Use.ARTIFACT | Use.ON_REQUEST
     FLIPS_LABELS = f"{FLIPS}/predictions.labels.zst", "worker", Use.ARTIFACT | Use.ON_REQUEST
     FLIPS_CONFUSIONS = f"{FLIPS}/confusions.npz", "worker", Use.ARTIFACT | Use.ON_REQUEST
-    SAMPLES = "samples.png", "worker", Use.ARTIFACT
-    """Some validation images with truth and prediction."""
-    LOG = "log.txt", "worker", Use.ARTIFACT | Use.KEPT
-    """What the attempts printed."""
-    PROGRESS = "progress.jsonl", "worker, dispatcher", Use.ARTIFACT | Use.ADOPTED
-    """One Event per line: attempt_started, epoch, attempt_ended."""
-    RESULT = "result.json", "worker, dispatcher", Use.ARTIFACT | Use.ADOPTED
-    """TrialResult: written last. Its presence means that the trial has ended."""
-    CHECKPOINT = "last.pt", "worker"
-    """Checkpoint to resume from."""
-    CHECKPOINT_INFO = "checkpoint.json", "worker"
-    """CheckpointInfo: the epoch of last.pt."""
-    MIRRORED = "mirrored", "dispatcher"
-    """Empty: MLflow may hold a checkpoint of this trial, which is deleted when the trial has ended."""
-    SENT = "mirror.json", "mirror"
-    """Sent: what MLflow has already."""
-    REMOVED = "removed.json", "clean"
-    """Removal: why best.safetensors is gone."""
-    HEARTBEAT = "heartbeat", "worker", Use.KEPT
-    """Touched by the worker as a sign of life."""
-    STOP = "stop", "launcher", Use.KEPT
-    """Empty: asks a worker on another machine of a Ray cluster to stop."""
-    LOCK = "lock", "worker", Use.KEPT
-    """Held by the process that works in the folder."""
-    MIRROR_LOCK = "mirror.lock", "mirror", Use.KEPT
-    """Held by the process that sends the folder to MLflow."""
+    SAMPLES = "samples.png", "worker", Use.ARTIFACT  # some validation images with truth and prediction
+    LOG = "log.txt", "worker", Use.ARTIFACT | Use.KEPT  # what the attempts printed
+    PROGRESS = "progress.jsonl", "worker, dispatcher", Use.ARTIFACT | Use.ADOPTED  # one Event per line
+    RESULT = "result.json", "worker, dispatcher", Use.ARTIFACT | Use.ADOPTED  # TrialResult: written last, the trial has ended
+    CHECKPOINT = "last.pt", "worker"  # to resume from
+    CHECKPOINT_INFO = "checkpoint.json", "worker"  # CheckpointInfo: the epoch of last.pt
+    MIRRORED = "mirrored", "dispatcher"  # empty: MLflow may hold a checkpoint, which is deleted when the trial has ended
+    SENT = "mirror.json", "mirror"  # Sent: what MLflow has already
+    REMOVED = "removed.json", "clean"  # Removal: why best.safetensors is gone
+    HEARTBEAT = "heartbeat", "worker", Use.KEPT  # touched as a sign of life
+    STOP = "stop", "launcher", Use.KEPT  # empty: asks a worker of a Ray cluster to stop
+    LOCK = "lock", "worker", Use.KEPT  # held by the process that works in the folder
+    MIRROR_LOCK = "mirror.lock", "mirror", Use.KEPT  # held by the process that sends the folder to MLflow
 
 
 ARTIFACTS = tuple(file for file in TrialFile if Use.ARTIFACT in file.use)
@@ -125,10 +105,6 @@ class TrialFolder:
     @property
     def flips(self) -> Path:
         return self.path / FLIPS
-
-    @property
-    def samples(self) -> Path:
-        return self.path / TrialFile.SAMPLES
 
     @property
     def weights(self) -> Path:

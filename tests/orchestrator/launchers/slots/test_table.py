@@ -14,7 +14,7 @@ from orchestrator.errors import LaunchError
 from orchestrator.launchers.slots.driver import read_nvidia_smi
 from orchestrator.launchers.slots.gpus import find_gpus
 from orchestrator.launchers.slots.locks import slots_folder
-from orchestrator.launchers.slots.table import SlotTable, find_choice, find_slots
+from orchestrator.launchers.slots.table import SlotTable, find_slots
 from orchestrator.launchers.worker.slot import Slot
 from orchestrator.state.machine import count_cores
 from tests.orchestrator.launchers.users import run_as
@@ -41,7 +41,7 @@ def _slots_of(environment: dict[str, str], num_slots: int) -> tuple[Slot, ...]:
 def test_one_slot_is_on_whichever_gpu_is_free(tmp_path: Path) -> None:
     """Two sweeps with one slot each get one GPU each, and neither takes a second."""
     listing = read_nvidia_smi("0, GPU-a, 100\n1, GPU-b, 100\n")
-    slots = find_choice(1, None, environment={}, list_gpus=lambda: listing)
+    slots = find_slots(1, None, environment={}, list_gpus=lambda: listing, with_spares=True)
     tables = [SlotTable(slots, tmp_path, most=1) for _ in range(2)]
     held = [table.take() for table in tables]
     assert {one.slot.visible_devices for one in held if one is not None} == {"GPU-a", "GPU-b"}
@@ -51,9 +51,9 @@ def test_one_slot_is_on_whichever_gpu_is_free(tmp_path: Path) -> None:
         table.release(one, is_lost=False)
         table.release(one, is_lost=False)
         assert table.count_free() == 1
-    shares = find_choice(3, None, trials_per_gpu=2, environment={}, list_gpus=lambda: listing)
+    shares = find_slots(3, None, trials_per_gpu=2, environment={}, list_gpus=lambda: listing, with_spares=True)
     assert [slot.name for slot in shares] == ["GPU-a-0", "GPU-b-0", "GPU-a-1", "GPU-b-1"]
-    assert len(find_choice(3, None, environment={}, list_gpus=lambda: listing)) == 3
+    assert len(find_slots(3, None, environment={}, list_gpus=lambda: listing, with_spares=True)) == 3
 
 
 def test_the_cpu_is_divided() -> None:
@@ -69,9 +69,9 @@ def test_the_number_of_threads_divides_the_cpu() -> None:
     """Slots with several threads are fewer; what one sweep leaves of the cores, another may take."""
     hidden, cores = {"CUDA_VISIBLE_DEVICES": ""}, count_cores()
     assert len(find_slots(None, cores, environment=hidden)) == 1
-    assert find_choice(1, 1, environment=hidden) == find_slots(None, 1, environment=hidden)
-    assert find_choice(1, None, environment=hidden) == find_slots(1, None, environment=hidden)
-    assert len(find_choice(2 * cores, 1, environment=hidden)) == 2 * cores
+    assert find_slots(1, 1, environment=hidden, with_spares=True) == find_slots(None, 1, environment=hidden)
+    assert find_slots(1, None, environment=hidden, with_spares=True) == find_slots(1, None, environment=hidden)
+    assert len(find_slots(2 * cores, 1, environment=hidden, with_spares=True)) == 2 * cores
 
 
 def test_two_tables_never_share_a_slot(tmp_path: Path, cpu_slots: tuple[Slot, ...]) -> None:

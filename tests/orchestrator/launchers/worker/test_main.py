@@ -15,7 +15,7 @@ from orchestrator.launchers.worker.main import work
 from orchestrator.launchers.worker.slot import Slot
 from orchestrator.state.trial.endings import fail
 from orchestrator.state.trial.failures import FailureKind
-from orchestrator.state.trial.folder import TrialFolder, is_worked_on
+from orchestrator.state.trial.folder import TrialFile, TrialFolder, is_worked_on
 from orchestrator.state.trial.outputs import read_predictions
 from orchestrator.state.trial.records import TrialState
 from trainers.metrics import mean_iou
@@ -82,7 +82,7 @@ def test_predictions_can_be_read_back(trained: TrialFolder, tmp_path: Path) -> N
 
 def test_samples_show_some_images(trained: TrialFolder) -> None:
     """A picture of three columns that a browser can show."""
-    picture = cv2.imread(str(trained.samples))
+    picture = cv2.imread(str(trained.path / TrialFile.SAMPLES))
     assert picture is not None
     assert picture.shape[1] > 3 * 64
 

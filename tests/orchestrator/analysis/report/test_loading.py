@@ -47,7 +47,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     )
     folder.write_attempt(Attempt(number=1, data_folder="/nowhere"))
     write_confusions(folder.confusions)
-    folder.samples.write_bytes(encode_png(np.zeros((4, 4, 3), np.uint8)))
+    (folder.path / "samples.png").write_bytes(encode_png(np.zeros((4, 4, 3), np.uint8)))
     folder.write_result(
         TrialResult(
             key="k1", state=TrialState.COMPLETE, metrics=METRICS, scored_fingerprint="s", attempt=1, started_s=1.0, ended_s=2.0

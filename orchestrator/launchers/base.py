@@ -1,4 +1,4 @@
-"""What the dispatcher needs of a launcher, and what it tells a launcher about an attempt."""
+"""What the dispatcher needs of a launcher, and what it passes to one."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ def test_a_broken_driver_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_what_is_left_beside_a_lost_gpu_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """nvidia-smi fails then, though it lists the others; or it says so in place of fields. It is told what is lost."""
+    """nvidia-smi fails but lists the others, or prints the loss in place of fields; the log names it."""
     lost = "Unable to determine the device handle for GPU 0000:3B:00.0: GPU is lost.  Reboot the system to recover this GPU"
     put_nvidia_smi(tmp_path, monkeypatch, f"echo '0, GPU-aaaa, 81559, 3'; echo '{lost}'; exit 15")
     assert find_gpus({}, list_gpus=ask_nvidia_smi) == (Gpu("GPU-aaaa", 81559, 3),)

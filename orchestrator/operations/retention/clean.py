@@ -45,7 +45,7 @@ class CleanReport:
     """What was found and what of it was deleted. free_before, free_after: free bytes on the home's disk."""
 
     home: Home
-    finds: tuple[Reclaimable, ...]
+    items: tuple[Reclaimable, ...]
     removed: tuple[Reclaimable, ...]
     skipped: tuple[Skipped, ...]
     dry_run: bool
@@ -54,37 +54,37 @@ class CleanReport:
 
     def to_json(self) -> dict[str, Any]:
         """The document of ``clean --json``."""
-        gone = {find.path for find in self.removed}
+        gone = {item.path for item in self.removed}
         return {
             "home": str(self.home.root),
             "dry_run": self.dry_run,
-            "found_bytes": _add_up(self.finds),
+            "found_bytes": _add_up(self.items),
             "freed_bytes": _add_up(self.removed),
             "disk_free_before_bytes": self.free_before,
             "disk_free_after_bytes": self.free_after,
             "found": [
                 {
-                    "kind": find.kind.name,
-                    "trial": find.key,
-                    "path": str(find.path),
-                    "bytes": find.num_bytes,
-                    "reason": find.reason,
-                    "removed": find.path in gone,
+                    "kind": item.kind.name,
+                    "trial": item.key,
+                    "path": str(item.path),
+                    "bytes": item.num_bytes,
+                    "reason": item.reason,
+                    "removed": item.path in gone,
                 }
-                for find in self.finds
+                for item in self.items
             ],
             "skipped": [{"what": one.what, "why": one.why} for one in self.skipped],
         }
 
     def render(self) -> Group:
         """What ``clean`` prints for people."""
-        parts: list[Any] = [_draw(self.finds)] if self.finds else []
+        parts: list[Any] = [_draw(self.items)] if self.items else []
         if self.dry_run:
             parts.append(
-                f"{self.home.root}: would free {format_bytes(_add_up(self.finds))}; {format_bytes(self.free_before)} are free now"
+                f"{self.home.root}: would free {format_bytes(_add_up(self.items))}; {format_bytes(self.free_before)} are free now"
             )
         else:
-            freed = f"freed {format_bytes(_add_up(self.removed))}" if self.finds else "nothing to free"
+            freed = f"freed {format_bytes(_add_up(self.removed))}" if self.items else "nothing to free"
             free = f"{format_bytes(self.free_before)} were free on its disk, now {format_bytes(self.free_after)}"
             parts.append(f"{self.home.root}: {freed}; {free}")
         parts += [f"skipped: {one.what}: {one.why}" for one in self.skipped]
@@ -113,18 +113,18 @@ def clean(home: Home, sweeps: Sequence[str], *, dry_run: bool, console: Console)
         records = _open_records(home) if home.tracking is not None or home.mlflow_db.exists() else None
     except TrackingError as error:
         skipped.append(Skipped(NEEDS_MLFLOW, str(error)))
-    finds: dict[Path, Reclaimable] = {}
+    items: dict[Path, Reclaimable] = {}
     for found in _find_all(home, ledger, records, keys):
         if isinstance(found, Skipped):
             skipped.append(found)
         else:
-            finds.setdefault(found.path, found)  # the first find of a path names the reason
+            items.setdefault(found.path, found)  # of several for one path the first names the reason
     removed: list[Reclaimable] = []
-    if finds and not dry_run:
-        console.print(f"freeing {format_bytes(_add_up(finds.values()))} in {len(finds)} files and folders", highlight=False)
-        removed, more = remove(list(finds.values()), home, ledger, record=_recording(records))
+    if items and not dry_run:
+        console.print(f"freeing {format_bytes(_add_up(items.values()))} in {len(items)} files and folders", highlight=False)
+        removed, more = remove(list(items.values()), home, ledger, record=_recording(records))
         skipped += more
-    every, gone = (*cleared, *finds.values()), (*cleared, *removed)
+    every, gone = (*cleared, *items.values()), (*cleared, *removed)
     return CleanReport(home, every, gone, tuple(skipped), dry_run, free_before, _measure_free(home))
 
 
@@ -149,8 +149,8 @@ def apply_keep(home: Home, sweep: str) -> tuple[list[Reclaimable], list[Skipped]
     from orchestrator.operations.retention.checkpoints import CheckpointFinder
 
     ledger, records = Ledger(home.ledger_url), _open_records(home)
-    finds = list(CheckpointFinder(home, ledger, records, ledger.members(sweep)).find_not_kept())
-    return remove(finds, home, ledger, record=_recording(records))
+    items = list(CheckpointFinder(home, ledger, records, ledger.members(sweep)).find_not_kept())
+    return remove(items, home, ledger, record=_recording(records))
 
 
 def keep_at_end(home: Home, sweep: str, rule: Rule) -> list[str]:
@@ -214,17 +214,17 @@ def _measure_free(home: Home) -> int:
     return shutil.disk_usage(existing).free
 
 
-def _add_up(finds: Iterable[Reclaimable]) -> int:
-    return sum(find.num_bytes for find in finds)
+def _add_up(items: Iterable[Reclaimable]) -> int:
+    return sum(item.num_bytes for item in items)
 
 
-def _draw(finds: Sequence[Reclaimable]) -> Table:
+def _draw(items: Sequence[Reclaimable]) -> Table:
     table = Table(box=None, padding=(0, 2), header_style="dim")
     table.add_column("what")
     table.add_column("files", justify="right")
     table.add_column("size", justify="right")
     for kind in ReclaimableKind:
-        some = [find for find in finds if find.kind is kind]
+        some = [item for item in items if item.kind is kind]
         if some:
             table.add_row(kind.value, str(len(some)), format_bytes(_add_up(some)))
     return table

@@ -17,7 +17,7 @@ RecordRemoval = Callable[[str, str], None]
 
 
 def remove(
-    finds: Sequence[Reclaimable], home: Home, ledger: Ledger, *, record: RecordRemoval
+    items: Sequence[Reclaimable], home: Home, ledger: Ledger, *, record: RecordRemoval
 ) -> tuple[list[Reclaimable], list[Skipped]]:
     """Delete files and folders; returns what was deleted, and what was skipped and why. A failure does not stop the rest.
 
@@ -25,7 +25,7 @@ def remove(
     """
     removed: list[Reclaimable] = []
     skipped: list[Skipped] = []
-    for (_, key), group in groupby(sorted(finds, key=_order), key=_order):
+    for (_, key), group in groupby(sorted(items, key=_order), key=_order):
         some = list(group)
         gone, problem = _remove_of(key, some, home, ledger, record) if key else remove_shared(some, home)
         removed += gone
@@ -34,66 +34,66 @@ def remove(
     return removed, skipped
 
 
-def remove_shared(finds: Sequence[Reclaimable], home: Home) -> tuple[list[Reclaimable], Skipped | None]:
+def remove_shared(items: Sequence[Reclaimable], home: Home) -> tuple[list[Reclaimable], Skipped | None]:
     """Delete what belongs to no single trial, unless a running dispatcher may need it."""
     if running := find_dispatchers(home):
         return [], Skipped("caches and prepared data", f"{', '.join(running)} may need them")
-    return _remove_all(finds)
+    return _remove_all(items)
 
 
-def _order(find: Reclaimable) -> tuple[bool, str]:
+def _order(item: Reclaimable) -> tuple[bool, str]:
     """What needs a record comes last: on a full disk there is space for records by then."""
-    return find.reason is not None, find.key or ""
+    return item.reason is not None, item.key or ""
 
 
-def is_needed(ledger: Ledger, folder: TrialFolder, finds: Iterable[Reclaimable]) -> bool:
+def is_needed(ledger: Ledger, folder: TrialFolder, items: Iterable[Reclaimable]) -> bool:
     """Whether a dispatcher holds the trial, or the trial will be resumed after all."""
     row = ledger.states([folder.path.name]).get(folder.path.name)
     if row is not None and row.is_held(ledger.now_s()):
         return True
-    is_checkpoint = any(find.kind is not ReclaimableKind.leftover and find.path.parent == folder.path for find in finds)
+    is_checkpoint = any(item.kind is not ReclaimableKind.leftover and item.path.parent == folder.path for item in items)
     return is_checkpoint and not has_ended(folder, row)
 
 
 def _remove_of(
-    key: str, finds: Sequence[Reclaimable], home: Home, ledger: Ledger, record: RecordRemoval
+    key: str, items: Sequence[Reclaimable], home: Home, ledger: Ledger, record: RecordRemoval
 ) -> tuple[list[Reclaimable], Skipped | None]:
     folder = TrialFolder(home.trial_folder(key))
     if not folder.path.is_dir():
-        return _record_and_remove(folder, finds, record)
+        return _record_and_remove(folder, items, record)
     with hold(folder) as is_free:
-        if not is_free or is_needed(ledger, folder, finds):
+        if not is_free or is_needed(ledger, folder, items):
             return [], Skipped(key, "a dispatcher works on it or is about to")
-        return _record_and_remove(folder, finds, record)
+        return _record_and_remove(folder, items, record)
 
 
 def _record_and_remove(
-    folder: TrialFolder, finds: Sequence[Reclaimable], record: RecordRemoval
+    folder: TrialFolder, items: Sequence[Reclaimable], record: RecordRemoval
 ) -> tuple[list[Reclaimable], Skipped | None]:
     """Record first: a kill in between leaves a record too many, but never a missing file without one."""
-    reasons = {find.reason: find for find in finds if find.reason is not None}
+    reasons = {item.reason: item for item in items if item.reason is not None}
     try:
-        for reason, find in reasons.items():
+        for reason, item in reasons.items():
             if folder.path.is_dir():
                 write_removal(folder, reason)
-            for run_id in find.run_ids:
+            for run_id in item.run_ids:
                 record(run_id, reason)
     except (OSError, TrackingError) as error:
         return [], Skipped(folder.path.name, str(error))
-    return _remove_all(finds)
+    return _remove_all(items)
 
 
-def _remove_all(finds: Iterable[Reclaimable]) -> tuple[list[Reclaimable], Skipped | None]:
+def _remove_all(items: Iterable[Reclaimable]) -> tuple[list[Reclaimable], Skipped | None]:
     removed: list[Reclaimable] = []
     problem: Skipped | None = None
-    for find in finds:
+    for item in items:
         try:
-            if find.path.is_dir() and not find.path.is_symlink():
-                shutil.rmtree(find.path)
+            if item.path.is_dir() and not item.path.is_symlink():
+                shutil.rmtree(item.path)
             else:
-                find.path.unlink(missing_ok=True)
+                item.path.unlink(missing_ok=True)
         except OSError as error:
-            problem = Skipped(str(find.path), error.strerror or str(error))
+            problem = Skipped(str(item.path), error.strerror or str(error))
         else:
-            removed.append(find)
+            removed.append(item)
     return removed, problem

@@ -1,4 +1,4 @@
-"""A database is made once, whoever comes to it first and whatever is killed meanwhile."""
+"""A database is created once, by whichever process is first and despite kills."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:D
 
 @pytest.fixture
 def location(tmp_path: Path) -> TrackingLocation:
-    """Where nothing is yet."""
+    """An empty location."""
     return TrackingLocation(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "artifacts", tmp_path / "trials", tmp_path / "locks")
 
 
-def test_nobody_touches_a_database_that_another_makes(empty_database: Path, location: TrackingLocation, tmp_path: Path) -> None:
-    """Two that make its tables leave one that nobody can use: the second waits."""
+def test_a_database_that_another_process_creates_is_not_touched(
+    empty_database: Path, location: TrackingLocation, tmp_path: Path
+) -> None:
+    """Two processes that create its tables would break it: the second waits."""
     assert empty_database.exists()  # MLflow is imported: what would come too early comes at once
     second = threading.Thread(target=connect, args=(location,))
     with lock_database(location):
@@ -32,8 +34,8 @@ def test_nobody_touches_a_database_that_another_makes(empty_database: Path, loca
     assert [path.name for path in tmp_path.glob("mlflow.db*")] == ["mlflow.db"]
 
 
-def test_a_database_that_was_killed_over_its_tables_is_made_anew(location: TrackingLocation, tmp_path: Path) -> None:
-    """What its maker left stands in nobody's way."""
+def test_a_database_left_half_made_is_created_again(location: TrackingLocation, tmp_path: Path) -> None:
+    """What the killed process left is no obstacle."""
     for name in ("mlflow.db.new", "mlflow.db.new-journal"):
         (tmp_path / name).write_bytes(b"half of it")
     assert connect(location).search_experiments()

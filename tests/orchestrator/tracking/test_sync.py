@@ -1,4 +1,4 @@
-"""`orchestrate sync`: whatever MLflow lacks of the ledger's trials is there afterwards, once, and nothing stays RUNNING."""
+"""`orchestrate sync`: afterwards MLflow has all of the ledger's trials once, and nothing stays RUNNING."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:D
 
 @pytest.fixture
 def ledger(location: TrackingLocation, monkeypatch: pytest.MonkeyPatch) -> Ledger:
-    """Of the home that the command sees."""
+    """The ledger of the command's home."""
     for name in ("ORCHESTRATE_STORAGE", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ORCHESTRATE_HOME", str(location.trials.parent))
@@ -29,7 +29,7 @@ def ledger(location: TrackingLocation, monkeypatch: pytest.MonkeyPatch) -> Ledge
 
 
 def enter(ledger: Ledger, key: str, state: TrialState | None = TrialState.COMPLETE, *, owner: str = "far:1:1") -> None:
-    """What a dispatcher enters of its trial; None: it has not ended."""
+    """Enter a trial as its dispatcher does; None: it has not ended."""
     ledger.register("s", [(key, "c")])
     assert ledger.claim(key, "s", owner)
     if state is not None:
@@ -42,8 +42,8 @@ def synced() -> SyncedSweep:
     return one
 
 
-def test_what_is_lacking_is_sent_and_nothing_else(location, worker, ledger) -> None:
-    """A trial that was never sent, one whose end was not, one whose run somebody deleted; the second time nothing is lacking."""
+def test_only_what_is_missing_is_sent(location, worker, ledger) -> None:
+    """A trial never sent, one without its end, one whose run was deleted; the second time nothing is missing."""
     for key in ("whole", "deleted"):
         mirror(location, worker.train(key)[0])
     (whole,) = (run for run in runs_of(location) if run.data.tags["key"] == "whole")
@@ -74,8 +74,8 @@ def test_what_is_lacking_is_sent_and_nothing_else(location, worker, ledger) -> N
     assert len(runs_of(location)) == 4
 
 
-def test_a_trial_that_somebody_works_on_is_left_alone(location, worker, ledger) -> None:
-    """Its dispatcher mirrors it; what nobody holds any more is closed, with its folder here or not."""
+def test_a_trial_that_a_dispatcher_holds_is_skipped(location, worker, ledger) -> None:
+    """Its dispatcher mirrors it; abandoned ones are closed, with or without a folder here."""
     folders = {key: worker.start(key) for key in ("held", "left", "gone")}
     for folder in folders.values():
         mirror(location, folder, ended=False)
@@ -91,8 +91,8 @@ def test_a_trial_that_somebody_works_on_is_left_alone(location, worker, ledger) 
     assert (synced().sent, synced().closed) == ({}, ())
 
 
-def test_an_attempt_that_another_machine_overtook_says_nothing(location, worker, ledger) -> None:
-    """Its trial is COMPLETE by the ledger and in MLflow; the folder here has no end, and must not take it back."""
+def test_an_attempt_that_another_machine_overtook_is_not_sent(location, worker, ledger) -> None:
+    """The trial is COMPLETE in ledger and MLflow; the unfinished folder here must not undo that."""
     folder, _ = worker.train()
     mirror(location, folder)
     enter(ledger, "k1")
@@ -103,7 +103,7 @@ def test_an_attempt_that_another_machine_overtook_says_nothing(location, worker,
 
 
 def test_a_refused_trial_does_not_hold_up_the_others(location, worker, ledger) -> None:
-    """The exit code says that something is lacking still."""
+    """The exit code says that something is still missing."""
     broken, _ = worker.train("broken")
     (broken.path / "result.json").write_text("{")
     worker.train("k1")
@@ -115,8 +115,8 @@ def test_a_refused_trial_does_not_hold_up_the_others(location, worker, ledger) -
     assert (set(done.sent), set(done.refused)) == ({"k1"}, {"broken"})
 
 
-def test_a_server_that_stays_away_is_told(location, worker, ledger, monkeypatch) -> None:
-    """After some patience; nothing is lost, and the exit code is 1."""
+def test_a_server_that_stays_down_is_reported(location, worker, ledger, monkeypatch) -> None:
+    """After some retries; nothing is lost, and the exit code is 1."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     worker.train("k1")
     enter(ledger, "k1")
@@ -129,7 +129,7 @@ def test_a_server_that_stays_away_is_told(location, worker, ledger, monkeypatch)
 
 
 def test_two_mirrors_of_one_machine_make_one_run(location, worker) -> None:
-    """As of two dispatchers on a sweep, of which one ran a trial and the other sees that it has ended."""
+    """Two dispatchers of a sweep: one ran a trial, the other sees that it has ended."""
     folders = [worker.train(f"k{number}")[0] for number in range(3)]
     barrier = threading.Barrier(2)
 
@@ -147,8 +147,8 @@ def test_two_mirrors_of_one_machine_make_one_run(location, worker) -> None:
     assert sorted(run.data.tags["key"] for run in runs_of(location)) == ["first", "k0", "k1", "k2"]
 
 
-def test_reconcile_asks_who_works_when_it_knows_what_runs(location, worker) -> None:
-    """A trial that another dispatcher has begun after the sweep did is not taken for abandoned."""
+def test_reconcile_lists_live_trials_after_running_ones(location, worker) -> None:
+    """A trial that another dispatcher started later is not treated as abandoned."""
     live: set[str] = set()
     tracker = MlflowTracker(location)
     tracker.mirror("s", worker.start("begun since"), False)

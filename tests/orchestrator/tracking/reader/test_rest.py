@@ -1,4 +1,4 @@
-"""A server's runs as we ask for them ourselves: what MLflow's own client says of them, and no import of mlflow."""
+"""Reading a server by REST: the same rows as MLflow's own client, without importing mlflow."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def at(uri: str, folder: Path) -> TrackingLocation:
     return TrackingLocation(uri, folder / "artifacts", folder / "trials", folder / "locks", folder / "index")
 
 
-def test_a_server_tells_both_the_same(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_gives_both_the_same(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs of every kind, page by page, deleted ones, ids that are not there, experiments by name."""
     server.start()
     location = at(server.uri, tmp_path)
@@ -83,7 +83,7 @@ def test_a_server_tells_both_the_same(server: Server, tmp_path: Path, monkeypatc
 
 
 class Gate(BaseHTTPRequestHandler):
-    """Says who asked, and nothing else."""
+    """A server that only records logins."""
 
     heard: ClassVar[list[str | None]] = []
     status = 401
@@ -101,7 +101,7 @@ class Gate(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def gate(tmp_path: Path) -> Iterator[TrackingLocation]:
-    """A place that nobody is let into."""
+    """A server that rejects everybody."""
     Gate.heard, Gate.status = [], 401
     with ThreadingHTTPServer(("127.0.0.1", 0), Gate) as listening:
         Thread(target=listening.serve_forever, daemon=True).start()
@@ -146,8 +146,8 @@ def test_what_only_mlflows_client_can_do_is_left_to_it(tmp_path: Path, monkeypat
     assert isinstance(open_source(location), ClientSource)
 
 
-def test_nobody_there(tmp_path: Path) -> None:
-    """One message, that says what to look at."""
+def test_no_server_is_one_message(tmp_path: Path) -> None:
+    """One message that says what to check."""
     location = at("http://127.0.0.1:9", tmp_path)
     with pytest.raises(TrackingError, match=r"127\.0\.0\.1.*Is the server up"), translate_errors(location):
         open_source(location).list_experiments()

@@ -65,13 +65,13 @@ def record(
 
 @pytest.fixture
 def reader(location: TrackingLocation, worker) -> RunReader:
-    """Of a place with three finished trials in one sweep."""
+    """A reader of three finished trials in one sweep."""
     for number in range(3):
         record(location, worker, f"k{number}", seed=number)
     return RunReader(location)
 
 
-def test_rows_tell_what_was_recorded(reader: RunReader) -> None:
+def test_rows_hold_what_was_recorded(reader: RunReader) -> None:
     """Keys, states and metrics of the sweep's runs."""
     rows = reader.list_runs(["s"])
     assert {(row.key, row.state) for row in rows} == {(f"k{i}", "COMPLETE") for i in range(3)}
@@ -94,7 +94,7 @@ def test_finished_trials_are_found_by_their_keys(reader: RunReader, location: Tr
 def test_files_come_from_the_folder_or_else_from_the_server(
     reader: RunReader, location: TrackingLocation, tmp_path: Path
 ) -> None:
-    """On the machine that trained it the trial's own file; elsewhere a copy, the same bytes."""
+    """On the machine that trained it the trial's own file; elsewhere a copy with the same bytes."""
     row = next(row for row in reader.list_runs(["s"]) if row.key == "k0")
     local = reader.fetch(row, "predictions.zst", tmp_path / "cache")
     assert local == location.trials / "k0" / "predictions.zst"
@@ -120,7 +120,7 @@ def test_predictions_of_which_a_file_is_lost_come_from_the_server(
 
 
 def test_files_of_a_trial_that_was_trained_again_are_fetched_again(location: TrackingLocation, worker, tmp_path: Path) -> None:
-    """Its run is the same one; what was fetched of the earlier result is gone, other names included."""
+    """Its run is the same, but all files fetched of the earlier result are gone."""
     folder, result = worker.train()
     Recorder(location).send("s", folder, ended=True)
     away, cache = RunReader(replace(location, trials=tmp_path / "away")), tmp_path / "cache"
@@ -138,7 +138,7 @@ def test_files_of_a_trial_that_was_trained_again_are_fetched_again(location: Tra
 
 
 def test_the_leaderboard_ranks_the_runs(reader: RunReader, location: TrackingLocation, worker, tmp_path: Path) -> None:
-    """From the matrices, be the folders here or not."""
+    """From the matrices, with or without folders here."""
     Recorder(location).send("s", worker.start("alive"), ended=False)
     board = load_leaderboard(reader, ["s"], cache=tmp_path)
     assert [one.ranked.rank for one in board.trials] == [1, 2, 3]
@@ -150,7 +150,7 @@ def test_the_leaderboard_ranks_the_runs(reader: RunReader, location: TrackingLoc
 def test_a_second_leaderboard_reads_no_matrices_and_is_the_first(
     reader: RunReader, location: TrackingLocation, worker, tmp_path: Path
 ) -> None:
-    """Kept figures change nothing, be trials, seeds or folders added, trained again or removed since."""
+    """The cache changes nothing when trials, seeds or folders are added, trained again or removed."""
 
     def rank(cache: str = "kept") -> list:
         return load_leaderboard(reader, ["s"], cache=tmp_path / cache).to_json()
@@ -175,7 +175,7 @@ def test_a_second_leaderboard_reads_no_matrices_and_is_the_first(
 
 
 def test_the_leaderboard_shows_what_runs_elsewhere(reader: RunReader, location: TrackingLocation, worker, tmp_path: Path) -> None:
-    """An unfinished trial without a folder here, even one whose run has no files, is listed as it stands."""
+    """An unfinished trial without a folder here is listed, even if its run has no files."""
     Recorder(location).send("s", worker.start("away"), ended=False)
     client = MlflowClient(tracking_uri=location.uri)
     bare = {"kind": "trial", "current": "true", "key": "bare", "state": "RUNNING", "sweep": "s"}
@@ -186,7 +186,7 @@ def test_the_leaderboard_shows_what_runs_elsewhere(reader: RunReader, location: 
     assert others["bare"] == {"seed": "7"}
 
 
-def test_a_finished_trial_without_its_files_is_told(reader: RunReader, location: TrackingLocation, tmp_path: Path) -> None:
+def test_a_finished_trial_without_its_files_is_reported(reader: RunReader, location: TrackingLocation, tmp_path: Path) -> None:
     """The message names run and file."""
     shutil.rmtree(location.trials)
     shutil.rmtree(location.artifacts)
@@ -221,7 +221,7 @@ def test_the_best_ensemble_never_splits_groups(location: TrackingLocation, worke
 
 
 def test_the_best_ensemble_is_a_run_of_the_sweep(reader: RunReader, location: TrackingLocation, tmp_path: Path) -> None:
-    """Its members, figures and document are on the page, and asking again adds nothing."""
+    """Its members, metrics and document are on the page, and repeating the command adds nothing."""
     report = best_ensemble(reader, ["s"], EnsembleOptions(k=2), cache=tmp_path)
     assert set(report.members) <= {"k0", "k1", "k2"}
     run = MlflowClient(tracking_uri=location.uri).get_run(report.run_id)
@@ -232,7 +232,7 @@ def test_the_best_ensemble_is_a_run_of_the_sweep(reader: RunReader, location: Tr
     assert len(reader.list_runs(["s"])) == 3
 
 
-def test_what_was_chosen_again_was_chosen_last(reader: RunReader, location: TrackingLocation, tmp_path: Path) -> None:
+def test_what_was_chosen_again_is_the_last_choice(reader: RunReader, location: TrackingLocation, tmp_path: Path) -> None:
     """A sweep's name stands for it although its run began before another's; the report shows it."""
     first = best_ensemble(reader, ["s"], EnsembleOptions(k=2, exactly=True), cache=tmp_path)
     assert best_ensemble(reader, ["s"], EnsembleOptions(k=1), cache=tmp_path).run_id == find_model(location, "s").run_id
@@ -244,7 +244,7 @@ def test_what_was_chosen_again_was_chosen_last(reader: RunReader, location: Trac
 
 
 def test_predictions_that_score_otherwise_are_named(reader: RunReader, location: TrackingLocation, tmp_path: Path) -> None:
-    """A copy in the cache whose bytes were altered is found out by what the trial's run says of it."""
+    """A changed copy in the cache is detected by the score in the trial's run."""
     best_ensemble(reader, ["s"], EnsembleOptions(k=2), cache=tmp_path)
     for path in (tmp_path / "predictions").glob("*.blocks"):
         path.write_bytes(bytes(path.stat().st_size))
@@ -252,14 +252,14 @@ def test_predictions_that_score_otherwise_are_named(reader: RunReader, location:
         best_ensemble(reader, ["s"], EnsembleOptions(k=2), cache=tmp_path)
 
 
-def test_an_ensemble_s_document_has_the_documented_fields(reader: RunReader, tmp_path: Path) -> None:
+def test_an_ensembles_document_has_the_documented_fields(reader: RunReader, tmp_path: Path) -> None:
     """With everything that options add."""
     report = best_ensemble(reader, ["s"], EnsembleOptions(k=2, exactly=True, stack=True), cache=tmp_path)
     assert fields_of(report.to_json()) == documented_fields("best-ensemble")
 
 
 def test_candidates_are_narrowed_and_limited(reader: RunReader, location: TrackingLocation, worker, tmp_path: Path) -> None:
-    """By what their runs say: only the seed asked for; no more parameters together than allowed; else what there is is said."""
+    """By their runs: only the requested seed, and no more parameters than allowed; else the message lists what there is."""
     everything = best_ensemble(reader, ["s"], EnsembleOptions(k=3, exactly=True), cache=tmp_path)
     assert len(everything.members) == 3
     limited = best_ensemble(reader, ["s"], EnsembleOptions(k=3, wanted=Wanted(max_params=14)), cache=tmp_path)
@@ -275,21 +275,21 @@ def test_candidates_are_narrowed_and_limited(reader: RunReader, location: Tracki
 def test_what_was_scored_differently_is_never_combined(
     reader: RunReader, location: TrackingLocation, worker, tmp_path: Path
 ) -> None:
-    """The message names both fingerprints and who belongs to which."""
+    """The message names both fingerprints and their trials."""
     record(location, worker, "foreign", seed=9, fingerprint="t" * 16)
     with pytest.raises(EnsembleError, match=r"ssss.*trial k0, trial k1, trial k2; tttt.*trial foreign"):
         best_ensemble(reader, ["s"], cache=tmp_path)
 
 
 def test_a_sweep_without_finished_trials_is_refused(location: TrackingLocation, worker, tmp_path: Path) -> None:
-    """Nothing to combine, said so."""
+    """The message says that there is nothing to combine."""
     Recorder(location).send("s", worker.start(), ended=False)
     with pytest.raises(EnsembleError, match="none of 1 trials is COMPLETE"):
         best_ensemble(RunReader(location), ["s"], cache=tmp_path)
 
 
 def test_passwords_are_never_shown(tmp_path: Path) -> None:
-    """Neither in a place's name nor in an error about it."""
+    """Neither in a location's name nor in an error about it."""
     location = TrackingLocation("http://me:secret@127.0.0.1:9/", tmp_path, tmp_path, tmp_path)
     with pytest.raises(TrackingError) as caught:
         RunReader(location).list_runs(["s"])
@@ -297,15 +297,15 @@ def test_passwords_are_never_shown(tmp_path: Path) -> None:
     assert "MLFLOW_TRACKING_URI" in str(caught.value)
 
 
-def test_a_file_that_is_no_database_is_told_with_its_name(tmp_path: Path) -> None:
+def test_a_file_that_is_no_database_is_reported_by_name(tmp_path: Path) -> None:
     """A damaged mlflow.db names itself."""
     (tmp_path / "mlflow.db").write_text("this is not a database, however long it is" * 100)
     with pytest.raises(TrackingError, match=r"mlflow\.db.*not a database"):
         connect(TrackingLocation(f"sqlite:///{tmp_path}/mlflow.db", tmp_path, tmp_path, tmp_path / "locks"))
 
 
-def test_the_page_is_sorted_by_the_figure_of_merit() -> None:
-    """Every field that the page insists on, val/miou descending."""
+def test_the_page_is_sorted_by_miou() -> None:
+    """Every field that the page requires, val/miou descending."""
     url = make_url("http://host:5000/", "7")
     assert url.startswith(
         "http://host:5000/#/experiments/7/runs?searchFilter=&orderByKey=metrics.%60val%2Fmiou%60&orderByAsc=false"
@@ -316,7 +316,7 @@ def test_the_page_is_sorted_by_the_figure_of_merit() -> None:
 @pytest.mark.slow
 @pytest.mark.long
 def test_the_page_is_served_from_the_local_database(reader: RunReader, location: TrackingLocation) -> None:
-    """A real server on the loopback shows the latest sweep's runs in the order that the address asks for."""
+    """A real local server shows the latest sweep's runs in the order of the address."""
     page = open_page(location, browse=False)
     try:
         base, _, _ = page.url.partition("/#/")

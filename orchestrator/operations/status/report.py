@@ -18,7 +18,7 @@ from orchestrator.operations.stop import describe_dispatcher
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
 from orchestrator.state.trial.folder import cut_tail
-from orchestrator.state.trial.records import TrialState
+from orchestrator.state.trial.records import OBJECTIVE, TrialState
 from orchestrator.state.units import format_duration
 
 SHOWN_LOG_LINES = 5
@@ -113,7 +113,7 @@ def _write_counts(sweep: SweepStatus) -> str:
     counts = [f"{sweep.counts[state]} {state.lower()}" for state in order if sweep.counts[state]]
     if sweep.num_proposed_later:
         counts.append(f"up to {sweep.num_proposed_later} not proposed yet")
-    best = "" if sweep.best is None else f"; best val/miou {sweep.best[1]:.4f} {sweep.best[0]}"
+    best = "" if sweep.best is None else f"; best {OBJECTIVE} {sweep.best[1]:.4f} {sweep.best[0]}"
     priority = f" (priority {sweep.priority})" if sweep.priority else ""
     return f"{sweep.sweep}{priority}: {', '.join(counts) or 'no trials'}{best}"
 

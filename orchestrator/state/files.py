@@ -10,20 +10,27 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from orchestrator.errors import TrackingError
 
 
-def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock at ``path``; a missing file is created."""
+def try_lock(path: Path) -> BaseFileLock | None:
+    """The lock at ``path``, which we now hold; None if somebody else holds it. A missing file is created."""
     lock = FileLock(path, thread_local=False)
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        return True
-    lock.release()
-    return False
+        return None
+    return lock
+
+
+def is_locked(path: Path) -> bool:
+    """Whether somebody holds the lock at ``path``; a missing file is created."""
+    lock = try_lock(path)
+    if lock is not None:
+        lock.release()
+    return lock is None
 
 
 NETWORK = ("nfs", "cifs", "smb", "sshfs", "fuse.sshfs", "afs", "fuse.rclone", "fuse.davfs", "davfs")

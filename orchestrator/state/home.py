@@ -14,7 +14,9 @@ from pathlib import Path
 from types import TracebackType
 
 import psutil
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock
+
+from orchestrator.state.files import try_lock
 
 
 @dataclass(frozen=True)
@@ -113,10 +115,8 @@ class Home:
             if space not in ("", _process_space()):  # a machine of the same name, or a container
                 return None
             return _is_running(int(pid), started_s=int(started_ms) / 1000)
-        lock = FileLock(path, thread_local=False)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
+        lock = try_lock(path)
+        if lock is None:
             return True
         path.unlink(missing_ok=True)
         lock.release()
@@ -159,17 +159,13 @@ class Owner:
         self.close()
 
 
-def _take_new_name(locks: Path) -> tuple[FileLock, str]:
+def _take_new_name(locks: Path) -> tuple[BaseFileLock, str]:
     """Lock a name that nobody has: two owners in one process may start in the same millisecond."""
     while True:
         name = f"{socket.gethostname()}:{os.getpid()}-{_process_space()}:{time.time_ns() // 1_000_000}"
-        lock = FileLock(_lock_path(locks, name), thread_local=False)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            time.sleep(0.001)
-            continue
-        return lock, name
+        if (lock := try_lock(_lock_path(locks, name))) is not None:
+            return lock, name
+        time.sleep(0.001)
 
 
 @cache

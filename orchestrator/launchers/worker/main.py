@@ -12,11 +12,10 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from orchestrator.launchers.worker import process
 from orchestrator.launchers.worker.exit_codes import ExitCode
 from orchestrator.launchers.worker.slot import Slot
+from orchestrator.state.files import try_lock
 from orchestrator.state.machine import library_versions
 from orchestrator.state.trial.checkpoint import note_checkpoint
 from orchestrator.state.trial.endings import fail, first_start_s, leave_waiting, leave_without_space, log_traceback, record_result
@@ -64,16 +63,16 @@ def work(folder: Path, slot: Slot, should_stop: ShouldStop, *, on_peak: OnPeak =
     should_stop: called after every epoch; True ends the attempt with a checkpoint. on_peak: called after every epoch.
     """
     trial = TrialFolder(folder)
-    lock = FileLock(trial.lock, thread_local=False)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
+    lock = try_lock(trial.lock)
+    if lock is None:
         return ExitCode.LOCKED
-    with lock:
+    try:
         result = trial.result()
         if result is None:
             return _attempt(trial, slot, should_stop, on_peak)
         return ExitCode.FAILED if result.state is TrialState.FAILED else ExitCode.COMPLETE
+    finally:
+        lock.release()
 
 
 def _attempt(trial: TrialFolder, slot: Slot, should_stop: ShouldStop, on_peak: OnPeak) -> ExitCode:

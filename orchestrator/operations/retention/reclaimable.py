@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from orchestrator.errors import TrialError
-from orchestrator.state.files import is_locked
+from orchestrator.state.files import is_locked, try_lock
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import LedgerRow
 from orchestrator.state.trial.folder import TrialFolder
@@ -117,16 +115,12 @@ def find_dispatchers(home: Home) -> list[str]:
 @contextmanager
 def hold(folder: TrialFolder) -> Iterator[bool]:
     """Keep workers out of a trial's folder; False if one is in it."""
-    lock = FileLock(folder.lock, thread_local=False)
+    lock = try_lock(folder.lock)
     try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
+        yield lock is not None
     finally:
-        lock.release()
+        if lock is not None:
+            lock.release()
 
 
 def measure(path: Path) -> int:

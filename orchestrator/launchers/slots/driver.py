@@ -49,7 +49,7 @@ class GpuListing:
     complaints: tuple[str, ...] = ()
 
 
-def ask_driver() -> GpuListing:
+def ask_driver(*, answer_s: float = ANSWER_S) -> GpuListing:
     """Ask NVML; where the library is missing or finds no usable GPU, ask nvidia-smi. Used by any number of threads.
 
     Raises:
@@ -67,13 +67,13 @@ def ask_driver() -> GpuListing:
             _nvml_is_free.release()
 
     try:
-        if not _nvml_is_free.acquire(timeout=ANSWER_S):
+        if not _nvml_is_free.acquire(timeout=answer_s):
             raise queue.Empty
         threading.Thread(target=ask, name="ask-nvml", daemon=True).start()  # a call into a hung driver never returns
-        listing = answers.get(timeout=ANSWER_S)
+        listing = answers.get(timeout=answer_s)
     except queue.Empty:
         raise LaunchError(
-            f"the NVIDIA driver has not answered for {ANSWER_S:.0f} s. Repair it, or set CUDA_VISIBLE_DEVICES= to use the CPU."
+            f"the NVIDIA driver has not answered for {answer_s:g} s. Repair it, or set CUDA_VISIBLE_DEVICES= to use the CPU."
         ) from None
     return listing if listing and listing.by_index else ask_nvidia_smi()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -131,6 +132,27 @@ def test_without_the_library_nvidia_smi_is_asked(tmp_path: Path, monkeypatch: py
     for _ in range(2):
         with pytest.raises(LaunchError, match="version mismatch"):
             ask_driver()
+
+
+def test_a_driver_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor asked again until it has answered: a call into it cannot be interrupted."""
+    calls, answer = [], threading.Event()
+
+    def hang() -> None:
+        calls.append(threading.current_thread())
+        answer.wait()
+        give(error("LIBRARY_NOT_FOUND"))
+
+    monkeypatch.setattr(pynvml, "nvmlInit", hang)
+    put_nvidia_smi(tmp_path, monkeypatch, f"printf '{LISTING}'".replace("\n", "\\n"))
+    for _ in range(3):
+        with pytest.raises(LaunchError, match=r"has not answered for 0\.05 s"):
+            ask_driver(answer_s=0.05)
+    assert len(calls) == 1
+    assert calls[0].daemon
+    answer.set()
+    calls[0].join()
+    assert list(ask_driver().by_index) == ["0", "1", "2"]
 
 
 def put_nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:

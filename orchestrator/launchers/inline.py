@@ -75,10 +75,6 @@ class InlineLauncher:
         self._table = SlotTable((slot or find_slots(1)[0],), locks, requester=requester)
         self._job: InlineJob | None = None
 
-    @property
-    def slots(self) -> tuple[Slot, ...]:
-        return self._table.slots
-
     def free_slots(self, memory: MemoryEstimate = UNKNOWN) -> int:
         return self._table.count_free(memory)
 

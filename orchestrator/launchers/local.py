@@ -85,10 +85,6 @@ class LocalLauncher:
         with _hidden_main():
             multiprocessing.forkserver.ensure_running()
 
-    @property
-    def slots(self) -> tuple[Slot, ...]:
-        return self._table.slots
-
     def free_slots(self, memory: MemoryEstimate = UNKNOWN) -> int:
         return self._table.count_free(memory)
 

@@ -114,7 +114,10 @@ class Home:
             pid, _, space = process.partition("-")
             if space not in ("", _process_space()):  # a machine of the same name, or a container
                 return None
-            return _is_running(int(pid), started_s=int(started_ms) / 1000)
+            try:
+                return psutil.Process(int(pid)).create_time() <= int(started_ms) / 1000 + 1  # a younger one reuses the number
+            except psutil.NoSuchProcess:
+                return False
         lock = try_lock(path)
         if lock is None:
             return True
@@ -183,11 +186,3 @@ def _process_space() -> str:
 
 def _lock_path(locks: Path, owner: str) -> Path:
     return locks / f"{owner}.lock"
-
-
-def _is_running(pid: int, *, started_s: float) -> bool:
-    """Whether the process that was ``pid`` at ``started_s`` still runs; a younger one only reuses its number."""
-    try:
-        return psutil.Process(pid).create_time() <= started_s + 1
-    except psutil.NoSuchProcess:
-        return False

@@ -111,7 +111,7 @@ class SlotTable:
         watch: GpuWatch | None = None,
         requester: Requester = DEFAULT_REQUESTER,
     ) -> None:
-        self.slots = tuple(slots)
+        self.num_allowed = len(slots) if most is None else most
         self._most, self._num_held = most, 0
         self._locks = LockFolder(folder)
         self._queue = PriorityQueue(self._locks, requester, {slot.visible_devices or slot.name for slot in slots})
@@ -124,11 +124,6 @@ class SlotTable:
         self._retired: dict[str, str] = {}
         if watch is not None and self._gpus:
             watch.notify(self._note_used)
-
-    @property
-    def num_allowed(self) -> int:
-        """How many may be held at a time."""
-        return len(self.slots) if self._most is None else self._most
 
     def count_free(self, memory: MemoryEstimate = UNKNOWN) -> int:
         """How many such attempts could take a slot now.

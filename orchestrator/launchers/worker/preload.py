@@ -26,11 +26,6 @@ PRELOADED = (
 )
 
 
-def _is_forkserver() -> bool:
-    """Whether this process was started as ``from multiprocessing.forkserver import main; main(...)``."""
-    return getattr(sys.modules["__main__"], "main", None) is multiprocessing.forkserver.main
-
-
 def _prepare_forkserver() -> None:
     """Ignore signals and die with the dispatcher, which decides: Ctrl-C reaches its process group, SIGTERM a whole job."""
     os.setpgid(0, 0)  # first, so that there is hardly a moment for Ctrl-C
@@ -42,7 +37,8 @@ def _prepare_forkserver() -> None:
     die_with_parent(int(dispatcher) if dispatcher else None)  # it may be dead by now, and what follows takes seconds
 
 
-if _is_forkserver():
+# a forkserver is started as ``from multiprocessing.forkserver import main; main(...)``
+if getattr(sys.modules["__main__"], "main", None) is multiprocessing.forkserver.main:
     _prepare_forkserver()
     gc.disable()  # imports make half a million objects and hardly any garbage: a tenth of their time went into looking for it
     for _name in PRELOADED:

@@ -96,7 +96,7 @@ def die_with_dispatcher() -> None:
     os.register_at_fork(before=lambda: forking.update(pid=os.getpid()), after_in_child=lambda: die_with_parent(forking["pid"]))
     dispatcher = multiprocessing.parent_process()
     if dispatcher is not None:
-        threading.Thread(target=_end_after, args=(dispatcher.sentinel,), name="watch-dispatcher", daemon=True).start()
+        threading.Thread(target=_exit_after, args=(dispatcher.sentinel,), name="watch-dispatcher", daemon=True).start()
 
 
 def offer_to_oom_killer() -> None:
@@ -106,6 +106,6 @@ def offer_to_oom_killer() -> None:
         score.write_text("500", encoding="ascii")
 
 
-def _end_after(sentinel: int) -> None:
+def _exit_after(sentinel: int) -> None:
     multiprocessing.connection.wait([sentinel])
     os._exit(DISPATCHER_GONE)

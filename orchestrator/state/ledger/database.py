@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,9 @@ class Database:
             return list(result) if result.returns_rows else []
 
     def _create_tables(self) -> None:
-        with _only_creator(self.engine.url), self.engine.begin() as connection:
+        # SQLite: one process at a time creates the tables and switches to WAL
+        lock = nullcontext() if self.is_server else FileLock(f"{self.engine.url.database}.lock", thread_local=False)
+        with lock, self.engine.begin() as connection:
             if self.is_server:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(0x6F726368)))
             tables.create_all(connection)
@@ -154,9 +156,3 @@ def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     """Readers never wait for a writer. A commit survives kill -9; a power cut costs at most the last few claims."""
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
-
-
-def _only_creator(url: sa.URL) -> AbstractContextManager[object]:
-    """SQLite: let one process at a time create the tables and switch to WAL."""
-    is_file = url.get_backend_name() == "sqlite"
-    return FileLock(f"{url.database}.lock", thread_local=False) if is_file else nullcontext()

@@ -1,6 +1,6 @@
 """Entry point of a scheduled sweep's process: it dies with its scheduler, and is an ordinary `orchestrate` otherwise.
 
-It is a program of its own, because code between fork and exec of a process with threads may hang.
+It is a separate program, because code between fork and exec of a process with threads may hang.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ def read_known(spec: SweepSpec, facts: Facts, storage: Path | str) -> tuple[tupl
 
 
 def _open_study(spec: SweepSpec, facts: Facts, storage: BaseStorage, *, owner: str, is_dead: Callable[[str], bool]) -> Study:
-    """Open the sweep's study. Each name of ``--again`` counts as a sweep of its own, with its own results and budget."""
+    """Open the sweep's study. Each name of ``--again`` counts as a separate sweep, with its own results and budget."""
     name = study_name(spec, facts)
     sweep = f"{spec.name} again {facts.again}" if facts.again else spec.name
     return Study(storage, name=name, owner=owner, sweep=sweep, rounds=_rounds(spec), is_dead=is_dead)

@@ -287,7 +287,7 @@ class Study:
 
     def _complete_as(self, study: optuna.Study, trial: FrozenTrial, twin: StudyTrial) -> None:
         with suppress(UpdateFinishedTrialError):  # another dispatcher has just ended it
-            self._storage.set_trial_state_values(trial._trial_id, OptunaState.RUNNING)  # whoever has requeued it
+            self._storage.set_trial_state_values(trial._trial_id, OptunaState.RUNNING)  # if another dispatcher has requeued it
             study.tell(trial.number, twin.value, skip_if_finished=True)
 
     def _requeue(self, study: optuna.Study, trial: FrozenTrial) -> None:

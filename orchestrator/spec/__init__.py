@@ -5,7 +5,7 @@ optuna_names.py  names of Optuna's samplers and pruners
 cron.py          crontab lines
 sections.py      sections that other packages take by themselves: pruner, retry, limits, keep, notify, schedule
 model.py         the whole file as pydantic models: SweepSpec
-schema.py        which paths and types the models have, and nearest names
+schema.py        which paths and types the models have
 diagnostics.py   pydantic's errors -> lines for people
 space.py         a point of the search space -> the configuration that it makes
 load.py          all of it: reads, overrides, validates, and tries every choice

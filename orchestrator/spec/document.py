@@ -99,7 +99,8 @@ def parse_value(text: str, *, name: str) -> Any:
 
 def _read_text(path: Path) -> str:
     if path.is_dir():
-        raise SpecError(f"{path}: is a folder. Name one sweep file in it{_name_some(path)}.")
+        names = ", ".join(_sweep_files(path)[:5])
+        raise SpecError(f"{path}: is a folder. Name one sweep file in it{names and f': {names}'}.")
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -118,11 +119,6 @@ def _read_text(path: Path) -> str:
 
 def _sweep_files(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if p.suffix in (".yaml", ".yml")) if folder.is_dir() else []
-
-
-def _name_some(folder: Path) -> str:
-    names = _sweep_files(folder)[:5]
-    return f": {', '.join(names)}" if names else ""
 
 
 def _nearest_file(path: Path) -> str:

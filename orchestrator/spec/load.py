@@ -22,7 +22,7 @@ from orchestrator.spec.space import (
     reads_source,
     sample_points,
 )
-from trainers.config import TrainConfig, find_nearest, suggest
+from trainers.config import DataConfig, TrainConfig, find_nearest, suggest
 
 SYNTHETIC = "synthetic"
 MAX_COMPLAINTS = 20
@@ -188,7 +188,7 @@ def _check_points(spec: SweepSpec) -> Iterator[Complaint]:
     blamed: set[Place] = set()
     for params in sample_points(spec.search, spec.base, spec.data):
         seen_active |= params.keys()
-        for complaint in _complaints_about(spec, params):
+        for complaint in _try_point(spec, params)[1]:
             if complaint.place not in blamed:
                 yield complaint
             blamed.add(complaint.place)
@@ -210,12 +210,10 @@ def _check_grid(spec: SweepSpec, search: SearchSpec) -> Iterator[Complaint]:
                 ("search", "space"), f" has more than {MAX_POINTS} points. Shorten it, or use 'method: tpe' with a budget."
             )
             return
-        try:
-            train, data = build_point(spec.base, spec.data, params)
-        except BuildError as error:
-            yield from (_blame(spec, params, complaint) for complaint in error.complaints)
+        identity, complaints = _try_point(spec, params)
+        yield from complaints
+        if complaints:
             return
-        identity = f"{train.model_dump_json()} {data.model_dump_json()}"
         if identity in built:
             points_text = f"{show(built[identity])} and {show(params)}"
             yield Complaint(("search", "space"), f": the points {points_text} are one configuration. Leave one out.")
@@ -223,12 +221,16 @@ def _check_grid(spec: SweepSpec, search: SearchSpec) -> Iterator[Complaint]:
         built[identity] = params
 
 
-def _complaints_about(spec: SweepSpec, params: dict[str, Any]) -> list[Complaint]:
+def _try_point(spec: SweepSpec, params: dict[str, Any]) -> tuple[str, list[Complaint]]:
+    """Build a point; returns the configuration as text, and the complaints about it if it is not valid."""
     try:
-        build_point(spec.base, spec.data, params)
+        return _write(*build_point(spec.base, spec.data, params)), []
     except BuildError as error:
-        return [_blame(spec, params, complaint) for complaint in error.complaints]
-    return []
+        return "", [_blame(spec, params, complaint) for complaint in error.complaints]
+
+
+def _write(train: TrainConfig, data: DataConfig) -> str:
+    return f"{train.model_dump_json()} {data.model_dump_json()}"
 
 
 def _blame(spec: SweepSpec, params: dict[str, Any], complaint: Complaint) -> Complaint:
@@ -253,7 +255,7 @@ def _check_rows(spec: SweepSpec) -> Iterator[Complaint]:
         except BuildError as error:
             yield from (Complaint(("rows", i, *c.place), c.text) for c in error.complaints)
             continue
-        same = built.setdefault(f"{train.model_dump_json()} {data.model_dump_json()}", [])
+        same = built.setdefault(_write(train, data), [])
         for j, other in same:
             if other.seed is None or row.seed is None or other.seed == row.seed:
                 who = f"rows[{j}] (id {other.id!r})"

@@ -1,4 +1,4 @@
-"""Walks the pydantic models of a sweep file: which paths exist, which types they hold, and which known name is nearest."""
+"""Walks the pydantic models of a sweep file: which paths exist, and which types they hold."""
 
 from __future__ import annotations
 

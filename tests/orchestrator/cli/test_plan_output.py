@@ -73,10 +73,10 @@ def test_edits_of_a_sweep_are_shown_before_it_runs(tmp_path: Path) -> None:
     assert 0 < estimate["wall_s"] < 600
     assert 0 < edited["disk"]["kept_gb"] < 1
 
-    told = run(tmp_path, "--plan", "--set", "limits.free_disk_gb=1000000000").stdout
-    told = " ".join(told.split())  # lines are as long as the terminal
-    assert "row 2 changed: loss {name: dice} -> {name: jaccard} (1 to train)" in told
-    assert "the sweep will stop before it is complete" in told
+    printed = run(tmp_path, "--plan", "--set", "limits.free_disk_gb=1000000000").stdout
+    printed = " ".join(printed.split())  # lines are as long as the terminal
+    assert "row 2 changed: loss {name: dice} -> {name: jaccard} (1 to train)" in printed
+    assert "the sweep will stop before it is complete" in printed
     refused = run(
         tmp_path, "--set", "limits.free_disk_gb=1000000000", "--set", "rows[2].arch=FPN", "--set", "rows[2].epochs=3", code=2
     )

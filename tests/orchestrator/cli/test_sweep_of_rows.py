@@ -78,8 +78,8 @@ def test_a_table_is_run_combined_and_reported(tmp_path: Path) -> None:
     assert [(line["row"], line["name"], line["reported"]) for line in document["lines"]] == [
         ("1", "FPN focal", 0.5), ("2", "FPN dice", None), ("3", "1+2", 0.6),
     ]  # fmt: skip
-    figures = [line["miou"] for line in document["lines"]]
-    assert figures == pytest.approx([*(trial["metrics"]["val/miou"] for trial in first["trials"]), ensemble["miou"]])
+    mious = [line["miou"] for line in document["lines"]]
+    assert mious == pytest.approx([*(trial["metrics"]["val/miou"] for trial in first["trials"]), ensemble["miou"]])
     assert document["lines"][2]["gain_ci95"] == pytest.approx(ensemble["gain_ci95"])
     assert document["class_names"] == [name for name in document["class_names"] if name in ensemble["class_iou"]]
     page = (tmp_path / "table.html").read_text(encoding="utf-8")

@@ -84,9 +84,9 @@ def test_finished_configurations_are_listed_without_budget(tmp_path: Path, journ
 
 def test_a_search_stops_without_improvement(tmp_path: Path, journal: Path) -> None:
     """Three configurations without a better one end it, in this run and the next; a larger limit continues it."""
-    figures = iter([0.1, 0.5, 0.2, 0.5, 0.4])
+    mious = iter([0.1, 0.5, 0.2, 0.5, 0.4])
     search = build(read(tmp_path, STOP), journal)
-    done = run(search, lambda _: next(figures))
+    done = run(search, lambda _: next(mious))
     assert len(done) == 5
     assert search.stopped_because == "stop: no improvement in the last 3 configurations"
 
@@ -125,22 +125,22 @@ def test_pruned_configurations_are_no_improvement_and_failed_ones_do_not_count(t
 
 
 @given(values, st.floats(0, 0.5))
-def test_the_count_follows_the_last_improvement(figures: list[float | None], min_delta: float) -> None:
+def test_the_count_follows_the_last_improvement(mious: list[float | None], min_delta: float) -> None:
     """By definition, a value that beats the best before it by more than the delta resets the count."""
-    count = count_since_best(figures, min_delta)
-    assert 0 <= count <= len(figures)
-    if count < len(figures):
-        improvement = figures[len(figures) - count - 1]
+    count = count_since_best(mious, min_delta)
+    assert 0 <= count <= len(mious)
+    if count < len(mious):
+        improvement = mious[len(mious) - count - 1]
         assert improvement is not None
-        earlier = [v for v in figures[: len(figures) - count - 1] if v is not None]
+        earlier = [v for v in mious[: len(mious) - count - 1] if v is not None]
         assert improvement > max(earlier, default=-math.inf) or min_delta > 0
-        later = [v for v in figures[len(figures) - count :] if v is not None]
+        later = [v for v in mious[len(mious) - count :] if v is not None]
         assert all(v <= improvement + min_delta for v in later)
 
 
 @given(values, st.floats(0, 1))
-def test_only_a_better_value_resets_the_count(figures: list[float | None], value: float) -> None:
+def test_only_a_better_value_resets_the_count(mious: list[float | None], value: float) -> None:
     """One more value either is the best or adds one to the count."""
-    best = max((v for v in figures if v is not None), default=-math.inf)
-    expected = 0 if value > best else count_since_best(figures, 0.0) + 1
-    assert count_since_best([*figures, value], 0.0) == expected
+    best = max((v for v in mious if v is not None), default=-math.inf)
+    expected = 0 if value > best else count_since_best(mious, 0.0) + 1
+    assert count_since_best([*mious, value], 0.0) == expected

@@ -35,8 +35,8 @@ BY_EPOCHS = [
     {"name": "NopPruner"},
 ]
 EPOCHS = 8
-figures = st.sampled_from([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, float("nan")])
-curves = st.lists(st.lists(figures, min_size=EPOCHS, max_size=EPOCHS), min_size=3, max_size=6)
+mious = st.sampled_from([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, float("nan")])
+curves = st.lists(st.lists(mious, min_size=EPOCHS, max_size=EPOCHS), min_size=3, max_size=6)
 few = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -49,7 +49,7 @@ def sweep_of(pruner: dict[str, Any], num_configurations: int, *, seeds: int = 1)
 
 def end_of(curve: Sequence[float]) -> float:
     """The value of a whole training."""
-    return max((figure for figure in curve if figure == figure), default=0.0)
+    return max((miou for miou in curve if miou == miou), default=0.0)
 
 
 def decide_plainly(

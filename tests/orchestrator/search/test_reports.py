@@ -31,14 +31,14 @@ def take(search: StudySearch, spec: SweepSpec) -> tuple[Configuration, list[Tria
     return configuration, trials_of(configuration, spec, FACTS)
 
 
-def train(search: StudySearch, spec: SweepSpec, figures: list[float]) -> bool:
+def train(search: StudySearch, spec: SweepSpec, mious: list[float]) -> bool:
     """Run the next configuration's first trial epoch by epoch; whether it was pruned."""
     configuration, trials = take(search, spec)
-    for epoch, figure in enumerate(figures, start=1):
-        if search.report(trials[0], epoch, figure):
+    for epoch, miou in enumerate(mious, start=1):
+        if search.report(trials[0], epoch, miou):
             search.tell(configuration, None, TrialState.PRUNED)
             return True
-    search.tell(configuration, max(figures), COMPLETE)
+    search.tell(configuration, max(mious), COMPLETE)
     return False
 
 
@@ -69,8 +69,8 @@ def test_reports_may_be_repeated(tmp_path: Path, journal: Path) -> None:
     spec = read(tmp_path, MEDIAN)
     search = build(spec, journal)
     _, [trial] = take(search, spec)
-    for figure in (0.3, 0.9):
-        assert not search.report(trial, 1, figure)
+    for miou in (0.3, 0.9):
+        assert not search.report(trial, 1, miou)
     assert trials_in(journal)[0].intermediate_values == {1: 0.3}
 
 

@@ -196,11 +196,11 @@ def test_the_command_refuses_it_with_exit_code_2(
     with pytest.raises(SystemExit) as exited:
         main()
 
-    said = capsys.readouterr()
+    captured = capsys.readouterr()
     assert exited.value.code == 2
-    assert said.out == ""
-    assert said.err.startswith("error: ")
-    assert [piece for piece in broken.pieces if piece not in said.err] == []
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert [piece for piece in broken.pieces if piece not in captured.err] == []
     assert not (tmp_path / "mlruns" / "trials").exists()
 
 

@@ -42,7 +42,7 @@ def test_a_file_overrides_the_defaults(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("retry: {exeption: 2}\n", "retry.exeption: not a known field.*Did you mean 'exception'"),
         ("retry: {bad_configuration: 1}\n", "retry.bad_configuration: not a known field"),
@@ -51,7 +51,7 @@ def test_a_file_overrides_the_defaults(tmp_path: Path) -> None:
         ("limits: {free_disk_gb: lots}\n", "limits.free_disk_gb is 'lots'. Allowed: a number"),
     ],
 )
-def test_an_error_names_its_place(tmp_path: Path, text: str, said: str) -> None:
+def test_an_error_names_its_place(tmp_path: Path, text: str, message: str) -> None:
     """The message holds line, place, and what is allowed."""
-    with pytest.raises(SpecError, match=said):
+    with pytest.raises(SpecError, match=message):
         load(tmp_path, text)

@@ -221,7 +221,7 @@ def describe_field(place: Place, model: type[BaseModel] | None, what: str = "a k
     if model is SweepSpec and name in NOT_YET:
         return f": this version does not have it yet. Known: {', '.join(fields)}."
     hint = suggest(name, fields)
-    if model is SweepSpec and not hint:
-        homes: list[tuple[str, type[BaseModel]]] = [("base", TrainConfig), ("data", DataConfig)]
-        hint = next((f" Did you mean '{home}.{name}'?" for home, part in homes if name in part.model_fields), "")
+    homes: list[tuple[str, type[BaseModel]]] = [("base", TrainConfig), ("data", DataConfig)]
+    if model is SweepSpec and (home := next((home for home, part in homes if name in part.model_fields), None)):
+        hint = f" Did you mean '{home}.{name}'?"
     return f": not {what}. Known: {', '.join(fields)}.{hint}"

@@ -99,7 +99,7 @@ def _run_spec(
             outlook = look_ahead(spec, plan, home, ledger, slots=num_slots(launcher, slots))
             for line in (*describe_data(plan), summarize_plan(spec, plan), *outlook.lines()):
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
-            if outlook.disk and (lack := outlook.disk.find_lack()):
+            if outlook.disk and (lack := outlook.disk.find_shortage()):
                 raise LaunchError(lack)
             share_plan(spec, plan, home=home, ledger=ledger)
             _keep_content(spec, plan, home, console)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,9 @@ class DiskSpace:
 
     def note(self, trial: Path) -> None:
         """Learn how large a trial's folder is; while it runs, its checkpoints count too."""
-        with os.scandir(trial) as files:
-            sizes = [_size(file) for file in files]
-        self._largest_gb = max(self._largest_gb, sum(sizes) / GB)
+        self._largest_gb = max(self._largest_gb, measure(trial) / GB)
 
-    def find_lack(self, num_running: int) -> str | None:
+    def find_shortage(self, num_running: int) -> str | None:
         """What is missing for one more trial beside ``num_running``, and what to do; None if there is room."""
         found_gb = free_gb(self._folder)
         needed_gb = self._floor_gb + (num_running + 1) * self._largest_gb
@@ -51,7 +50,7 @@ HINT = (
 
 
 @dataclass(frozen=True)
-class DiskNeed:
+class DiskEstimate:
     """What a plan's trials are expected to write, compared with the free space; in GB of 10**9 bytes.
 
     kept_gb: what all of them keep. running_gb: in addition, while every slot is busy. first_gb: what the first trials need.
@@ -93,7 +92,7 @@ class DiskNeed:
         floor = f"{format_gb(self.floor_gb)} of which stay free (limits.free_disk_gb)"
         return f"{needed}, {floor}: the sweep will stop before it is complete"
 
-    def find_lack(self) -> str | None:
+    def find_shortage(self) -> str | None:
         """Why not even the first trials can run, and what to do; None if they can, or on a guess."""
         if self.is_guess or self.free_gb >= self.floor_gb + self.first_gb:
             return None
@@ -115,12 +114,13 @@ def say_full(folder: Path, found: str) -> str:
     return f"{folder}: the disk is full, or a quota used up: {found.rstrip('.')}. Nothing more is started. {HINT}"
 
 
-def _size(file: os.DirEntry[str]) -> int:
-    """Bytes of a file, or of a folder's content; 0 for a scratch file that has just been renamed."""
+def measure(path: str | os.PathLike[str]) -> int:
+    """Bytes of a file, or of all files below a folder; files that vanish meanwhile count as 0."""
     try:
-        if file.is_dir(follow_symlinks=False):
-            with os.scandir(file) as files:
-                return sum(_size(below) for below in files)
-        return file.stat(follow_symlinks=False).st_size
+        found = os.lstat(path)
+        if not stat.S_ISDIR(found.st_mode):
+            return found.st_size
+        with os.scandir(path) as entries:
+            return sum(map(measure, entries))
     except FileNotFoundError:
         return 0

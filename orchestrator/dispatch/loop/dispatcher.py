@@ -240,7 +240,7 @@ class Dispatcher:
 
     def _start_next(self, spec: TrialSpec) -> bool:
         """Start a trial of the queue, if there is room for what it writes."""
-        self._halted = self._disk.find_lack(len(self._attempts))
+        self._halted = self._disk.find_shortage(len(self._attempts))
         if self._halted is not None:
             return False
         self._queue.remove(spec)

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import TrialError
-from orchestrator.operations.retention.reclaimable import Reclaimable, ReclaimableKind, has_ended, measure
+from orchestrator.operations.retention.reclaimable import Reclaimable, ReclaimableKind, has_ended
 from orchestrator.operations.retention.rules import RankedTrial, choose_removable, read_rule
+from orchestrator.state.disk import measure
 from orchestrator.state.files import mark_file
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger, LedgerRow

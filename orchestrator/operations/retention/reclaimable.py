@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from orchestrator.errors import TrialError
+from orchestrator.state.disk import measure
 from orchestrator.state.files import is_locked, try_lock
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import LedgerRow
@@ -121,16 +122,6 @@ def hold(folder: TrialFolder) -> Iterator[bool]:
     finally:
         if lock is not None:
             lock.release()
-
-
-def measure(path: Path) -> int:
-    """Bytes of a file, or of all files below a folder; files that vanish meanwhile count as 0."""
-    try:
-        if not path.is_dir():
-            return path.stat(follow_symlinks=False).st_size
-        return sum(measure(below) for below in path.iterdir())
-    except FileNotFoundError:
-        return 0
 
 
 def _list(folder: Path) -> list[Path]:

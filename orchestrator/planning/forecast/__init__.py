@@ -20,7 +20,7 @@ from orchestrator.planning.forecast.timings import Timing, read_timings
 from orchestrator.planning.plan import Plan, longest_first, trials_of
 from orchestrator.spec.model import SweepSpec
 from orchestrator.spec.space import sample_points
-from orchestrator.state.disk import GB, DiskNeed, free_gb
+from orchestrator.state.disk import GB, DiskEstimate, free_gb
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
 from orchestrator.state.machine import describe_drift, library_versions
@@ -39,7 +39,7 @@ class Outlook:
     changes: Changes | None
     num_left: dict[str, int]
     estimate: Estimate | None
-    disk: DiskNeed | None
+    disk: DiskEstimate | None
     drift: str | None
     notes: tuple[str, ...] = ()
 
@@ -157,9 +157,9 @@ def _picture_sizes(plan: Plan) -> dict[str, tuple[int, int]]:
     return {data.fingerprint: (data.height, data.width) for data in plan.facts.data.values()}
 
 
-def _reckon_disk(spec: SweepSpec, costs: Estimate, home: Home) -> DiskNeed:
+def _reckon_disk(spec: SweepSpec, costs: Estimate, home: Home) -> DiskEstimate:
     copies = 2 if home.tracking is None else 1  # where MLflow's artifacts lie in this home too
-    return DiskNeed(
+    return DiskEstimate(
         folder=home.root,
         free_gb=free_gb(home.root),
         floor_gb=spec.limits.free_disk_gb,

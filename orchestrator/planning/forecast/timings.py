@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import TrialError
+from orchestrator.state.disk import measure
 from orchestrator.state.machine import PREFIX
-from orchestrator.state.trial.folder import TrialFile, TrialFolder
+from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import TrialResult, TrialSpec, TrialState
 from trainers.config import FLIPPED_AXES, DataConfig
 
@@ -73,7 +74,8 @@ def _read(folder: TrialFolder, sizes: Mapping[str, Size]) -> Timing | None:
         result = folder.result()
         if result is None or result.state is not TrialState.COMPLETE or not result.facts:
             return None
-        spec, (weights, others) = folder.spec(), _measure_files(folder)
+        spec, weights = folder.spec(), measure(folder.weights)
+        others = max(0, measure(folder.path) - weights)
     except (TrialError, FileNotFoundError):  # cleared away just now
         return None
     epoch_s, total_s = _epoch_s(result), _total_s(result)
@@ -138,23 +140,3 @@ def _size_of_data(data: DataConfig) -> Size | None:
     if data.size is None and data.source == "synthetic":
         return data.synthetic.height, data.synthetic.width
     return data.size
-
-
-def _measure_files(folder: TrialFolder) -> tuple[int, int]:
-    """Bytes of the best checkpoint, and of all else that lies there."""
-    sizes = dict(_list_files(folder.path))
-    weights = sizes.pop(TrialFile.WEIGHTS, 0)
-    return weights, sum(sizes.values())
-
-
-def _list_files(folder: Path, within: str = "") -> Iterator[tuple[str, int]]:
-    """Name and bytes of each file, also of those in folders below."""
-    with os.scandir(folder) as files:
-        for file in files:
-            try:
-                if file.is_dir(follow_symlinks=False):
-                    yield from _list_files(folder / file.name, f"{within}{file.name}/")
-                    continue
-                yield within + file.name, file.stat(follow_symlinks=False).st_size
-            except FileNotFoundError:  # a scratch file that has just got its name
-                continue

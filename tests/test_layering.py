@@ -38,7 +38,6 @@ NARROWER = {
         "launchers.base",
         "launchers.worker.exit_codes",
         "spec.sections",
-        "planning.configuration",
     ),
     "launchers.worker": ("errors", "state", "launchers.worker", "launchers.base"),
     "launchers.slots": ("errors", "state", "launchers.slots", "launchers.base", "launchers.worker.slot"),

@@ -58,7 +58,7 @@ def sweep(
     """Plan a sweep, show the plan, and run what is not done yet."""
     _interrupt_on_signals()
     if plan_only:
-        from orchestrator.dispatch.resume import plan_sweep
+        from orchestrator.dispatch.preparation import plan_sweep
 
         print_report(plan_sweep(file, overrides=overrides or [], launcher=launcher, slots=slots, again=again), as_json=as_json)
         return

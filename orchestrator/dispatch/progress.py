@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs: a live table on a terminal, one line an event elsewhere; all on standard error."""
+"""Shows a running sweep on standard error: a live table on a terminal, one line per event otherwise."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from orchestrator.state.trial.records import OBJECTIVE, Event, TrialResult, Tria
 
 STATE_COLORS = {TrialState.COMPLETE: "green", TrialState.CACHED: "cyan", TrialState.PRUNED: "yellow", TrialState.FAILED: "red"}
 DETAILED_PRINT_S = 10.0
-"""Off a terminal, a trial's epochs are printed no more often than this."""
+"""Minimum interval between printed epochs of a trial, without a terminal."""
 
 
 @dataclass
-class Running:
-    """A trial that is being trained."""
+class ProgressRow:
+    """A trial in the live table."""
 
     spec: TrialSpec
     attempt: int
@@ -32,12 +32,12 @@ class Running:
 
 
 class SweepProgress:
-    """Shows trials as they start, advance and end. Used by the dispatcher's thread; a context manager."""
+    """Shows trials as they start, train and end: the dispatcher's Monitor. A context manager, used by one thread."""
 
     def __init__(self, *, total: int | None, starts_workers: bool, console: Console) -> None:
         self._console = console
         self._first_note = "starting workers ..." if starts_workers else ""
-        self._running: dict[str, Running] = {}
+        self._running: dict[str, ProgressRow] = {}
         self._best: tuple[float, str] | None = None
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
@@ -67,7 +67,7 @@ class SweepProgress:
         self._say(escape(text))
 
     def started(self, spec: TrialSpec, attempt: int) -> None:
-        self._running[spec.key] = Running(spec, attempt)
+        self._running[spec.key] = ProgressRow(spec, attempt)
         self._bar.update(self._task, note="")
         again = f", attempt {attempt}" if attempt > 1 else ""
         if not self._console.is_terminal:
@@ -88,7 +88,7 @@ class SweepProgress:
     def ended(self, spec: TrialSpec, state: TrialState, result: TrialResult | None, reason: str | None) -> None:
         row = self._running.pop(spec.key, None)
         if state is TrialState.WAITING:
-            what = " stopped" if result is None else "  failed"  # and is tried again
+            what = " stopped" if result is None else "  failed"  # and will be retried
             self._say(f"[yellow]{what}[/]  {_title(spec)}  {escape(reason or '')}")
             return
         self._bar.advance(self._task)
@@ -120,7 +120,7 @@ class SweepProgress:
 
 
 def _title(spec: TrialSpec) -> str:
-    """A trial's name as markup; the seed where the name does not say it."""
+    """A trial's name as markup, with its seed."""
     return escape(spec.name if f"seed {spec.seed}" in spec.name else f"{spec.name} seed {spec.seed}")
 
 

@@ -1,4 +1,4 @@
-"""A command at work on a sweep, as others see it: known in the ledger, and all ears for wishes that it stop."""
+"""Registers a running command in the ledger, and turns signals and `orchestrate stop` into graceful or immediate stops."""
 
 from __future__ import annotations
 
@@ -17,29 +17,28 @@ from orchestrator.state.home import Home, Owner
 from orchestrator.state.ledger import Ledger, Role, Roster
 
 LOOK_S = 2.0
-"""Between two looks into the ledger."""
+"""Interval between two reads of the ledger."""
 
 NUDGE_S = 0.1
-"""Between two looks at whether somebody on this machine wants it to look at once."""
+"""Interval between two checks whether a process of this machine asks for an immediate read."""
 
 ECHO_S = 1.0
-"""SIGTERM and SIGINT closer together are one wish: systemd tells every process of a unit, `orchestrate schedule` its sweeps."""
+"""SIGTERM and SIGINT within this time are one request: systemd signals each process of a unit, and the scheduler its sweeps."""
 
 _log = logging.getLogger(__name__)
 
 
 class StopListener:
-    """Hears of wishes to stop from the moment a command has begun, in a thread of its own. A context manager.
+    """Reads stop requests from the ledger in a separate thread, from the command's start. A context manager.
 
-    It also says in the ledger, from time to time, that its owner is alive. look_s: between two looks that nobody asks for.
-    num_looks: how often it has looked.
+    Each read also renews its owner's sign of life. look_s: regular interval of reads. num_looks: number of reads so far.
     """
 
     def __init__(self, roster: Roster, owner: Owner, *, look_s: float = LOOK_S) -> None:
         self.num_looks = 0
         self._roster, self._owner, self._look_s = roster, owner, look_s
-        self._num_heard = 0
-        self._obey: Callable[[], None] | None = None
+        self._num_requests = 0
+        self._handler: Callable[[], None] | None = None
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._listen, name="stop-listener", daemon=True)
@@ -52,13 +51,13 @@ class StopListener:
         self._closed.set()
         self._thread.join()
 
-    def obey_with(self, obey: Callable[[], None] | None, *, from_now_on: bool = False) -> None:
-        """Call ``obey`` for each wish, also for those that came before unless ``from_now_on``; from its thread or at once."""
+    def set_handler(self, handler: Callable[[], None] | None, *, skips_earlier: bool = False) -> None:
+        """Call ``handler`` for each request, in the listener's thread; for earlier ones immediately, unless ``skips_earlier``."""
         with self._lock:
-            self._obey = obey
-            if obey is not None and not from_now_on:
-                for _ in range(self._num_heard):
-                    obey()
+            self._handler = handler
+            if handler is not None and not skips_earlier:
+                for _ in range(self._num_requests):
+                    handler()
 
     def _listen(self) -> None:
         due_s, nudged_ns = 0.0, self._owner.nudged_ns
@@ -72,48 +71,48 @@ class StopListener:
     def _look(self) -> None:
         try:
             num_stops = self._roster.check_in(self._owner.name)
-        except TrackingError as error:  # away for a moment: whoever claims and finishes trials tells, this can wait
+        except TrackingError as error:  # unreachable for a moment: the dispatcher reports it, this read can wait
             _log.debug("%s", error)
             return
         with self._lock:
-            for _ in range(num_stops - self._num_heard):
-                if self._obey is not None:
-                    self._obey()
-            self._num_heard = max(num_stops, self._num_heard)
+            for _ in range(num_stops - self._num_requests):
+                if self._handler is not None:
+                    self._handler()
+            self._num_requests = max(num_stops, self._num_requests)
 
 
 class Stoppable(Protocol):
-    """What can be stopped, as a Dispatcher can."""
+    """Something that can be stopped, such as a Dispatcher."""
 
     def request_stop(self) -> None:
         """First call: end gracefully. Second call: at once. From any thread, or from a signal handler."""
 
 
 @dataclass(frozen=True)
-class Presence:
-    """A command that works on a sweep, as others see it."""
+class Registration:
+    """A registered command. owner: its name in the ledger."""
 
     owner: str
     listener: StopListener
 
 
 @contextmanager
-def present(home: Home, ledger: Ledger, sweep: str, role: Role) -> Iterator[Presence]:
-    """Be seen as working on ``sweep``, under a name of one's own, and hear of wishes to stop."""
+def registered(home: Home, ledger: Ledger, sweep: str, role: Role) -> Iterator[Registration]:
+    """Register this command as working on ``sweep``, and listen for stop requests."""
     ledger.roster.remove_dead(home.is_dead)
     with (
         home.new_owner() as owner,
         ledger.roster.registered(owner.name, sweep, role),
         StopListener(ledger.roster, owner) as listener,
     ):
-        yield Presence(owner.name, listener)
+        yield Registration(owner.name, listener)
 
 
 @contextmanager
-def heeding_stops(target: Stoppable, listener: StopListener, say: Callable[[str], None]) -> Iterator[None]:
-    """Turn Ctrl-C, SIGTERM and what the listener hears into stops: the first is graceful, the second at once.
+def stop_on_request(target: Stoppable, listener: StopListener, say: Callable[[str], None]) -> Iterator[None]:
+    """Stop ``target`` on Ctrl-C, SIGTERM and `orchestrate stop`: gracefully the first time, at once the second.
 
-    The other one of the two signals, right behind the first, is no second.
+    SIGTERM right after SIGINT, or the reverse, counts as the same request.
     """
     num_stops = 0
     last: tuple[int, float] | None = None
@@ -131,26 +130,26 @@ def heeding_stops(target: Stoppable, listener: StopListener, say: Callable[[str]
         target.request_stop()
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    listener.obey_with(stop)
+    listener.set_handler(stop)
     try:
         yield
     finally:
-        listener.obey_with(None)
+        listener.set_handler(None)
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 @contextmanager
-def interrupted_by_stops(listener: StopListener) -> Iterator[None]:
-    """Turn SIGTERM and what the listener hears into Ctrl-C, once there are no epochs any more that could be let end."""
+def interrupt_on_request(listener: StopListener) -> Iterator[None]:
+    """Raise KeyboardInterrupt on SIGTERM and `orchestrate stop`, once no epoch runs that could end gracefully."""
     main = threading.main_thread().ident
     assert main is not None
     # a shell has its background processes ignore SIGINT
     before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    listener.obey_with(lambda: signal.pthread_kill(main, signal.SIGINT), from_now_on=True)
+    listener.set_handler(lambda: signal.pthread_kill(main, signal.SIGINT), skips_earlier=True)
     try:
         yield
     finally:
-        listener.obey_with(None)
+        listener.set_handler(None)
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,10 +1,11 @@
-"""What `orchestrate sweep` prints: the plan, and what came of it, for people and as JSON."""
+"""What `orchestrate sweep` prints: the plan and the results, for people and as JSON."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Group
@@ -13,70 +14,70 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.analysis.trials import describe_config
-from orchestrator.dispatch.loop.ports import TrialOutcome
+from orchestrator.dispatch.loop.ports import SweepOutcome, TrialOutcome
 from orchestrator.dispatch.progress import STATE_COLORS
 from orchestrator.ensemble.fixed import EnsembleOutcome, EnsembleState
-from orchestrator.planning.forecast import Outlook
+from orchestrator.planning.forecast.outlook import Outlook
 from orchestrator.planning.plan import Plan, PlannedTrial, row_of
 from orchestrator.spec import SweepSpec
-from orchestrator.state.trial.records import TrialSpec, TrialState
+from orchestrator.state.trial.records import TrialState
 
 
 @dataclass(frozen=True)
 class SweepReport:
-    """What ``orchestrate sweep`` prints."""
+    """What ``orchestrate sweep`` prints at the end.
+
+    run_ids: key of a trial, or title of an ensemble -> its run in MLflow. note: why the search ended early.
+    """
 
     sweep: str
-    wall_s: float
-    trials: tuple[dict[str, Any], ...]
-    interrupted: bool
-    ensembles: tuple[dict[str, Any], ...] = ()
+    outcome: SweepOutcome
+    ensembles: tuple[EnsembleOutcome, ...] = ()
+    run_ids: Mapping[str, str | None] = field(default_factory=dict)
     note: str | None = None
-    """Why the search ended early."""
-    halted: str | None = None
-    """Why trials were left that could not be started."""
 
     @property
     def exit_code(self) -> int:
-        """0 done, 1 some trials failed or were left, 130 interrupted; what became of ensembles follows from their trials."""
-        if self.interrupted:
+        """0 done, 1 some trials failed or could not start, 130 interrupted."""
+        if self.outcome.interrupted:
             return 130
-        return int(self.halted is not None or self._has_failures)
+        return int(self.outcome.halted is not None or self._has_failures)
 
     @property
     def _has_failures(self) -> bool:
-        return any(trial["state"] == TrialState.FAILED for trial in self.trials)
+        return any(trial.state is TrialState.FAILED for trial in self.outcome.trials)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "sweep": self.sweep,
-            "wall_s": round(self.wall_s, 3),
-            "trials": list(self.trials),
-            "ensembles": list(self.ensembles),
+            "wall_s": round(self.outcome.wall_s, 3),
+            "trials": [_trial_json(trial, self.run_ids.get(trial.spec.key)) for trial in self.outcome.trials],
+            "ensembles": [e.to_json_with_result(self.run_ids.get(e.planned.title)) for e in self.ensembles],
             "stopped_because": self.note,
-            "halted": self.halted,
+            "halted": self.outcome.halted,
         }
 
     def render(self) -> Group:
-        states = [trial["state"] for trial in self.trials]
-        counted = ", ".join(f"{states.count(state)} {state.lower()}" for state in dict.fromkeys(states)) or "no trials"
-        lines = [f"{self.sweep}: {counted} in {self.wall_s:.0f} s"]
-        if self.note:
-            lines.append(self.note)
-        if self.halted:
-            lines.append(self.halted)
-        if self.interrupted:
-            lines.append("Interrupted; the same command goes on where it stopped.")
+        lines = [f"{self.sweep}: {count_states(self.outcome.trials)} in {self.outcome.wall_s:.0f} s"]
+        lines += [line for line in (self.note, self.outcome.halted) if line]
+        if self.outcome.interrupted:
+            lines.append("Interrupted; the same command resumes it.")
         elif self._has_failures:
             lines.append(
-                "Why trials failed: see above, or log.txt in their folders. `orchestrate retry` lets them be tried again."
+                "Why trials failed: see above, or log.txt in their folders. `orchestrate retry` schedules them to run again."
             )
-        lines += [_write_ensemble(ensemble) for ensemble in self.ensembles]
+        lines += [_describe_ensemble(ensemble) for ensemble in self.ensembles]
         lines.append(
             f"Table: orchestrate report {self.sweep}    Ranking: orchestrate leaderboard {self.sweep}    "
             f"Ensemble: orchestrate best-ensemble {self.sweep} --k 4"
         )
         return Group(*(Text(line) for line in lines))
+
+
+def count_states(trials: Iterable[TrialOutcome]) -> str:
+    """For people: ``3 complete, 1 failed``."""
+    counts = Counter(trial.state for trial in trials)
+    return ", ".join(f"{count} {state.lower()}" for state, count in counts.items()) or "no trials"
 
 
 @dataclass(frozen=True)
@@ -136,18 +137,18 @@ class PlanReport:
 
 
 def describe_data(plan: Plan) -> list[str]:
-    """One line a data set: how much is left of it, and how much data.clean removed."""
+    """One line per data set: its images, and how many data.clean removed."""
     return [
-        f"data: {data.source}: {data.num_images} pictures of {data.height}x{data.width}, {data.num_classes} classes"
+        f"data: {data.source}: {data.num_images} images of {data.height}x{data.width}, {data.num_classes} classes"
         + (f", {len(data.removed)} more removed by data.clean" if data.removed else "")
         for data in plan.facts.data.values()
     ]
 
 
 def summarize_plan(spec: SweepSpec, plan: Plan) -> str:
-    """One line: how many trials, how many of them are done."""
+    """One line: how many trials, and how many of them are done."""
     count = plan.count()
-    done = f", {count[TrialState.CACHED]} of them done already" if count[TrialState.CACHED] else ""
+    done = f", {count[TrialState.CACHED]} of them already done" if count[TrialState.CACHED] else ""
     other = "".join(f", {count[state]} {state.lower()}" for state in (TrialState.FAILED, TrialState.PRUNED) if count[state])
     if plan.open_ended and spec.budget is not None:
         method = spec.search.method if spec.search else ""
@@ -175,8 +176,8 @@ def _plan_row(trial: PlannedTrial) -> tuple[str, ...]:
 
 
 def _draw_ensembles(ensembles: Sequence[EnsembleOutcome]) -> Table:
-    table = Table(title="Then, of their predictions", box=None, padding=(0, 1), header_style="dim", title_justify="left")
-    for title in ("ensemble", "of rows", "state"):
+    table = Table(title="Then, from their predictions", box=None, padding=(0, 1), header_style="dim", title_justify="left")
+    for title in ("ensemble", "rows", "state"):
         table.add_column(title, overflow="fold")
     for ensemble in ensembles:
         state = "new" if ensemble.state is EnsembleState.WAITING else ensemble.state.lower()
@@ -185,24 +186,22 @@ def _draw_ensembles(ensembles: Sequence[EnsembleOutcome]) -> Table:
     return table
 
 
-def _write_ensemble(ensemble: dict[str, Any]) -> str:
-    """One line of the summary: what it is worth beside its best member, or why that is not known."""
-    title = f"Ensemble {ensemble['name']}"
-    if ensemble["miou"] is None or ensemble["ci95"] is None:
-        return f"{title}: {ensemble['state'].lower()}, {ensemble['reason'] or 'nothing is scored'}"
-    low, high = ensemble["ci95"]
-    (gain_low, gain_high), gain = ensemble["gain_ci95"], ensemble["gain_over_best_member"]
-    reported = "" if ensemble["reported"] is None else f"; reported {ensemble['reported']:.3f}"
+def _describe_ensemble(ensemble: EnsembleOutcome) -> str:
+    """One line: its value and the gain over its best member, or why there is none."""
+    title, result = f"Ensemble {ensemble.planned.title}", ensemble.result
+    if result is None or not all(map(math.isfinite, (result.miou, *result.ci95))):
+        return f"{title}: {ensemble.state.lower()}, {ensemble.reason or 'nothing is scored'}"
+    (low, high), (gain_low, gain_high), gain = result.ci95, result.gain_ci95, result.gain_over_best_member
+    reported = "" if ensemble.planned.reported is None else f"; reported {ensemble.planned.reported:.3f}"
     return (
-        f"{title}: mIoU {ensemble['miou']:.4f} ({low:.4f} to {high:.4f}), "
+        f"{title}: mIoU {result.miou:.4f} ({low:.4f} to {high:.4f}), "
         f"{gain:+.4f} ({gain_low:+.4f} to {gain_high:+.4f}) over its best member{reported}"
     )
 
 
-def describe_outcome(trial: TrialOutcome, *, run_id: str | None) -> dict[str, Any]:
-    """A trial in ``sweep --json``."""
-    spec: TrialSpec = trial.spec
-    metrics = trial.result.metrics if trial.result else {}
+def _trial_json(trial: TrialOutcome, run_id: str | None) -> dict[str, Any]:
+    spec, result = trial.spec, trial.result
+    metrics = result.metrics if result else {}
     return {
         "key": spec.key,
         "name": spec.name,
@@ -212,6 +211,6 @@ def describe_outcome(trial: TrialOutcome, *, run_id: str | None) -> dict[str, An
         "run_id": run_id,
         "attempts": trial.attempts,
         "reason": trial.reason,
-        "failure": trial.result.failure if trial.result else None,
-        "deviation": trial.result.deviation if trial.result else None,
+        "failure": result.failure if result else None,
+        "deviation": result.deviation if result else None,
     }

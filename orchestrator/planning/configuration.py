@@ -1,4 +1,4 @@
-"""One point of the search as what is trained: SweepSpec + chosen values + facts about data and code -> Configuration."""
+"""One point of the search as a training: SweepSpec + chosen values + facts about data and code -> Configuration."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from trainers.config import Augmentation, DataConfig, Fold, Loss, SumLoss, Train
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What is known of a data set before anything runs.
+    """Facts about a data set.
 
     fingerprint: of the source. folder: the prepared set on this machine, as trainers.data.open_dataset reads it.
-    num_images: after cleaning. removed: positions in the source of what was cleaned away. source: as the sweep names it.
+    num_images: after cleaning. removed: positions in the source of images removed by cleaning. source: as in the sweep file.
     """
 
     fingerprint: str
@@ -44,7 +44,7 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class SplitSizes:
-    """Pictures on the two sides of a split."""
+    """Number of images in each part of a split."""
 
     num_train: int
     num_val: int
@@ -52,10 +52,10 @@ class SplitSizes:
 
 @dataclass(frozen=True)
 class Facts:
-    """What preflight found out: about each data set that the sweep reads, and about the user's own code (path -> hash).
+    """What preflight found out about the data sets of a sweep, by ``source_part``, and about custom code (import path -> hash).
 
-    splits: of each split that was tried, by ``split_part``.
-    again: under which name everything is trained anew, as if nothing had been done.
+    splits: sizes of each split that was tried, by ``split_part``.
+    again: the name under which everything is trained again.
     """
 
     data: Mapping[str, DataFacts] = field(default_factory=dict)
@@ -64,11 +64,11 @@ class Facts:
     again: str | None = None
 
     def of(self, data: DataConfig) -> DataFacts:
-        """Facts of the set that ``data`` reads; how it is split makes no difference."""
+        """Facts about the set that ``data`` reads, however it is split."""
         return self.data[source_part(data)]
 
     def sizes_of(self, data: DataConfig, fold: Fold | None) -> SplitSizes:
-        """Of a split; of one that was not tried, as it is asked for."""
+        """Sizes of a split; computed from the configuration if it was not tried."""
         if (tried := self.splits.get(split_part(data, fold))) is not None:
             return tried
         num_images = self.of(data).num_images
@@ -77,7 +77,7 @@ class Facts:
         return SplitSizes(num_train if data.limit is None else min(num_train, data.limit), num_val)
 
     def code_of(self, train: TrainConfig) -> dict[str, str]:
-        """Import path -> hash of the source file, for what is the user's own in this training."""
+        """Import path -> hash of the source file, for custom code in this training."""
         return {path: self.code[path] for _, path in import_paths(train)}
 
 
@@ -86,7 +86,7 @@ class Configuration:
     """One point of the search, valued by the mean over its trials.
 
     params: dotted path -> chosen value, or ``row`` -> the row's id. label: for people, unique in a plan.
-    id: 16 hexadecimal digits; the key without seed and fold. seed: a row's own, instead of the sweep's.
+    id: 16 hexadecimal digits, the key without seed and fold. seed: the row's own, which replaces the sweep's seeds.
     """
 
     train: TrainConfig
@@ -98,8 +98,8 @@ class Configuration:
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """Something that the sweep may train, before its data have been looked at. params: as in Configuration, for messages."""
+class UncheckedConfiguration:
+    """A configuration whose data and code have not been checked. params: as in Configuration, for messages."""
 
     train: TrainConfig
     data: DataConfig
@@ -107,44 +107,44 @@ class Candidate:
 
 
 def resolve(spec: SweepSpec, choice: Params | Row, facts: Facts) -> Configuration:
-    """The configuration that a row, or the values of a point, make of the sweep's base.
+    """Apply a row, or the values of a point, to the sweep's base.
 
     Raises:
         BuildError: the values do not fit.
     """
-    candidate = _build(spec, choice)
-    found = facts.of(candidate.data)
+    built = _build(spec, choice)
+    found = facts.of(built.data)
     key = make_key(
-        candidate.train,
-        candidate.data,
+        built.train,
+        built.data,
         seed=None,
         fold=None,
         source_fingerprint=found.fingerprint,
-        code=facts.code_of(candidate.train),
+        code=facts.code_of(built.train),
         removed=found.removed,
         again=facts.again,
     )
     seed = choice.seed if isinstance(choice, Row) else None
-    label = f"row {choice.id}" if isinstance(choice, Row) else _label(candidate)
-    return Configuration(candidate.train, candidate.data, candidate.params, label=label, id=key, seed=seed)
+    label = choice.title if isinstance(choice, Row) else _label(built)
+    return Configuration(built.train, built.data, built.params, label=label, id=key, seed=seed)
 
 
-def _build(spec: SweepSpec, choice: Params | Row) -> Candidate:
+def _build(spec: SweepSpec, choice: Params | Row) -> UncheckedConfiguration:
     if isinstance(choice, Row):
-        return Candidate(*build_row(spec.base, spec.data, choice), params={"row": choice.id})
-    return Candidate(*build_point(spec.base, spec.data, choice), params=dict(choice))
+        return UncheckedConfiguration(*build_row(spec.base, spec.data, choice), params={"row": choice.id})
+    return UncheckedConfiguration(*build_point(spec.base, spec.data, choice), params=dict(choice))
 
 
 def list_choices(spec: SweepSpec) -> Iterator[Params | Row]:
-    """What a sweep with a plan of its own goes through, in the order of the file: rows, the grid's points, or base alone."""
+    """The choices of a sweep that is not open-ended, in the order of the file: rows, points of the grid, or base alone."""
     if spec.search is None:
         yield from spec.rows or ({},)
     elif not spec.is_open_ended:
         yield from enumerate_points(spec.search.space, spec.base, spec.data, values=lambda p: p.values or ())
 
 
-def candidates(spec: SweepSpec) -> Iterator[Candidate]:
-    """Everything that preflight has to look at: all that is planned; in an open-ended search, every choice at least once."""
+def list_unchecked(spec: SweepSpec) -> Iterator[UncheckedConfiguration]:
+    """Everything that preflight checks: the whole plan, or points that cover every choice of an open-ended search."""
     is_sampled = spec.search is not None and spec.is_open_ended
     points: Iterator[Params | Row] = (
         sample_points(spec.search, spec.base, spec.data) if is_sampled and spec.search else list_choices(spec)
@@ -154,7 +154,7 @@ def candidates(spec: SweepSpec) -> Iterator[Candidate]:
 
 
 def where_written(spec: SweepSpec, params: Mapping[str, Any], place: Place) -> tuple[str, Place]:
-    """``FILE:LINE`` and the place in the sweep file that gave a built configuration its value at ``place``."""
+    """``FILE:LINE`` and the place in the sweep file that set a configuration's value at ``place``."""
     if "row" in params:
         index = next(i for i, row in enumerate(spec.rows) if row.id == params["row"])
         in_row: Any = spec.rows[index].train | {"data": spec.rows[index].data}
@@ -167,17 +167,17 @@ def where_written(spec: SweepSpec, params: Mapping[str, Any], place: Place) -> t
 
 
 def source_part(data: DataConfig) -> str:
-    """What of ``data`` decides what is read and prepared, as canonical text."""
+    """The fields of ``data`` that decide what is read and prepared, as canonical text."""
     return data.model_dump_json(include=set(SOURCE_PATHS))
 
 
 def split_part(data: DataConfig, fold: Fold | None) -> str:
-    """What decides a split, as canonical text."""
+    """The fields that decide a split, as canonical text."""
     return f"{data.model_dump_json()} {fold.model_dump_json() if fold else ''}"
 
 
 def import_paths(train: TrainConfig) -> Iterator[tuple[Place, str]]:
-    """Whatever a training names of the user's own: its place in the configuration and ``package.module:attribute``."""
+    """Custom code of a training: its place in the configuration and ``package.module:attribute``."""
     named: list[tuple[Place, str]] = [(("arch",), train.arch)]
     named += [((*place, "name"), loss.name) for place, loss in each_loss(train.loss)]
     for place, augmentation in each_augmentation(train):
@@ -201,14 +201,11 @@ def each_augmentation(train: TrainConfig) -> Iterator[tuple[Place, Augmentation]
             yield ("sampling", "repeat", i, "augmentation"), repeat.augmentation
 
 
-# ------------------------------------------------------------------------------------------- labels
-
-
-def _label(candidate: Candidate) -> str:
+def _label(built: UncheckedConfiguration) -> str:
     """What varies, for people: ``focal-2``, ``Unet-resnet18``, ``dice-lr=0.001``."""
-    if not candidate.params:
-        return f"{candidate.train.arch}-{candidate.train.encoder}"
-    return "-".join(_label_value(path, value) for path, value in candidate.params.items())
+    if not built.params:
+        return f"{built.train.arch}-{built.train.encoder}"
+    return "-".join(_label_value(path, value) for path, value in built.params.items())
 
 
 def _label_value(path: str, value: Any) -> str:
@@ -225,12 +222,12 @@ def _label_value(path: str, value: Any) -> str:
 
 
 def _title(value: Any, name: str) -> str:
-    """An object's own name, without its options: labels are short, and told apart by their id where they are alike."""
+    """An object's name without its options: labels are short, and equal ones get a part of their id."""
     return str(value.get("name", name)).rpartition(":")[2] if isinstance(value, dict) else _label_number(value)
 
 
 def _label_inner(key: str, value: Any) -> str:
-    """Inside an object the numbers speak for themselves (``focal-2``); all else is named."""
+    """Numbers inside an object need no name (``focal-2``); other values get one."""
     if isinstance(value, dict | list):
         return key
     is_number = isinstance(value, int | float) and not isinstance(value, bool)

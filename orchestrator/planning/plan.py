@@ -1,39 +1,46 @@
-"""SweepSpec -> Plan: what will run, in which order, and what is done already; pure, so that showing a plan changes nothing."""
+"""SweepSpec -> Plan: the trials of a sweep in order, with their states; pure, so that showing a plan changes nothing."""
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from orchestrator.errors import SpecError
 from orchestrator.planning.configuration import Configuration, Facts, list_choices, resolve
-from orchestrator.spec.model import FixedEnsemble, RowId, SweepSpec
+from orchestrator.spec.model import RowId, SweepSpec
 from orchestrator.state.trial.records import TrialSpec, TrialState, make_key
+from orchestrator.tracking.tags import RunLabel
 from trainers.config import Fold
 
-STAYING = (TrialState.CACHED, TrialState.FAILED, TrialState.PRUNED)
-"""States of trials that a run of the sweep leaves as they are."""
+NOT_RUN = (TrialState.CACHED, TrialState.FAILED, TrialState.PRUNED)
+"""States of trials that a run of the sweep leaves unchanged."""
 
 
 @dataclass(frozen=True)
 class PlannedTrial:
-    """One training and where it stands."""
+    """One training, its state, and what it takes to run it.
+
+    round: trials of a lower round run first; always 0 in an open-ended search, which needs a configuration's value before it
+    proposes the next. data_folder: the prepared data on this machine. label: of its run in this sweep.
+    """
 
     spec: TrialSpec
     configuration: Configuration
-    state: TrialState
+    round: int
+    data_folder: Path
+    label: RunLabel
+    state: TrialState = TrialState.WAITING
 
 
 @dataclass(frozen=True)
 class PlannedEnsemble:
-    """A fixed ensemble of the file, with the trials that it is the mean of.
+    """A fixed ensemble of the file and its members.
 
-    seed: that of its members, where the sweep has several; a row with a seed of its own keeps it. missing: rows without a trial
-    in the plan, because the budget ends before them.
-    class_names: of the data that the first member is scored on.
+    seed: that of its members if the sweep has several; a row with its own seed keeps it. missing: rows without a trial in the
+    plan, because the budget ends before them. class_names: of the data on which the first member is scored.
     """
 
     id: RowId
@@ -48,12 +55,12 @@ class PlannedEnsemble:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep comes to.
+    """All configurations, trials and ensembles of a sweep.
 
-    trials: all configurations with the first seed, then all with the next, so that a sweep that is cut short has seen every
+    trials: all configurations with the first seed, then all with the next, so that an interrupted sweep has covered every
     configuration once; folds of one seed together. configurations, ensembles: in the order of the file.
-    open_ended: configurations beyond these will be proposed as results come in.
-    beyond_budget: configurations of the file that ``budget.trials`` leaves out, in its order; num_beyond_budget: their trials.
+    open_ended: the search will propose more configurations as results come in.
+    beyond_budget: configurations of the file that ``budget.trials`` leaves out, in order; num_beyond_budget: their trials.
     """
 
     sweep: str
@@ -72,51 +79,76 @@ class Plan:
 
     @property
     def left(self) -> tuple[PlannedTrial, ...]:
-        """Trials that are still to be trained, those that run just now too; FAILED and PRUNED ones stay as they are."""
-        return tuple(trial for trial in self.trials if trial.state not in STAYING)
+        """Trials that are not finished, including running ones; FAILED and PRUNED ones count as finished."""
+        return tuple(trial for trial in self.trials if trial.state not in NOT_RUN)
+
+    @property
+    def labels(self) -> dict[str, RunLabel]:
+        """Key -> label of the trial's run."""
+        return {trial.spec.key: trial.label for trial in self.trials}
 
     def count(self) -> Counter[TrialState]:
         """State -> number of trials."""
         return Counter(trial.state for trial in self.trials)
 
+    def with_states(self, states: Mapping[str, TrialState]) -> Plan:
+        """The same plan with the state of each trial, by key; missing keys are WAITING, COMPLETE shows as CACHED."""
 
-def make_plan(spec: SweepSpec, facts: Facts, states: Mapping[str, TrialState], *, known: Sequence[Configuration] = ()) -> Plan:
-    """Lay out a sweep.
+        def mark(trials: Iterable[PlannedTrial]) -> tuple[PlannedTrial, ...]:
+            found = ((trial, states.get(trial.spec.key, TrialState.WAITING)) for trial in trials)
+            return tuple(
+                replace(trial, state=TrialState.CACHED if state is TrialState.COMPLETE else state) for trial, state in found
+            )
 
-    states: trial's key -> where it stands; keys that are missing wait, COMPLETE shows as CACHED. known: what an open-ended
-    search has proposed in earlier runs. ``budget.trials`` cuts the list after the last configuration that fits with all trials.
+        ensembles = tuple(replace(ensemble, members=mark(ensemble.members)) for ensemble in self.ensembles)
+        return replace(self, trials=mark(self.trials), ensembles=ensembles)
+
+
+def make_plan(
+    spec: SweepSpec, facts: Facts, states: Mapping[str, TrialState] | None = None, *, known: Sequence[Configuration] = ()
+) -> Plan:
+    """Make the plan of a sweep.
+
+    states: as Plan.with_states. known: what an open-ended search proposed in earlier runs. ``budget.trials`` ends the list after
+    the last configuration that fits with all its trials.
 
     Raises:
-        SpecError: two entries of the file come to the same training on this data.
+        SpecError: two entries of the file are the same training on this data.
     """
     listed = [*known] if spec.is_open_ended else [resolve(spec, choice, facts) for choice in list_choices(spec)]
-    entries = _with_distinct_labels(_with_titles(listed, spec))
+    counts = Counter(one.label for one in listed)
+    entries = [one if counts[one.label] == 1 else replace(one, label=f"{one.label} {one.id[:6]}") for one in listed]
     num_kept = _count_within_budget(entries, spec)
     configurations, beyond = entries[:num_kept], entries[num_kept:]
-    planned = [
-        PlannedTrial(trial, configuration, _planned_state(states.get(trial.key)))
-        for configuration in configurations
-        for trial in trials_of(configuration, spec, facts)
-    ]
+    planned = [trial for configuration in configurations for trial in plan_trials(configuration, spec, facts)]
     _check_distinct(planned)
     planned.sort(key=lambda trial: _position(trial.spec.seed, spec))  # stable: within a round, the order of the file
-    ensembles = tuple(_plan_ensembles(spec, planned, facts))
-    return Plan(
+    plan = Plan(
         spec.name,
         facts,
         tuple(configurations),
         tuple(planned),
         spec.is_open_ended,
-        ensembles,
+        tuple(_plan_ensembles(spec, planned, facts)),
         beyond_budget=tuple(beyond),
         num_beyond_budget=sum(_count_trials(one, spec) for one in beyond),
     )
+    return plan.with_states(states) if states else plan
 
 
-def trials_of(configuration: Configuration, spec: SweepSpec, facts: Facts) -> list[TrialSpec]:
-    """A configuration's trials: each of its seeds, each fold."""
+def plan_trials(configuration: Configuration, spec: SweepSpec, facts: Facts) -> list[PlannedTrial]:
+    """A configuration's trials, one per seed and fold, in the order in which they run."""
     seeds = spec.seeds if configuration.seed is None else (configuration.seed,)
-    return [_make_trial(configuration, spec, facts, seed=seed, fold=fold) for seed in seeds for fold in spec.each_fold]
+    data_folder = facts.of(configuration.data).folder
+    row = row_of(configuration)
+    reported = next((one.reported for one in spec.rows if str(one.id) == row), None)
+    planned = []
+    for seed in seeds:
+        for fold in spec.each_fold:
+            trial = _make_trial(configuration, spec, facts, seed=seed, fold=fold)
+            round = 0 if spec.is_open_ended else _position(seed, spec)
+            planned.append(PlannedTrial(trial, configuration, round, data_folder, RunLabel(trial.name, row, reported)))
+    return planned
 
 
 def _make_trial(configuration: Configuration, spec: SweepSpec, facts: Facts, *, seed: int, fold: Fold | None) -> TrialSpec:
@@ -153,49 +185,36 @@ def _make_trial(configuration: Configuration, spec: SweepSpec, facts: Facts, *, 
 
 
 def _plan_ensembles(spec: SweepSpec, planned: Sequence[PlannedTrial], facts: Facts) -> Iterator[PlannedEnsemble]:
-    """Each fixed ensemble: once where all its rows have seeds of their own or the sweep has one, else once for each seed."""
+    """Each fixed ensemble: once if the sweep has one seed or all its rows have their own, else once per seed."""
     by_row: dict[str, list[PlannedTrial]] = defaultdict(list)
     for trial in planned:
         by_row[row_of(trial.configuration) or ""].append(trial)
     own_seed = {str(row.id): row.seed for row in spec.rows}
     for ensemble in spec.ensembles:
-        has_seeds = len(spec.seeds) > 1 and any(own_seed[str(row)] is None for row in ensemble.members)
+        rows = ensemble.members
+        has_seeds = len(spec.seeds) > 1 and any(own_seed[str(row)] is None for row in rows)
         for seed in spec.seeds if has_seeds else spec.seeds[:1]:
-            chosen = [
-                [t for t in by_row[str(row)] if own_seed[str(row)] is not None or t.spec.seed == seed] for row in ensemble.members
-            ]
-            yield _plan_ensemble(ensemble, chosen, facts, seed=seed if has_seeds else None)
-
-
-def _plan_ensemble(
-    ensemble: FixedEnsemble, chosen: Sequence[Sequence[PlannedTrial]], facts: Facts, *, seed: int | None
-) -> PlannedEnsemble:
-    members = tuple(trial for trials in chosen for trial in trials)
-    return PlannedEnsemble(
-        id=ensemble.id,
-        title=ensemble.title if seed is None else f"{ensemble.title} seed {seed}",
-        reported=ensemble.reported,
-        rows=ensemble.members,
-        members=members,
-        missing=tuple(row for row, trials in zip(ensemble.members, chosen, strict=True) if not trials),
-        seed=seed,
-        class_names=facts.of(members[0].spec.data).class_names if members else (),
-    )
+            chosen = {row: [t for t in by_row[str(row)] if own_seed[str(row)] is not None or t.spec.seed == seed] for row in rows}
+            members = tuple(trial for row in rows for trial in chosen[row])
+            yield PlannedEnsemble(
+                id=ensemble.id,
+                title=f"{ensemble.title} seed {seed}" if has_seeds else ensemble.title,
+                reported=ensemble.reported,
+                rows=rows,
+                members=members,
+                missing=tuple(row for row in rows if not chosen[row]),
+                seed=seed if has_seeds else None,
+                class_names=facts.of(members[0].spec.data).class_names if members else (),
+            )
 
 
 def row_of(configuration: Configuration) -> str | None:
-    """The id of the row that a configuration is; None where it comes from a search."""
+    """The configuration's row id; None if it comes from a search."""
     return str(configuration.params["row"]) if "row" in configuration.params else None
 
 
-def _with_titles(configurations: Iterable[Configuration], spec: SweepSpec) -> list[Configuration]:
-    """Rows under their labels, where the file gives them."""
-    titles = {str(row.id): row.title for row in spec.rows}
-    return [c if (row := row_of(c)) is None else dataclasses.replace(c, label=titles[row]) for c in configurations]
-
-
 def _count_within_budget(configurations: Sequence[Configuration], spec: SweepSpec) -> int:
-    """How many of the first fit into it with all their trials; what a search has proposed already stays."""
+    """How many of the first configurations fit with all their trials; what a search has proposed always fits."""
     allowed = spec.budget.trials if spec.budget and not spec.is_open_ended else None
     if allowed is None:
         return len(configurations)
@@ -207,31 +226,11 @@ def _count_trials(configuration: Configuration, spec: SweepSpec) -> int:
     return (spec.folds or 1) * (len(spec.seeds) if configuration.seed is None else 1)
 
 
-def _with_distinct_labels(configurations: Iterable[Configuration]) -> list[Configuration]:
-    configurations = list(configurations)
-    counts = Counter(c.label for c in configurations)
-    return [c if counts[c.label] == 1 else dataclasses.replace(c, label=f"{c.label} {c.id[:6]}") for c in configurations]
-
-
-def _planned_state(state: TrialState | None) -> TrialState:
-    if state is None:
-        return TrialState.WAITING
-    return TrialState.CACHED if state is TrialState.COMPLETE else state
-
-
-def round_of(trial: TrialSpec, spec: SweepSpec, plan: Plan) -> int:
-    """When a trial is to run: those of a lower round first, as ``plan.trials`` has them.
-
-    Always 0 in an open-ended search, where a configuration's value is wanted before the next is proposed.
-    """
-    return 0 if plan.open_ended else _position(trial.seed, spec)
-
-
 def longest_first(plan: Plan, spec: SweepSpec, durations_s: Mapping[str, float]) -> Plan:
-    """The plan with long trials before short ones, so that no slot is left with one at the end.
+    """The plan with long trials before short ones, so that no long trial runs alone at the end.
 
-    durations_s: by trial's key; what is missing takes no time. Rounds stay one after another. Nothing moves where the sweep may
-    end before it is through, by a budget of time or a pruner: what comes first is then what is done at all.
+    durations_s: by key; missing ones count as 0. Rounds keep their order. Nothing moves if a time budget or a pruner may end the
+    sweep early: the file's order then decides what runs at all.
     """
     may_be_cut = spec.pruner or (spec.budget and (spec.budget.hours or spec.budget.gpu_hours))
     if plan.open_ended or may_be_cut or not durations_s:
@@ -240,20 +239,20 @@ def longest_first(plan: Plan, spec: SweepSpec, durations_s: Mapping[str, float])
     for trial in plan.trials:
         name = trial.configuration.id
         longest[name] = max(longest[name], durations_s.get(trial.spec.key, 0.0))
-    return dataclasses.replace(
+    return replace(
         plan,
         configurations=tuple(sorted(plan.configurations, key=lambda c: -longest[c.id])),
-        trials=tuple(sorted(plan.trials, key=lambda t: (_position(t.spec.seed, spec), -longest[t.configuration.id]))),
+        trials=tuple(sorted(plan.trials, key=lambda t: (t.round, -longest[t.configuration.id]))),
     )
 
 
 def _position(seed: int, spec: SweepSpec) -> int:
-    """Of a seed among the sweep's; 0 for one that only a row has."""
+    """Position of a seed among the sweep's; 0 for a row's own seed."""
     return spec.seeds.index(seed) if seed in spec.seeds else 0
 
 
 def _check_distinct(planned: Sequence[PlannedTrial]) -> None:
-    """Entries that differ in words only, such as two paths to one file, would claim each other's trials."""
+    """Refuse entries that differ only in wording, such as two paths to one file: they would claim each other's trials."""
     seen: dict[str, PlannedTrial] = {}
     for trial in planned:
         other = seen.setdefault(trial.spec.key, trial)

@@ -1,26 +1,26 @@
-"""Looks at the data and the user's code that a sweep names, before anything starts: SweepSpec -> Facts, or one clear error.
+"""Checks the data and the custom code of a sweep before anything runs: SweepSpec -> Facts, or one clear error.
 
-Beside worker.py the one module that sees trainers' data, augmentation and imports, and only inside its functions.
+Imports trainers' data, augmentation and imports only inside its functions.
 """
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.errors import DataError, SpecError
 from orchestrator.planning.configuration import (
-    Candidate,
     DataFacts,
     Facts,
     SplitSizes,
-    candidates,
+    UncheckedConfiguration,
     each_augmentation,
     each_loss,
     import_paths,
+    list_unchecked,
     source_part,
     split_part,
     where_written,
@@ -33,16 +33,16 @@ from trainers.errors import DataError as TrainersDataError
 
 
 def prepare(spec: SweepSpec, cache: Path, locate: Callable[[DataConfig], DataConfig] = lambda data: data) -> Facts:
-    """Read each data set once into ``cache``, try each split, import what is the user's own, build each list of transforms.
+    """Prepare each data set in ``cache``, try each split, import custom code, build each list of transforms.
 
-    Import paths are looked for in the working directory too. locate: where this machine has what the sweep names; facts are kept
-    under what the sweep says.
+    Import paths may name modules of the working directory. locate: replaces paths of the sweep by this machine's; facts stay
+    under the sweep's paths.
 
     Raises:
-        SpecError: something named by import path, or a transform, cannot be used.
-        DataError: a data set cannot be read, or cannot be split as the sweep asks.
+        SpecError: custom code or a transform cannot be used.
+        DataError: a data set cannot be read or split.
     """
-    found = list(candidates(spec))
+    found = list(list_unchecked(spec))
     code = _check_code(spec, found)
     _check_augmentations(spec, found)
     data = _prepare_data(spec, found, cache, locate)
@@ -58,15 +58,16 @@ def allow_local_imports() -> None:
         sys.path.insert(0, here)
 
 
-def _tell(spec: SweepSpec, candidate: Candidate, place: Place) -> str:
-    where, written = where_written(spec, candidate.params, place)
+def _locate(spec: SweepSpec, one: UncheckedConfiguration, place: Place) -> str:
+    """``FILE:LINE: field``, for messages."""
+    where, written = where_written(spec, one.params, place)
     return f"{where}: {write_place(written)}"
 
 
-def _check_code(spec: SweepSpec, found: Iterable[Candidate]) -> dict[str, str]:
+def _check_code(spec: SweepSpec, found: Iterable[UncheckedConfiguration]) -> dict[str, str]:
     hashes: dict[str, str] = {}
-    for candidate in found:
-        for place, path in import_paths(candidate.train):
+    for one in found:
+        for place, path in import_paths(one.train):
             if path not in hashes:
                 from trainers.imports import import_object, source_hash
 
@@ -75,15 +76,15 @@ def _check_code(spec: SweepSpec, found: Iterable[Candidate]) -> dict[str, str]:
                     import_object(path)
                     hashes[path] = source_hash(path)
                 except ConfigError as error:
-                    raise SpecError(f"{_tell(spec, candidate, place)} is {path!r}: {error}") from error
+                    raise SpecError(f"{_locate(spec, one, place)} is {path!r}: {error}") from error
     return hashes
 
 
-def _check_augmentations(spec: SweepSpec, found: Iterable[Candidate]) -> None:
-    """Lists of transforms; the names of ready-made ones were checked with the file."""
+def _check_augmentations(spec: SweepSpec, found: Iterable[UncheckedConfiguration]) -> None:
+    """Build lists of transforms; names of ready-made ones were checked with the file."""
     checked = set()
-    for candidate in found:
-        for place, augmentation in each_augmentation(candidate.train):
+    for one in found:
+        for place, augmentation in each_augmentation(one.train):
             written = repr(augmentation)
             if isinstance(augmentation, str) or written in checked:
                 continue
@@ -93,24 +94,24 @@ def _check_augmentations(spec: SweepSpec, found: Iterable[Candidate]) -> None:
             try:
                 build_augmentation(augmentation)
             except ConfigError as error:
-                raise SpecError(f"{_tell(spec, candidate, place)}: {error}") from error
+                raise SpecError(f"{_locate(spec, one, place)}: {error}") from error
 
 
 def _prepare_data(
-    spec: SweepSpec, found: Iterable[Candidate], cache: Path, locate: Callable[[DataConfig], DataConfig]
+    spec: SweepSpec, found: Iterable[UncheckedConfiguration], cache: Path, locate: Callable[[DataConfig], DataConfig]
 ) -> dict[str, DataFacts]:
     from trainers.data import open_dataset, prepare_dataset
 
     facts: dict[str, DataFacts] = {}
-    for candidate in found:
-        part = source_part(candidate.data)
+    for one in found:
+        part = source_part(one.data)
         if part in facts:
             continue
         try:
-            folder = prepare_dataset(locate(candidate.data), cache)
+            folder = prepare_dataset(locate(one.data), cache)
             data = open_dataset(folder)
         except TrainersDataError as error:
-            raise _refuse(spec, candidate, error) from error
+            raise _refuse(spec, one, error) from error
         facts[part] = DataFacts(
             fingerprint=data.fingerprint,
             folder=folder,
@@ -121,30 +122,30 @@ def _prepare_data(
             num_classes=data.num_classes,
             class_names=data.class_names,
             removed=data.removed,
-            source=candidate.data.source,
+            source=one.data.source,
         )
     return facts
 
 
-def _refuse(spec: SweepSpec, candidate: Candidate, error: TrainersDataError, at: str = "") -> DataError:
-    """The data's own message, at the line of the field that it names, or else of the source."""
+def _refuse(spec: SweepSpec, one: UncheckedConfiguration, error: TrainersDataError, at: str = "") -> DataError:
+    """The error of the data at the line of the field that it names, or else of the source."""
     named = re.match(r"data\.(\w+): ", str(error))
     field, message = (named[1], str(error)[named.end() :]) if named else ("source", str(error))
-    return DataError(f"{_tell(spec, candidate, ('data', field))}: {at}{message}")
+    return DataError(f"{_locate(spec, one, ('data', field))}: {at}{message}")
 
 
-def _check_classes(spec: SweepSpec, found: Iterable[Candidate], facts: Facts) -> None:
-    """Ids of classes that losses and sampling name, which only the data know."""
-    for candidate in found:
-        num_classes = facts.of(candidate.data).num_classes
-        for place, loss in each_loss(candidate.train.loss):
+def _check_classes(spec: SweepSpec, found: Iterable[UncheckedConfiguration], facts: Facts) -> None:
+    """Check class ids of losses and sampling, whose range the data decide."""
+    for one in found:
+        num_classes = facts.of(one.data).num_classes
+        for place, loss in each_loss(one.train.loss):
             ignored = loss.ignore_classes or ()
             if not _are_classes(ignored, num_classes) or len(set(ignored)) == num_classes:
-                at = _tell(spec, candidate, (*place, "ignore_classes"))
+                at = _locate(spec, one, (*place, "ignore_classes"))
                 raise SpecError(f"{at} is {list(ignored)}. Allowed: ids from 0 to {num_classes - 1}, but not all of them.")
-        for i, repeat in enumerate(candidate.train.sampling.repeat):
+        for i, repeat in enumerate(one.train.sampling.repeat):
             if isinstance(repeat.classes, tuple) and not _are_classes(repeat.classes, num_classes):
-                at = _tell(spec, candidate, ("sampling", "repeat", i, "classes"))
+                at = _locate(spec, one, ("sampling", "repeat", i, "classes"))
                 raise SpecError(f"{at} is {list(repeat.classes)}. Allowed: ids from 0 to {num_classes - 1}, rarest, or all.")
 
 
@@ -152,36 +153,30 @@ def _are_classes(ids: Iterable[int], num_classes: int) -> bool:
     return all(0 <= number < num_classes for number in ids)
 
 
-def _try_splits(spec: SweepSpec, found: Iterable[Candidate], facts: Facts) -> dict[str, SplitSizes]:
+def _try_splits(spec: SweepSpec, found: Iterable[UncheckedConfiguration], facts: Facts) -> dict[str, SplitSizes]:
     from trainers.data import make_split, open_dataset
 
     sizes: dict[str, SplitSizes] = {}
-    for candidate in _distinct_data(found):
-        data = open_dataset(facts.of(candidate.data).folder)
+    for one in found:
         for fold in spec.each_fold:
+            part = split_part(one.data, fold)
+            if part in sizes:
+                continue
             try:
-                split = make_split(data, candidate.data, fold)
+                split = make_split(open_dataset(facts.of(one.data).folder), one.data, fold)
             except TrainersDataError as error:
                 at = f"fold {fold.index + 1} of {fold.count}: " if fold else ""
-                raise _refuse(spec, candidate, error, at) from error
-            sizes[split_part(candidate.data, fold)] = SplitSizes(len(split.train), len(split.val))
+                raise _refuse(spec, one, error, at) from error
+            sizes[part] = SplitSizes(len(split.train), len(split.val))
     return sizes
 
 
-def _distinct_data(found: Iterable[Candidate]) -> Iterator[Candidate]:
-    seen: list[DataConfig] = []
-    for candidate in found:
-        if candidate.data not in seen:
-            seen.append(candidate.data)
-            yield candidate
-
-
 DATA_FOLDER = "ORCHESTRATE_DATA"
-"""Environment variable: the folder in which this machine has the data sets that others name by their paths."""
+"""Environment variable: the folder with this machine's copies of data sets that a sweep names by other paths."""
 
 
 def locate_source(data: DataConfig, folder: str | None) -> DataConfig:
-    """The same data where this machine has them: at the path that the sweep names, else in ``folder`` under its last name."""
+    """Find the data on this machine: at the sweep's path, else under the same file name in ``folder``."""
     found = {"source": _find(data.source, folder)} if data.source != "synthetic" else {}
     if isinstance(data.clean, str) and data.clean != "auto":
         found["clean"] = _find(data.clean, folder)

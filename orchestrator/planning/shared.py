@@ -1,20 +1,18 @@
-"""What a sweep comes to, kept in the ledger: for workers that join it, and for whoever asks how it stands."""
+"""The plan of a sweep in the ledger, for workers that join it and for `orchestrate status`."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from orchestrator.errors import SpecError
-from orchestrator.planning.configuration import Configuration
-from orchestrator.planning.plan import Plan, row_of
+from orchestrator.planning.plan import Plan
 from orchestrator.spec.model import SweepSpec
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
-from orchestrator.state.trial.records import TrialSpec, ignore_field
+from orchestrator.state.trial.records import ignore_field
 from orchestrator.tracking.tags import RunLabel
 from trainers.config import TRAINER_VERSION
 
@@ -33,12 +31,12 @@ class SharedTrial(_Part):
 
     @property
     def label(self) -> RunLabel:
-        """How the sweep calls its run."""
+        """The label of its run."""
         return RunLabel(self.name, self.row, self.reported)
 
 
 class SharedData(_Part):
-    """A data set of the sweep. source: configuration.source_part, with paths of the machine that planned."""
+    """A data set of the sweep. source: as configuration.source_part, with paths of the machine that planned."""
 
     source: str
     fingerprint: str
@@ -46,11 +44,11 @@ class SharedData(_Part):
 
 
 class SharedPlan(_Part):
-    """A sweep file with its overrides, and what came of it on the machine that planned it.
+    """A sweep file with its overrides, and its plan on the machine that planned it.
 
-    trials: those planned; in an open-ended search those known when it began. left_out: members of the sweep that are of an
-    earlier form of the file. num_allowed: how many trials an open-ended search may come to. code: import path -> hash.
-    again: as of Facts. Addresses to notify stay on the machine that planned: they may hold secrets.
+    trials: in an open-ended search those known at its begin. left_out: trials of earlier versions of the file. num_allowed:
+    maximum number of trials of an open-ended search. code: import path -> hash. again: as in Facts.
+    Addresses to notify are left out, because they may hold secrets.
     """
 
     schema_version: Literal[1] = 1
@@ -78,14 +76,13 @@ class SharedPlan(_Part):
 
     @property
     def labels(self) -> dict[str, RunLabel]:
-        """Key -> how the sweep calls the trial's run."""
+        """Key -> label of the trial's run."""
         return {trial.key: trial.label for trial in self.trials}
 
 
 def share_plan(spec: SweepSpec, plan: Plan, *, home: Home, ledger: Ledger) -> None:
-    """Keep a plan in the ledger, instead of what it had of the sweep."""
-    reported = {str(row.id): row.reported for row in spec.rows}
-    labels = {trial.spec.key: make_label(trial.configuration, trial.spec, reported) for trial in plan.trials}
+    """Store a plan in the ledger, in place of the sweep's last one."""
+    labels = plan.labels
     budget = spec.budget.trials if plan.open_ended and spec.budget else None
     shared = SharedPlan(
         spec=spec.model_copy(update={"notify": ()}),
@@ -107,7 +104,7 @@ def share_plan(spec: SweepSpec, plan: Plan, *, home: Home, ledger: Ledger) -> No
 
 
 def read_shared_plan(ledger: Ledger, sweep: str) -> SharedPlan | None:
-    """What was kept of a sweep; None where it ran before plans were kept.
+    """Read a sweep's plan from the ledger; None if a version that stored none ran it.
 
     Raises:
         SpecError: another version wrote it.
@@ -123,9 +120,3 @@ def read_shared_plan(ledger: Ledger, sweep: str) -> SharedPlan | None:
             f"{sweep}: its plan in the ledger cannot be read by this version of orchestrate "
             f"({'.'.join(map(str, first['loc']))}: {first['msg']}). Use the one that began the sweep, or begin it again."
         ) from error
-
-
-def make_label(configuration: Configuration, trial: TrialSpec, reported: Mapping[str, float | None]) -> RunLabel:
-    """What this sweep calls a trial, whoever trained it. reported: row's id -> published figure."""
-    row = row_of(configuration)
-    return RunLabel(trial.name, row, reported.get(row) if row is not None else None)

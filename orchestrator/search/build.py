@@ -60,6 +60,8 @@ def build_search(
         study.use(sampler=build_sampler(spec.search))
         proposer = SampledProposer(spec, spec.search, plan, study=study, budget=budget, ended=ended)
     return StudySearch(
+        spec,
+        plan.facts,
         proposer,
         study,
         dimensions=make_dimensions(spec.search, [str(row.id) for row in spec.rows]),

@@ -17,7 +17,7 @@ import optuna
 from optuna.pruners import BasePruner
 
 from orchestrator.planning.configuration import Configuration, Facts
-from orchestrator.planning.plan import trials_of
+from orchestrator.planning.plan import plan_trials
 from orchestrator.search.study import Study
 from orchestrator.search.study_trial import identify
 from orchestrator.spec.model import SweepSpec
@@ -47,7 +47,8 @@ class Pruning:
     def add(self, configuration: Configuration) -> None:
         """Expect reports from the trials of a proposed configuration."""
         if self._spec.pruner is not None:
-            prunable = Prunable(identify(configuration), tuple(trials_of(configuration, self._spec, self._facts)))
+            trials = tuple(trial.spec for trial in plan_trials(configuration, self._spec, self._facts))
+            prunable = Prunable(identify(configuration), trials)
             self._prunable.update((trial.key, prunable) for trial in prunable.trials)
 
     def report(self, trial: TrialSpec, epoch: int, value: float) -> bool:

@@ -11,7 +11,8 @@ from typing import Protocol
 
 from optuna.trial import TrialState as OptunaState
 
-from orchestrator.planning.configuration import Configuration
+from orchestrator.planning.configuration import Configuration, Facts
+from orchestrator.planning.plan import PlannedTrial, plan_trials
 from orchestrator.search.pruning import Pruning
 from orchestrator.search.sampling import Dimension
 from orchestrator.search.storage import translate_errors
@@ -31,6 +32,8 @@ class StudySearch:
 
     def __init__(
         self,
+        spec: SweepSpec,
+        facts: Facts,
         proposer: Proposer,
         study: Study,
         *,
@@ -39,6 +42,7 @@ class StudySearch:
         pruning: Pruning,
         budget: Budget,
     ) -> None:
+        self._spec, self._facts = spec, facts
         self._proposer, self._study = proposer, study
         self._dimensions, self._ended = dimensions, ended
         self._pruning, self._budget = pruning, budget
@@ -58,6 +62,10 @@ class StudySearch:
             if identify(configuration) not in self._ended:
                 self._study.start(configuration, self._dimensions)
         return configuration
+
+    def trials_of(self, configuration: Configuration) -> list[PlannedTrial]:
+        """Plan the trials of a proposed configuration, one per seed and fold."""
+        return plan_trials(configuration, self._spec, self._facts)
 
     @translate_errors()
     def tell(self, configuration: Configuration, value: float | None, state: TrialState, *, reason: str | None = None) -> None:

@@ -1,1 +1,12 @@
-"""loop."""
+"""The dispatcher: claims, launches, watches and records trials until a sweep is done.
+
+- dispatcher: the loop
+- ports: what the loop is given and what it returns
+- queue: which waiting trial starts next
+- attempts: running attempts, from their prepared folder to their exit
+- outcomes: how an attempt ended
+- retries: whether a failed trial runs again, and on which terms
+- memory: how much GPU memory a trial needs
+- takeover: what other dispatchers left
+- bookkeeping: records outcomes, values configurations
+"""

@@ -1,27 +1,23 @@
-"""The dispatcher's books: whatever becomes of a trial is entered here, once for all who want to know."""
+"""Records what happens to each trial in ledger, search, mirror and monitor, and values configurations by their trials."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-from orchestrator.dispatch.loop.endings import Ending
-from orchestrator.dispatch.loop.ports import Outcomes, Search, Shared, TrialOutcome
+from orchestrator.dispatch.loop.outcomes import AttemptOutcome
+from orchestrator.dispatch.loop.ports import Configuration, PlannedTrial, Ports, Session, TrialOutcome
+from orchestrator.state.disk import DiskSpace
 from orchestrator.state.ledger import LedgerRow
-from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import OBJECTIVE, Event, TrialResult, TrialSpec, TrialState
-
-if TYPE_CHECKING:
-    from orchestrator.planning.configuration import Configuration
 
 
 @dataclass
 class Proposal:
-    """One proposal of the search. The same configuration may be proposed again: it gets the same value.
+    """One proposal of the search; the same configuration may be proposed again and gets the same value.
 
-    is_given_up: a pruner has found it worse than others.
+    is_given_up: the pruner stopped it.
     """
 
     configuration: Configuration
@@ -32,22 +28,20 @@ class Proposal:
 
 @dataclass(frozen=True)
 class _End:
-    """How a trial ended."""
-
     state: TrialState
     value: float | None
     reason: str | None
 
 
 class Proposals:
-    """Values each configuration by the mean over its trials. A trial's end is entered once, proposals at any time."""
+    """Values each configuration by the mean over its trials. Each trial ends once; proposals may come at any time."""
 
     def __init__(self) -> None:
         self._ends: dict[str, _End] = {}
         self._containing: defaultdict[str, list[Proposal]] = defaultdict(list)
 
     def add(self, configuration: Configuration, keys: Iterable[str]) -> list[Proposal]:
-        """Note a proposal; returns it if it is ready, because all its trials have ended before."""
+        """Add a proposal; returns it if it is ready because all its trials have ended already."""
         names = tuple(keys)
         proposal = Proposal(configuration, names, {key for key in names if key not in self._ends})
         for key in names:
@@ -55,7 +49,7 @@ class Proposals:
         return [] if proposal.open_keys else [proposal]
 
     def end(self, key: str, state: TrialState, value: float | None, *, reason: str | None = None) -> list[Proposal]:
-        """Enter a trial's end; returns the proposals that are ready now. reason: which trial it was, and why it has no value."""
+        """Record how a trial ended; returns the proposals that are now ready. reason: the trial's name and its failure."""
         self._ends[key] = _End(state, value, reason)
         ready = []
         for proposal in self._containing[key]:
@@ -66,134 +60,140 @@ class Proposals:
         return ready
 
     def give_up(self, key: str) -> list[str]:
-        """Give up the configurations that a trial is of; returns their trials that have not ended and nobody else waits for."""
+        """Give up a trial's configurations; returns their open trials that no other configuration waits for."""
         for proposal in self._containing[key]:
             proposal.is_given_up = True
         beside = {other for proposal in self._containing[key] for other in proposal.open_keys}
-        return sorted(other for other in beside if self.is_needless(other))
+        return sorted(other for other in beside if self.is_unneeded(other))
 
-    def is_needless(self, key: str) -> bool:
-        """Whether a trial that has not ended is waited for by given up configurations only: also by those with a pruned trial."""
+    def is_unneeded(self, key: str) -> bool:
+        """Whether only configurations that were given up, or that have a pruned trial, wait for an open trial."""
         waiting = [proposal for proposal in self._containing[key] if key in proposal.open_keys]
-        return bool(waiting) and all(proposal.is_given_up or self._is_pruned(proposal) for proposal in waiting)
+        return bool(waiting) and all(
+            proposal.is_given_up or any(end.state is TrialState.PRUNED for end in self._ends_of(proposal)) for proposal in waiting
+        )
 
-    def value_of(self, proposal: Proposal) -> tuple[float | None, TrialState]:
-        """The mean and COMPLETE where every trial is complete; else None and PRUNED or, failures first, FAILED."""
-        ends = [self._ends[key] for key in proposal.keys]
+    def value_of(self, proposal: Proposal) -> tuple[float | None, TrialState, str | None]:
+        """The mean and COMPLETE if every trial is complete; else None, FAILED or, without failures, PRUNED, and the reason."""
+        ends = self._ends_of(proposal)
         for state in (TrialState.FAILED, TrialState.PRUNED):
-            if any(end.state is state for end in ends):
-                return None, state
-        values: Sequence[float] = [end.value for end in ends if end.value is not None]
-        if len(values) < len(ends):  # complete, but without this metric
-            return None, TrialState.FAILED
-        return sum(values) / len(values), TrialState.COMPLETE
+            if reasons := [end.reason or str(end.state) for end in ends if end.state is state]:
+                more = f"; and {len(reasons) - 1} more of its {len(ends)} trials" if len(reasons) > 1 else ""
+                return None, state, f"{reasons[0]}{more}"
+        values = [end.value for end in ends if end.value is not None]
+        if len(values) < len(ends):
+            return None, TrialState.FAILED, f"complete, but without {OBJECTIVE}"
+        return sum(values) / len(values), TrialState.COMPLETE, None
 
-    def reason_of(self, proposal: Proposal) -> str | None:
-        """Why a configuration has no value: the reason of the first trial that failed or, without failures, was pruned."""
-        _, state = self.value_of(proposal)
-        if state is TrialState.COMPLETE:
-            return None
-        ends = [self._ends[key] for key in proposal.keys]
-        reasons = [end.reason or str(end.state) for end in ends if end.state is state]
-        if not reasons:
-            return f"complete, but without {OBJECTIVE}"
-        more = f"; and {len(reasons) - 1} more of its {len(ends)} trials" if len(reasons) > 1 else ""
-        return f"{reasons[0]}{more}"
-
-    def _is_pruned(self, proposal: Proposal) -> bool:
-        return any(key in self._ends and self._ends[key].state is TrialState.PRUNED for key in proposal.keys)
+    def _ends_of(self, proposal: Proposal) -> list[_End]:
+        return [self._ends[key] for key in proposal.keys if key in self._ends]
 
 
-class Books:
-    """Keeps ledger, search, mirror, monitor and outcomes in step for one dispatcher. Used by one thread."""
+class Bookkeeping:
+    """Keeps ledger, search, mirror, monitor and outcomes consistent for one dispatcher. Used by one thread."""
 
-    def __init__(self, shared: Shared, search: Search, folder_of: Callable[[TrialSpec], TrialFolder]) -> None:
-        self._sweep, self._owner, self._ledger = shared.sweep, shared.owner, shared.ledger
-        self._tracker, self._monitor, self._disk = shared.tracker, shared.monitor, shared.disk
-        self._search = search
-        self._folder_of = folder_of
-        self._outcomes = Outcomes()
+    def __init__(self, session: Session, ports: Ports, disk: DiskSpace) -> None:
+        self._session, self._ledger = session, session.ledger
+        self._search, self._tracker, self._monitor = ports.search, ports.tracker, ports.monitor
+        self._disk = disk
+        self._outcomes: dict[str, TrialOutcome] = {}
         self._proposals = Proposals()
         self._given_up: set[str] = set()
 
-    def take_in(self, configuration: Configuration, trials: Sequence[TrialSpec]) -> list[tuple[TrialSpec, LedgerRow]]:
-        """Enter a proposal; returns those of its trials that were not known here yet, with what the ledger knows of them."""
-        new = [spec for spec in trials if spec.key not in self._outcomes]
-        self._ledger.register(self._sweep, [(spec.key, configuration.id) for spec in new])
-        rows = self._ledger.states([spec.key for spec in new], self._sweep)
-        self._tell(self._proposals.add(configuration, [spec.key for spec in trials]))
-        for spec in new:
-            self._outcomes.note(spec, TrialState.WAITING, attempts=rows[spec.key].attempt)
-        return [(spec, rows[spec.key]) for spec in new]
+    def add_proposal(self, configuration: Configuration, trials: Sequence[PlannedTrial]) -> list[tuple[PlannedTrial, LedgerRow]]:
+        """Record a proposal; returns those of its trials that are new to this dispatcher, with their rows in the ledger."""
+        sweep = self._session.sweep
+        new = [trial for trial in trials if trial.spec.key not in self._outcomes]
+        self._tracker.label(sweep, {trial.spec.key: trial.label for trial in trials})
+        self._ledger.register(sweep, [(trial.spec.key, configuration.id) for trial in new])
+        rows = self._ledger.states([trial.spec.key for trial in new], sweep)
+        self._report_values(self._proposals.add(configuration, [trial.spec.key for trial in trials]))
+        for trial in new:
+            self._note(trial.spec, TrialState.WAITING, attempts=rows[trial.spec.key].attempt)
+        return [(trial, rows[trial.spec.key]) for trial in new]
 
-    def begin(self, spec: TrialSpec, attempt: int) -> None:
-        """A trial of ours is being started."""
-        self._outcomes.note(spec, TrialState.RUNNING, attempts=attempt)
+    def start(self, spec: TrialSpec, attempt: int) -> None:
+        """Record that an attempt is being started."""
+        self._note(spec, TrialState.RUNNING, attempts=attempt)
 
     def take_back(self, spec: TrialSpec, attempt: int) -> None:
-        """It could not be started: that was no attempt."""
-        self._ledger.give_back(spec.key, self._owner)
-        self._outcomes.note(spec, TrialState.WAITING, attempts=attempt - 1)
+        """Undo ``start``: the launch failed, and that counts as no attempt."""
+        self._ledger.give_back(spec.key, self._session.owner)
+        self._note(spec, TrialState.WAITING, attempts=attempt - 1)
 
-    def finish(self, spec: TrialSpec, ending: Ending) -> None:
-        """Enter how a trial of ours ended, and settle it."""
-        state = TrialState.COMPLETE if ending.state is TrialState.CACHED else ending.state
-        self._ledger.finish(spec.key, self._owner, state, ending.reason)
-        self.settle(spec, ending)
+    def finish(self, spec: TrialSpec, outcome: AttemptOutcome) -> None:
+        """Record how a trial of this dispatcher ended, in the ledger first."""
+        state = TrialState.COMPLETE if outcome.state is TrialState.CACHED else outcome.state
+        self._ledger.finish(spec.key, self._session.owner, state, outcome.reason)
+        self.record(spec, outcome)
 
-    def settle(self, spec: TrialSpec, ending: Ending, *, attempts: int | None = None) -> None:
-        """Tell everybody how a trial ended, whoever ran it; attempts: of all who tried, where others did."""
-        self._outcomes.note(spec, ending.state, result=ending.result, attempts=attempts, reason=ending.reason)
-        self._mirror_end(spec, ending)
-        self._monitor.ended(spec, ending.state, ending.result, ending.reason)
-        value = ending.result.metrics.get(OBJECTIVE) if ending.result else None
-        is_complete = ending.state in (TrialState.COMPLETE, TrialState.CACHED)
+    def record(self, spec: TrialSpec, outcome: AttemptOutcome, *, attempts: int | None = None) -> None:
+        """Report how a trial ended, whoever ran it. attempts: total over all dispatchers, if others ran it."""
+        self._note(spec, outcome.state, result=outcome.result, attempts=attempts, reason=outcome.reason)
+        self._mirror_end(spec, outcome)
+        self._monitor.ended(spec, outcome.state, outcome.result, outcome.reason)
+        value = outcome.result.metrics.get(OBJECTIVE) if outcome.result else None
+        is_complete = outcome.state in (TrialState.COMPLETE, TrialState.CACHED)
         if is_complete and value is not None and self._search.report_end(spec, value):
             self._given_up.update(self._proposals.give_up(spec.key))
-        reason = None if is_complete else f"{spec.name}: {ending.reason}"
-        self._tell(self._proposals.end(spec.key, ending.state, value, reason=reason))
+        reason = None if is_complete else f"{spec.name}: {outcome.reason}"
+        self._report_values(self._proposals.end(spec.key, outcome.state, value, reason=reason))
 
-    def report(self, spec: TrialSpec, event: Event) -> None:
-        """Tell of an epoch of ours; the search may then give its configuration up."""
+    def record_epoch(self, spec: TrialSpec, event: Event) -> None:
+        """Report an epoch of a running trial; the search may then give its configuration up."""
         self._monitor.epoch(spec, event)
         value = event.metrics.get(OBJECTIVE)
         if event.epoch is not None and value is not None and self._search.report(spec, event.epoch, value):
             self._given_up.update(self._proposals.give_up(spec.key))
 
     def take_given_up(self) -> set[str]:
-        """Keys of trials that need not be trained on, told once."""
+        """Keys of trials whose training can stop; each is returned once."""
         given_up, self._given_up = self._given_up, set()
         return given_up
 
-    def is_needless(self, spec: TrialSpec) -> bool:
+    def is_unneeded(self, spec: TrialSpec) -> bool:
         """Whether only configurations that were given up wait for the trial."""
-        return self._proposals.is_needless(spec.key)
+        return self._proposals.is_unneeded(spec.key)
 
-    def release(self, spec: TrialSpec, ending: Ending) -> None:
-        """Give a trial back that can be gone on with: by us, by whoever works on it, or after a stop by the next run."""
-        self._ledger.release(spec.key, self._owner)
-        self._mirror_end(spec, ending)
-        self.wait(spec, ending.reason, failed=ending.result)
+    def release(self, spec: TrialSpec, outcome: AttemptOutcome) -> None:
+        """Release the claim on a trial that can be resumed, here, by another dispatcher or by the next run."""
+        self._ledger.release(spec.key, self._session.owner)
+        self._mirror_end(spec, outcome)
+        self.wait(spec, outcome.reason, failed=outcome.result)
 
     def wait(self, spec: TrialSpec, reason: str | None, *, failed: TrialResult | None = None) -> None:
-        """Show that a trial is not done, and why."""
-        self._outcomes.note(spec, TrialState.WAITING, reason=reason)
+        """Record that a trial is not done, and why."""
+        self._note(spec, TrialState.WAITING, reason=reason)
         self._monitor.ended(spec, TrialState.WAITING, failed, reason)
 
     def has_ended(self, spec: TrialSpec) -> bool:
-        return self._outcomes.has_ended(spec)
+        return self._outcomes[spec.key].state not in (TrialState.WAITING, TrialState.RUNNING)
 
     def outcomes(self) -> tuple[TrialOutcome, ...]:
-        """How each trial stands, in the order in which they were proposed."""
-        return self._outcomes.in_order()
+        """Every trial's outcome so far, in the order in which they were proposed."""
+        return tuple(self._outcomes.values())
 
-    def _tell(self, ready: Iterable[Proposal]) -> None:
+    def _note(
+        self,
+        spec: TrialSpec,
+        state: TrialState,
+        *,
+        result: TrialResult | None = None,
+        attempts: int | None = None,
+        reason: str | None = None,
+    ) -> None:
+        """Set a trial's outcome; ``attempts`` None keeps their number."""
+        if attempts is None:
+            attempts = self._outcomes[spec.key].attempts
+        self._outcomes[spec.key] = TrialOutcome(spec, state, result, attempts, reason)
+
+    def _report_values(self, ready: Iterable[Proposal]) -> None:
         for proposal in ready:
-            reason = self._proposals.reason_of(proposal)
-            self._search.tell(proposal.configuration, *self._proposals.value_of(proposal), reason=reason)
+            value, state, reason = self._proposals.value_of(proposal)
+            self._search.tell(proposal.configuration, value, state, reason=reason)
 
-    def _mirror_end(self, spec: TrialSpec, ending: Ending) -> None:
-        if ending.has_record:
-            folder = self._folder_of(spec)
+    def _mirror_end(self, spec: TrialSpec, outcome: AttemptOutcome) -> None:
+        if outcome.has_record:
+            folder = self._session.folder_of(spec)
             self._disk.note(folder.path)
-            self._tracker.mirror(self._sweep, folder, ended=True)
+            self._tracker.mirror(self._session.sweep, folder, ended=True)

@@ -1,4 +1,4 @@
-"""How much GPU memory a trial is going to take: by the peaks of others of its kind, and by what was too little for it before."""
+"""Estimates how much GPU memory a trial needs: from the peaks of similar trials and from what was too little before."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import Event, TrialSpec, TrialState
 
 
-class Needs:
-    """What is known of the needs of a sweep's trials. Used by one thread.
+class MemoryEstimates:
+    """Memory estimates for a sweep's trials. Used by one thread.
 
-    Of trials of one kind (see ``kind_of``) the largest peak counts, whichever sweep it was measured in.
+    The estimate is the largest peak of any trial of the same kind (see ``kind_of``), in whichever sweep it was measured.
     """
 
     def __init__(self, peaks: Iterable[tuple[Hashable, float]] = ()) -> None:
@@ -26,23 +26,24 @@ class Needs:
             self._add(kind, peak_mb)
 
     def of(self, spec: TrialSpec) -> MemoryEstimate:
-        """Of a trial's next attempt, on the terms last noted."""
+        """The estimate for a trial's next attempt on its current terms."""
         terms = self._terms.get(spec.key, Terms())
         if terms.more_than_mb is not None:
             return MemoryEstimate(terms.more_than_mb + 1)
-        peak_mb = self._peaks_mb.get(self._kind(spec, terms.accumulate))
+        peak_mb = self._peaks_mb.get(self._kind(spec))
         return UNKNOWN if peak_mb is None else MemoryEstimate.of_peak(peak_mb)
 
-    def note_terms(self, spec: TrialSpec, terms: Terms) -> None:
-        """Take note of the terms of a trial's next attempt."""
+    def set_terms(self, spec: TrialSpec, terms: Terms) -> None:
+        """Set the terms of a trial's next attempt."""
         self._terms[spec.key] = terms
 
-    def note_epoch(self, spec: TrialSpec, event: Event) -> None:
-        """Take note of the peak of a running attempt, where it has one: on a GPU."""
+    def record_epoch(self, spec: TrialSpec, event: Event) -> None:
+        """Record the peak of a running attempt; on the CPU there is none."""
         if (peak_mb := event.facts.get("peak_memory_mb")) is not None:
-            self._add(self._kind(spec, self._terms.get(spec.key, Terms()).accumulate), peak_mb)
+            self._add(self._kind(spec), peak_mb)
 
-    def _kind(self, spec: TrialSpec, accumulate: int) -> Hashable:
+    def _kind(self, spec: TrialSpec) -> Hashable:
+        accumulate = self._terms.get(spec.key, Terms()).accumulate
         known = (spec.configuration, accumulate)
         if known not in self._kinds:
             self._kinds[known] = kind_of(spec, accumulate)
@@ -53,9 +54,9 @@ class Needs:
 
 
 def kind_of(spec: TrialSpec, accumulate: int) -> Hashable:
-    """Equal for trials that take about as much memory: by network, pictures at a time and their size, optimizer's state.
+    """Equal for trials with about the same memory use: same network, images per step, image size and optimizer.
 
-    accumulate: parts into which a batch is cut.
+    accumulate: number of parts of a batch.
     """
     train, data = spec.train, spec.data
     names = {"arch", "arch_options", "encoder", "input_size", "precision", "test_time_flips", "clip_grad_norm"}
@@ -70,18 +71,15 @@ def kind_of(spec: TrialSpec, accumulate: int) -> Hashable:
 
 
 def read_peaks(home: Home) -> Iterator[tuple[Hashable, float]]:
-    """Kind and peak of each trial of this machine that was completed on a GPU."""
+    """Kind and peak of each trial that was completed on a GPU of this machine."""
     for path in home.trials.iterdir() if home.trials.is_dir() else ():
         folder = TrialFolder(path)
         try:
             result = folder.result()
-            if result is None or result.state is not TrialState.COMPLETE or not _is_of_gpu(result.facts.get("device")):
+            if result is None or result.state is not TrialState.COMPLETE:
                 continue
-            yield kind_of(folder.spec(), folder.attempt().accumulate), float(result.facts["peak_memory_mb"])
-        except (TrialError, KeyError):  # of another version: it tells nothing
+            device = result.facts.get("device")
+            if isinstance(device, str) and not device.startswith("cpu"):
+                yield kind_of(folder.spec(), folder.attempt().accumulate), float(result.facts["peak_memory_mb"])
+        except (TrialError, KeyError):  # written by another version
             continue
-
-
-def _is_of_gpu(device: object) -> bool:
-    """By a device's name in the facts of a result."""
-    return isinstance(device, str) and not device.startswith("cpu")

@@ -1,111 +1,152 @@
-"""What the dispatcher is handed (search, tracker, monitor) and what it hands back (outcomes)."""
+"""What a dispatcher is given (session, ports, policy, planned trials) and what it returns (outcomes)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+from orchestrator.launchers.base import Launcher
+from orchestrator.spec.sections import KeepSpec, LimitsSpec, RetrySpec
+from orchestrator.state.home import Home
+from orchestrator.state.ledger import Ledger
+from orchestrator.state.trial.checkpoint import Fetched
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import Event, TrialResult, TrialSpec, TrialState
 
-if TYPE_CHECKING:
-    from orchestrator.planning.configuration import Configuration
-    from orchestrator.state.disk import DiskSpace
-    from orchestrator.state.ledger import Ledger
-    from orchestrator.state.trial.checkpoint import Fetched
+
+class PlannedTrial(Protocol):
+    """One training of the plan, as the dispatcher sees it."""
+
+    @property
+    def spec(self) -> TrialSpec: ...
+
+    @property
+    def round(self) -> int:
+        """Trials of a lower round start first, even if the search has to propose further configurations for that."""
+
+    @property
+    def data_folder(self) -> Path:
+        """The prepared data on this machine."""
+
+    @property
+    def label(self) -> Any:
+        """How the tracker labels the trial's run in this sweep."""
+
+
+class Configuration(Protocol):
+    """What a search proposes. The dispatcher reads its id and passes it back."""
+
+    @property
+    def id(self) -> str: ...
 
 
 class Search(Protocol):
     """Where configurations come from."""
 
     def propose(self) -> Configuration | None:
-        """The next configuration; None where there is none now, perhaps until something is told."""
+        """The next configuration; None if there is none now, perhaps until a result is known."""
 
-    def tell(self, configuration: Configuration, value: float | None, state: TrialState, *, reason: str | None = None) -> None:
-        """The mean over the configuration's trials; None with PRUNED or FAILED, and then why."""
+    def trials_of(self, configuration: Any) -> Sequence[PlannedTrial]:
+        """The trials of a proposed configuration, in the order in which they start."""
+
+    def tell(self, configuration: Any, value: float | None, state: TrialState, *, reason: str | None = None) -> None:
+        """Record the mean over the configuration's trials; None with PRUNED or FAILED and the reason."""
 
     def report(self, trial: TrialSpec, epoch: int, value: float) -> bool:
-        """Enter an epoch's value; True: nothing of the trial's configuration need be trained on."""
+        """Record an epoch's value; True: stop training all trials of the configuration."""
 
     def report_end(self, trial: TrialSpec, value: float) -> bool:
-        """Enter a complete trial's value; True: no other trial of its configuration need be trained."""
+        """Record a complete trial's value; True: train no other trial of the configuration."""
 
     def may_begin(self) -> bool:
-        """Whether the budget of time lets a trial that waits be started; once False, always."""
+        """Whether the time budget allows another trial to start; once False, always False."""
 
     def spend(self, gpu_s: float) -> None:
-        """Count GPU time that attempts have taken since the last call."""
+        """Count GPU time that attempts used since the last call."""
 
     def reconcile(self) -> None:
-        """Give up proposals whose dispatcher has died."""
+        """Release proposals of dispatchers that died."""
 
     def close(self) -> None:
-        """Give back what is unfinished."""
+        """Return unfinished proposals."""
 
 
 class Tracker(Protocol):
-    """Where trials are shown to the team."""
+    """Where the team sees the trials."""
+
+    def label(self, sweep: str, labels: dict[str, Any]) -> None:
+        """Set how this sweep labels the runs of trials, by key."""
 
     def mirror(self, sweep: str, folder: TrialFolder, ended: bool) -> None:
-        """Note that a folder has news, or that its attempt has ended. Never blocks, may be repeated."""
-
-    def close(self, timeout_s: float) -> list[TrialFolder]:
-        """Send what is left; returns the folders that are not mirrored yet."""
+        """Queue a trial folder for mirroring. Never blocks and may be repeated."""
 
 
 class CheckpointSource(Protocol):
-    """Where checkpoints of trials are kept that another machine has begun."""
+    """Where other machines store the checkpoints of their trials."""
 
     def fetch(self, key: str, target: Path, *, after: int) -> Fetched:
-        """Bring the latest of a trial into the folder ``target``, if it is of a later epoch than ``after``.
+        """Download a trial's latest checkpoint into the folder ``target`` if its epoch is later than ``after``.
 
         Raises:
-            TrackingError: it cannot be asked now.
+            TrackingError: the server does not answer now.
         """
 
 
 class Monitor(Protocol):
-    """Who watches a sweep run. Called in the dispatcher's thread."""
+    """Watches a sweep. Called in the dispatcher's thread."""
 
     def started(self, spec: TrialSpec, attempt: int) -> None: ...
 
     def epoch(self, spec: TrialSpec, event: Event) -> None: ...
 
     def ended(self, spec: TrialSpec, state: TrialState, result: TrialResult | None, reason: str | None) -> None:
-        """How a trial ended; WAITING: it is to be run (again) by us or by others, and ``reason`` says why.
-
-        A ``result`` with WAITING is a failure that is tried again.
-        """
-
-
-class NoMonitor:
-    """Nobody watches."""
-
-    def started(self, spec: TrialSpec, attempt: int) -> None:
-        """Pass over it."""
-
-    def epoch(self, spec: TrialSpec, event: Event) -> None:
-        """Pass over it."""
-
-    def ended(self, spec: TrialSpec, state: TrialState, result: TrialResult | None, reason: str | None) -> None:
-        """Pass over it."""
+        """An attempt ended. WAITING: the trial will run again, here or elsewhere; with a ``result``, because it failed."""
 
 
 @dataclass(frozen=True)
-class Shared:
-    """What the parts of one dispatcher have in common."""
+class Session:
+    """One dispatcher's work on one sweep. owner: its name in the ledger."""
 
     sweep: str
     owner: str
+    home: Home
     ledger: Ledger
+
+    def folder_of(self, spec: TrialSpec) -> TrialFolder:
+        """The trial's folder on this machine."""
+        return TrialFolder(self.home.trial_folder(spec.key))
+
+
+@dataclass(frozen=True)
+class Ports:
+    """The systems around a dispatcher.
+
+    find_result: looks up a complete trial's result outside its folder, in the dispatcher's thread; may raise TrackingError.
+    open_checkpoints: opens the checkpoint store of other machines, in a separate thread.
+    """
+
+    search: Search
+    launcher: Launcher
     tracker: Tracker
     monitor: Monitor
-    disk: DiskSpace
+    find_result: Callable[[TrialSpec], TrialResult | None] | None = None
+    open_checkpoints: Callable[[], CheckpointSource] | None = None
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The rules of the sweep file. leave_after_s: exit after this many seconds in which only others had work; None: never."""
+
+    retry: RetrySpec = field(default_factory=RetrySpec)
+    limits: LimitsSpec = field(default_factory=LimitsSpec)
+    keep: KeepSpec = field(default_factory=KeepSpec)
+    leave_after_s: float | None = None
 
 
 class TrialOutcome(NamedTuple):
-    """What became of a trial. WAITING: not run, or stopped and to be gone on with."""
+    """A trial at the end of the dispatcher's run. WAITING: not started, or stopped with a checkpoint."""
 
     spec: TrialSpec
     state: TrialState
@@ -116,41 +157,11 @@ class TrialOutcome(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of a sweep; trials in the order in which they were proposed."""
+class SweepOutcome:
+    """A sweep at the end of the dispatcher's run; trials in the order in which they were proposed."""
 
     trials: tuple[TrialOutcome, ...]
     interrupted: bool
     wall_s: float
     halted: str | None = None
-    """Why no more trials were started, such as a full disk, and what to do; those not run are WAITING."""
-
-
-class Outcomes:
-    """How each trial of a running sweep stands, in the order in which they were proposed."""
-
-    def __init__(self) -> None:
-        self._by_key: dict[str, TrialOutcome] = {}
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._by_key
-
-    def note(
-        self,
-        spec: TrialSpec,
-        state: TrialState,
-        *,
-        result: TrialResult | None = None,
-        attempts: int | None = None,
-        reason: str | None = None,
-    ) -> None:
-        """Enter a state; ``attempts`` None leaves their number as it is."""
-        if attempts is None:
-            attempts = self._by_key[spec.key].attempts
-        self._by_key[spec.key] = TrialOutcome(spec, state, result, attempts, reason)
-
-    def has_ended(self, spec: TrialSpec) -> bool:
-        return self._by_key[spec.key].state not in (TrialState.WAITING, TrialState.RUNNING)
-
-    def in_order(self) -> tuple[TrialOutcome, ...]:
-        return tuple(self._by_key.values())
+    """Why no more trials could start, such as a full disk, and what to do; trials that did not run are WAITING."""

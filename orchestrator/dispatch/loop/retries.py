@@ -1,11 +1,11 @@
-"""Whether a failed trial is tried again, and on which terms: told by its folder and the sweep's policy."""
+"""Decides whether a failed trial is retried and on which terms, from its folder and the sweep's retry policy."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from orchestrator.dispatch.loop.endings import Ending
+from orchestrator.dispatch.loop.outcomes import AttemptOutcome
 from orchestrator.errors import LaunchError
 from orchestrator.launchers.base import ANY, Launcher, MemoryEstimate, SlotOwner
 from orchestrator.spec.sections import RetrySpec
@@ -14,19 +14,16 @@ from orchestrator.state.trial.failures import FailureKind
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import Event, TrialSpec, TrialState
 
-FEWEST_PICTURES = 2
-"""In a part of a batch: batch norm may need them."""
-
+MIN_IMAGES = 2
+"""In each part of a batch; batch norm may need them."""
 
 Fits = Callable[[MemoryEstimate], bool]
-"""Whether there is a slot here that is known to be large enough."""
+"""Whether some slot of this machine is known to be large enough."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """How an attempt failed. epoch: the one under way, where the attempt had come to its second. memory_mb: what it had of its
-    GPU, where that is known.
-    """
+    """How an attempt failed. epoch: the running one, if the first was done. memory_mb: its share of the GPU, if known."""
 
     attempt: int
     kind: FailureKind
@@ -36,7 +33,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Terms:
-    """accumulate and deviation as in Attempt. more_than_mb: GPU memory that was too little on these terms."""
+    """How an attempt trains. accumulate, deviation: as in Attempt. more_than_mb: GPU memory that was too little."""
 
     accumulate: int = 1
     deviation: str | None = None
@@ -48,38 +45,37 @@ def _fits_nowhere(_need: MemoryEstimate) -> bool:
 
 
 class Retries:
-    """Decides by what is in a trial's folder, so that a dispatcher that takes over decides the same.
+    """Decides from the trial folder alone, so that every dispatcher decides the same.
 
-    What counts is what has failed since the ledger was last told an end: after ``orchestrate retry`` a trial starts afresh.
-    A trial for which one of the launcher's slots was too small gets a larger one, if there is one, before its batch is cut; one
-    that has lost the last of them waits for better times.
+    Only failures after the last outcome in the ledger count: after ``orchestrate retry`` a trial starts afresh. A trial that ran
+    out of GPU memory first gets a larger slot, if this machine has one, and then a smaller batch. A trial whose last GPU broke
+    waits.
     """
 
     def __init__(self, policy: RetrySpec, ledger: Ledger, launcher: Launcher) -> None:
         self._policy = policy
         self._ledger = ledger
         self._launcher = launcher
-        self._fits = launcher.fits if isinstance(launcher, SlotOwner) else _fits_nowhere
+        self._fits: Fits = launcher.fits if isinstance(launcher, SlotOwner) else _fits_nowhere
 
-    def reconsider(self, spec: TrialSpec, folder: TrialFolder, ending: Ending) -> Ending:
-        """The ending as it is; or, of a failure that is or may be tried again, WAITING, with no result left in the folder."""
-        if ending.state is not TrialState.FAILED or ending.result is None or ending.result.failure is None:
-            return ending
+    def reconsider(self, spec: TrialSpec, folder: TrialFolder, outcome: AttemptOutcome) -> AttemptOutcome:
+        """Turn a failure that may be retried into WAITING and remove its result; return any other outcome unchanged."""
+        if outcome.state is not TrialState.FAILED or outcome.result is None or outcome.result.failure is None:
+            return outcome
         failures = self._failures(spec, folder.events()[0])
         if not failures:
-            return ending
-        kind = failures[-1].kind
-        if not may_retry(failures, self._policy, spec.train.batch_size, fits=self._fits):
+            return outcome
+        kind, batch_size = failures[-1].kind, spec.train.batch_size
+        if not may_retry(failures, self._policy, batch_size, fits=self._fits):
             if kind is not FailureKind.DEVICE_LOST or self._has_slots():
-                return ending
+                return outcome
             folder.discard_result()
-            return replace(ending, state=TrialState.WAITING, reason=f"{ending.reason}; it waits: no GPU is left here")
-        terms = choose_terms(failures, spec.train.batch_size, fits=self._fits)
-        how = f" {_describe_terms(spec.train.batch_size, terms)}" if kind is FailureKind.CUDA_OUT_OF_MEMORY else ""
+            return replace(outcome, state=TrialState.WAITING, reason=f"{outcome.reason}; it waits: no GPU is left here")
+        terms = choose_terms(failures, batch_size, fits=self._fits)
+        how = f" {_describe_terms(batch_size, terms)}" if kind is FailureKind.CUDA_OUT_OF_MEMORY else ""
         folder.discard_result()
         count = f"{_count(failures, kind)} of {self._policy.num_allowed(kind)} for {kind.words}"
-        reason = f"{ending.reason}; it is tried again{how} ({count})"
-        return replace(ending, state=TrialState.WAITING, reason=reason)
+        return replace(outcome, state=TrialState.WAITING, reason=f"{outcome.reason}; retrying{how} ({count})")
 
     def choose_terms(self, spec: TrialSpec, events: Sequence[Event]) -> Terms:
         """The terms of a trial's next attempt, from the events in its folder."""
@@ -99,7 +95,7 @@ class Retries:
 
 
 def read_failures(events: Iterable[Event], *, after: int = 0) -> list[Failure]:
-    """Failures of attempts later than ``after``, in their order, one an attempt."""
+    """Failures of attempts later than ``after``, in order, one per attempt."""
     epochs: dict[int, int] = {}
     memory_mb: dict[int, int] = {}
     failures: dict[int, Failure] = {}
@@ -116,7 +112,7 @@ def read_failures(events: Iterable[Event], *, after: int = 0) -> list[Failure]:
 
 
 def may_retry(failures: Sequence[Failure], policy: RetrySpec, batch_size: int, *, fits: Fits = _fits_nowhere) -> bool:
-    """Whether the last of the failures leaves a further attempt."""
+    """Whether the policy allows another attempt after the last of these failures."""
     kind = failures[-1].kind
     if _count(failures, kind) > policy.num_allowed(kind):
         return False
@@ -125,14 +121,12 @@ def may_retry(failures: Sequence[Failure], policy: RetrySpec, batch_size: int, *
 
 
 def choose_terms(failures: Sequence[Failure], batch_size: int, *, fits: Fits = _fits_nowhere) -> Terms:
-    """After each time that the GPU's memory did not suffice: more of it, where there is a slot here that has more; else half as
-    many pictures at a time, at least two.
-    """
+    """After each out-of-memory failure of the GPU: a larger slot if there is one, else half as many images per step."""
     accumulate, because, more_than_mb = 1, None, None
     for failure in failures:
         if failure.kind is not FailureKind.CUDA_OUT_OF_MEMORY:
             continue
-        halved = min(2 * accumulate, batch_size // FEWEST_PICTURES)
+        halved = min(2 * accumulate, batch_size // MIN_IMAGES)
         if failure.memory_mb is not None and fits(MemoryEstimate(failure.memory_mb + 1)):
             more_than_mb = max(failure.memory_mb, more_than_mb or 0)
         elif halved > accumulate:
@@ -140,18 +134,14 @@ def choose_terms(failures: Sequence[Failure], batch_size: int, *, fits: Fits = _
     if because is None:
         return Terms(more_than_mb=more_than_mb)
     when = "" if because.epoch is None else f" in epoch {because.epoch}"
-    terms = Terms(accumulate, more_than_mb=more_than_mb)
-    return replace(terms, deviation=f"{_describe_parts(batch_size, terms)} after {because.kind.words}{when}")
+    deviation = f"batch of {batch_size} in {accumulate} parts after {because.kind.words}{when}"
+    return Terms(accumulate, deviation, more_than_mb)
 
 
 def _describe_terms(batch_size: int, terms: Terms) -> str:
     if terms.more_than_mb is not None:
-        return f"with more of a GPU than {terms.more_than_mb} MB"
-    return f"with a {_describe_parts(batch_size, terms)}"
-
-
-def _describe_parts(batch_size: int, terms: Terms) -> str:
-    return f"batch of {batch_size} in {terms.accumulate} parts"
+        return f"with more than {terms.more_than_mb} MB of a GPU"
+    return f"with a batch of {batch_size} in {terms.accumulate} parts"
 
 
 def _count(failures: Sequence[Failure], kind: FailureKind) -> int:

@@ -1,4 +1,4 @@
-"""Trials that were tried on other machines: fetches what they go on from, while other trials run."""
+"""Takes over what other dispatchers left: claims of dead ones, results of finished trials, checkpoints of other machines."""
 
 from __future__ import annotations
 
@@ -7,36 +7,111 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
-from orchestrator.dispatch.loop.endings import Ending, find_unentered
-from orchestrator.dispatch.loop.memory import Needs
-from orchestrator.dispatch.loop.ports import CheckpointSource
-from orchestrator.dispatch.loop.retries import Retries, Terms
+from orchestrator.dispatch.loop.outcomes import AttemptOutcome
+from orchestrator.dispatch.loop.ports import CheckpointSource, PlannedTrial, Session
 from orchestrator.errors import TrackingError
-from orchestrator.spec.sections import KeepSpec, LimitsSpec
-from orchestrator.state.ledger import Ledger
+from orchestrator.state.ledger import LedgerRow
 from orchestrator.state.trial.checkpoint import enter, find_epoch
+from orchestrator.state.trial.endings import leave_waiting
 from orchestrator.state.trial.folder import TrialFile, TrialFolder
-from orchestrator.state.trial.records import Attempt, TrialSpec
+from orchestrator.state.trial.records import TrialResult, TrialSpec, TrialState
 
 PATIENCE_S = 600.0
-"""For so long a server that is away is waited for, rather than to train anew what it may hold."""
+"""A server that does not answer is asked for this long before a trial trains without its checkpoint."""
 
 ASK_S = 5.0
-"""Between two questions to it."""
+"""Interval between two requests for a checkpoint."""
+
+RESULT_GRACE_S = 300.0
+"""The ledger may list a trial as complete minutes before its result has reached a slow server. Time in which the server does not
+answer does not count."""
+
+ASK_RESULT_S = 10.0
+"""Interval between two requests for the same result; each may use the network."""
+
+RESULT_LOST = "it was complete, but its result is neither here nor on the tracking server: it runs again"
+
+TAKEN_OVER = "another dispatcher has taken it over"
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """attempt: the last that the ledger knows of. deadline_s: for how long a server that is away is asked again."""
+def reclaim_orphans(session: Session) -> Iterator[tuple[str, TrialFolder]]:
+    """Free the claims of dead dispatchers of this machine and close their attempts; yields sweep and folder of each.
 
-    spec: TrialSpec
+    An attempt that left a result stays as it is: whoever claims the trial next finds that result.
+    """
+    keys = session.ledger.reclaim(session.home.is_dead)
+    for key, row in session.ledger.states(keys).items():
+        folder = TrialFolder(session.home.trial_folder(key))
+        if row.sweep is not None and folder.exists and folder.result() is None:
+            leave_waiting(folder, row.attempt, reason="its dispatcher died")
+            yield row.sweep, folder
+
+
+class FinishedTrials:
+    """Outcomes of trials that ended before this dispatcher came to them.
+
+    find_result: as in Ports.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        find_result: Callable[[TrialSpec], TrialResult | None] | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self._session = session
+        self._find_result = find_result
+        self._clock = clock
+        self._missing_since_s: dict[str, float] = {}
+        self._asked_s: dict[str, float] = {}
+
+    def read(self, spec: TrialSpec, row: LedgerRow) -> AttemptOutcome | None:
+        """How a trial ended that has ended in the ledger; None if it is COMPLETE and its result cannot be found now."""
+        result = self._session.folder_of(spec).result()
+        if _is_complete(result):  # possibly after a failure here, which another machine took over
+            return AttemptOutcome(TrialState.COMPLETE, result)
+        if row.state is not TrialState.COMPLETE:
+            return AttemptOutcome(row.state, result, row.reason)
+        if (found := self._ask(spec)) is None:
+            self._missing_since_s.setdefault(spec.key, self._clock())
+            return None
+        is_here = _is_complete(self._session.folder_of(spec).result())
+        return AttemptOutcome(TrialState.COMPLETE, found, is_others=not is_here)
+
+    def may_come(self, spec: TrialSpec) -> bool:
+        """Whether a result that ``read`` did not find may still arrive."""
+        return self._find_result is not None and self._clock() < self._missing_since_s[spec.key] + RESULT_GRACE_S
+
+    def _ask(self, spec: TrialSpec) -> TrialResult | None:
+        now_s = self._clock()
+        if self._find_result is None or now_s < self._asked_s.get(spec.key, -ASK_RESULT_S) + ASK_RESULT_S:
+            return None
+        self._asked_s[spec.key] = now_s
+        try:
+            result = self._find_result(spec)
+        except TrackingError as error:
+            _log.warning("%s: the tracking server did not return its result: %s", spec.name, error)
+            self._missing_since_s[spec.key] = self._clock()
+            return None
+        return result if _is_complete(result) else None
+
+
+def _is_complete(result: TrialResult | None) -> bool:
+    return result is not None and result.state is TrialState.COMPLETE
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A checkpoint to fetch. attempt: the last in the ledger. deadline_s: stop asking a server that does not answer."""
+
+    trial: PlannedTrial
     folder: TrialFolder
     attempt: int
     deadline_s: float
@@ -44,73 +119,69 @@ class _Wanted:
 
 @dataclass(frozen=True)
 class _Origin:
-    """What a trial's next attempt goes on from. copy: the fetched checkpoint, of ``epoch``; None: whatever its folder holds."""
+    """Where a trial's next attempt starts. copy: the fetched checkpoint, of ``epoch``; None: use what its folder holds."""
 
     attempt: int
-    says: str
+    description: str
     copy: Path | None = None
     epoch: int = 0
 
 
 class Takeovers:
-    """Knows which trials were tried on other machines, and gets their checkpoints in a thread of its own.
+    """Fetches the checkpoints of trials that ran on other machines, in a separate thread.
 
-    A trial is claimed when its checkpoint is here: until then neither slot nor claim waits for a server. Used by one thread.
-    open_source: called in the other thread, once there is something to fetch; None: there is no server to ask.
+    A trial is claimed after its checkpoint has arrived: until then no slot and no claim waits for a server. Used by one thread.
+    open_source: as Ports.open_checkpoints.
     """
 
     def __init__(
-        self,
-        open_source: Callable[[], CheckpointSource] | None,
-        ledger: Ledger,
-        scratch: Path,
-        *,
-        patience_s: float = PATIENCE_S,
+        self, session: Session, open_source: Callable[[], CheckpointSource] | None, *, patience_s: float = PATIENCE_S
     ) -> None:
         self._open_source = open_source
-        self._ledger = ledger
-        self._scratch = scratch
+        self._ledger = session.ledger
+        self._scratch = session.home.cache / "checkpoints"
         self._patience_s = patience_s
         self._source: CheckpointSource | None = None
-        self._awaited: dict[str, TrialSpec] = {}
+        self._awaited: dict[str, PlannedTrial] = {}
         self._origins: dict[str, _Origin] = {}
-        self._wanted: SimpleQueue[_Wanted] = SimpleQueue()
+        self._requests: SimpleQueue[_Request] = SimpleQueue()
         self._arrived: SimpleQueue[tuple[str, _Origin]] = SimpleQueue()
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
 
     def __len__(self) -> int:
-        """Trials that are waited for."""
+        """Number of trials that wait for a checkpoint."""
         return len(self._awaited)
 
-    def must_wait(self, spec: TrialSpec, folder: TrialFolder) -> bool:
-        """Whether the trial is to be started later, when ``take_arrived`` gives it back."""
+    def must_wait(self, trial: PlannedTrial, folder: TrialFolder) -> bool:
+        """Whether to start the trial later, after ``take_arrived`` has returned it."""
         if self._open_source is None:
             return False
-        row = self._ledger.states([spec.key]).get(spec.key)
+        key = trial.spec.key
+        row = self._ledger.states([key]).get(key)
         if row is None or row.attempt <= folder.last_attempt() or row.is_held(self._ledger.now_s()):
             return False
-        if spec.key in self._origins and self._origins[spec.key].attempt == row.attempt:
+        if key in self._origins and self._origins[key].attempt == row.attempt:
             return False
-        self._awaited[spec.key] = spec
-        self._wanted.put(_Wanted(spec, folder, row.attempt, time.monotonic() + self._patience_s))
+        self._awaited[key] = trial
+        self._requests.put(_Request(trial, folder, row.attempt, time.monotonic() + self._patience_s))
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="takeovers", daemon=True)
             self._thread.start()
         return True
 
-    def take_arrived(self) -> list[TrialSpec]:
-        """Trials that can be started now."""
+    def take_arrived(self) -> list[PlannedTrial]:
+        """Trials that can start now."""
         arrived = []
         while not self._arrived.empty():
             key, origin = self._arrived.get()
-            self._drop(key)  # what was fetched before, and is not the last any more
+            self._drop(key)  # an older checkpoint that was fetched before
             self._origins[key] = origin
             arrived.append(self._awaited.pop(key))
         return arrived
 
     def enter(self, spec: TrialSpec, folder: TrialFolder) -> str | None:
-        """Put what was fetched into the folder of a trial that is ours now; says what it goes on from, if that was a question."""
+        """Put the fetched checkpoint into the folder of a claimed trial; returns where it starts, if that was in question."""
         origin = self._origins.get(spec.key)
         if origin is None:
             return None
@@ -118,10 +189,10 @@ class Takeovers:
         if origin.copy is not None:
             enter(folder, origin.copy, origin.epoch)
         self._drop(spec.key)
-        return origin.says
+        return origin.description
 
     def close(self) -> None:
-        """Remove what was fetched for nothing."""
+        """Remove unused checkpoints."""
         self._closed.set()
         for key in list(self._origins):
             self._drop(key)
@@ -133,94 +204,47 @@ class Takeovers:
 
     def _work(self) -> None:
         while not self._closed.is_set():
-            wanted = self._wanted.get()
-            self._arrived.put((wanted.spec.key, self._find(wanted)))
+            request = self._requests.get()
+            self._arrived.put((request.trial.spec.key, self._find(request)))
 
-    def _find(self, wanted: _Wanted) -> _Origin:
-        """Fetch it, however often the server has to be asked; whatever goes wrong, the trial can be trained."""
-        has_told = False
+    def _find(self, request: _Request) -> _Origin:
+        """Fetch a checkpoint, asking repeatedly if necessary; after any error the trial can still train without it."""
+        has_warned = False
         while True:
             try:
-                return self._fetch(wanted)
+                return self._fetch(request)
             except TrackingError as error:
-                if self._closed.is_set() or time.monotonic() >= wanted.deadline_s:
-                    return _go_on_here(wanted, f"the tracking server could not be asked for a checkpoint: {error}")
-                if not has_told:
-                    _log.warning("%s waits: its checkpoint cannot be asked for: %s", wanted.spec.name, error)
-                has_told = True
+                if self._closed.is_set() or time.monotonic() >= request.deadline_s:
+                    return _start_here(request, f"the tracking server did not answer: {error}")
+                if not has_warned:
+                    _log.warning("%s waits: the tracking server does not answer: %s", request.trial.spec.name, error)
+                has_warned = True
                 self._closed.wait(ASK_S)
             except Exception as error:
-                _log.warning("%s: its checkpoint cannot be fetched", wanted.spec.name, exc_info=True)
-                return _go_on_here(wanted, f"no checkpoint could be fetched: {type(error).__name__}: {error}")
+                _log.warning("%s: its checkpoint cannot be fetched", request.trial.spec.name, exc_info=True)
+                return _start_here(request, f"no checkpoint could be fetched: {type(error).__name__}: {error}")
 
-    def _fetch(self, wanted: _Wanted) -> _Origin:
+    def _fetch(self, request: _Request) -> _Origin:
         if self._source is None:
-            assert self._open_source is not None, "nothing is wanted where there is no server"
+            assert self._open_source is not None, "without a server nothing is requested"
             self._source = self._open_source()
         self._scratch.mkdir(parents=True, exist_ok=True)
         copy = Path(tempfile.mkdtemp(dir=self._scratch))
         epoch = None
         try:
-            fetched = self._source.fetch(wanted.spec.key, copy, after=find_epoch(wanted.folder))
+            fetched = self._source.fetch(request.trial.spec.key, copy, after=find_epoch(request.folder))
             epoch = fetched.epoch
         finally:
             if epoch is None:
                 shutil.rmtree(copy, ignore_errors=True)
         if epoch is None:
             if fetched.is_damaged:
-                _log.warning("%s: %s", wanted.spec.name, fetched.says)
-            return _go_on_here(wanted, fetched.says)
-        return _Origin(wanted.attempt, fetched.says, copy, epoch)
+                _log.warning("%s: %s", request.trial.spec.name, fetched.says)
+            return _start_here(request, fetched.says)
+        return _Origin(request.attempt, fetched.says, copy, epoch)
 
 
-def _go_on_here(wanted: _Wanted, why: str) -> _Origin:
-    epoch = find_epoch(wanted.folder)
-    what = f"goes on from epoch {epoch} of this machine" if epoch else "starts anew"
-    return _Origin(wanted.attempt, f"{what}: {why}")
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What all attempts of a dispatcher have in common. data_folder_of: where a trial's prepared data lies on this machine."""
-
-    ledger: Ledger
-    retries: Retries
-    needs: Needs
-    data_folder_of: Callable[[TrialSpec], Path]
-    limits: LimitsSpec
-    keep: KeepSpec
-    takeovers: Takeovers
-
-    def prepare(self, spec: TrialSpec, folder: TrialFolder, attempt: int) -> Ending | None:
-        """Make the folder ready for a claimed attempt; returns the end that lies in it and that the ledger did not know.
-
-        Raises:
-            TrialError: the folder is another trial's.
-            DataError: the trial's data cannot be used.
-        """
-        folder.create(spec)
-        ending = find_unentered(self.ledger, folder, spec.key)
-        if ending is not None and not (ending := self.retries.reconsider(spec, folder, ending)).is_retry:
-            return ending
-        folder.discard_result()
-        origin = self.takeovers.enter(spec, folder)
-        terms = self.note_terms(spec, folder)
-        folder.write_attempt(
-            Attempt(
-                number=attempt,
-                data_folder=str(self.data_folder_of(spec)),
-                accumulate=terms.accumulate,
-                deviation=terms.deviation,
-                silence_s=self.limits.silence_s,
-                checkpoint_s=self.limits.checkpoint_s,
-                keep_flips=self.keep.flips,
-                origin=origin,
-            )
-        )
-        return None
-
-    def note_terms(self, spec: TrialSpec, folder: TrialFolder) -> Terms:
-        """The terms of a trial's next attempt, which are taken note of for its need."""
-        terms = self.retries.choose_terms(spec, folder.events()[0])
-        self.needs.note_terms(spec, terms)
-        return terms
+def _start_here(request: _Request, why: str) -> _Origin:
+    epoch = find_epoch(request.folder)
+    what = f"resumes from epoch {epoch} of this machine" if epoch else "starts from scratch"
+    return _Origin(request.attempt, f"{what}: {why}")

@@ -1,7 +1,7 @@
-"""What the trials that are still to run will take, by what earlier ones took; pure: timings.py reads the past.
+"""Estimates time and disk space of the remaining trials from the timings of finished ones; pure.
 
-On the CPU times are counted in seconds of one core, because slots have different numbers of threads; on a GPU in seconds of
-the GPU. Both go with the epochs and with the pixels of the pictures in each, of those trained on and those validated on.
+Times are seconds of one core on the CPU, because slots differ in their number of threads, and seconds of the GPU otherwise.
+Both scale with epochs and with the pixels per epoch, for training and validation separately.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from orchestrator.state.units import format_duration
 from trainers.config import FLIPPED_AXES
 
 BEST_CHECKPOINTS_OF_LAST = 3
-"""What is written to go on from, in best checkpoints: weights and two moments of each."""
+"""Size of the checkpoint to resume from, in best checkpoints: weights and two moments of each."""
 
 
 class Basis(StrEnum):
-    """What a figure goes by, the best first; all but the first are guesses."""
+    """Which finished trials an estimate is based on, the best first; all but the first are guesses."""
 
     SAME = "the same architecture, encoder and size"
     ARCHITECTURE = "the same architecture and size with other encoders"
@@ -33,9 +33,7 @@ class Basis(StrEnum):
 
 @dataclass(frozen=True)
 class Machine:
-    """Where the trials will run: slots of one kind. device: ``cpu``, or a GPU's name as torch has it. num_gpus: that the slots
-    are on; None: as many as slots.
-    """
+    """The slots on which the trials will run. device: ``cpu`` or a GPU's name in torch. num_gpus: None: one per slot."""
 
     device: str
     num_slots: int
@@ -48,8 +46,8 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Job:
-    """A trial that is to run, as far as its cost goes. size: (height, width) that the network sees."""
+class Workload:
+    """What decides the cost of a trial. size: (height, width) of the network's input."""
 
     spec: TrialSpec
     size: Size
@@ -59,7 +57,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a trial is expected to take. kept_bytes: left in its folder; running_bytes: beside them, while it runs."""
+    """Expected cost of a trial. kept_bytes: stay in its folder; running_bytes: in addition while it runs."""
 
     seconds: float
     kept_bytes: float
@@ -68,12 +66,11 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """What the rest of a sweep is expected to take on ``machine``.
+class SweepEstimate:
+    """Expected cost of the rest of a sweep on ``machine``.
 
-    durations_s: by trial's key. num_unlisted: trials among ``num_trials`` that a search has not proposed yet, taken for points of
-    its space. kept_bytes: left by all; running_bytes: beside that, as long as they run; first_bytes: what the first trials, one a
-    slot, need at once.
+    durations_s: by key. num_unlisted: trials among ``num_trials`` that the search has not proposed yet, estimated from points of
+    its space. kept_bytes: stay; running_bytes: in addition while trials run; first_bytes: needed by the first trial of each slot.
     """
 
     machine: Machine
@@ -93,7 +90,7 @@ class Estimate:
 
     @property
     def device_hours(self) -> float:
-        """Hours of GPUs, or of cores: attempts that share a GPU count together, as in ``budget.gpu_hours``."""
+        """GPU-hours, or core-hours on the CPU; attempts that share a GPU count once, as in ``budget.gpu_hours``."""
         machine = self.machine
         each = machine.num_threads if machine.is_cpu else (machine.num_gpus or machine.num_slots) / machine.num_slots
         return self.slot_s * each / 3600
@@ -115,18 +112,15 @@ class Estimate:
         """One line for people."""
         kind, what = ("core", "the CPU") if self.machine.is_cpu else ("GPU", self.machine.device)
         slots = f"{self.machine.num_slots} slot{'s' * (self.machine.num_slots > 1)}"
-        told = f"estimate: {format_duration(self.wall_s)} on {slots} of {what}, {write_hours(self.device_hours)} {kind}-hours"
+        text = f"estimate: {format_duration(self.wall_s)} on {slots} of {what}, {write_hours(self.device_hours)} {kind}-hours"
         guesses = [f"{count} of {self.num_trials} trials by {basis}" for basis, count in self.guesses.items()]
-        guesses += [f"{self.num_unlisted} not proposed yet, taken for points of the space"] if self.num_unlisted else []
-        return f"{told} (guess: {'; '.join(guesses)})" if guesses else told
+        guesses += [f"{self.num_unlisted} not proposed yet, estimated from points of the space"] if self.num_unlisted else []
+        return f"{text} (guess: {'; '.join(guesses)})" if guesses else text
 
 
 @dataclass(frozen=True)
-class _Figures:
-    """Of trials of one kind.
-
-    train_s, val_s: seconds (of a core on the CPU) an epoch, picture and pixel; overhead_s: a trial's beside its epochs.
-    """
+class _Rates:
+    """Medians over similar trials. train_s, val_s: seconds per epoch, image and pixel. overhead_s: per trial, outside epochs."""
 
     train_s: float
     val_s: float
@@ -134,7 +128,7 @@ class _Figures:
 
 
 class Estimator:
-    """Knows what trials on one kind of device took; rates are medians."""
+    """Estimates trials from timings on one kind of device."""
 
     def __init__(self, timings: Iterable[Timing], machine: Machine) -> None:
         self._machine = machine
@@ -143,57 +137,59 @@ class Estimator:
             if timing.device == machine.device and timing.size is not None:
                 for group in _groups(timing.arch, timing.encoder, timing.size):
                     self._groups[group].append(timing)
-        self._figures: dict[tuple[object, ...], _Figures] = {}
+        self._rates: dict[tuple[object, ...], _Rates] = {}
 
-    def cost_of(self, job: Job) -> Cost | None:
-        """None where nothing has run on this kind of device yet."""
-        groups = _groups(job.spec.train.arch, job.spec.train.encoder, job.size)
+    def cost_of(self, work: Workload) -> Cost | None:
+        """None if nothing has run on this kind of device yet."""
+        groups = _groups(work.spec.train.arch, work.spec.train.encoder, work.size)
         known = next(((basis, group) for basis, group in zip(Basis, groups, strict=True) if group in self._groups), None)
         if known is None:
             return None
         basis, group = known
-        figures = self._measure(group)
-        train_s = figures.train_s * job.num_train * _repetitions(job.spec)
-        val_s = figures.val_s * job.num_val * len(FLIPPED_AXES[job.spec.train.test_time_flips])
-        epochs_s = job.spec.train.epochs * (train_s + val_s) * _pixels(job.size)
+        rates = self._measure(group)
+        train_s = rates.train_s * work.num_train * _repetitions(work.spec)
+        val_s = rates.val_s * work.num_val * len(FLIPPED_AXES[work.spec.train.test_time_flips])
+        epochs_s = work.spec.train.epochs * (train_s + val_s) * _pixels(work.size)
         share = self._machine.num_threads if self._machine.is_cpu else 1
-        kept, running = self._measure_bytes(group, job)
-        return Cost(epochs_s / share + figures.overhead_s, kept, running, basis)
+        kept, running = self._measure_bytes(group, work)
+        return Cost(epochs_s / share + rates.overhead_s, kept, running, basis)
 
-    def _measure(self, group: tuple[object, ...]) -> _Figures:
-        if group not in self._figures:
+    def _measure(self, group: tuple[object, ...]) -> _Rates:
+        if group not in self._rates:
             timings = self._groups[group]
-            self._figures[group] = _Figures(
+            self._rates[group] = _Rates(
                 train_s=median(t.train_s * self._cores(t) / (t.num_samples * _pixels(t.size)) for t in timings),
                 val_s=median(t.val_s * self._cores(t) / (max(1, t.num_val * t.views) * _pixels(t.size)) for t in timings),
                 overhead_s=median(t.overhead_s for t in timings),
             )
-        return self._figures[group]
+        return self._rates[group]
 
     def _cores(self, timing: Timing) -> int:
         return timing.num_threads if self._machine.is_cpu else 1
 
-    def _measure_bytes(self, group: tuple[object, ...], job: Job) -> tuple[float, float]:
-        """What stays, and what is there beside it while it runs. A checkpoint is written beside the one that it replaces."""
+    def _measure_bytes(self, group: tuple[object, ...], work: Workload) -> tuple[float, float]:
+        """Bytes that stay, and bytes in addition while it runs: a new checkpoint is written beside the one it replaces."""
         timings = self._groups[group]
         weights = median([t.weights_bytes for t in timings if t.weights_bytes] or [0])
         per_pixel = median(t.other_bytes / (max(1, t.num_val) * _pixels(t.size)) for t in timings)
-        return weights + per_pixel * job.num_val * _pixels(job.size), weights * (1 + 2 * BEST_CHECKPOINTS_OF_LAST)
+        return weights + per_pixel * work.num_val * _pixels(work.size), weights * (1 + 2 * BEST_CHECKPOINTS_OF_LAST)
 
 
-def estimate(jobs: Sequence[Job], estimator: Estimator, machine: Machine, *, unlisted: Sequence[Job] = ()) -> Estimate | None:
-    """What ``jobs`` take, in the order in which they are started; None where nothing has run on this kind of device yet.
+def estimate(
+    work: Sequence[Workload], estimator: Estimator, machine: Machine, *, unlisted: Sequence[Workload] = ()
+) -> SweepEstimate | None:
+    """Estimate trials in the order in which they start; None if nothing has run on this kind of device yet.
 
-    unlisted: stand-ins for what a search has not proposed yet.
+    unlisted: sample points for trials that the search has not proposed yet.
     """
-    costs = [estimator.cost_of(job) for job in (*jobs, *unlisted)]
+    costs = [estimator.cost_of(one) for one in (*work, *unlisted)]
     known = [cost for cost in costs if cost is not None]
     if len(known) < len(costs):
         return None
-    listed = known[: len(jobs)]
+    listed = known[: len(work)]
     guessed = Counter(cost.basis for cost in listed)
     first, seconds = known[: machine.num_slots], [cost.seconds for cost in known]
-    return Estimate(
+    return SweepEstimate(
         machine=machine,
         num_trials=len(known),
         wall_s=run_on(seconds, machine.num_slots),
@@ -201,14 +197,14 @@ def estimate(jobs: Sequence[Job], estimator: Estimator, machine: Machine, *, unl
         kept_bytes=sum(cost.kept_bytes for cost in known),
         running_bytes=sum(sorted((cost.running_bytes for cost in known), reverse=True)[: machine.num_slots]),
         first_bytes=sum(cost.kept_bytes + cost.running_bytes for cost in first),
-        durations_s={job.spec.key: cost.seconds for job, cost in zip(jobs, listed, strict=True)},
+        durations_s={one.spec.key: cost.seconds for one, cost in zip(work, listed, strict=True)},
         num_unlisted=len(unlisted),
         guesses={basis: guessed[basis] for basis in (Basis.ARCHITECTURE, Basis.OTHERS) if guessed[basis]},
     )
 
 
 def run_on(seconds: Iterable[float], num_slots: int) -> float:
-    """When the last ends, where each goes to the slot that is free first."""
+    """When the last one ends if each takes the first free slot."""
     ends = [0.0] * num_slots
     for duration_s in seconds:
         heapq.heapreplace(ends, ends[0] + duration_s)
@@ -226,12 +222,12 @@ def _groups(arch: str, encoder: str, size: Size) -> tuple[tuple[object, ...], ..
 
 
 def _pixels(size: Size | None) -> int:
-    assert size is not None, "left out before"
+    assert size is not None, "Estimator drops timings without a size"
     return size[0] * size[1]
 
 
 def _repetitions(spec: TrialSpec) -> int:
-    """How often each picture is shown, as far as that does not depend on what the pictures hold."""
+    """How often each image is shown, as far as that does not depend on its content."""
     factor = 1
     for repeat in spec.train.sampling.repeat:
         factor *= repeat.factor if repeat.classes == "all" else 1

@@ -1,26 +1,36 @@
-"""mlruns/plans/<sweep>.json: what a sweep came to when it was begun last, from which changes.py tells what was edited since."""
+"""mlruns/plans/<sweep>.json: what a sweep consisted of when it last began; diff.py compares it with the present plan."""
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from orchestrator.errors import TrialError
-from orchestrator.planning.forecast.diff import Content, Entry
+from orchestrator.errors import TrialError, redact
+from orchestrator.planning.configuration import Configuration, Facts
+from orchestrator.planning.plan import Plan, row_of
+from orchestrator.spec.model import SweepSpec
 from orchestrator.state.files import write_atomically
+from trainers.config import TRAINER_VERSION
 
-SCHEMA_VERSION: Literal[1] = 1
+LEFT_OUT = {"name", "description", "rows", "notify", "priority"}
+"""Fields of a sweep file that are no settings: rows are configurations, addresses to notify may hold passwords."""
 
 
-class _File(BaseModel):
+class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class EntryRecord(_File):
-    """One configuration. fields: those whose value is not the record's ``common`` one."""
+class ConfigurationSnapshot(_Part):
+    """A configuration. point: its row's id or the values that the search chose, as canonical text.
+
+    fields: the training's fields, nested, with fingerprints of the data and of custom code.
+    """
 
     id: str
     label: str
@@ -29,55 +39,89 @@ class EntryRecord(_File):
     fields: dict[str, Any]
 
 
-class PlanRecord(_File):
-    """A sweep's content; ``common`` holds the first configuration's fields, so that thousands of alike ones stay small."""
+@dataclass(frozen=True)
+class PlanSnapshot:
+    """The configurations of a plan, and the settings of its file that belong to none. written_s: when it was stored."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    settings: dict[str, Any]
+    configurations: tuple[ConfigurationSnapshot, ...]
+    written_s: float | None = None
+
+
+class _File(_Part):
+    """``common`` holds the first configuration's fields, and ``fields`` of each one those that differ: that keeps it small."""
+
+    schema_version: Literal[1] = 1
     sweep: str
     written_s: float
     settings: dict[str, Any]
     common: dict[str, Any]
-    configurations: tuple[EntryRecord, ...]
+    configurations: tuple[ConfigurationSnapshot, ...]
 
 
-def write_record(folder: Path, sweep: str, content: Content) -> None:
-    """Keep what the sweep comes to now, in place of what was kept before."""
-    common = dict(content.entries[0].fields) if content.entries else {}
-    entries = tuple(
-        EntryRecord(
-            id=entry.id,
-            label=entry.label,
-            row=entry.row,
-            point=entry.point,
-            fields={name: value for name, value in entry.fields.items() if name not in common or common[name] != value},
-        )
-        for entry in content.entries
+def take_snapshot(spec: SweepSpec, plan: Plan) -> PlanSnapshot:
+    """Describe a plan. Of an open-ended search the space is part of it, not the configurations it has proposed."""
+    settings = spec.model_dump(mode="json", exclude=LEFT_OUT if plan.open_ended else LEFT_OUT | {"base", "data"})
+    if settings["search"] and not plan.open_ended:
+        del settings["search"]["space"]
+    if plan.open_ended:
+        settings["base"] |= {"trainer_version": TRAINER_VERSION}
+        settings["data"] |= {"content": sorted({data.fingerprint for data in plan.facts.data.values()})}
+    found = () if plan.open_ended else tuple(_describe(c, plan.facts) for c in plan.configurations)
+    return PlanSnapshot(_redact(settings), found)
+
+
+def _describe(configuration: Configuration, facts: Facts) -> ConfigurationSnapshot:
+    train, data, found = configuration.train, configuration.data, facts.of(configuration.data)
+    fields = train.model_dump(mode="json") | {
+        "data": data.model_dump(mode="json") | {"content": found.fingerprint, "num_removed": len(found.removed)},
+        "seed": configuration.seed,
+        "code": facts.code_of(train),
+        "trainer_version": TRAINER_VERSION,
+    }
+    return ConfigurationSnapshot(
+        id=configuration.id,
+        label=configuration.label,
+        row=row_of(configuration),
+        point=json.dumps(configuration.params, sort_keys=True, default=str),
+        fields=_redact(fields),
     )
-    record = PlanRecord(sweep=sweep, written_s=time.time(), settings=content.settings, common=common, configurations=entries)
+
+
+def _redact(value: Any) -> Any:
+    """Remove passwords from addresses: a snapshot is shown again later."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return {name: _redact(inner) for name, inner in value.items()}
+    return [_redact(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def write_snapshot(folder: Path, sweep: str, snapshot: PlanSnapshot) -> None:
+    """Store a sweep's snapshot in place of the last one."""
+    common = dict(snapshot.configurations[0].fields) if snapshot.configurations else {}
+    shortened = tuple(
+        one.model_copy(update={"fields": {k: v for k, v in one.fields.items() if k not in common or common[k] != v}})
+        for one in snapshot.configurations
+    )
+    file = _File(sweep=sweep, written_s=time.time(), settings=snapshot.settings, common=common, configurations=shortened)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(_path(folder, sweep), record.model_dump_json())
+    write_atomically(folder / f"{sweep}.json", file.model_dump_json())
 
 
-def read_record(folder: Path, sweep: str) -> Content | None:
-    """What the sweep came to when it was begun last; None where it has not been, on this machine.
+def read_snapshot(folder: Path, sweep: str) -> PlanSnapshot | None:
+    """A sweep's snapshot; None if it never began on this machine.
 
     Raises:
         TrialError: the file is damaged, or of another version.
     """
-    path = _path(folder, sweep)
+    path = folder / f"{sweep}.json"
     try:
-        record = PlanRecord.model_validate_json(path.read_bytes())
+        file = _File.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except ValidationError as error:
-        raise TrialError(f"{path}: cannot be read by this version, so that what was changed cannot be told: {error}") from error
-    record.settings.get("keep", {}).pop("predictions", None)  # earlier versions wrote it
-    entries = tuple(
-        Entry(id=one.id, label=one.label, row=one.row, point=one.point, fields=record.common | one.fields)
-        for one in record.configurations
-    )
-    return Content(settings=record.settings, entries=entries, written_s=record.written_s)
-
-
-def _path(folder: Path, sweep: str) -> Path:
-    return folder / f"{sweep}.json"
+        raise TrialError(f"{path}: this version cannot read it, so that edits of the file cannot be shown: {error}") from error
+    file.settings.get("keep", {}).pop("predictions", None)  # earlier versions wrote it
+    configurations = tuple(one.model_copy(update={"fields": file.common | one.fields}) for one in file.configurations)
+    return PlanSnapshot(file.settings, configurations, file.written_s)

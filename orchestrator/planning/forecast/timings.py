@@ -1,4 +1,4 @@
-"""Trial folders -> what finished trials took, in time and on disk: what estimates.py goes by."""
+"""Trial folders -> time and disk space that finished trials took; the input of estimates.py."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from orchestrator.state.trial.records import TrialResult, TrialSpec, TrialState
 from trainers.config import FLIPPED_AXES, DataConfig
 
 MAX_OTHERS = 2000
-"""Trials beside the plan's own that are looked at, the latest first; so that a plan is quick in an old home."""
+"""Maximum number of trials of other plans to read, the latest first; keeps planning fast in an old home."""
 
 VAL_SHARE = 1 / 3
-"""What a forward pass takes of a training step, for results that do not say how long validation took."""
+"""A forward pass relative to a training step, for results without a validation time."""
 
 
 Size = tuple[int, int]
@@ -30,10 +30,9 @@ Size = tuple[int, int]
 class Timing:
     """What a finished trial took.
 
-    size: of what the network saw; None where that is not known any more. device: ``cpu``, or a GPU's name as torch has it.
-    num_samples: pictures shown an epoch. views: how often each of the ``num_val`` is evaluated after it. train_s, val_s: of an
-    epoch. overhead_s: what was neither training nor validating epochs. weights_bytes: of its best checkpoint, 0 where it is gone.
-    other_bytes: of the rest that stays in its folder. versions: of libraries, as in its facts.
+    size: of the network's input; None if unknown. device: ``cpu`` or a GPU's name in torch. num_samples: images shown per epoch.
+    views: evaluations of each of the ``num_val`` images. train_s, val_s: per epoch. overhead_s: time outside of epochs.
+    weights_bytes: of its best checkpoint, 0 if removed. other_bytes: the rest of its folder. versions: of libraries.
     """
 
     key: str
@@ -54,10 +53,10 @@ class Timing:
 
 
 def read_timings(trials: Path, keys: Collection[str], sizes: Mapping[str, Size]) -> list[Timing]:
-    """What complete trials in the folder ``trials`` took: those of ``keys``, and the latest of the others.
+    """Timings of complete trials in the folder ``trials``: those of ``keys``, and the latest of the others.
 
-    sizes: fingerprint of a data set -> (height, width) of its pictures, for results that do not say it themselves. Folders that
-    hold no result, or one of another version, are passed over.
+    sizes: fingerprint of a data set -> (height, width) of its images, for results without a size. Folders without a result, or
+    with one of another version, are skipped.
     """
     wanted = set(keys)
     try:
@@ -76,7 +75,7 @@ def _read(folder: TrialFolder, sizes: Mapping[str, Size]) -> Timing | None:
             return None
         spec, weights = folder.spec(), measure(folder.weights)
         others = max(0, measure(folder.path) - weights)
-    except (TrialError, FileNotFoundError):  # cleared away just now
+    except (TrialError, FileNotFoundError):  # removed meanwhile
         return None
     epoch_s, total_s = _epoch_s(result), _total_s(result)
     num_samples = _number(result.facts, "num_samples") or _number(result.facts, "num_train")
@@ -106,14 +105,14 @@ def _read(folder: TrialFolder, sizes: Mapping[str, Size]) -> Timing | None:
 
 
 def _total_s(result: TrialResult) -> float | None:
-    """All attempts together; of an older result only where there was just one, because nights may lie between several."""
+    """All attempts together; older results have it only for a single attempt, because nights may lie between several."""
     if total_s := _number(result.facts, "attempts_s"):
         return total_s
     return result.ended_s - result.started_s if result.attempt == 1 else None
 
 
 def _epoch_s(result: TrialResult) -> float | None:
-    """Of an older result its share of the whole, or what it took at its speed of training."""
+    """For an older result, the total divided by the epochs, or from its training speed."""
     if epoch_s := _number(result.facts, "epoch_s"):
         return epoch_s
     if (total_s := _total_s(result)) is not None and result.epochs_run:
@@ -123,7 +122,7 @@ def _epoch_s(result: TrialResult) -> float | None:
 
 
 def _number(facts: Mapping[str, Any], name: str) -> float:
-    """0 where it is not there."""
+    """0 if it is missing."""
     value = facts.get(name)
     return float(value) if isinstance(value, int | float) else 0.0
 
@@ -136,7 +135,7 @@ def _size_of(spec: TrialSpec, result: TrialResult, sizes: Mapping[str, Size]) ->
 
 
 def _size_of_data(data: DataConfig) -> Size | None:
-    """As far as the configuration says it."""
+    """From the configuration, if it has one."""
     if data.size is None and data.source == "synthetic":
         return data.synthetic.height, data.synthetic.width
     return data.size

@@ -1,4 +1,4 @@
-"""`orchestrate worker` on a machine that is not the one that planned: what it may join, and what it refuses."""
+"""`orchestrate worker` on another machine than the one that planned: what it joins and what it refuses."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ search:
 
 @pytest.fixture
 def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
-    """A sweep that another machine has begun, by its plan; this machine has a home of its own, and its data elsewhere."""
+    """The plan of a sweep that another machine began; this machine has a separate home and another path to the data."""
     there, here = tmp_path / "there", tmp_path / "here"
     for folder in (there, here / "data"):
         folder.mkdir(parents=True)
@@ -58,14 +58,14 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
 
 
 def refused() -> OrchestrateError:
-    """Why this machine may not join; no worker is started for it."""
+    """The error that keeps this machine from joining; no worker starts."""
     with pytest.raises(OrchestrateError) as caught:
         join_sweep("shared", launcher="none", slots=None)
     return caught.value
 
 
 def test_a_plan_survives_the_ledger(begun: Ledger) -> None:
-    """Whoever reads it has the same sweep, trials and data."""
+    """A reader gets the same sweep, trials and data."""
     shared = read_shared_plan(begun, "shared")
     assert shared is not None
     assert SharedPlan.model_validate_json(shared.model_dump_json()) == shared
@@ -101,14 +101,14 @@ def test_a_plan_is_read_whose_pruner_had_a_field_over(begun: Ledger) -> None:
         read_shared_plan(begun, "shared")
 
 
-def test_a_sweep_that_nobody_began_is_refused(begun: Ledger) -> None:
+def test_an_unknown_sweep_is_refused(begun: Ledger) -> None:
     """With the nearest name."""
     with pytest.raises(SpecError, match="Did you mean 'shared'"):
         join_sweep("shred", launcher="inline", slots=None)
 
 
-def test_data_that_are_not_here_are_asked_for(begun: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the path of the sweep, and by where they were looked for."""
+def test_missing_data_are_named(begun: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the sweep's path, and by the path that was tried."""
     monkeypatch.setenv("ORCHESTRATE_DATA", "nowhere")
     error = refused()
     assert isinstance(error, DataError)
@@ -119,17 +119,17 @@ def test_data_that_are_not_here_are_asked_for(begun: Ledger, monkeypatch: pytest
 
 
 def test_other_data_of_the_same_name_are_refused(begun: Ledger) -> None:
-    """By their fingerprint, before anything is trained on them."""
+    """By their fingerprint, before anything trains on them."""
     Path("data/set.npz").unlink()
     make_data(Path("data/set.npz"), {"num_images": 16, "height": 32, "width": 32, "seed": 1})
     error = refused()
     assert isinstance(error, DataError)
-    assert str(error).startswith(f"{Path('data/set.npz').absolute()}: shared was begun on ")
-    assert "other pictures than there" in str(error)
+    assert str(error).startswith(f"{Path('data/set.npz').absolute()}: shared began on ")
+    assert "different images" in str(error)
 
 
 def test_other_code_of_the_same_name_is_refused(begun: Ledger) -> None:
-    """A loss of one's own is to be the same file."""
+    """A custom loss must be the same file."""
     Path("own_losses.py").write_text("class Loss:\n    '''Another one.'''\n")
     error = refused()
     assert isinstance(error, SpecError)
@@ -137,7 +137,7 @@ def test_other_code_of_the_same_name_is_refused(begun: Ledger) -> None:
 
 
 def test_without_a_common_tracking_server_results_would_be_lost(begun: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two machines with a home each; told before the data are looked at."""
+    """If two machines have separate homes; reported before the data are read."""
     shared = read_shared_plan(begun, "shared")
     assert shared is not None
     begun.roster.write_plan("shared", shared.model_copy(update={"host": "far"}).model_dump_json())
@@ -149,21 +149,21 @@ def test_without_a_common_tracking_server_results_would_be_lost(begun: Ledger, m
 
 
 def test_another_version_is_refused(begun: Ledger) -> None:
-    """One that would train otherwise, and one whose plan cannot be read."""
+    """A version that trains differently, and one whose plan cannot be read."""
     shared = read_shared_plan(begun, "shared")
     assert shared is not None
     begun.roster.write_plan("shared", shared.model_copy(update={"trainer_version": 0}).model_dump_json())
-    assert "was begun with trainer version 0" in str(refused())
+    assert "began with trainer version 0" in str(refused())
     begun.roster.write_plan("shared", shared.model_dump_json().replace('"schema_version":1', '"schema_version":9', 1))
     assert "cannot be read by this version of orchestrate (schema_version" in str(refused())
 
 
 class Launched(Exception):
-    """The worker has come so far as to start something."""
+    """The worker got as far as starting something."""
 
 
-def test_the_same_data_elsewhere_make_the_same_trials(begun: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Found under ORCHESTRATE_DATA by its name, verified, and planned as the other machine did."""
+def test_the_same_data_at_another_path_give_the_same_trials(begun: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by name in ORCHESTRATE_DATA, verified, and planned as on the other machine."""
 
     def build(asked: SlotRequest) -> Launcher:
         assert asked.requester == Requester("shared", 7)

@@ -1,4 +1,4 @@
-"""People are told how a sweep ended, by a real HTTP server that stands for their chat; and no address is ever shown."""
+"""Messages about the end of a sweep, received by a real HTTP server; no address is ever shown."""
 
 from __future__ import annotations
 
@@ -10,19 +10,23 @@ from typing import Any
 import pytest
 
 from orchestrator.cli import main
+from orchestrator.dispatch.loop.ports import SweepOutcome, TrialOutcome
 from orchestrator.dispatch.notifications import VARIABLE, Kind, Message, describe_end, describe_failure, open_notifier
 from orchestrator.dispatch.summary import SweepReport
 from orchestrator.errors import DataError, SpecError
 from orchestrator.spec import SweepSpec, load_spec
 from orchestrator.state.home import Home
+from orchestrator.state.trial.records import TrialState
 from tests.orchestrator.conftest import SECRET, Chat
+from tests.orchestrator.dispatch.loop.conftest import a_result
+from tests.orchestrator.dispatch.loop.conftest import spec as trial
 
 MESSAGE = Message("losses: done", "4 complete", Kind.success)
 
 
 @pytest.fixture(autouse=True)
 def _nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever runs the tests is not told."""
+    """Nobody is notified about the tests."""
     monkeypatch.delenv(VARIABLE, raising=False)
 
 
@@ -38,49 +42,49 @@ def read(tmp_path: Path) -> Callable[..., SweepSpec]:
     return read
 
 
-def test_a_message_comes_to_everybody_once(chat: Chat, read: Callable[..., SweepSpec]) -> None:
-    """To whom the file names, by an address or by a variable, and to whom the environment names."""
+def test_each_address_gets_the_message_once(chat: Chat, read: Callable[..., SweepSpec]) -> None:
+    """Addresses in the file, in its variables and in the environment."""
     spec = read(f"notify: ['${{CHAT}}', 'json://${{WHO}}:{SECRET}@127.0.0.1:{chat.server.server_port}/other']\n")
     environment = {VARIABLE: f"{chat.address} ", "CHAT": chat.address, "WHO": "me"}
-    assert open_notifier(spec, environment).tell(MESSAGE) == []
+    assert open_notifier(spec, environment).notify(MESSAGE) == []
     assert [(got["title"], got["message"], got["type"]) for got in chat.received] == [
         ("losses: done", "4 complete", "success")
     ] * 2
 
 
-def test_nobody_is_told_where_nobody_is_named(chat: Chat, read: Callable[..., SweepSpec]) -> None:
-    """Nor is Apprise needed."""
-    assert open_notifier(read("name: a\n"), {}).tell(MESSAGE) == []
+def test_without_addresses_nothing_is_sent(chat: Chat, read: Callable[..., SweepSpec]) -> None:
+    """Apprise is not needed either."""
+    assert open_notifier(read("name: a\n"), {}).notify(MESSAGE) == []
 
 
 @pytest.mark.parametrize("status", [500, 404, None])
-def test_a_message_that_does_not_arrive_is_a_warning(
+def test_a_failed_message_is_a_warning(
     chat: Chat,
     read: Callable[..., SweepSpec],
     status: int | None,
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """It says whose it was, and neither it nor any log at any level shows the address. None: nobody listens."""
+    """It names the entry, and neither it nor any log shows the address. None: no server listens."""
     caplog.set_level(logging.NOTSET)
     address = chat.address if status else f"json://somebody:{SECRET}@127.0.0.1:9/{SECRET}"
     chat.status = status or 0
-    [trouble] = open_notifier(read("name: a\nnotify: ${CHAT}\n"), {"CHAT": address}).tell(MESSAGE)
-    assert "losses.yaml:2: notify[0] (JSON) could not be told" in trouble
+    [trouble] = open_notifier(read("name: a\nnotify: ${CHAT}\n"), {"CHAT": address}).notify(MESSAGE)
+    assert "losses.yaml:2: notify[0] (JSON) could not be notified" in trouble
     assert SECRET not in trouble + caplog.text + "".join(capfd.readouterr())
 
 
 @pytest.mark.parametrize(
     ("text", "options", "pieces"),
     [
-        (f"notify: jsno://u:{SECRET}@host\n", (), ("losses.yaml:1: notify[0]", "'jsno' is none", "Did you mean 'json'?")),
+        (f"notify: jsno://u:{SECRET}@host\n", (), ("losses.yaml:1: notify[0]", "'jsno' is not one", "Did you mean 'json'?")),
         (f"name: a\nnotify: [{SECRET}]\n", (), ("losses.yaml:2: notify[0]", "does not begin with a service")),
         (f"notify: slack://{SECRET}\n", (), ("losses.yaml:1: notify[0]", "after slack:// is missing or wrong")),
         ("notify: '${NO_SUCH}'\n", (), ("losses.yaml:1: notify[0] names ${NO_SUCH}", "Set NO_SUCH")),
         ("name: a\n", (f"notify=slack://{SECRET}",), ("--set notify: notify[0]", "after slack://")),
     ],
 )
-def test_an_address_that_cannot_be_used_is_answered(
+def test_an_unusable_address_is_explained(
     read: Callable[..., SweepSpec],
     text: str,
     options: tuple[str, ...],
@@ -106,32 +110,37 @@ def test_an_address_that_cannot_be_used_is_answered(
     ],
 )
 def test_no_complaint_about_the_file_shows_an_address(read: Callable[..., SweepSpec], option: str) -> None:
-    """However it was mistyped."""
+    """However it is mistyped."""
     with pytest.raises(SpecError, match=r"^--set notify: ") as caught:
         read(f"notify: slack://{SECRET}\n", option)
     assert SECRET not in str(caught.value)
 
 
 def test_a_spec_does_not_write_its_addresses(read: Callable[..., SweepSpec]) -> None:
-    """What is dumped is stored and shown."""
+    """A dumped spec is stored and shown."""
     spec = read(f"notify: slack://{SECRET}\n")
     assert SECRET not in repr(spec) + spec.model_dump_json()
 
 
 def report(**changed: Any) -> SweepReport:
     """A sweep that ended."""
-    done = {"name": "dice", "state": "COMPLETE", "metrics": {"val/miou": 0.61234}, "reason": None}
-    better = {"name": "focal", "state": "CACHED", "metrics": {"val/miou": 0.7}, "reason": None}
-    failed = {"name": "mine", "state": "FAILED", "metrics": {}, "reason": "ValueError: no postgresql://u:hunter2@h/db"}
-    parts: dict[str, Any] = {"sweep": "losses", "wall_s": 3725.0, "trials": (done, better, failed), "interrupted": False}
-    return SweepReport(**(parts | changed))
+
+    def outcome(name: str, state: TrialState, miou: float | None, reason: str | None = None) -> TrialOutcome:
+        result = None if miou is None else a_result(name, miou)
+        return TrialOutcome(trial(name), state, result, 1, reason)
+
+    done = outcome("dice", TrialState.COMPLETE, 0.61234)
+    better = outcome("focal", TrialState.CACHED, 0.7)
+    failed = outcome("mine", TrialState.FAILED, None, "ValueError: no postgresql://u:hunter2@h/db")
+    parts: dict[str, Any] = {"trials": (done, better, failed), "interrupted": False, "wall_s": 3725.0}
+    return SweepReport("losses", SweepOutcome(**(parts | changed)))
 
 
-def test_a_message_says_what_one_wants_to_know(tmp_path: Path) -> None:
-    """Counts, time, the best trial, why others failed, where to look; no password."""
-    told = describe_end(report(), Home(tmp_path, tracking="http://me:hunter2@server:5000"))
-    assert (told.title, told.kind) == ("losses: ended, 1 of 3 trials failed", Kind.warning)
-    assert told.body.splitlines() == [
+def test_a_message_has_the_essentials(tmp_path: Path) -> None:
+    """Counts, time, the best trial, reasons of failures, where to look; no password."""
+    message = describe_end(report(), Home(tmp_path, tracking="http://me:hunter2@server:5000"))
+    assert (message.title, message.kind) == ("losses: ended, 1 of 3 trials failed", Kind.warning)
+    assert message.body.splitlines() == [
         "1 complete, 1 cached, 1 failed in 1 h 2 min",
         "best: focal, val/miou 0.7000",
         "failed: mine: ValueError: no postgresql://u:***@h/db",
@@ -148,20 +157,20 @@ def test_a_message_says_what_one_wants_to_know(tmp_path: Path) -> None:
     ],
 )
 def test_each_end_has_its_title(tmp_path: Path, changed: dict[str, Any], title: str, kind: Kind) -> None:
-    """And how good the news is."""
-    told = describe_end(report(**changed), Home(tmp_path))
-    assert (told.title, told.kind) == (title, kind)
+    """And its kind."""
+    message = describe_end(report(**changed), Home(tmp_path))
+    assert (message.title, message.kind) == (title, kind)
 
 
-def test_an_interruption_before_the_first_trial_is_told(tmp_path: Path) -> None:
-    """As one, not as a failure; an error by what it says."""
+def test_an_interruption_before_the_first_trial_is_reported(tmp_path: Path) -> None:
+    """As an interruption, not as a failure; an error by its message."""
     assert describe_failure("losses", KeyboardInterrupt(), Home(tmp_path)).title == "losses: interrupted"
-    told = describe_failure("losses", DataError("tiles.npz: not found"), Home(tmp_path))
-    assert (told.title, told.body.splitlines()[0]) == ("losses: failed", "tiles.npz: not found")
+    message = describe_failure("losses", DataError("tiles.npz: not found"), Home(tmp_path))
+    assert (message.title, message.body.splitlines()[0]) == ("losses: failed", "tiles.npz: not found")
 
 
 def run_sweep(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
-    """What the command says of a sweep that it refuses."""
+    """The command's message about a sweep that it refuses."""
     (folder / "losses.yaml").write_text(text)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("ORCHESTRATE_HOME", str(folder / "home"))
@@ -172,10 +181,10 @@ def run_sweep(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch, capsys: 
     return capsys.readouterr().err
 
 
-def test_a_sweep_that_cannot_begin_is_told(
+def test_a_sweep_that_cannot_begin_is_reported(
     chat: Chat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whoever started it by a clock is not there to read it."""
+    """A scheduled sweep has nobody at the terminal."""
     monkeypatch.setenv("CHAT", chat.address)
     said = run_sweep(tmp_path, "data: {source: nowhere.npz}\nnotify: ${CHAT}\n", monkeypatch, capsys)
     assert chat.received[0]["title"] == "losses: failed"
@@ -186,8 +195,8 @@ def test_a_sweep_that_cannot_begin_is_told(
 def test_a_bad_address_stops_the_sweep_before_anything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nothing is written, no data looked at."""
+    """Nothing is written, and no data are read."""
     said = run_sweep(tmp_path, f"notify: slack://{SECRET}\n", monkeypatch, capsys)
-    assert "losses.yaml:1: notify[0] is no address that Apprise can use" in said
+    assert "losses.yaml:1: notify[0] is not an address that Apprise can use" in said
     assert SECRET not in said
     assert not (tmp_path / "home").exists()

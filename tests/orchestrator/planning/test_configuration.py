@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.planning.configuration import Configuration, DataFacts, Facts, list_choices, resolve, source_part
-from orchestrator.planning.plan import trials_of
+from orchestrator.planning.plan import plan_trials
 from orchestrator.spec import SweepSpec, load_spec
 from orchestrator.spec.space import BuildError, fits
 from trainers.config import DataConfig, DiceLoss, FocalLoss, OptimizerConfig, TrainConfig
@@ -121,7 +121,7 @@ def test_two_rows_of_one_configuration_share_its_id(tmp_path: Path) -> None:
     spec = read(tmp_path, "rows:\n  - {id: 8, seed: 0}\n  - {id: 9, seed: 1}\n")
     one, other = configurations(spec)
     assert (one.id, one.label, other.label) == (other.id, "row 8", "row 9")
-    assert trials_of(one, spec, facts())[0].key != trials_of(other, spec, facts())[0].key
+    assert plan_trials(one, spec, facts())[0].spec.key != plan_trials(other, spec, facts())[0].spec.key
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,9 @@ def shuffled(value: Any, order: st.DataObject) -> Any:
 def keys_of(folder: Path, document: Mapping[str, Any], name: str = "sweep.yaml") -> list[str]:
     """The keys of a document's trials."""
     spec = read(folder, json.dumps(document), name)
-    return [trial.key for choice in list_choices(spec) for trial in trials_of(resolve(spec, choice, facts()), spec, facts())]
+    return [
+        trial.spec.key for choice in list_choices(spec) for trial in plan_trials(resolve(spec, choice, facts()), spec, facts())
+    ]
 
 
 @settings(max_examples=60, deadline=None)

@@ -199,9 +199,9 @@ def test_the_plan_says_how_much_was_cleaned_away(tmp_path: Path) -> None:
     printed = StringIO()
     Console(file=printed, width=200).print(report.render())
     assert [line.rstrip() for line in printed.getvalue().splitlines() if line.startswith("data: ")] == [
-        "data: synthetic: 40 pictures of 32x64, 5 classes",
-        "data: synthetic: 36 pictures of 32x64, 5 classes, 4 more removed by data.clean",
-        "data: synthetic: 38 pictures of 32x64, 5 classes, 2 more removed by data.clean",
+        "data: synthetic: 40 images of 32x64, 5 classes",
+        "data: synthetic: 36 images of 32x64, 5 classes, 4 more removed by data.clean",
+        "data: synthetic: 38 images of 32x64, 5 classes, 2 more removed by data.clean",
     ]
 
 

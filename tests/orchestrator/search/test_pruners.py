@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.planning.plan import trials_of
+from orchestrator.planning.plan import plan_trials
 from orchestrator.search.build import study_name
 from orchestrator.search.pruning import build_pruner
 from orchestrator.spec.optuna_names import PrunerName, class_name
@@ -92,7 +92,7 @@ def test_epochs_are_compared_as_optuna_compares_them(
         configuration = configurations[i]
         assert configuration is not None
         if steps[i] < len(curves[i]) and i not in dict(pruned):
-            [trial] = trials_of(configuration, spec, FACTS)
+            [trial] = (planned.spec for planned in plan_trials(configuration, spec, FACTS))
             steps[i] += 1
             if search.report(trial, steps[i], curves[i][steps[i] - 1]):
                 pruned.append((i, steps[i]))
@@ -119,7 +119,7 @@ def test_finished_trials_are_compared_as_optuna_compares_them(
         configuration = search.propose()
         assert configuration is not None
         state, value = COMPLETE, sum(curve) / len(curve)
-        for step, trial in enumerate(trials_of(configuration, spec, FACTS)):
+        for step, trial in enumerate(planned.spec for planned in plan_trials(configuration, spec, FACTS)):
             if search.report_end(trial, curve[step]):
                 pruned.append((i, step))
                 state = TrialState.PRUNED

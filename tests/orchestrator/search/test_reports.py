@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.planning.configuration import Configuration
-from orchestrator.planning.plan import make_plan, trials_of
+from orchestrator.planning.plan import make_plan, plan_trials
 from orchestrator.search import StudySearch, read_epochs
 from orchestrator.search.pruning import History
 from orchestrator.spec import SweepSpec, load_spec
@@ -28,7 +28,7 @@ def take(search: StudySearch, spec: SweepSpec) -> tuple[Configuration, list[Tria
     """The next proposal and its trials."""
     configuration = search.propose()
     assert configuration is not None
-    return configuration, trials_of(configuration, spec, FACTS)
+    return configuration, [planned.spec for planned in plan_trials(configuration, spec, FACTS)]
 
 
 def train(search: StudySearch, spec: SweepSpec, mious: list[float]) -> bool:

@@ -1,4 +1,4 @@
-"""A home in which dispatchers are run, with scripted attempts; and what watches them."""
+"""A home with a ledger for dispatchers, scripted attempts, and a monitor that records what it sees."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator.dispatch.loop.dispatcher import Dispatcher, Outcome
+from orchestrator.dispatch.loop.dispatcher import Dispatcher
+from orchestrator.dispatch.loop.ports import Policy, Ports, Session, SweepOutcome
 from orchestrator.launchers.base import UNKNOWN, JobExit, Launcher, MemoryEstimate
 from orchestrator.launchers.worker.exit_codes import ExitCode
-from orchestrator.spec.sections import LimitsSpec
+from orchestrator.spec.sections import LimitsSpec, RetrySpec
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
 from orchestrator.state.trial.endings import fail
@@ -36,8 +37,18 @@ class Point:
     trials: tuple[TrialSpec, ...]
 
 
+@dataclass(frozen=True)
+class Planned:
+    """A planned trial, as the dispatcher sees it."""
+
+    spec: TrialSpec
+    data_folder: Path = Path()
+    round: int = 0
+    label: str = ""
+
+
 def spec(key: str, configuration: str = "one") -> TrialSpec:
-    """A trial that nobody will train."""
+    """A trial that is never trained."""
     return TrialSpec(
         key=key,
         configuration=configuration,
@@ -59,7 +70,9 @@ class ListSearch:
 
     def __init__(self, proposals: Sequence[Point]) -> None:
         self._proposals = deque(proposals)
-        self.told: list[tuple[str, float | None, TrialState]] = []
+        self.data_folder = Path()
+        self.round_of: Callable[[TrialSpec], int] = lambda _: 0
+        self.values: list[tuple[str, float | None, TrialState]] = []
         self.reasons: list[str | None] = []
         self.reports: list[tuple[str, int, float]] = []
         self.prunes: set[tuple[str, int]] = set()
@@ -71,8 +84,11 @@ class ListSearch:
     def propose(self) -> Any:
         return self._proposals.popleft() if self._proposals else None
 
+    def trials_of(self, configuration: Any) -> list[Planned]:
+        return [Planned(spec, self.data_folder, self.round_of(spec)) for spec in configuration.trials]
+
     def tell(self, configuration: Any, value: float | None, state: TrialState, *, reason: str | None = None) -> None:
-        self.told.append((configuration.id, value, state))
+        self.values.append((configuration.id, value, state))
         self.reasons.append(reason)
 
     def report(self, trial: TrialSpec, epoch: int, value: float) -> bool:
@@ -96,10 +112,13 @@ class ListSearch:
 
 
 class NoTracker:
-    """Remembers what was to be mirrored."""
+    """Records what was to be mirrored."""
 
     def __init__(self) -> None:
         self.mirrored: list[tuple[str, str, bool]] = []
+
+    def label(self, sweep: str, labels: dict[str, Any]) -> None:
+        """Nothing is labelled."""
 
     def mirror(self, sweep: str, folder: TrialFolder, ended: bool) -> None:
         self.mirrored.append((sweep, folder.path.name, ended))
@@ -110,13 +129,13 @@ class NoTracker:
 
 @dataclass
 class Recorder:
-    """A monitor that writes down what it sees."""
+    """A monitor that records what it sees."""
 
     seen: list[tuple[str, str, object]] = field(default_factory=list)
     reasons: list[str | None] = field(default_factory=list)
-    """Of ends, in their order."""
+    """Reasons of all ends, in order."""
     failed: list[FailureKind | None] = field(default_factory=list)
-    """Of the same ends, where there is a result."""
+    """Failure kinds of the same ends; None without a result."""
     on_end: Callable[[], None] | None = None
 
     def started(self, spec: TrialSpec, attempt: int) -> None:
@@ -139,7 +158,7 @@ Script = Callable[["ScriptedJob"], int | None]
 
 @dataclass
 class ScriptedJob:
-    """An attempt that does what a test says."""
+    """An attempt that follows the test's script."""
 
     folder: Path
     script: Script
@@ -162,7 +181,7 @@ class ScriptedJob:
 
 
 class ScriptedLauncher:
-    """Some slots, and a script for every attempt."""
+    """A number of slots, and one script for every attempt."""
 
     def __init__(self, script: Script, num_slots: int = 2) -> None:
         self._script = script
@@ -187,7 +206,7 @@ class ScriptedLauncher:
 
 
 def complete(job: ScriptedJob, miou: float = 0.5) -> int:
-    """Leave what a worker leaves that comes to its end."""
+    """Write what a worker writes that completes its training."""
     attempt = job.trial.attempt().number
     times = {"started_s": 1.0, "ended_s": 2.0}
     job.trial.append(Event(kind="attempt_started", time_s=1.0, attempt=attempt))
@@ -200,7 +219,7 @@ def complete(job: ScriptedJob, miou: float = 0.5) -> int:
 
 
 def raise_error(job: ScriptedJob, kind: FailureKind = FailureKind.EXCEPTION) -> int:
-    """Leave what a worker leaves whose training raised."""
+    """Write what a worker writes whose training raises an error."""
     attempt = job.trial.attempt().number
     job.trial.append(Event(kind="attempt_started", time_s=1.0, attempt=attempt))
     fail(job.trial, attempt, failure=kind, reason=f"{kind}: no")
@@ -208,7 +227,7 @@ def raise_error(job: ScriptedJob, kind: FailureKind = FailureKind.EXCEPTION) -> 
 
 
 def stop_when_asked(job: ScriptedJob) -> int | None:
-    """Run for ever, but end like a worker when asked to stop, and be killed when forced."""
+    """Run forever, stop like a worker on request, and die when forced."""
     if True in job.stops:
         return -9
     return ExitCode.STOPPED if job.stops else None
@@ -226,23 +245,23 @@ class Bench:
 
     def dispatcher(self, proposals: Sequence[Point] | ListSearch, launcher: Launcher, **changed: Any) -> Dispatcher:
         search = proposals if isinstance(proposals, ListSearch) else ListSearch(proposals)
-        parts: dict[str, Any] = {
-            "sweep": SWEEP,
-            "search": search,
-            "launcher": launcher,
-            "tracker": self.tracker,
-            "ledger": self.ledger,
-            "home": self.home,
-            "owner": self.owner,
-            "trials_of": lambda point: list(point.trials),
-            "data_folder_of": lambda spec: self.home.data,
-            "monitor": self.monitor,
-            "limits": LimitsSpec(free_disk_gb=0),
-            "sleep": lambda seconds: time.sleep(0.0005),
-        }
-        return Dispatcher(**(parts | changed))
+        search.data_folder = changed.pop("data_folder", self.home.data)
+        search.round_of = changed.pop("round_of", search.round_of)
 
-    def run(self, proposals: Sequence[Point] | ListSearch, launcher: Launcher, **changed: Any) -> Outcome:
+        def take(**defaults: Any) -> dict[str, Any]:
+            return {name: changed.pop(name, default) for name, default in defaults.items()}
+
+        session = Session(**take(sweep=SWEEP, owner=self.owner, home=self.home, ledger=self.ledger))
+        ports = Ports(
+            launcher=launcher,
+            tracker=self.tracker,
+            monitor=self.monitor,
+            **take(search=search, find_result=None, open_checkpoints=None),
+        )
+        rules = take(limits=LimitsSpec(free_disk_gb=0), retry=RetrySpec(), leave_after_s=None)
+        return Dispatcher(session, ports, Policy(**rules), **take(sleep=lambda _: time.sleep(0.0005)), **changed)
+
+    def run(self, proposals: Sequence[Point] | ListSearch, launcher: Launcher, **changed: Any) -> SweepOutcome:
         return self.dispatcher(proposals, launcher, **changed).run()
 
     def state_of(self, key: str) -> TrialState:
@@ -260,13 +279,13 @@ def bench(tmp_path: Path) -> Any:
         yield Bench(home, Ledger(home.ledger_url), owner.name)
 
 
-def states_of(outcome: Outcome) -> dict[str, TrialState]:
+def states_of(outcome: SweepOutcome) -> dict[str, TrialState]:
     """Key -> state."""
     return {trial.spec.key: trial.state for trial in outcome.trials}
 
 
 def claim_as(bench: Bench, key: str, owner: str, sweep: str = SWEEP) -> int:
-    """Let somebody else have a trial."""
+    """Claim a trial for another owner."""
     bench.ledger.register(sweep, [(key, "one")])
     attempt = bench.ledger.claim(key, sweep, owner)
     assert attempt is not None
@@ -289,14 +308,14 @@ def dead_owner(bench: Bench) -> str:
 
 
 def a_result(key: str, miou: float) -> TrialResult:
-    """What another machine left."""
+    """A result of another machine."""
     return TrialResult(
         key=key, state=TrialState.COMPLETE, attempt=1, started_s=1, ended_s=2, epochs_run=1, metrics={"val/miou": miou}
     )
 
 
 class Ticks:
-    """A clock that goes on by itself with every look."""
+    """A clock that advances each time it is read."""
 
     def __init__(self, step_s: float) -> None:
         self.now_s = 0.0

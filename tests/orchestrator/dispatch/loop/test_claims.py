@@ -1,4 +1,4 @@
-"""Several dispatchers on one sweep: what the dead leave, what the living hold."""
+"""Several dispatchers on one sweep: claims of dead ones are taken over, claims of running ones hold."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.orchestrator.dispatch.loop.conftest import (
 
 
 def test_a_dead_dispatchers_trials_are_taken_over_at_once(bench: Bench) -> None:
-    """Without waiting for the lease; the record of the attempt is closed, in its own sweep's mirror too."""
+    """Without waiting for the lease; the attempt's record is closed, also in the mirror of its own sweep."""
     claim_as(bench, "a", dead_owner(bench))
     claim_as(bench, "b", dead_owner(bench), sweep="another sweep")
     for key in "ab":
@@ -38,8 +38,8 @@ def test_a_dead_dispatchers_trials_are_taken_over_at_once(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.FAILED])
-def test_a_result_that_the_ledger_does_not_know_is_entered(bench: Bench, state: TrialState) -> None:
-    """The dispatcher died between the worker's result and its own entry: nothing is trained again."""
+def test_a_result_that_the_ledger_lacks_is_recorded(bench: Bench, state: TrialState) -> None:
+    """The dispatcher died after the worker's result and before recording it: nothing is trained again."""
     folder = bench.folder("a")
     folder.create(spec("a"))
     attempt = claim_as(bench, "a", dead_owner(bench))
@@ -52,7 +52,7 @@ def test_a_result_that_the_ledger_does_not_know_is_entered(bench: Bench, state: 
 
 
 def test_an_expired_lease_is_taken_over(bench: Bench) -> None:
-    """Of a dispatcher on another machine only its lease tells."""
+    """For a dispatcher on another machine only its lease counts."""
     wall = [1000.0]
     ledger = Ledger(bench.home.ledger_url, clock=lambda: wall[0], lease_s=60)
     ledger.register(SWEEP, [("a", "one")])
@@ -66,7 +66,7 @@ def test_an_expired_lease_is_taken_over(bench: Bench) -> None:
 
 
 def test_leases_are_renewed_in_time(bench: Bench) -> None:
-    """A trial that takes many times its lease stays ours."""
+    """A trial that takes many times its lease keeps its owner."""
     wall = [1000.0]
     ledger = Ledger(bench.home.ledger_url, clock=lambda: wall[0], lease_s=60)
 
@@ -80,8 +80,8 @@ def test_leases_are_renewed_in_time(bench: Bench) -> None:
     }
 
 
-def test_a_lost_trial_is_let_go(bench: Bench) -> None:
-    """When this machine slept past its lease and another took the trial, ours is killed and nothing is written."""
+def test_a_lost_trial_is_abandoned(bench: Bench) -> None:
+    """If this machine sleeps past its lease and another takes the trial, the attempt here is killed without a record."""
     wall = [1000.0]
     ledger = Ledger(bench.home.ledger_url, clock=lambda: wall[0], lease_s=60)
 
@@ -103,7 +103,7 @@ def test_a_lost_trial_is_let_go(bench: Bench) -> None:
 
 
 def test_a_folder_that_is_still_worked_on_is_waited_for(bench: Bench) -> None:
-    """A worker may need a moment to notice that its dispatcher died; no attempt is counted meanwhile."""
+    """A worker may take a moment to notice that its dispatcher died; no attempt is counted meanwhile."""
     bench.folder("a").create(spec("a"))
     lock = FileLock(bench.folder("a").lock)
     lock.acquire()
@@ -113,16 +113,16 @@ def test_a_folder_that_is_still_worked_on_is_waited_for(bench: Bench) -> None:
     assert [(trial.state, trial.attempts) for trial in outcome.trials] == [(TrialState.COMPLETE, 1)]
 
 
-def test_a_worker_that_finds_its_folder_locked_is_tried_again_later(bench: Bench) -> None:
-    """LOCKED is no end of the trial."""
+def test_a_worker_that_finds_its_folder_locked_is_retried_later(bench: Bench) -> None:
+    """LOCKED does not end the trial."""
     launcher = ScriptedLauncher(lambda job: ExitCode.LOCKED if len(launcher.jobs) == 1 else complete(job))
     [trial] = bench.run(points("a"), launcher, clock=Ticks(1.0)).trials
     assert trial.state is TrialState.COMPLETE
     assert launcher.launched == ["a", "a"]
 
 
-def test_a_dispatcher_may_leave_what_others_run(bench: Bench) -> None:
-    """Its own trials are run first; then it waits for as long as it may, and the others' stay theirs."""
+def test_a_dispatcher_may_exit_while_others_run_trials(bench: Bench) -> None:
+    """It runs its own trials, waits for the allowed time, and leaves the others' trials alone."""
     claim_as(bench, "a", "another-machine:1:1")
     ticks = Ticks(60.0)
     dispatcher = bench.dispatcher(

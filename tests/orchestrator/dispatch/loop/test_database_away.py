@@ -1,4 +1,4 @@
-"""A PostgreSQL that is killed under a sweep, comes back, or stays away."""
+"""A PostgreSQL server that is killed during a sweep, and returns or does not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.orchestrator.postgresql import PASSWORD, PostgreSQL
 
 @pytest.fixture
 def far(bench: Bench, postgres: PostgreSQL) -> Iterator[Bench]:
-    """A home whose ledger is in a PostgreSQL."""
+    """A home with its ledger in PostgreSQL."""
     url = postgres.create()
     bench = replace(bench, home=replace(bench.home, storage=url), ledger=Ledger(url))
     yield bench
@@ -27,7 +27,7 @@ def far(bench: Bench, postgres: PostgreSQL) -> Iterator[Bench]:
 
 
 def test_a_database_that_is_killed_is_waited_for(far: Bench, postgres: PostgreSQL, caplog: pytest.LogCaptureFixture) -> None:
-    """Attempts go on meanwhile; their ends are entered when it is back, each once."""
+    """Attempts keep running; their outcomes are recorded once each when it is back."""
     back: list[threading.Thread] = []
 
     def script(job: ScriptedJob) -> int | None:
@@ -46,8 +46,8 @@ def test_a_database_that_is_killed_is_waited_for(far: Bench, postgres: PostgreSQ
     assert "the database is unreachable" in caplog.text
 
 
-def test_who_stops_twice_waits_for_no_database(far: Bench, postgres: PostgreSQL) -> None:
-    """The sweep ends, says why, and keeps the password to itself; what it had is to be taken up later."""
+def test_the_second_stop_waits_for_no_database(far: Bench, postgres: PostgreSQL) -> None:
+    """The sweep ends with a reason and without the password; its trials can be resumed later."""
     dispatcher = None
 
     def script(job: ScriptedJob) -> int | None:
@@ -69,15 +69,15 @@ def test_who_stops_twice_waits_for_no_database(far: Bench, postgres: PostgreSQL)
     assert far.ledger.states("a")["a"].state is TrialState.RUNNING
 
 
-def test_a_refused_login_tells_no_password(postgres: PostgreSQL) -> None:
-    """Neither the right one nor the one that was tried."""
+def test_a_refused_login_shows_no_password(postgres: PostgreSQL) -> None:
+    """Neither the correct one nor the one that was used."""
     with pytest.raises(TrackingError, match="password authentication failed") as caught:
         Ledger(postgres.url("postgres", "another-secret"))
     assert "another-secret" not in str(caught.value)
 
 
 def test_leases_are_measured_by_the_databases_clock(far: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a machine whose clock is an hour ahead nobody believes that it has expired, nor does it believe so of others."""
+    """A machine whose clock is an hour ahead neither loses its leases nor takes others'."""
     right_s = time.time
     monkeypatch.setattr(time, "time", lambda: right_s() + 3600)
     ledger = Ledger(far.home.ledger_url)

@@ -32,7 +32,7 @@ def free_gb(bench: Bench) -> float:
 
 
 def test_without_room_for_one_trial_nothing_is_started(bench: Bench) -> None:
-    """It is refused, with what is free, what is needed, where, and what to do; nothing is claimed."""
+    """The error says what is free, what is needed, where, and what to do; nothing is claimed."""
     launcher = ScriptedLauncher(complete)
     with pytest.raises(LaunchError, match=r"GB are free .*limits.free_disk_gb.*Free some disk") as caught:
         bench.run(points("a"), launcher, limits=LimitsSpec(free_disk_gb=free_gb(bench) + 10))
@@ -42,7 +42,7 @@ def test_without_room_for_one_trial_nothing_is_started(bench: Bench) -> None:
 
 
 def test_the_sweep_ends_before_the_disk_is_full(bench: Bench) -> None:
-    """What runs comes to its end; what does not fit beside it waits, and the outcome says why."""
+    """Running trials finish; the others wait, and the outcome says why."""
 
     def script(job: ScriptedJob) -> int:
         with open(job.folder / "best.safetensors", "wb") as file:
@@ -58,7 +58,7 @@ def test_the_sweep_ends_before_the_disk_is_full(bench: Bench) -> None:
 
 
 def test_a_worker_without_space_stops_the_launches(bench: Bench) -> None:
-    """The trial is not to blame: it waits, and no retry is counted."""
+    """It is not the trial's failure: the trial waits, and no retry is counted."""
     launcher = ScriptedLauncher(lambda job: ExitCode.DISK_FULL if job.folder.name == "a" else complete(job), num_slots=1)
     outcome = bench.run(points(*"ab"), launcher)
     assert launcher.launched == ["a"]
@@ -81,10 +81,10 @@ def tight_bench(tmp_path: Path) -> Iterator[Bench]:
 def test_a_real_worker_without_space(
     tight_bench: Bench, local_launcher: LocalLauncher, make_spec: Callable[..., TrialSpec], tiny_data: Path
 ) -> None:
-    """Its checkpoint does not fit: what is whole stays, what is half written goes; with more space the trial is finished."""
+    """Its checkpoint does not fit: complete files stay, partial ones are removed, and with more space the trial finishes."""
     trials = [make_spec(seed=seed, epochs=2, **SMALL) for seed in (0, 1)]
     proposals = [Point(str(trial.seed), (trial,)) for trial in trials]
-    local = {"data_folder_of": lambda spec: tiny_data, "limits": NO_FLOOR}
+    local = {"data_folder": tiny_data, "limits": NO_FLOOR}
     outcome = tight_bench.run(proposals[:1], local_launcher, **local)
     assert states_of(outcome) == {trials[0].key: TrialState.WAITING}
     assert "disk is full" in (outcome.halted or "")
@@ -107,10 +107,10 @@ def test_a_disk_on_which_nothing_can_be_written(
     tiny_data: Path,
     user_code: Path,
 ) -> None:
-    """Neither the worker's last words nor the ledger's: the sweep ends with a message, and the next one goes on."""
+    """Neither by the worker nor by the ledger: the sweep ends with a message, and the next one resumes it."""
     filler = tight_bench.home.root / "filler"
     trial = make_spec(loss={"name": "provoking:Filling", "options": {"file": str(filler)}}, **SMALL)
-    local = {"data_folder_of": lambda spec: tiny_data, "limits": NO_FLOOR}
+    local = {"data_folder": tiny_data, "limits": NO_FLOOR}
     try:
         outcome = tight_bench.run([Point("one", (trial,))], local_launcher, **local)
         said = outcome.halted or ""

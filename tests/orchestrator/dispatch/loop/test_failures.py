@@ -1,4 +1,4 @@
-"""A failure is a result: what the dispatcher makes of it, and what it survives itself."""
+"""A failure is a result; and errors that the dispatcher itself survives."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ NEVER = RetrySpec(exception=0, signal=0, exit=0, out_of_memory=0)
 
 
 def fail_a(job: ScriptedJob) -> int:
-    """Let trial a fail, and the others come to their end."""
+    """Fail trial a and complete the others."""
     return raise_error(job) if job.folder.name == "a" else complete(job)
 
 
 def test_a_failed_trial_is_a_result(bench: Bench) -> None:
-    """The sweep goes on; the trial is not tried again before somebody asks for it."""
+    """The sweep continues; the trial is not retried before `orchestrate retry`."""
     search = ListSearch(points("a", "b"))
     outcome = bench.run(search, ScriptedLauncher(fail_a), retry=NEVER)
     assert states_of(outcome) == {"a": TrialState.FAILED, "b": TrialState.COMPLETE}
-    assert search.told[0] == ("configuration of a", None, TrialState.FAILED)
+    assert search.values[0] == ("configuration of a", None, TrialState.FAILED)
     assert bench.ledger.states(["a"])["a"].reason == "exception: no"
     again = ScriptedLauncher(complete)
     assert states_of(bench.run(points("a", "b"), again)) == {"a": TrialState.FAILED, "b": TrialState.CACHED}
@@ -48,8 +48,8 @@ def test_a_failed_trial_is_a_result(bench: Bench) -> None:
     assert states_of(bench.run(points("a", "b"), again)) == {"a": TrialState.COMPLETE, "b": TrialState.CACHED}
 
 
-def test_a_failed_trial_can_be_tried_again_after_the_loss_of_the_ledger(bench: Bench) -> None:
-    """A new ledger counts attempts anew; the folder's numbers go on, so that no old failure is taken for a new one."""
+def test_a_failed_trial_can_be_retried_after_the_loss_of_the_ledger(bench: Bench) -> None:
+    """A new ledger counts attempts from 1; the folder's numbers continue, so that no old failure counts as a new one."""
     bench.run(points("a"), ScriptedLauncher(raise_error))
     fresh = Ledger(f"sqlite:///{bench.home.root}/new.db")
     launcher = ScriptedLauncher(complete)
@@ -67,7 +67,7 @@ def test_a_failed_trial_can_be_tried_again_after_the_loss_of_the_ledger(bench: B
         (120, FailureKind.EXIT, "the worker ended with exit code 120 and left no result"),
     ],
 )
-def test_a_worker_that_dies_without_a_word_has_failed(bench: Bench, code: int, kind: FailureKind, reason: str) -> None:
+def test_a_worker_that_dies_without_a_result_has_failed(bench: Bench, code: int, kind: FailureKind, reason: str) -> None:
     """The dispatcher writes the result, with the end of the log."""
 
     def script(job: ScriptedJob) -> int:
@@ -82,7 +82,7 @@ def test_a_worker_that_dies_without_a_word_has_failed(bench: Bench, code: int, k
 
 
 def test_a_folder_of_another_trial_fails_this_one_only(bench: Bench) -> None:
-    """What cannot be launched is told, and the sweep goes on."""
+    """The error is reported, and the sweep continues."""
     bench.folder("a").create(spec("other"))
     outcome = bench.run(points("a", "b"), ScriptedLauncher(complete))
     assert states_of(outcome) == {"a": TrialState.FAILED, "b": TrialState.COMPLETE}
@@ -91,7 +91,7 @@ def test_a_folder_of_another_trial_fails_this_one_only(bench: Bench) -> None:
 
 
 def test_where_no_worker_can_be_started_the_sweep_ends(bench: Bench) -> None:
-    """After some tries it says so, and leaves nothing claimed."""
+    """After some tries, with an error and without claims."""
 
     class Broken(ScriptedLauncher):
         def launch(self, folder: Path, need: MemoryEstimate = UNKNOWN) -> ScriptedJob:
@@ -102,8 +102,8 @@ def test_where_no_worker_can_be_started_the_sweep_ends(bench: Bench) -> None:
     assert bench.state_of("a") is TrialState.WAITING
 
 
-def test_another_sweep_may_be_quicker_to_a_slot(bench: Bench) -> None:
-    """A slot that is gone at launch is waited for, and what was not begun counts as no attempt."""
+def test_another_sweep_may_take_the_slot_first(bench: Bench) -> None:
+    """The trial waits for the next slot, and the failed launch counts as no attempt."""
 
     class Contested(ScriptedLauncher):
         num_lost = 0
@@ -135,7 +135,7 @@ def test_another_sweep_may_be_quicker_to_a_slot(bench: Bench) -> None:
 
 
 def test_an_error_of_our_own_leaves_nothing_running_or_claimed(bench: Bench) -> None:
-    """Jobs are killed and trials given back, whatever ends the loop."""
+    """Jobs are killed and trials released, whatever error ends the loop."""
 
     class Breaking(ListSearch):
         def propose(self) -> Any:

@@ -1,4 +1,4 @@
-"""Trials on GPUs, of which there is none here: real slots with scripted attempts, and real attempts that find no GPU."""
+"""Trials on GPUs that do not exist: real slots with scripted attempts, and real attempts that find no GPU."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.dispatch.loop.memory import Needs
+from orchestrator.dispatch.loop.memory import MemoryEstimates
 from orchestrator.errors import LaunchError
 from orchestrator.launchers.base import UNKNOWN, JobExit, MemoryEstimate, Requester
 from orchestrator.launchers.local import LocalLauncher
@@ -49,7 +49,7 @@ class OnGpu(ScriptedJob):
 
 
 class GpuLauncher:
-    """Scripted attempts on GPUs that are not there."""
+    """Scripted attempts on GPUs that do not exist."""
 
     def __init__(self, script: Script, slots: Sequence[Slot], locks: Path) -> None:
         self._script = script
@@ -59,7 +59,7 @@ class GpuLauncher:
 
     @property
     def launched(self) -> list[tuple[str, str]]:
-        """Trials, and where they were."""
+        """Trials and their GPUs."""
         return [(job.folder.name, job.held.slot.visible_devices.removeprefix("GPU-")) for job in self.jobs]
 
     def free_slots(self, need: MemoryEstimate = UNKNOWN) -> int:
@@ -90,7 +90,7 @@ class GpuLauncher:
 
 
 def slots_of(*gpus: tuple[str, int], most: int | None = 1, num_shares: int = 1) -> list[Slot]:
-    """So many on each GPU."""
+    """``num_shares`` slots on each GPU."""
     return [Slot(f"{name}-{share}", name, 1, mb, most) for share in range(num_shares) for name, mb in gpus]
 
 
@@ -99,35 +99,35 @@ def of_arch(key: str, arch: str) -> TrialSpec:
     return spec(key).model_copy(update={"train": TrainConfig(arch=arch), "configuration": key})
 
 
-def needs_of(**peaks_mb: float) -> Needs:
-    """What architectures have taken."""
-    needs = Needs()
+def needs_of(**peaks_mb: float) -> MemoryEstimates:
+    """Estimates from peaks of architectures."""
+    needs = MemoryEstimates()
     for arch, peak_mb in peaks_mb.items():
-        needs.note_epoch(of_arch(arch, arch), Event(kind="epoch", time_s=0, attempt=1, facts={"peak_memory_mb": peak_mb}))
+        needs.record_epoch(of_arch(arch, arch), Event(kind="epoch", time_s=0, attempt=1, facts={"peak_memory_mb": peak_mb}))
     return needs
 
 
 def test_a_trial_that_fits_nowhere_now_lets_others_pass(bench: Bench, tmp_path: Path) -> None:
-    """Large ones wait for the large GPU while the small one is kept busy, also by trials that are not proposed yet."""
+    """Large trials wait for the large GPU while the small one stays busy, also with trials that are not proposed yet."""
     launcher = GpuLauncher(lambda job: complete(job) if job.num_polls > 5 else None, slots_of(SMALL, LARGE), tmp_path)
     archs = {"a": "MAnet", "b": "MAnet", "c": "FPN", "d": "FPN"}
     proposals = [Point(key, (of_arch(key, arch),)) for key, arch in archs.items()]
-    outcome = bench.run(proposals, launcher, needs=needs_of(MAnet=40000, FPN=1000))
+    outcome = bench.run(proposals, launcher, memory=needs_of(MAnet=40000, FPN=1000))
     assert set(states_of(outcome).values()) == {TrialState.COMPLETE}
     assert launcher.launched[:2] == [("a", "large"), ("c", "small")]
     assert ("b", "large") in launcher.launched
 
 
 def test_rounds_stay_in_order(bench: Bench, tmp_path: Path) -> None:
-    """A trial of a later round does not pass one that waits for its slot."""
+    """A trial of a later round does not pass one that waits for a slot."""
     launcher = GpuLauncher(lambda job: complete(job) if job.num_polls > 5 else None, slots_of(SMALL, LARGE), tmp_path)
     trials = tuple(of_arch(key, arch) for key, arch in {"a0": "MAnet", "b0": "MAnet", "c1": "FPN"}.items())
-    bench.run([Point("one", trials)], launcher, needs=needs_of(MAnet=40000, FPN=1000), round_of=lambda t: int(t.key[-1]))
+    bench.run([Point("one", trials)], launcher, memory=needs_of(MAnet=40000, FPN=1000), round_of=lambda t: int(t.key[-1]))
     assert launcher.launched[:2] == [("a0", "large"), ("b0", "large")]
 
 
-def test_after_a_first_epoch_others_of_its_kind_come_to_its_gpu(bench: Bench, tmp_path: Path) -> None:
-    """Until then it is alone: nobody knows what it takes."""
+def test_after_a_first_epoch_similar_trials_share_its_gpu(bench: Bench, tmp_path: Path) -> None:
+    """Until then it runs alone, because its peak is unknown."""
 
     def script(job: ScriptedJob) -> int | None:
         if job is launcher.jobs[0] and job.num_polls == 3:
@@ -141,8 +141,8 @@ def test_after_a_first_epoch_others_of_its_kind_come_to_its_gpu(bench: Bench, tm
     assert launcher.most_at_once == 4
 
 
-def test_too_little_memory_is_answered_with_a_larger_gpu(bench: Bench, tmp_path: Path) -> None:
-    """Where there is one, with the whole batch; the attempt on the larger is trained as asked for."""
+def test_after_too_little_memory_a_larger_gpu_is_tried(bench: Bench, tmp_path: Path) -> None:
+    """If there is one, with the whole batch, so that nothing deviates from the file."""
 
     def script(job: ScriptedJob) -> int:
         is_small = isinstance(job, OnGpu) and job.held.slot.visible_devices == "GPU-small"
@@ -153,26 +153,26 @@ def test_too_little_memory_is_answered_with_a_larger_gpu(bench: Bench, tmp_path:
     assert (trial.state, launcher.launched) == (TrialState.COMPLETE, [("a", "small"), ("a", "large")])
     assert bench.folder("a").attempt().accumulate == 1
     assert bench.monitor.reasons[0] is not None
-    assert "tried again with more of a GPU than 24000 MB" in bench.monitor.reasons[0]
+    assert "retrying with more than 24000 MB of a GPU" in bench.monitor.reasons[0]
 
 
 def test_a_sweep_whose_gpus_are_lost_halts(
     bench: Bench, make_spec: Callable[..., TrialSpec], tiny_data: Path, tmp_path: Path, local_launcher: LocalLauncher
 ) -> None:
-    """Real workers on GPUs that are not there: one after the other is left out, and trials wait for better times."""
+    """Real workers on GPUs that do not exist: each GPU is excluded in turn, and trials wait for the next run."""
     text = "0, GPU-00000000-0000-0000-0000-000000000001, 24000\n1, GPU-00000000-0000-0000-0000-000000000002, 24000\n"
     listing = read_nvidia_smi(text)
     watch = GpuWatch(lambda: listing)
     launcher = LocalLauncher(find_slots(environment={}, list_gpus=lambda: listing), locks=tmp_path / "slots", watch=watch)
     proposals = [Point(str(trial.seed), (trial,)) for trial in (make_spec(seed=seed) for seed in range(4))]
     try:
-        outcome = bench.run(proposals, launcher, data_folder_of=lambda spec: tiny_data)
+        outcome = bench.run(proposals, launcher, data_folder=tiny_data)
     finally:
         launcher.close()
     assert "no GPU is left on this machine" in (outcome.halted or "")
     assert set(states_of(outcome).values()) == {TrialState.WAITING}
     assert {failure for failure in bench.monitor.failed if failure} == {FailureKind.DEVICE_LOST}
-    again = bench.run(proposals, local_launcher, data_folder_of=lambda spec: tiny_data)
+    again = bench.run(proposals, local_launcher, data_folder=tiny_data)
     assert set(states_of(again).values()) == {TrialState.COMPLETE}
 
 
@@ -181,11 +181,11 @@ def test_a_sweep_whose_gpus_are_lost_halts(
 def test_a_real_gpu_is_shared_by_memory(
     bench: Bench, make_spec: Callable[..., TrialSpec], tiny_data: Path, tmp_path: Path
 ) -> None:
-    """Its peak is in every epoch and in the result, and the attempt's part of the GPU is no more than it needs."""
+    """Its peak is in every epoch and in the result, and the attempt's share of the GPU is no larger than needed."""
     launcher = LocalLauncher(find_slots(trials_per_gpu="auto"), locks=tmp_path / "slots")
     try:
         trial = make_spec(epochs=2)
-        [outcome] = bench.run([Point("one", (trial,))], launcher, data_folder_of=lambda spec: tiny_data).trials
+        [outcome] = bench.run([Point("one", (trial,))], launcher, data_folder=tiny_data).trials
     finally:
         launcher.close()
     assert outcome.result is not None

@@ -1,4 +1,4 @@
-"""Two sweeps in processes of their own that want one slot, with attempts that only sleep."""
+"""Two sweeps in separate processes that compete for one slot, with attempts that only sleep."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.orchestrator.dispatch.loop.conftest import Bench, ScriptedLauncher, T
 ROOT = Path(__file__).resolve().parents[4]
 
 NUM_LOW, NUM_HIGH, HELD = 12, 5, 2
-"""Trials of each; and which of the low sweep's lasts until the test lets it go."""
+"""Number of trials of each sweep; and the low sweep's trial that runs until the test releases it."""
 
 DISPATCH = """
 import sys, time
@@ -30,7 +30,7 @@ from orchestrator.launchers.base import UNKNOWN, Requester
 from orchestrator.launchers.worker.slot import Slot
 from orchestrator.launchers.slots.table import SlotTable
 from orchestrator.state.ledger import Ledger, Role
-from orchestrator.dispatch.shutdown import present
+from orchestrator.dispatch.shutdown import registered
 from tests.orchestrator.dispatch.loop.conftest import Bench, ScriptedJob, complete, points
 
 root, name, priority, num_trials, held = Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])
@@ -80,14 +80,14 @@ def script(job):
 table = SlotTable([Slot("cpu-0", "", 1)], root / "slots", most=1, requester=Requester(name, priority))
 home = Home(root / name)
 ledger = Ledger(home.ledger_url)
-with present(home, ledger, name, Role.SWEEP) as presence:
-    bench = Bench(home, ledger, presence.owner)
+with registered(home, ledger, name, Role.SWEEP) as me:
+    bench = Bench(home, ledger, me.owner)
     bench.run(points(*(f"{name}{index}" for index in range(num_trials))), OneSlot(), sweep=name)
 """
 
 
 class Machine:
-    """One slot, a sweep that has it, and another that waits for it."""
+    """One slot, a sweep that holds it, and another that waits for it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -95,16 +95,16 @@ class Machine:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, priority: int, num_trials: int, held: int = -1) -> None:
-        """Begin a sweep. held: its trial that lasts until ``let_go``."""
+        """Start a sweep. held: its trial that runs until ``let_go``."""
         words = [self.root, name, priority, num_trials, held]
         self.processes[name] = subprocess.Popen([sys.executable, "-c", DISPATCH, *map(str, words)], cwd=ROOT)
 
     def read(self) -> list[str]:
-        """What was begun, and who waited, in that order."""
+        """Started trials and waiting sweeps, in order."""
         return self._diary.read_text().splitlines() if self._diary.exists() else []
 
     def wait_for(self, line: str) -> None:
-        """Wait until the diary has it."""
+        """Wait until the diary has this line."""
         while line not in self.read():
             assert not [process for process in self.processes.values() if process.poll() is not None]
             time.sleep(0.01)
@@ -114,7 +114,7 @@ class Machine:
         (self.root / "go").touch()
 
     def wait_for_end(self, *names: str) -> list[str]:
-        """Wait for sweeps; returns whose trials were begun after the one that was held."""
+        """Wait for sweeps; returns the owners of trials that started after the held one."""
         for name in names:
             assert self.processes[name].wait(timeout=60) == 0
         begun = [line.split()[0] for line in self.read() if "waits" not in line]
@@ -123,7 +123,7 @@ class Machine:
 
 @contextmanager
 def waiting_behind(root: Path, priority: int) -> Iterator[Machine]:
-    """A sweep ``low`` holds the slot and has more to do; ``high``, of this priority, waits."""
+    """A sweep ``low`` holds the slot and has more trials; ``high``, of this priority, waits."""
     machine = Machine(root)
     try:
         machine.start("low", 0, NUM_LOW, held=HELD)
@@ -138,7 +138,7 @@ def waiting_behind(root: Path, priority: int) -> Iterator[Machine]:
 
 
 def test_trials_of_the_higher_priority_come_next(tmp_path: Path) -> None:
-    """The running one is left in peace; then all of the higher sweep's, and after them the rest."""
+    """The running trial finishes; then come all of the higher sweep's, then the rest."""
     with waiting_behind(tmp_path, 5) as machine:
         machine.let_go()
         begun = machine.wait_for_end("high", "low")
@@ -146,8 +146,8 @@ def test_trials_of_the_higher_priority_come_next(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-def test_who_waits_and_does_not_live_keeps_nobody_waiting(tmp_path: Path, how: signal.Signals) -> None:
-    """Killed or halted, the higher one gets nothing, and the other goes on to its end."""
+def test_a_dead_waiter_blocks_nobody(tmp_path: Path, how: signal.Signals) -> None:
+    """If the higher sweep is killed or halted, the other runs to its end."""
     with waiting_behind(tmp_path, 5) as machine:
         machine.processes["high"].send_signal(how)
         machine.let_go()
@@ -155,7 +155,7 @@ def test_who_waits_and_does_not_live_keeps_nobody_waiting(tmp_path: Path, how: s
 
 
 def test_equals_share(tmp_path: Path) -> None:
-    """Each gets slots before the other is through."""
+    """Each gets slots before the other has finished."""
     with waiting_behind(tmp_path, 0) as machine:
         machine.let_go()
         begun = machine.wait_for_end("high", "low")
@@ -164,7 +164,7 @@ def test_equals_share(tmp_path: Path) -> None:
 
 
 class Elsewhere(ScriptedLauncher):
-    """All slots are others'; remembers what was said to wait."""
+    """Other sweeps hold all slots; records how many trials were published as waiting."""
 
     def __init__(self, end: Callable[[], bool]) -> None:
         super().__init__(complete, num_slots=0)
@@ -180,8 +180,8 @@ class Elsewhere(ScriptedLauncher):
         return Requester("urgent", 5) if needs else None
 
 
-def test_who_waits_from_the_beginning_is_told_why(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
-    """Before anything was proposed, too: that all slots are others', and who gets the next; nothing waits at the end."""
+def test_a_sweep_that_waits_from_the_start_says_why(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """Even before its first proposal: other sweeps hold all slots, and who gets the next one; nothing waits at the end."""
     launcher = Elsewhere(lambda: bool(caplog.records))
     with caplog.at_level(logging.WARNING):
         bench.run(points("a"), launcher, clock=Ticks(1.0))

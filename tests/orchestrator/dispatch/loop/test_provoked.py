@@ -1,4 +1,4 @@
-"""Every kind of failure, provoked in a real training, and what becomes of it."""
+"""Every kind of failure, provoked in a real training."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run(
     def run(loss: str, *, retry: RetrySpec = NEVER, **options: Any) -> TrialFolder:
         trial = make_spec(loss={"name": f"provoking:{loss}", "options": options})
         limits = LimitsSpec(silence_s=8 if loss == "Hanging" else 900, free_disk_gb=0)
-        bench.run([Point("one", (trial,))], local_launcher, data_folder_of=lambda spec: tiny_data, retry=retry, limits=limits)
+        bench.run([Point("one", (trial,))], local_launcher, data_folder=tiny_data, retry=retry, limits=limits)
         return bench.folder(trial.key)
 
     return run
@@ -52,7 +52,7 @@ def run(
         pytest.param("Hanging", FailureKind.HANG, "killed after ", "in forward", marks=pytest.mark.slow),
     ],
 )
-def test_a_failure_is_told_by_its_kind(run: Run, loss: str, kind: FailureKind, reason: str, last_words: str) -> None:
+def test_a_failure_has_its_kind(run: Run, loss: str, kind: FailureKind, reason: str, last_words: str) -> None:
     """With one line that says why, the end of the log, and no process left."""
     folder = run(loss)
     result = folder.result()
@@ -65,7 +65,7 @@ def test_a_failure_is_told_by_its_kind(run: Run, loss: str, kind: FailureKind, r
 
 
 @pytest.mark.slow
-def test_the_sweep_goes_on_after_an_attempt_that_nothing_but_a_kill_could_end(
+def test_the_sweep_continues_after_an_attempt_that_only_a_kill_could_end(
     bench: Bench,
     cpu_slots: tuple[Slot, ...],
     tmp_path: Path,
@@ -73,13 +73,13 @@ def test_the_sweep_goes_on_after_an_attempt_that_nothing_but_a_kill_could_end(
     tiny_data: Path,
     user_code: Path,
 ) -> None:
-    """It deafens its process to every other signal; its log says where it stood, and the next trial has its slot."""
+    """It ignores every other signal; its log says where it stood, and the next trial gets its slot."""
     trials = [make_spec(loss={"name": f"provoking:{loss}"}) for loss in ("Stuck", "Loss")]
     points = [Point(str(i), (trial,)) for i, trial in enumerate(trials)]
     launcher = LocalLauncher(cpu_slots[:1], locks=tmp_path / "slots")
     try:
         limits = LimitsSpec(silence_s=8, free_disk_gb=0)
-        outcome = bench.run(points, launcher, data_folder_of=lambda spec: tiny_data, retry=NEVER, limits=limits)
+        outcome = bench.run(points, launcher, data_folder=tiny_data, retry=NEVER, limits=limits)
     finally:
         launcher.close()
     stuck, next_one = outcome.trials
@@ -91,7 +91,7 @@ def test_the_sweep_goes_on_after_an_attempt_that_nothing_but_a_kill_could_end(
 
 @pytest.fixture
 def memory_group() -> Iterator[Path]:
-    """A control group of 128 MiB; skipped where none can be made."""
+    """A control group of 128 MiB; skipped if it cannot be created."""
     root = Path("/sys/fs/cgroup")
     root = root / "memory" if (root / "memory").is_dir() else root
     group = root / f"orchestrate-test-{os.getpid()}"
@@ -109,8 +109,8 @@ def memory_group() -> Iterator[Path]:
         group.rmdir()
 
 
-def test_a_kill_is_known_for_what_it_is(run: Run, memory_group: Path) -> None:
-    """Where the kernel's count rose when the worker was killed, memory is most likely what was lacking; else somebody did it."""
+def test_a_kill_is_attributed(run: Run, memory_group: Path) -> None:
+    """To a lack of memory if the kernel's count rose at that time, otherwise to an outside process."""
     result = run("Killed").result()
     assert result is not None
     assert result.failure is FailureKind.SIGNAL, result.reason
@@ -122,7 +122,7 @@ def test_a_kill_is_known_for_what_it_is(run: Run, memory_group: Path) -> None:
 
 
 def test_a_batch_that_does_not_fit_is_cut(run: Run) -> None:
-    """Until it fits; the trial is complete, and says on which terms."""
+    """Until it fits; the trial is complete and records its terms."""
     folder = run("Large", retry=RetrySpec(), most=2)
     result = folder.result()
     assert result is not None
@@ -133,13 +133,13 @@ def test_a_batch_that_does_not_fit_is_cut(run: Run) -> None:
 
 
 def test_a_batch_that_never_fits_fails(run: Run) -> None:
-    """Two pictures are the fewest; then it is the trial's result."""
+    """With two images per part the failure is final."""
     result = run("Large", retry=RetrySpec(cuda_out_of_memory=9), most=1).result()
     assert result is not None
     assert (result.state, result.failure, result.attempt) == (TrialState.FAILED, FailureKind.CUDA_OUT_OF_MEMORY, 3)
 
 
-def test_a_crash_that_was_chance_costs_one_more_attempt(run: Run, tmp_path: Path) -> None:
+def test_a_random_crash_costs_one_more_attempt(run: Run, tmp_path: Path) -> None:
     """By default."""
     result = run("Once", retry=RetrySpec(), file=str(tmp_path / "failed already")).result()
     assert result is not None

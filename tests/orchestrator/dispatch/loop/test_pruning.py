@@ -1,4 +1,4 @@
-"""What the search gives up is ended after its running epoch, and is a result that the sweep goes on from."""
+"""A pruned trial ends after its running epoch, and its state is a result of the sweep."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.orchestrator.dispatch.loop.conftest import (
 
 
 def report_until_stopped(job: ScriptedJob) -> int | None:
-    """Report an epoch at every third poll, and end like a worker when asked to."""
+    """Report an epoch at every third poll, and stop like a worker on request."""
     attempt = job.trial.attempt().number
     if job.stops:
         leave_waiting(job.trial, attempt, reason="stopped")
@@ -33,14 +33,14 @@ def report_until_stopped(job: ScriptedJob) -> int | None:
 
 
 def search_of(proposals: list[Point], *prunes: tuple[str, int]) -> ListSearch:
-    """A search that gives configurations up by a trial's key and epoch."""
+    """A search that gives configurations up at a given trial and epoch."""
     search = ListSearch(proposals)
     search.prunes = set(prunes)
     return search
 
 
 def test_a_given_up_trial_ends_after_its_epoch(bench: Bench) -> None:
-    """It is asked to stop, not killed; what it reached is kept; the search is told, and the next one runs."""
+    """It is asked to stop, not killed; its epochs are kept, the search gets PRUNED, and the next trial runs."""
     search = search_of(points(*"ab"), ("a", 2))
     launcher = ScriptedLauncher(lambda job: report_until_stopped(job) if job.folder.name == "a" else complete(job))
     outcome = bench.run(search, launcher)
@@ -50,23 +50,23 @@ def test_a_given_up_trial_ends_after_its_epoch(bench: Bench) -> None:
     assert result is not None
     assert result.metrics["val/miou"] >= 0.02
     assert (result.state, bench.state_of("a")) == (TrialState.PRUNED, TrialState.PRUNED)
-    assert ("configuration of a", None, TrialState.PRUNED) in search.told
-    assert any(reason is not None and "gave it up" in reason for reason in search.reasons)
+    assert ("configuration of a", None, TrialState.PRUNED) in search.values
+    assert any(reason is not None and "the pruner stopped it" in reason for reason in search.reasons)
     assert search.is_closed
 
 
 def test_other_trials_of_the_configuration_are_not_trained(bench: Bench) -> None:
-    """A queued seed of a configuration that was given up is settled without an attempt's process."""
+    """A queued seed of a pruned configuration is recorded as PRUNED without a process."""
     search = search_of([Point("both", (spec("a", "both"), spec("b", "both")))], ("a", 1))
     launcher = ScriptedLauncher(report_until_stopped, num_slots=1)
     outcome = bench.run(search, launcher)
     assert states_of(outcome) == {"a": TrialState.PRUNED, "b": TrialState.PRUNED}
     assert launcher.launched == ["a"]
-    assert [state for _, _, state in search.told] == [TrialState.PRUNED]
+    assert [state for _, _, state in search.values] == [TrialState.PRUNED]
 
 
 def test_a_trial_that_completes_anyway_stays_complete(bench: Bench) -> None:
-    """The stop came too late: nothing is thrown away."""
+    """The stop came too late: nothing is discarded."""
     search = search_of(points("a"), ("a", 1))
     launcher = ScriptedLauncher(complete)
     assert states_of(bench.run(search, launcher)) == {"a": TrialState.COMPLETE}
@@ -81,7 +81,7 @@ def test_pruned_trials_stay_pruned(bench: Bench) -> None:
 
 
 def test_gpu_time_is_counted(bench: Bench) -> None:
-    """Attempts on GPU slots cost what they last; those on the CPU cost nothing."""
+    """Attempts on GPU slots cost their duration; those on the CPU cost nothing."""
     search = search_of(points("a"), ("a", 3))
     bench.run(search, ScriptedLauncher(report_until_stopped))
     on_cpu = ListSearch(points("c"))
@@ -91,7 +91,7 @@ def test_gpu_time_is_counted(bench: Bench) -> None:
 
 
 def test_a_given_up_trial_on_a_full_disk_waits(bench: Bench) -> None:
-    """Its worker could write no more: nothing is written about it either, and the sweep halts as for any other."""
+    """Its worker could not write any more: nothing is recorded about it either, and the sweep halts."""
     search = search_of(points("a"), ("a", 1))
 
     def fill_the_disk(job: ScriptedJob) -> int | None:

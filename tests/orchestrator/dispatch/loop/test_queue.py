@@ -1,21 +1,21 @@
-"""A dispatcher that waits for slots says so, once, and not for the moment between two trials."""
+"""A dispatcher that waits for slots warns once, and not for the moment between two trials."""
 
 from __future__ import annotations
 
 import pytest
 
-from orchestrator.dispatch.loop.queue import PATIENCE_S, Idleness
+from orchestrator.dispatch.loop.queue import WARN_AFTER_S, SlotShortage
 from tests.orchestrator.clock import Clock
 
 
-def test_it_is_told_once_each_time(caplog: pytest.LogCaptureFixture) -> None:
-    """After some seconds; again only if something ran meanwhile."""
+def test_each_shortage_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
+    """After some seconds; again only after a trial has run."""
     clock = Clock()
-    idleness = Idleness(clock)
-    told = []
-    for is_idle in (True, True, True, False, True, True, True):
-        idleness.look(is_idle=is_idle)
-        told.append(len(caplog.records))
-        clock.now_s += PATIENCE_S * 0.8
-    assert told == [0, 0, 1, 1, 1, 1, 2]
+    shortage = SlotShortage(clock)
+    counts = []
+    for is_starved in (True, True, True, False, True, True, True):
+        shortage.update(is_starved=is_starved)
+        counts.append(len(caplog.records))
+        clock.now_s += WARN_AFTER_S * 0.8
+    assert counts == [0, 0, 1, 1, 1, 1, 2]
     assert "No slot is free" in caplog.text

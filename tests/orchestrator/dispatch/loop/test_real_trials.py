@@ -21,10 +21,10 @@ from tests.orchestrator.dispatch.loop.conftest import Bench, Point
 def test_real_trials_run_side_by_side(
     bench: Bench, local_launcher: LocalLauncher, make_spec: Callable[..., TrialSpec], tiny_data: Path
 ) -> None:
-    """Two are trained, one that cannot be built fails, and no process is left."""
+    """Two train, one that cannot be built fails, and no process is left."""
     trials = [make_spec(seed=0), make_spec(seed=1), make_spec(arch_options={"decoder_merge_policy": "none"})]
     proposals = [Point(one.configuration + str(one.seed), (one,)) for one in trials]
-    outcome = bench.run(proposals, local_launcher, data_folder_of=lambda spec: tiny_data)
+    outcome = bench.run(proposals, local_launcher, data_folder=tiny_data)
     assert [trial.state for trial in outcome.trials] == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.FAILED]
     pids = [event.facts["pid"] for one in trials for event in bench.folder(one.key).events()[0] if "pid" in event.facts]
     assert len(pids) == 3
@@ -36,27 +36,28 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 from orchestrator.dispatch.loop.dispatcher import Dispatcher
+from orchestrator.dispatch.loop.ports import Ports, Session
 from orchestrator.state.home import Home
 from orchestrator.launchers.local import LocalLauncher
 from orchestrator.launchers.worker.slot import Slot
 from orchestrator.state.ledger import Ledger
 from orchestrator.state.trial.records import TrialSpec
+from tests.orchestrator.dispatch.loop.conftest import Recorder
 
 root, data, *texts = sys.argv[1:]
 home = Home(Path(root))
 points = [SimpleNamespace(id=str(index), trial=TrialSpec.model_validate_json(text)) for index, text in enumerate(texts)]
 search = SimpleNamespace(
-    propose=lambda: points.pop(0) if points else None, tell=lambda *told, **why: None, reconcile=lambda: None,
-    may_begin=lambda: True,
+    propose=lambda: points.pop(0) if points else None,
+    trials_of=lambda point: [SimpleNamespace(spec=point.trial, round=0, data_folder=Path(data), label=None)],
+    tell=lambda *values, **why: None, reconcile=lambda: None, may_begin=lambda: True,
     report=lambda *seen: False, report_end=lambda *seen: False, spend=lambda seconds: None, close=lambda: None,
 )
-tracker = SimpleNamespace(mirror=lambda *seen, **flags: None)
+tracker = SimpleNamespace(label=lambda *seen: None, mirror=lambda *seen, **flags: None)
 with home.new_owner() as owner:
     launcher = LocalLauncher([Slot("cpu-0", "", 1)], locks=home.root / "slots")
-    Dispatcher(
-        sweep="sweep", search=search, launcher=launcher, tracker=tracker, ledger=Ledger(home.ledger_url), home=home,
-        owner=owner.name, trials_of=lambda point: [point.trial], data_folder_of=lambda spec: Path(data),
-    ).run()
+    session = Session("sweep", owner.name, home, Ledger(home.ledger_url))
+    Dispatcher(session, Ports(search, launcher, tracker, Recorder())).run()
     launcher.close()
 """
 
@@ -65,7 +66,7 @@ with home.new_owner() as owner:
 def test_a_killed_dispatchers_sweep_is_finished_by_the_next(
     bench: Bench, local_launcher: LocalLauncher, make_spec: Callable[..., TrialSpec], tiny_data: Path
 ) -> None:
-    """After kill -9 in the middle of the second trial: the first is not run again, the second goes on from its checkpoint."""
+    """After kill -9 during the second trial: the first does not run again, the second resumes from its checkpoint."""
     trials = [make_spec(seed=0), make_spec(seed=1, epochs=10_000)]
     command = [sys.executable, "-c", SWEEPING, str(bench.home.root), str(tiny_data), *(one.model_dump_json() for one in trials)]
     process = subprocess.Popen(command, start_new_session=True)
@@ -85,7 +86,7 @@ def test_a_killed_dispatchers_sweep_is_finished_by_the_next(
     dispatcher = bench.dispatcher(
         [Point(one.configuration + str(one.seed), (one,)) for one in trials],
         local_launcher,
-        data_folder_of=lambda spec: tiny_data,
+        data_folder=tiny_data,
         sleep=stop_after_an_epoch,
     )
     outcome = dispatcher.run()

@@ -1,4 +1,4 @@
-"""Results that are known before, or that come from elsewhere."""
+"""Results that exist already, or that come from other dispatchers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_finished_folders_survive_the_loss_of_the_ledger(bench: Bench) -> None:
 
 
 def test_a_trial_that_another_dispatcher_finishes_is_waited_for(bench: Bench) -> None:
-    """It is told like one of ours, with the attempts that it has taken since."""
+    """It is recorded like a trial of this dispatcher, with all its attempts."""
     search = ListSearch(points("a", "b"))
     claim_as(bench, "a", "another-machine:1:1")
     clock = Ticks(1.0)
@@ -49,13 +49,13 @@ def test_a_trial_that_another_dispatcher_finishes_is_waited_for(bench: Bench) ->
     )
     assert states_of(outcome) == {"a": TrialState.COMPLETE, "b": TrialState.COMPLETE}
     assert [trial.attempts for trial in outcome.trials] == [2, 1]
-    assert ("configuration of a", 0.7, TrialState.COMPLETE) in search.told
+    assert ("configuration of a", 0.7, TrialState.COMPLETE) in search.values
     assert (SWEEP, "a", True) not in bench.tracker.mirrored
 
 
 @pytest.mark.parametrize("here", [None, TrialState.FAILED])
 def test_a_result_of_another_machine_is_found(bench: Bench, here: TrialState | None) -> None:
-    """Complete in the ledger, and here nothing or an earlier failure: its value is told, and nothing is trained."""
+    """COMPLETE in the ledger, and here nothing or an earlier failure: the search gets its value, and nothing is trained."""
     claim_as(bench, "a", "another-machine:1:1")
     bench.ledger.finish("a", "another-machine:1:1", TrialState.COMPLETE)
     if here is not None:
@@ -64,25 +64,25 @@ def test_a_result_of_another_machine_is_found(bench: Bench, here: TrialState | N
     launcher, search = ScriptedLauncher(complete), ListSearch(points("a"))
     [trial] = bench.run(search, launcher, find_result=lambda spec: a_result(spec.key, 0.7)).trials
     assert (trial.state, trial.result) == (TrialState.CACHED, a_result("a", 0.7))
-    assert search.told == [("configuration of a", 0.7, TrialState.COMPLETE)]
+    assert search.values == [("configuration of a", 0.7, TrialState.COMPLETE)]
     assert launcher.launched == []
 
 
-def test_a_result_that_is_lost_is_made_again(bench: Bench) -> None:
-    """After its folder was deleted, a complete trial is run again and the monitor told so; the search never hears FAILED."""
+def test_a_trial_whose_result_is_lost_runs_again(bench: Bench) -> None:
+    """After its folder was deleted, a complete trial runs again and the monitor sees why; the search never gets FAILED."""
     bench.run(points("a"), ScriptedLauncher(complete))
     shutil.rmtree(bench.folder("a").path)
     launcher, search = ScriptedLauncher(complete), ListSearch(points("a"))
     [trial] = bench.run(search, launcher).trials
     assert (trial.state, trial.attempts, trial.reason) == (TrialState.COMPLETE, 2, None)
-    assert search.told == [("configuration of a", 0.5, TrialState.COMPLETE)]
+    assert search.values == [("configuration of a", 0.5, TrialState.COMPLETE)]
     assert launcher.launched == ["a"]
-    assert any("run again" in (reason or "") for reason in bench.monitor.reasons)
+    assert any("runs again" in (reason or "") for reason in bench.monitor.reasons)
 
 
 @pytest.mark.parametrize("comes_at", [5, None])
 def test_a_result_on_its_way_is_waited_for(bench: Bench, comes_at: int | None) -> None:
-    """The ledger is quicker than the mirror and the server may be down; but in the end a trial is run again."""
+    """The ledger is faster than the mirror, and the server may be down; in the end the trial runs again."""
     claim_as(bench, "a", "another-machine:1:1")
     bench.ledger.finish("a", "another-machine:1:1", TrialState.COMPLETE)
     asked: list[str] = []
@@ -95,13 +95,13 @@ def test_a_result_on_its_way_is_waited_for(bench: Bench, comes_at: int | None) -
 
     launcher, search = ScriptedLauncher(complete), ListSearch(points("a"))
     bench.run(search, launcher, find_result=find, clock=Ticks(0.5))
-    assert [value for _, value, _ in search.told] == [0.5 if comes_at is None else 0.7]
+    assert [value for _, value, _ in search.values] == [0.5 if comes_at is None else 0.7]
     assert launcher.launched == (["a"] if comes_at is None else [])
     assert 3 < len(asked) < 40
 
 
 def test_a_server_that_is_away_is_waited_for(bench: Bench) -> None:
-    """For longer than a result may take to come: what another machine finished is not trained twice for an outage."""
+    """For longer than a result may take: an outage does not make a finished trial run twice."""
     claim_as(bench, "a", "another-machine:1:1")
     bench.ledger.finish("a", "another-machine:1:1", TrialState.COMPLETE)
     asked: list[str] = []

@@ -1,4 +1,4 @@
-"""What is tried again, how often, and what is remembered of it."""
+"""Which failures are retried, how often, and what is recorded about them."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from tests.orchestrator.dispatch.loop.conftest import (
 
 
 def fail_times(count: int, kind: FailureKind = FailureKind.EXCEPTION) -> ScriptedLauncher:
-    """Attempts of which the first ``count`` fail and all others come to their end; one at a time."""
+    """The first ``count`` attempts fail, all others complete; one at a time."""
     launcher = ScriptedLauncher(
         lambda job: raise_error(job, kind) if launcher.jobs.index(job) < count else complete(job), num_slots=1
     )
     return launcher
 
 
-def test_a_crash_is_tried_again_once(bench: Bench) -> None:
-    """The second attempt may end well: then nothing has failed, and the search hears of the value alone."""
+def test_a_crash_is_retried_once(bench: Bench) -> None:
+    """If the second attempt completes, nothing has failed, and the search gets only the value."""
     search = ListSearch(points("a"))
     [trial] = bench.run(search, fail_times(1)).trials
     assert (trial.state, trial.attempts) == (TrialState.COMPLETE, 2)
-    assert search.told == [("configuration of a", 0.5, TrialState.COMPLETE)]
+    assert search.values == [("configuration of a", 0.5, TrialState.COMPLETE)]
 
 
 def test_a_trial_that_has_used_its_retries_has_failed(bench: Bench) -> None:
-    """It is as if there had been no retry; the result is the last attempt's."""
+    """As without a retry; the result is the last attempt's."""
     search = ListSearch(points("a"))
     launcher = fail_times(9)
     [trial] = bench.run(search, launcher).trials
@@ -50,50 +50,50 @@ def test_a_trial_that_has_used_its_retries_has_failed(bench: Bench) -> None:
     assert (trial.state, trial.attempts) == (TrialState.FAILED, 2)
     assert trial.result is not None
     assert (trial.result.attempt, trial.result.failure) == (2, FailureKind.EXCEPTION)
-    assert search.told == [("configuration of a", None, TrialState.FAILED)]
+    assert search.values == [("configuration of a", None, TrialState.FAILED)]
 
 
 @pytest.mark.parametrize("kind", [FailureKind.BAD_CONFIGURATION, FailureKind.BAD_DATA, FailureKind.DIVERGED])
-def test_what_would_fail_again_is_not_tried_again(bench: Bench, kind: FailureKind) -> None:
-    """By default; only a diverged training can be given another try."""
+def test_a_certain_failure_is_not_retried(bench: Bench, kind: FailureKind) -> None:
+    """By default; only a diverged training may get a retry."""
     launcher = fail_times(9, kind)
     assert states_of(bench.run(points("a"), launcher)) == {"a": TrialState.FAILED}
     assert len(launcher.jobs) == 1
 
 
 def test_the_file_says_how_often(bench: Bench) -> None:
-    """Each kind of failure counts by itself."""
+    """Each kind of failure is counted separately."""
     launcher = ScriptedLauncher(lambda job: -11 if len(launcher.jobs) in (2, 4) else raise_error(job))
     [trial] = bench.run(points("a"), launcher, retry=RetrySpec(exception=2, signal=5)).trials
     assert (trial.state, trial.attempts) == (TrialState.FAILED, 5)
 
 
-def test_while_a_trial_waits_for_its_retry_the_sweep_goes_on(bench: Bench) -> None:
-    """Others of its round that are waiting go first; then it is run again, and those of later rounds wait for it."""
+def test_while_a_trial_waits_for_its_retry_others_run(bench: Bench) -> None:
+    """Waiting trials of its round run first, then it runs again, then those of later rounds."""
     launcher = fail_times(1)
     seeds = Point("one", (spec("a0"), spec("b0"), spec("c0"), spec("d1")))
     bench.run([seeds], launcher, round_of=lambda trial: int(trial.key[-1]))
     assert launcher.launched == ["a0", "b0", "c0", "a0", "d1"]
 
 
-def test_a_retry_is_told_to_those_who_watch(bench: Bench) -> None:
-    """What failed, that it is tried again, and how often it may be; the mirror sees a trial that waits."""
+def test_a_retry_is_shown_to_the_monitor(bench: Bench) -> None:
+    """What failed, that it is retried, and how many retries there are; the mirror sees a waiting trial."""
     bench.run(points("a"), fail_times(1))
     assert bench.monitor.seen[:2] == [("started", "a", 1), ("ended", "a", TrialState.WAITING)]
-    assert bench.monitor.reasons[0] == "exception: no; it is tried again (1 of 1 for exception)"
+    assert bench.monitor.reasons[0] == "exception: no; retrying (1 of 1 for exception)"
     assert bench.monitor.failed[0] is FailureKind.EXCEPTION
     assert ("started", "a", 2) in bench.monitor.seen
 
 
 def test_the_failure_stays_in_the_folder(bench: Bench) -> None:
-    """As the end of its attempt, with its kind; the result is gone before the next attempt is launched."""
+    """As the end of its attempt, with its kind; the result is removed before the next launch."""
     bench.run(points("a"), fail_times(1))
     ended = [event for event in bench.folder("a").events()[0] if event.kind == "attempt_ended"]
     assert [(event.attempt, event.state, event.failure) for event in ended] == [(1, TrialState.FAILED, FailureKind.EXCEPTION)]
 
 
 def test_earlier_failures_outlive_the_dispatcher(bench: Bench) -> None:
-    """One that dies between a failure and its retry leaves no more retries to the next than there were."""
+    """A dispatcher that dies between a failure and its retry does not reset the count."""
     stopping = bench.dispatcher(points("a"), fail_times(9), sleep=lambda seconds: None)
     bench.monitor.on_end = stopping.request_stop
     [trial] = stopping.run().trials
@@ -104,8 +104,8 @@ def test_earlier_failures_outlive_the_dispatcher(bench: Bench) -> None:
     assert (trial.state, trial.attempts, len(launcher.jobs)) == (TrialState.FAILED, 2, 1)
 
 
-def test_a_failure_that_no_dispatcher_saw_is_tried_again(bench: Bench) -> None:
-    """The dispatcher died after the worker had written its result: the next one decides as it would have."""
+def test_a_failure_that_no_dispatcher_recorded_is_retried(bench: Bench) -> None:
+    """The dispatcher died after the worker had written its result: the next one decides the same."""
     folder = bench.folder("a")
     folder.create(spec("a"))
     attempt = claim_as(bench, "a", dead_owner(bench))
@@ -116,7 +116,7 @@ def test_a_failure_that_no_dispatcher_saw_is_tried_again(bench: Bench) -> None:
 
 
 def lay_out(bench: Bench, attempt: int) -> ScriptedJob:
-    """An attempt at trial a by somebody else."""
+    """An attempt at trial a by another dispatcher."""
     from orchestrator.state.trial.records import Attempt
 
     bench.folder("a").write_attempt(Attempt(number=attempt, data_folder="/nowhere"))
@@ -124,7 +124,7 @@ def lay_out(bench: Bench, attempt: int) -> ScriptedJob:
 
 
 def test_a_reset_trial_gets_fresh_retries(bench: Bench) -> None:
-    """After `orchestrate retry` old failures count no more."""
+    """After `orchestrate retry` old failures do not count."""
     bench.run(points("a"), fail_times(9))
     bench.ledger.reset_failed(["a"])
     [trial] = bench.run(points("a"), fail_times(1)).trials
@@ -149,8 +149,8 @@ def stop_or_run(job: ScriptedJob) -> int | None:
     return ExitCode.STOPPED if job.stops else None
 
 
-def test_cuda_out_of_memory_is_tried_again_with_half_the_pictures(bench: Bench) -> None:
-    """The batch stays what it is, its parts are halved, and the attempt says so; never fewer than two pictures a part."""
+def test_cuda_out_of_memory_is_retried_with_half_the_images(bench: Bench) -> None:
+    """The batch keeps its size, its parts are halved, and the attempt records it; never fewer than two images per part."""
     seen: list[tuple[int, str | None]] = []
 
     def script(job: ScriptedJob) -> int:
@@ -170,11 +170,11 @@ def test_cuda_out_of_memory_is_tried_again_with_half_the_pictures(bench: Bench) 
     assert trial.result is not None
     assert trial.result.deviation == f"batch of 32 in 8 {after}"
     first = bench.monitor.reasons[0]
-    assert first == "cuda_out_of_memory: no; it is tried again with a batch of 32 in 2 parts (1 of 3 for CUDA out of memory)"
+    assert first == "cuda_out_of_memory: no; retrying with a batch of 32 in 2 parts (1 of 3 for CUDA out of memory)"
 
 
 def test_terms_stay_when_a_later_attempt_crashes(bench: Bench) -> None:
-    """What did not fit before does not fit now; and a resumed attempt trains as the one before it."""
+    """A resumed attempt trains on the terms of the one before it."""
     codes = iter([FailureKind.CUDA_OUT_OF_MEMORY, FailureKind.EXCEPTION])
 
     def script(job: ScriptedJob) -> int:
@@ -186,8 +186,8 @@ def test_terms_stay_when_a_later_attempt_crashes(bench: Bench) -> None:
     assert (attempt.number, attempt.accumulate) == (3, 2)
 
 
-def test_the_epoch_of_a_late_failure_is_told(bench: Bench) -> None:
-    """What was trained before, whole batches at a time, is no longer the whole truth."""
+def test_the_epoch_of_a_late_failure_is_recorded(bench: Bench) -> None:
+    """Earlier epochs were trained with whole batches, and the deviation says so."""
 
     def script(job: ScriptedJob) -> int:
         if job.trial.attempt().number == 2:

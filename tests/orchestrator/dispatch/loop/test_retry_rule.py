@@ -1,4 +1,4 @@
-"""Laws of retries: how many there are, and on which terms."""
+"""Laws of retries: their number and their terms."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ LIMITED = set(RetrySpec.model_fields)
 OUT = FailureKind.CUDA_OUT_OF_MEMORY
 
 
-def test_every_kind_that_may_be_tried_again_has_its_name_in_the_file() -> None:
+def test_every_kind_that_may_be_retried_is_a_field_of_the_file() -> None:
     """The fields of ``retry:`` are kinds of failure."""
     assert {str(kind) for kind in FailureKind} - LIMITED == {"bad_configuration", "bad_data", "disk_full"}
     assert {str(kind) for kind in FailureKind} >= LIMITED
 
 
 @given(kinds=st.lists(KINDS, min_size=40, max_size=40), policy=POLICIES, batch_size=st.integers(1, 64))
-def test_a_trial_is_not_tried_for_ever(kinds: list[FailureKind], policy: RetrySpec, batch_size: int) -> None:
-    """Whatever fails in whatever order, there are no more attempts than the policy's retries and the first."""
+def test_a_trial_is_not_retried_forever(kinds: list[FailureKind], policy: RetrySpec, batch_size: int) -> None:
+    """For any failures in any order, there is at most one attempt more than the policy's retries."""
     failures: list[Failure] = []
     for attempt, kind in enumerate(kinds, start=1):
         failures.append(Failure(attempt, kind))
@@ -35,8 +35,8 @@ def test_a_trial_is_not_tried_for_ever(kinds: list[FailureKind], policy: RetrySp
 
 
 @given(kinds=st.lists(KINDS, max_size=12), batch_size=st.integers(1, 300))
-def test_parts_are_never_of_a_single_picture(kinds: list[FailureKind], batch_size: int) -> None:
-    """And parts only grow in number, at most twofold, after each time that memory did not suffice."""
+def test_parts_never_have_a_single_image(kinds: list[FailureKind], batch_size: int) -> None:
+    """The number of parts at most doubles after each out-of-memory failure."""
     failures = [Failure(attempt, kind) for attempt, kind in enumerate(kinds, start=1)]
     parts = [choose_terms(failures[:count], batch_size).accumulate for count in range(len(failures) + 1)]
     assert parts[0] == 1
@@ -47,15 +47,15 @@ def test_parts_are_never_of_a_single_picture(kinds: list[FailureKind], batch_siz
 
 
 @given(kinds=st.lists(KINDS, min_size=1, max_size=12), batch_size=st.integers(1, 64))
-def test_terms_that_differ_are_told(kinds: list[FailureKind], batch_size: int) -> None:
-    """There is a deviation exactly where a batch is cut."""
+def test_other_terms_are_recorded(kinds: list[FailureKind], batch_size: int) -> None:
+    """There is a deviation exactly if a batch is cut."""
     terms = choose_terms([Failure(attempt, kind) for attempt, kind in enumerate(kinds, start=1)], batch_size)
     assert (terms.deviation is None) == (terms.accumulate == 1)
 
 
 @given(attempts=st.lists(st.tuples(KINDS, st.integers(1, 3)), max_size=8), after=st.integers(0, 9))
 def test_an_attempt_fails_once(attempts: list[tuple[FailureKind, int]], after: int) -> None:
-    """Though its end may be written twice, by the worker and by whoever survived it; and old ones do not count."""
+    """Although its end may be written twice, by the worker and by a dispatcher; earlier attempts do not count."""
     events = [
         Event(kind="attempt_ended", time_s=0, attempt=attempt, state=TrialState.FAILED, failure=kind)
         for attempt, (kind, times) in enumerate(attempts, start=1)
@@ -67,7 +67,7 @@ def test_an_attempt_fails_once(attempts: list[tuple[FailureKind, int]], after: i
 
 
 def test_a_larger_slot_comes_before_a_smaller_batch() -> None:
-    """As long as there is one here; then the batch is cut, and its parts are again tried wherever they may fit."""
+    """While there is one; then the batch is cut, and its parts may run on any slot again."""
     lacked = [Failure(1, OUT, memory_mb=6000), Failure(2, OUT, memory_mb=24000), Failure(3, OUT, memory_mb=80000)]
     terms = [choose_terms(lacked[:count], 32, fits=lambda need: need.mb <= 80000) for count in range(4)]
     assert terms[:3] == [Terms(), Terms(more_than_mb=6000), Terms(more_than_mb=24000)]
@@ -76,7 +76,7 @@ def test_a_larger_slot_comes_before_a_smaller_batch() -> None:
 
 
 def test_the_smallest_batch_may_still_need_a_larger_gpu() -> None:
-    """Where there is one it is tried again; where there is none it has failed."""
+    """It is retried if there is one, and has failed otherwise."""
 
     def fits(need: MemoryEstimate) -> bool:
         return need.mb <= 80000
@@ -87,8 +87,8 @@ def test_the_smallest_batch_may_still_need_a_larger_gpu() -> None:
     assert not may_retry([*lacked, Failure(2, OUT, memory_mb=80000)], RetrySpec(), 2, fits=fits)
 
 
-def test_what_an_attempt_had_is_what_it_had_last() -> None:
-    """Its part of the GPU may have been made smaller after an epoch."""
+def test_the_last_share_of_an_attempt_counts() -> None:
+    """Its share of the GPU may have been reduced after an epoch."""
     events = [
         Event(kind="attempt_started", time_s=0, attempt=1, facts={"memory_mb": 24000}),
         Event(kind="epoch", time_s=0, attempt=1, epoch=1, facts={"memory_mb": 3000}),
@@ -99,7 +99,7 @@ def test_what_an_attempt_had_is_what_it_had_last() -> None:
 
 
 def test_a_stopped_attempt_is_no_failure() -> None:
-    """Nor is one whose disk was full."""
+    """Neither is one whose disk was full."""
     events = [
         Event(kind="attempt_ended", time_s=0, attempt=1, state=TrialState.WAITING, reason="stopped"),
         Event(kind="attempt_ended", time_s=0, attempt=2, state=TrialState.WAITING, failure=FailureKind.DISK_FULL),

@@ -1,4 +1,4 @@
-"""Several dispatchers in processes of their own on one sweep and one ledger, with attempts that only sleep."""
+"""Several dispatchers in separate processes on one sweep and one ledger, with attempts that only sleep."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger, Role
-from orchestrator.dispatch.shutdown import present
+from orchestrator.dispatch.shutdown import registered
 from orchestrator.launchers.worker.main import ExitCode
 from tests.orchestrator.dispatch.loop.conftest import SWEEP, Bench, ScriptedLauncher, complete, points
 
@@ -63,8 +63,8 @@ ledger = Ledger(home.ledger_url)
 (home.root / f"ready-{os.getpid()}").touch()
 while not (home.root / "go").exists():
     time.sleep(0.001)
-with present(home, ledger, SWEEP, Role.SWEEP) as presence:
-    Bench(home, ledger, presence.owner).run(points(*keys), ScriptedLauncher(script))
+with registered(home, ledger, SWEEP, Role.SWEEP) as me:
+    Bench(home, ledger, me.owner).run(points(*keys), ScriptedLauncher(script))
 """
 
 
@@ -79,7 +79,7 @@ def shared_bench(request: pytest.FixtureRequest, bench: Bench) -> Iterator[Bench
 
 
 def test_no_trial_runs_twice_and_none_is_lost(shared_bench: Bench) -> None:
-    """Of three dispatchers two are killed -9 in the middle; the third goes on with what they had and comes to the end."""
+    """Two of three dispatchers are killed with -9; the third takes over their trials and finishes."""
     bench = shared_bench
     bench.home.root.mkdir(exist_ok=True)
     diary = bench.home.root / "diary.txt"
@@ -122,5 +122,5 @@ def _count(diary: Path) -> int:
 
 
 def _after(lines: list[list[str]], place: int) -> list[list[str]]:
-    """What was written later, without by whom."""
+    """Lines written later, without their owners."""
     return [line[:2] for line in lines[place + 1 :]]

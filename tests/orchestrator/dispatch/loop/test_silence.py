@@ -1,4 +1,4 @@
-"""Attempts that give no sign of life."""
+"""Attempts without a sign of life."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def hang(job: ScriptedJob) -> int | None:
 
 
 def test_a_silent_attempt_is_killed(bench: Bench) -> None:
-    """From its launch on, so that a start that never ends counts too; the result says how long it was silent."""
+    """Counted from its launch, so that a start that never ends counts too; the result says how long it was silent."""
     ticks = Ticks(1.0)
     [trial] = bench.run(points("a"), ScriptedLauncher(hang), limits=LIMITS, clock=ticks, retry=RetrySpec(hang=0)).trials
     assert trial.state is TrialState.FAILED
@@ -28,8 +28,8 @@ def test_a_silent_attempt_is_killed(bench: Bench) -> None:
     assert 900 < ticks.now_s < 1000
 
 
-def test_a_sign_of_life_is_heard(bench: Bench) -> None:
-    """However long the attempt takes, and though no epoch ends."""
+def test_a_sign_of_life_is_noticed(bench: Bench) -> None:
+    """However long the attempt takes, and without the end of an epoch."""
 
     def script(job: ScriptedJob) -> int | None:
         job.trial.heartbeat.touch()
@@ -43,7 +43,7 @@ def test_a_sign_of_life_is_heard(bench: Bench) -> None:
 
 
 def test_a_machine_that_slept_is_given_time(bench: Bench) -> None:
-    """Hours in which nobody listened are no silence."""
+    """Hours in which the machine slept are no silence."""
     ticks = Ticks(0.1)
 
     def script(job: ScriptedJob) -> int | None:
@@ -55,7 +55,7 @@ def test_a_machine_that_slept_is_given_time(bench: Bench) -> None:
     assert (trial.state, trial.attempts) == (TrialState.COMPLETE, 1)
 
 
-def test_a_hung_attempt_is_tried_again(bench: Bench) -> None:
+def test_a_hung_attempt_is_retried(bench: Bench) -> None:
     """Once, by default."""
     launcher = ScriptedLauncher(lambda job: hang(job) if len(launcher.jobs) == 1 else complete(job))
     [trial] = bench.run(points("a"), launcher, limits=LIMITS, clock=Ticks(1.0)).trials

@@ -1,4 +1,4 @@
-"""`orchestrate stop` and the ears of dispatchers, in processes of their own."""
+"""`orchestrate stop` and the listeners of dispatchers, in separate processes."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ import sys
 from pathlib import Path
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger, Role
-from orchestrator.dispatch.shutdown import heeding_stops, present
+from orchestrator.dispatch.shutdown import registered, stop_on_request
 from tests.orchestrator.dispatch.loop.conftest import SWEEP, Bench, ScriptedLauncher, points, stop_when_asked
 
 home = Home(Path(sys.argv[1]))
 script = {"graceful": stop_when_asked, "stubborn": lambda job: -9 if True in job.stops else None}[sys.argv[2]]
 ledger = Ledger(home.ledger_url)
-with present(home, ledger, SWEEP, Role.SWEEP) as presence:
-    dispatcher = Bench(home, ledger, presence.owner).dispatcher(points("a", "b", "c"), ScriptedLauncher(script))
-    with heeding_stops(dispatcher, presence.listener, lambda text: print(text, flush=True)):
+with registered(home, ledger, SWEEP, Role.SWEEP) as me:
+    dispatcher = Bench(home, ledger, me.owner).dispatcher(points("a", "b", "c"), ScriptedLauncher(script))
+    with stop_on_request(dispatcher, me.listener, lambda text: print(text, flush=True)):
         sys.exit(130 if dispatcher.run().interrupted else 0)
 """
 
@@ -43,11 +43,11 @@ import sys, time
 from pathlib import Path
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger, Role
-from orchestrator.dispatch.shutdown import interrupted_by_stops, present
+from orchestrator.dispatch.shutdown import interrupt_on_request, registered
 from tests.orchestrator.dispatch.loop.conftest import SWEEP
 
 home = Home(Path(sys.argv[1]))
-with present(home, Ledger(home.ledger_url), SWEEP, Role.SWEEP) as presence, interrupted_by_stops(presence.listener):
+with registered(home, Ledger(home.ledger_url), SWEEP, Role.SWEEP) as me, interrupt_on_request(me.listener):
     try:
         print("waiting", flush=True)
         time.sleep(60)
@@ -59,7 +59,7 @@ Start = Callable[[str], subprocess.Popen[str]]
 
 
 def wait_until(is_so: Callable[[], bool]) -> None:
-    """At most a minute."""
+    """Wait at most a minute."""
     deadline_s = time.monotonic() + 60
     while not is_so():
         assert time.monotonic() < deadline_s
@@ -68,7 +68,7 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def start(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
-    """Start a process whose dispatcher has two trials running, which end as the script says; commands see the same home."""
+    """Start a process whose dispatcher runs two trials, which end as scripted; commands use the same home."""
     monkeypatch.setenv("ORCHESTRATE_HOME", str(bench.home.root))
     monkeypatch.delenv("ORCHESTRATE_STORAGE", raising=False)
     processes: list[subprocess.Popen[str]] = []
@@ -86,7 +86,7 @@ def start(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
 
 
 def test_a_sweep_is_stopped_gracefully(bench: Bench, start: Start) -> None:
-    """Its trials wait to be gone on with; the next dispatcher is not stopped."""
+    """Its trials wait to be resumed; the next dispatcher is not stopped."""
     process = start("graceful")
     report = stop_sweep(SWEEP)
     assert (len(report.asked), report.left, report.exit_code) == (1, (), 0)
@@ -96,8 +96,8 @@ def test_a_sweep_is_stopped_gracefully(bench: Bench, start: Start) -> None:
         assert bench.ledger.roster.check_in(bench.owner) == 0
 
 
-def test_now_kills_what_would_run_on(bench: Bench, start: Start) -> None:
-    """Without it the command waits as long as it is told to and says who is still there."""
+def test_now_kills_running_trials(bench: Bench, start: Start) -> None:
+    """Without it the command waits for its timeout and names the dispatchers that are left."""
     process = start("stubborn")
     report = stop_sweep(SWEEP, timeout_s=0.5)
     assert ([row.owner for row in report.left], report.exit_code) == ([row.owner for row in report.asked], 1)
@@ -108,8 +108,8 @@ def test_now_kills_what_would_run_on(bench: Bench, start: Start) -> None:
     assert bench.state_of("a") is TrialState.WAITING
 
 
-def test_a_stop_that_is_told_by_both_signals_is_one(start: Start) -> None:
-    """As systemd and the scheduler do at once: running epochs go on; a later one is a second wish, and kills."""
+def test_both_signals_together_are_one_stop(start: Start) -> None:
+    """As systemd and the scheduler send them: running epochs continue; a later signal is a second request, and kills."""
     process = start("stubborn")
     for number in (signal.SIGTERM, signal.SIGINT):
         process.send_signal(number)
@@ -122,7 +122,7 @@ def test_a_stop_that_is_told_by_both_signals_is_one(start: Start) -> None:
 
 
 def test_where_nothing_runs_it_says_so(bench: Bench, start: Start) -> None:
-    """Also of a dispatcher that was killed; a name that nobody knows is refused with the nearest."""
+    """Also after a dispatcher was killed; an unknown name is refused with the nearest known one."""
     process = start("graceful")
     process.kill()
     process.wait()
@@ -132,9 +132,9 @@ def test_where_nothing_runs_it_says_so(bench: Bench, start: Start) -> None:
         stop_sweep("sweeep")
 
 
-def test_on_this_machine_a_wish_is_heard_without_waiting(bench: Bench) -> None:
-    """A nudge has the listener look, however far its next look is; a wish is told once, and to whoever asks later too."""
-    heard: list[str] = []
+def test_on_this_machine_a_request_is_handled_immediately(bench: Bench) -> None:
+    """A nudge makes the listener read at once; each request is handled once, also by a handler that is set later."""
+    handled: list[str] = []
     roster = bench.ledger.roster
     with (
         bench.home.new_owner() as owner,
@@ -145,15 +145,15 @@ def test_on_this_machine_a_wish_is_heard_without_waiting(bench: Bench) -> None:
         roster.ask_to_stop([owner.name], 2)
         bench.home.nudge(owner.name)
         wait_until(lambda: listener.num_looks == 2)
-        listener.obey_with(lambda: heard.append("stop"))
+        listener.set_handler(lambda: handled.append("stop"))
         bench.home.nudge(owner.name)
         wait_until(lambda: listener.num_looks == 3)
-    assert heard == ["stop", "stop"]
+    assert handled == ["stop", "stop"]
 
 
 @pytest.mark.parametrize("by", ["orchestrate stop", "SIGTERM"])
-def test_whoever_waits_for_the_end_is_interrupted(bench: Bench, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
-    """While ensembles are evaluated or MLflow is awaited there is no epoch to let end: a wish to stop is Ctrl-C."""
+def test_the_wait_for_the_end_is_interrupted(bench: Bench, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+    """While ensembles are evaluated or MLflow is awaited no epoch runs: a stop request is Ctrl-C."""
     monkeypatch.setenv("ORCHESTRATE_HOME", str(bench.home.root))
     monkeypatch.delenv("ORCHESTRATE_STORAGE", raising=False)
     bench.ledger.register(SWEEP, [("a", "one")])
@@ -171,10 +171,10 @@ def test_whoever_waits_for_the_end_is_interrupted(bench: Bench, monkeypatch: pyt
 @pytest.mark.parametrize(
     "numbers", [(signal.SIGTERM,), (signal.SIGINT,), (signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)]
 )
-def test_a_sweep_that_is_still_planned_is_interrupted(tmp_path: Path, numbers: tuple[signal.Signals, ...]) -> None:
-    """SIGTERM is Ctrl-C before any trial runs, and Ctrl-C is heard where a shell had its background process ignore it.
+def test_a_sweep_that_is_being_planned_is_interrupted(tmp_path: Path, numbers: tuple[signal.Signals, ...]) -> None:
+    """SIGTERM is Ctrl-C before any trial runs, and Ctrl-C works although a shell has its background process ignore it.
 
-    Who ends a job may send both.
+    A supervisor may send both.
     """
     (tmp_path / "s.yaml").write_text("base: {epochs: 1}\n", encoding="utf-8")
     line = 'trap "" INT; exec "$0" -m orchestrator.cli sweep s.yaml'

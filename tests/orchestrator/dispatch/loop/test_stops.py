@@ -1,4 +1,4 @@
-"""How a sweep is stopped, gracefully and at once."""
+"""Stopping a sweep, gracefully and at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.orchestrator.dispatch.loop.conftest import (
 
 
 def test_the_first_stop_is_graceful(bench: Bench) -> None:
-    """Nothing more is launched, what runs is asked to end and waits for the next run, which goes on with it."""
+    """Nothing more is launched, running attempts are asked to stop, and the next run resumes them."""
     launcher = ScriptedLauncher(stop_when_asked)
     dispatcher = bench.dispatcher(points(*"abc"), launcher, sleep=lambda seconds: dispatcher.request_stop())
     outcome = dispatcher.run()
@@ -47,8 +47,8 @@ def test_the_second_stop_kills(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("code", [ExitCode.STOPPED, ExitCode.LOCKED])
-def test_a_library_that_ends_the_process_with_such_a_code_is_not_believed(bench: Bench, code: ExitCode) -> None:
-    """It would be begun again for ever: the record of an attempt that was stopped says so, and one that was locked has none."""
+def test_a_library_that_ends_the_process_with_such_a_code_is_a_failure(bench: Bench, code: ExitCode) -> None:
+    """Otherwise it would restart forever: a stopped attempt has a record of it, and a locked one has no record."""
 
     def end(job: ScriptedJob) -> int:
         job.trial.append(Event(kind="attempt_started", time_s=1.0, attempt=job.trial.attempt().number))
@@ -61,8 +61,8 @@ def test_a_library_that_ends_the_process_with_such_a_code_is_not_believed(bench:
     assert trial.result.failure is FailureKind.EXIT
 
 
-def test_an_attempt_stopped_by_somebody_else_is_gone_on_with(bench: Bench) -> None:
-    """SIGTERM to a worker from outside costs nothing."""
+def test_an_attempt_stopped_from_outside_is_resumed(bench: Bench) -> None:
+    """SIGTERM from another process to a worker loses nothing."""
     launcher = ScriptedLauncher(lambda job: ExitCode.STOPPED if len(launcher.jobs) == 1 else complete(job))
     [trial] = bench.run(points("a"), launcher).trials
     assert (trial.state, trial.attempts) == (TrialState.COMPLETE, 2)

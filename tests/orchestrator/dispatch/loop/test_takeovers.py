@@ -1,4 +1,4 @@
-"""Trials that were tried on another machine: their checkpoints come before they are claimed, and other trials run meanwhile."""
+"""Trials that ran on another machine: their checkpoints arrive before they are claimed, and other trials run meanwhile."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.dispatch.loop.ports import Session
 from orchestrator.dispatch.loop.takeover import Takeovers
 from orchestrator.errors import TrackingError
 from orchestrator.state.trial.checkpoint import Fetched, find_epoch
 from orchestrator.state.trial.folder import TrialFile
 from orchestrator.state.trial.records import Event, TrialState
 from tests.orchestrator.dispatch.loop.conftest import (
+    SWEEP,
     Bench,
+    Planned,
     ScriptedJob,
     ScriptedLauncher,
     claim_as,
@@ -31,7 +34,7 @@ ELSEWHERE = "another-machine:1:1"
 
 @dataclass
 class Source:
-    """A server that has the checkpoint of an epoch, and answers when it may."""
+    """A server with the checkpoint of an epoch, which answers when the test allows it."""
 
     epoch: int | None
     may_answer: threading.Event = field(default_factory=threading.Event)
@@ -46,18 +49,18 @@ class Source:
             (target / name).write_text(f"of epoch {self.epoch}")
         event = Event(kind="epoch", time_s=1.0, attempt=1, epoch=self.epoch, metrics={"val/miou": 0.25})
         (target / TrialFile.PROGRESS).write_text(event.model_dump_json(exclude_defaults=True) + "\n")
-        return Fetched(self.epoch, f"goes on from epoch {self.epoch}")
+        return Fetched(self.epoch, f"resumes from epoch {self.epoch}")
 
 
-def tried_elsewhere(bench: Bench, key: str = "a") -> None:
-    """Another machine had the trial, and has given it back."""
+def release_from_another_machine(bench: Bench, key: str = "a") -> None:
+    """Another machine had the trial and has released it."""
     claim_as(bench, key, ELSEWHERE)
     bench.ledger.release(key, ELSEWHERE)
 
 
-def test_the_checkpoint_is_there_before_the_attempt_and_others_run_meanwhile(bench: Bench) -> None:
-    """Only the trial that was tried elsewhere waits; its attempt says what it goes on from."""
-    tried_elsewhere(bench)
+def test_the_checkpoint_arrives_before_the_attempt_and_others_run_meanwhile(bench: Bench) -> None:
+    """Only the trial of the other machine waits; its attempt records where it starts."""
+    release_from_another_machine(bench)
     source = Source(7)
     seen: list[tuple[str, int, str | None]] = []
 
@@ -69,18 +72,18 @@ def test_the_checkpoint_is_there_before_the_attempt_and_others_run_meanwhile(ben
 
     outcome = bench.run(points("a", "b"), ScriptedLauncher(script, num_slots=1), open_checkpoints=lambda: source)
     assert states_of(outcome) == {"a": TrialState.COMPLETE, "b": TrialState.COMPLETE}
-    assert seen == [("b", 0, None), ("a", 7, "goes on from epoch 7")]
+    assert seen == [("b", 0, None), ("a", 7, "resumes from epoch 7")]
     assert source.asked == [("a", 0)]
     assert next(event.epoch for event in bench.folder("a").events()[0] if event.kind == "epoch") == 7
     assert list((bench.home.cache / "checkpoints").iterdir()) == []
 
 
-@pytest.mark.parametrize(("here", "there", "goes_on"), [(3, 7, 7), (9, 7, 9)])
-def test_the_later_of_two_checkpoints_wins(bench: Bench, here: int, there: int, goes_on: int) -> None:
-    """Of this machine's, whose trial went elsewhere meanwhile and has come back, and of the mirrored one."""
+@pytest.mark.parametrize(("here", "there", "resumed"), [(3, 7, 7), (9, 7, 9)])
+def test_the_later_of_two_checkpoints_wins(bench: Bench, here: int, there: int, resumed: int) -> None:
+    """Of the one on this machine and the one that another machine mirrored later."""
     bench.folder("a").create(spec("a"))
     train(bench.folder("a"), here)
-    tried_elsewhere(bench)
+    release_from_another_machine(bench)
     source = Source(there)
     source.may_answer.set()
     seen: list[int] = []
@@ -90,49 +93,49 @@ def test_the_later_of_two_checkpoints_wins(bench: Bench, here: int, there: int, 
         return complete(job)
 
     bench.run(points("a"), ScriptedLauncher(script), open_checkpoints=lambda: source)
-    assert (seen, source.asked) == ([goes_on], [("a", here)])
+    assert (seen, source.asked) == ([resumed], [("a", here)])
 
 
-def test_a_trial_of_this_machine_alone_asks_nobody(bench: Bench) -> None:
-    """New, or tried here only."""
+def test_a_trial_of_this_machine_asks_no_server(bench: Bench) -> None:
+    """New, or tried only here."""
     source = Source(7)
     launcher = ScriptedLauncher(lambda job: -9 if len(launcher.jobs) == 1 else complete(job), num_slots=1)
     [trial] = bench.run(points("a"), launcher, open_checkpoints=lambda: source).trials
     assert (trial.state, trial.attempts, source.asked) == (TrialState.COMPLETE, 2, [])
 
 
-def test_without_its_checkpoint_a_trial_is_trained_anew(bench: Bench) -> None:
-    """Since there is none, or since the server broke in an unheard-of way: the attempt says why."""
-    tried_elsewhere(bench, "a")
-    tried_elsewhere(bench, "b")
+def test_without_its_checkpoint_a_trial_starts_from_scratch(bench: Bench) -> None:
+    """If there is none, or after an unexpected error of the server; the attempt records why."""
+    release_from_another_machine(bench, "a")
+    release_from_another_machine(bench, "b")
     source = Source(None)
     source.may_answer.set()
     bench.run(points("a"), ScriptedLauncher(complete), open_checkpoints=lambda: source)
-    assert bench.folder("a").attempt().origin == "starts anew: it has none that is later"
+    assert bench.folder("a").attempt().origin == "starts from scratch: it has none that is later"
 
     def fail() -> Source:
         raise RuntimeError("no")
 
     bench.run(points("b"), ScriptedLauncher(complete), open_checkpoints=fail)
-    assert bench.folder("b").attempt().origin == "starts anew: no checkpoint could be fetched: RuntimeError: no"
+    assert bench.folder("b").attempt().origin == "starts from scratch: no checkpoint could be fetched: RuntimeError: no"
 
 
-def test_a_server_that_is_away_is_waited_for_in_vain_only_for_so_long(bench: Bench) -> None:
-    """Then the trial is trained anew."""
+def test_the_wait_for_a_server_is_limited(bench: Bench) -> None:
+    """Then the trial starts from scratch."""
 
     def refuse() -> Source:
         raise TrackingError("it does not answer")
 
-    tried_elsewhere(bench)
-    takeovers = Takeovers(refuse, bench.ledger, bench.home.cache / "checkpoints", patience_s=0.0)
-    assert takeovers.must_wait(spec("a"), bench.folder("a"))
+    release_from_another_machine(bench)
+    takeovers = Takeovers(Session(SWEEP, bench.owner, bench.home, bench.ledger), refuse, patience_s=0.0)
+    assert takeovers.must_wait(Planned(spec("a")), bench.folder("a"))
     deadline_s = time.monotonic() + 10
     while not (arrived := takeovers.take_arrived()):
         assert time.monotonic() < deadline_s
         time.sleep(0.01)
-    assert [trial.key for trial in arrived] == ["a"]
-    assert not takeovers.must_wait(spec("a"), bench.folder("a"))
+    assert [trial.spec.key for trial in arrived] == ["a"]
+    assert not takeovers.must_wait(Planned(spec("a")), bench.folder("a"))
     bench.folder("a").create(spec("a"))
     said = takeovers.enter(spec("a"), bench.folder("a"))
-    assert said == "starts anew: the tracking server could not be asked for a checkpoint: it does not answer"
+    assert said == "starts from scratch: the tracking server did not answer: it does not answer"
     takeovers.close()

@@ -1,4 +1,4 @@
-"""What the plan tells of an edited sweep file, through the record that is kept of the last run."""
+"""What the plan shows of an edited sweep file, compared with the snapshot of the last run."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 
 from orchestrator.errors import TrialError
 from orchestrator.planning.configuration import DataFacts, Facts, source_part
-from orchestrator.planning.forecast.diff import Changes, compare, content_of
-from orchestrator.planning.forecast.snapshot import read_record, write_record
+from orchestrator.planning.forecast.diff import PlanDiff, compare
+from orchestrator.planning.forecast.snapshot import read_snapshot, take_snapshot, write_snapshot
 from orchestrator.planning.plan import make_plan
 from orchestrator.spec import SweepSpec, load_spec
 from trainers.config import DataConfig
@@ -28,17 +28,17 @@ def read(folder: Path, text: str) -> SweepSpec:
     return load_spec(folder / "sweep.yaml")
 
 
-def edit(folder: Path, before: str, after: str, facts: Facts = FACTS) -> Changes:
-    """Begin a sweep of one text, keep its record as a run does, and compare another text with it."""
+def edit(folder: Path, before: str, after: str, facts: Facts = FACTS) -> PlanDiff:
+    """Store the snapshot of one text as a run does, and compare another text with it."""
     old = read(folder, before)
-    write_record(folder / "plans", old.name, content_of(old, make_plan(old, FACTS, {})))
-    kept = read_record(folder / "plans", "sweep")
+    write_snapshot(folder / "plans", old.name, take_snapshot(old, make_plan(old, FACTS, {})))
+    kept = read_snapshot(folder / "plans", "sweep")
     assert kept is not None
     new = read(folder, after)
-    return compare(kept, content_of(new, make_plan(new, facts, {})))
+    return compare(kept, take_snapshot(new, make_plan(new, facts, {})))
 
 
-def lines(changes: Changes, num_left: Mapping[str, int] | None = None) -> list[str]:
+def lines(changes: PlanDiff, num_left: Mapping[str, int] | None = None) -> list[str]:
     """As a person sees them."""
     return changes.describe(num_left or {})
 
@@ -54,7 +54,7 @@ def test_rows_are_known_by_their_ids(tmp_path: Path) -> None:
     """A changed row names its fields, and says whether anything has to be trained for it."""
     changes = edit(tmp_path, ROWS, ROWS.replace("gamma: 2", "gamma: 3").replace("id: 13", "id: 14"))
     (changed,) = changes.changed
-    assert lines(changes, {changed.entry.id: 2}) == ["row 12 changed: loss.gamma 2 -> 3 (2 to train)"]
+    assert lines(changes, {changed.configuration.id: 2}) == ["row 12 changed: loss.gamma 2 -> 3 (2 to train)"]
     assert changes.num_unchanged == 2
 
 
@@ -63,36 +63,36 @@ def test_rows_come_and_go(tmp_path: Path) -> None:
     changes = edit(tmp_path, ROWS, ROWS.replace("{id: 13, arch: FPN}", "{id: 20, arch: Linknet}"))
     assert [entry.row for entry in changes.added] == ["20"]
     assert [entry.row for entry in changes.removed] == ["13"]
-    assert lines(changes)[0] == "added: row 20 (done already)"
+    assert lines(changes)[0] == "added: row 20 (already done)"
 
 
 def test_an_object_under_another_name_is_one_difference(tmp_path: Path) -> None:
     """A focal loss that became dice has not lost its gamma."""
     changes = edit(tmp_path, ROWS, ROWS.replace("{name: focal, gamma: 2}", "{name: dice}"))
-    assert lines(changes) == ["row 12 changed: loss {name: focal, gamma: 2} -> {name: dice} (done already)"]
+    assert lines(changes) == ["row 12 changed: loss {name: focal, gamma: 2} -> {name: dice} (already done)"]
 
 
-def test_an_edit_of_base_is_told_once(tmp_path: Path) -> None:
+def test_an_edit_of_base_is_shown_once(tmp_path: Path) -> None:
     """Not for each of the configurations that it changes."""
     changes = edit(tmp_path, GRID, GRID + "base: {batch_size: 8}\n")
-    assert lines(changes) == ["all 4 configurations changed: batch_size 32 -> 8 (done already)"]
+    assert lines(changes) == ["all 4 configurations changed: batch_size 32 -> 8 (already done)"]
     assert not changes.added
     assert not changes.removed
 
 
-def test_other_pictures_under_the_same_path_are_told(tmp_path: Path) -> None:
+def test_other_images_under_the_same_path_are_shown(tmp_path: Path) -> None:
     """The file has not changed at all, and yet all is to be trained."""
     other = Facts(data={source_part(DataConfig()): dataclasses.replace(KNOWN, fingerprint="e" * 16)})
     changes = edit(tmp_path, ROWS, ROWS, other)
-    assert lines(changes) == [f"all 3 configurations changed: data.content {'f' * 16} -> {'e' * 16} (done already)"]
+    assert lines(changes) == [f"all 3 configurations changed: data.content {'f' * 16} -> {'e' * 16} (already done)"]
     edited = edit(tmp_path, ROWS, ROWS + "data: {ignore_classes: [0]}\n", other)
-    assert lines(edited) == ["all 3 configurations changed: data.ignore_classes [] -> [0] (done already)"], "and no hash"
+    assert lines(edited) == ["all 3 configurations changed: data.ignore_classes [] -> [0] (already done)"], "and no hash"
 
 
 def test_a_point_takes_the_place_of_its_nearest(tmp_path: Path) -> None:
     """A value of a grid that became another is a change; one that came beside it is new."""
     changes = edit(tmp_path, GRID, GRID.replace("[1, 2]", "[1, 3]"))
-    assert lines(changes) == ["gamma=3-Unet, gamma=3-FPN changed: loss.gamma 2 -> 3 (done already)"]
+    assert lines(changes) == ["gamma=3-Unet, gamma=3-FPN changed: loss.gamma 2 -> 3 (already done)"]
     changes = edit(tmp_path, GRID, GRID.replace("[1, 2]", "[1, 2, 3]"))
     assert [entry.label for entry in changes.added] == ["gamma=3-Unet", "gamma=3-FPN"]
     assert changes.num_unchanged == 4
@@ -114,7 +114,7 @@ def test_a_new_dimension_keeps_what_stands_at_its_default(tmp_path: Path) -> Non
     assert not changes.changed
 
 
-def test_settings_that_change_no_trial_are_told_apart(tmp_path: Path) -> None:
+def test_settings_that_change_no_trial_are_listed_separately(tmp_path: Path) -> None:
     """Seeds decide what is trained, a budget does not."""
     changes = edit(tmp_path, GRID, GRID + "seeds: [0, 1]\nbudget: {hours: 8}\nretry: {exception: 3}\n")
     assert lines(changes) == [
@@ -134,20 +134,20 @@ def test_an_open_ended_search_is_known_by_its_space(tmp_path: Path) -> None:
     ]
 
 
-def test_a_record_of_a_sweep_that_kept_predictions_in_16_bits_is_no_change(tmp_path: Path) -> None:
+def test_a_snapshot_with_the_retired_field_for_16_bits_is_no_change(tmp_path: Path) -> None:
     """Earlier versions wrote `keep.predictions`; it is ignored."""
     spec = read(tmp_path, ROWS)
-    content = content_of(spec, make_plan(spec, FACTS, {}))
+    content = take_snapshot(spec, make_plan(spec, FACTS, {}))
     content.settings["keep"]["predictions"] = "u16"
-    write_record(tmp_path / "plans", spec.name, content)
-    kept = read_record(tmp_path / "plans", spec.name)
+    write_snapshot(tmp_path / "plans", spec.name, content)
+    kept = read_snapshot(tmp_path / "plans", spec.name)
     assert kept is not None
-    assert compare(kept, content_of(spec, make_plan(spec, FACTS, {}))).is_empty
+    assert compare(kept, take_snapshot(spec, make_plan(spec, FACTS, {}))).is_empty
 
 
-def test_a_damaged_record_says_where_it_is(tmp_path: Path) -> None:
-    """It is an error of its own kind, which a plan passes over."""
+def test_a_damaged_snapshot_says_where_it_is(tmp_path: Path) -> None:
+    """It raises TrialError, which the plan reports as a note."""
     (tmp_path / "sweep.json").write_text('{"schema_version": 2}')
-    with pytest.raises(TrialError, match=r"sweep\.json: cannot be read by this version"):
-        read_record(tmp_path, "sweep")
-    assert read_record(tmp_path, "another") is None
+    with pytest.raises(TrialError, match=r"sweep\.json: this version cannot read it"):
+        read_snapshot(tmp_path, "sweep")
+    assert read_snapshot(tmp_path, "another") is None

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.planning.forecast.estimates import Basis, Estimator, Job, Machine, estimate, run_on, write_hours
+from orchestrator.planning.forecast.estimates import Basis, Estimator, Machine, Workload, estimate, run_on, write_hours
 from orchestrator.planning.forecast.timings import Timing
 from orchestrator.state.trial.records import TrialSpec
 from trainers.config import DataConfig, TrainConfig
@@ -16,34 +16,34 @@ SIZE = (64, 128)
 
 
 def timing(**changed: Any) -> Timing:
-    """A trial of 100 pictures that took 8 s to train and 2 s to validate an epoch, and 5 s beside."""
-    figures: dict[str, Any] = {"key": "k", "arch": "Unet", "encoder": "resnet18", "size": SIZE, "device": "cpu", "num_threads": 1}
-    figures |= {"num_samples": 100, "num_val": 10, "train_s": 8.0, "val_s": 2.0, "overhead_s": 5.0}
-    return Timing(**(figures | {"weights_bytes": 4000, "other_bytes": 500} | changed))
+    """A trial of 100 images that took 8 s to train and 2 s to validate an epoch, and 5 s beside."""
+    parts: dict[str, Any] = {"key": "k", "arch": "Unet", "encoder": "resnet18", "size": SIZE, "device": "cpu", "num_threads": 1}
+    parts |= {"num_samples": 100, "num_val": 10, "train_s": 8.0, "val_s": 2.0, "overhead_s": 5.0}
+    return Timing(**(parts | {"weights_bytes": 4000, "other_bytes": 500} | changed))
 
 
-def job(key: str = "new", *, num_train: int = 100, num_val: int = 10, size: tuple[int, int] = SIZE, **fields: Any) -> Job:
+def job(key: str = "new", *, num_train: int = 100, num_val: int = 10, size: tuple[int, int] = SIZE, **fields: Any) -> Workload:
     """A trial to come."""
     train = TrainConfig.model_validate({"encoder": "resnet18", "epochs": 4} | fields)
     identity = {"configuration": key, "name": key, "data": DataConfig(), "seed": 0, "source_fingerprint": "f"}
-    return Job(TrialSpec(key=key, train=train, **identity), size, num_train, num_val)
+    return Workload(TrialSpec(key=key, train=train, **identity), size, num_train, num_val)
 
 
-def seconds(timings: list[Timing], one: Job, machine: Machine = CPU) -> tuple[float, Basis]:
+def seconds(timings: list[Timing], one: Workload, machine: Machine = CPU) -> tuple[float, Basis]:
     """What it is expected to take, and by what."""
     cost = Estimator(timings, machine).cost_of(one)
     assert cost is not None
     return cost.seconds, cost.basis
 
 
-def test_the_same_network_on_more_pictures_for_more_epochs() -> None:
-    """Time goes with epochs, pictures and nothing else; what is beside the epochs comes once."""
+def test_the_same_network_on_more_images_for_more_epochs() -> None:
+    """Time goes with epochs, images and nothing else; what is beside the epochs comes once."""
     assert seconds([timing()], job()) == (pytest.approx(45), Basis.SAME)
     assert seconds([timing()], job(epochs=8, num_train=200, num_val=20)) == (pytest.approx(165), Basis.SAME)
 
 
 def test_validation_counts_by_itself() -> None:
-    """A few pictures trained on and many validated on take what these take, once for each of their mirror images."""
+    """A few images trained on and many validated on take what these take, once for each of their mirror images."""
     assert seconds([timing()], job(num_train=50, num_val=60))[0] == pytest.approx(5 + 4 * (4 + 12))
     assert seconds([timing()], job(test_time_flips="both"))[0] == pytest.approx(5 + 4 * (8 + 8))
     assert seconds([timing(views=4)], job())[0] == pytest.approx(5 + 4 * (8 + 0.5))
@@ -88,7 +88,7 @@ def test_a_plan_is_estimated_as_a_whole() -> None:
     assert found.running_bytes == pytest.approx(2 * 7 * 4000)
     assert found.describe() == (
         "estimate: 2 min on 2 slots of the CPU, under 0.1 core-hours "
-        "(guess: 1 of 5 trials by other architectures or sizes; 1 not proposed yet, taken for points of the space)"
+        "(guess: 1 of 5 trials by other architectures or sizes; 1 not proposed yet, estimated from points of the space)"
     )
     assert found.to_json()["guessed"] == {"others": 1}
 

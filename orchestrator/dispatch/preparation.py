@@ -1,4 +1,4 @@
-"""Lays a sweep out: from its file to its plan, with what is done already, on this machine or on others, and what is to come."""
+"""Prepares a sweep before anything runs: checks the inputs, finds trials that are already done, makes the plan."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from orchestrator.dispatch.summary import PlanReport
 from orchestrator.ensemble.fixed import look_up_ensembles
 from orchestrator.errors import TrackingError
 from orchestrator.planning.configuration import Configuration, Facts
-from orchestrator.planning.forecast import look_ahead
+from orchestrator.planning.forecast.outlook import look_ahead
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.planning.preflight import prepare
 from orchestrator.spec import SweepSpec, load_spec
@@ -28,7 +28,7 @@ from trainers.config import DataConfig
 
 
 def plan_sweep(file: Path, *, overrides: Sequence[str], launcher: str, slots: int | None, again: str | None = None) -> PlanReport:
-    """Lay out the sweep of ``file`` and run nothing; launcher, slots, again: as run_sweep.
+    """Make the plan of ``file`` and run nothing, for `orchestrate sweep --plan`; launcher, slots, again: as run_sweep.
 
     Raises:
         SpecError: the file or an override is wrong.
@@ -36,23 +36,23 @@ def plan_sweep(file: Path, *, overrides: Sequence[str], launcher: str, slots: in
     """
     spec = load_spec(file, overrides)
     home = Home.from_environment()
-    open_notifier(spec)  # an address that cannot be told anything is found before anything runs
-    facts = look_at_data(spec, home, again=again)
+    open_notifier(spec)  # refuses unusable addresses
+    facts = check_inputs(spec, home, again=again)
     ledger = Ledger(home.ledger_url)
-    plan = look_up(spec, facts, home, ledger, Console(stderr=True))
-    outlook = look_ahead(spec, plan, home, ledger, slots=num_slots(launcher, slots))
+    plan = make_current_plan(spec, facts, home, ledger, Console(stderr=True))
+    outlook = look_ahead(spec, plan, home, ledger, slots=count_slots(launcher, slots))
     return PlanReport(spec, plan, tuple(look_up_ensembles(plan, home)), outlook)
 
 
-def num_slots(launcher: str, slots: int | None) -> int | None:
-    """As many as the launcher makes of those asked for."""
+def count_slots(launcher: str, slots: int | None) -> int | None:
+    """The requested slots, limited to one inline."""
     return 1 if launcher == "inline" else slots
 
 
-def look_at_data(
+def check_inputs(
     spec: SweepSpec, home: Home, *, again: str | None, locate: Callable[[DataConfig], DataConfig] = lambda data: data
 ) -> Facts:
-    """Check what only the data, the user's code and Optuna can tell of a sweep file. again: as run_sweep; locate: as prepare.
+    """Check data, custom code and Optuna's options of a sweep. again: as run_sweep; locate: as prepare.
 
     Raises:
         SpecError: the file is wrong.
@@ -62,32 +62,32 @@ def look_at_data(
         from orchestrator.search import check_search
 
         check_search(spec)
-    with redirect_stdout(sys.stderr):  # the user's own code is imported, and may print
+    with redirect_stdout(sys.stderr):  # imports custom code, which may print
         return replace(prepare(spec, home.data, locate), again=again)
 
 
-def look_up(spec: SweepSpec, facts: Facts, home: Home, ledger: Ledger, console: Console) -> Plan:
-    """The plan, with where each trial stands: by the ledger, by its folder, or by another machine's run in MLflow."""
+def make_current_plan(spec: SweepSpec, facts: Facts, home: Home, ledger: Ledger, console: Console) -> Plan:
+    """Make the plan, with each trial's state from the ledger, its folder, or another machine's run in MLflow."""
     known: tuple[Configuration, ...] = ()
     if spec.is_open_ended:
         from orchestrator.search import read_known
 
         known = tuple(configuration for configuration, _ in read_known(spec, facts, home.optuna_url or home.optuna_journal))
-    plan = make_plan(spec, facts, {}, known=known)
+    plan = make_plan(spec, facts, known=known)
     specs = [trial.spec for trial in plan.trials]
     states = {key: row.state for key, row in ledger.states([trial.key for trial in specs], spec.name).items()}
-    missing = {trial.key: trial for trial in specs if _find_here(home, trial) is None}
+    missing = {trial.key: trial for trial in specs if _find_local_result(home, trial) is None}
     found = set(_adopt(home, list(missing.values()), console)) if home.tracking and missing else set()
     for trial in specs:
         if trial.key not in missing or trial.key in found:
             states[trial.key] = TrialState.COMPLETE
-        elif states.get(trial.key) is TrialState.COMPLETE:  # whose result is nowhere to be had
+        elif states.get(trial.key) is TrialState.COMPLETE:  # its result is lost
             states[trial.key] = TrialState.WAITING
-    return make_plan(spec, facts, states, known=known)
+    return plan.with_states(states)
 
 
 def _adopt(home: Home, specs: Sequence[TrialSpec], console: Console) -> list[str]:
-    """Take over what other machines have finished; a server that cannot be reached stops no sweep."""
+    """Adopt trials that other machines finished; a sweep also runs without the server."""
     from orchestrator.tracking.reader.adopt import adopt_finished
 
     try:
@@ -97,14 +97,14 @@ def _adopt(home: Home, specs: Sequence[TrialSpec], console: Console) -> list[str
         return []
 
 
-def _find_here(home: Home, spec: TrialSpec) -> TrialResult | None:
+def _find_local_result(home: Home, spec: TrialSpec) -> TrialResult | None:
     """A finished trial's result in its folder on this machine."""
     result = TrialFolder(home.trial_folder(spec.key)).result()
     return result if result is not None and result.state is TrialState.COMPLETE else None
 
 
-def find_elsewhere(home: Home, spec: TrialSpec) -> TrialResult | None:
-    """The result of a trial that another machine has finished, by way of the tracking server."""
+def fetch_result(home: Home, spec: TrialSpec) -> TrialResult | None:
+    """The result of a trial that another machine finished, from the tracking server."""
     from orchestrator.tracking.reader.adopt import adopt_finished
 
-    return _find_here(home, spec) if adopt_finished(home, [spec]) else None
+    return _find_local_result(home, spec) if adopt_finished(home, [spec]) else None

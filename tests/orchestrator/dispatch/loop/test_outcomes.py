@@ -1,10 +1,10 @@
-"""What is said of a worker that ended without a word."""
+"""The explanation of a worker that ended without a result."""
 
 from __future__ import annotations
 
 import pytest
 
-from orchestrator.dispatch.loop.endings import Circumstances, explain_exit
+from orchestrator.dispatch.loop.outcomes import Circumstances, explain_exit
 from orchestrator.launchers.base import JobExit
 from orchestrator.state.trial.failures import FailureKind
 
@@ -14,7 +14,13 @@ from orchestrator.state.trial.failures import FailureKind
     [
         (-9, Circumstances(had_oom_kills=True), "", FailureKind.OUT_OF_MEMORY, "most likely out of memory"),
         (-9, Circumstances(had_oom_kills=False), "", FailureKind.SIGNAL, "from outside"),
-        (-9, Circumstances(had_oom_kills=None), "", FailureKind.SIGNAL, "perhaps out of memory: this system does not tell"),
+        (
+            -9,
+            Circumstances(had_oom_kills=None),
+            "",
+            FailureKind.SIGNAL,
+            "perhaps out of memory: this system does not count such kills",
+        ),
         (-6, Circumstances(), "terminate called after throwing std::bad_alloc", FailureKind.OUT_OF_MEMORY, "std::bad_alloc"),
         (-6, Circumstances(had_oom_kills=True), "", FailureKind.SIGNAL, "signal 6 (SIGABRT)"),
         (-99, Circumstances(), "", FailureKind.SIGNAL, "signal 99 (unknown)"),
@@ -22,8 +28,10 @@ from orchestrator.state.trial.failures import FailureKind
         (1, Circumstances(), "", FailureKind.EXIT, "exit code 1 "),
     ],
 )
-def test_no_more_is_said_than_is_known(code: int, circumstances: Circumstances, log: str, kind: FailureKind, said: str) -> None:
-    """The code, and what the dispatcher knows beside it; a guess is called one."""
+def test_the_explanation_says_no_more_than_is_known(
+    code: int, circumstances: Circumstances, log: str, kind: FailureKind, said: str
+) -> None:
+    """The exit code and what the dispatcher knows; a guess is named as one."""
     found, reason = explain_exit(JobExit(code), circumstances, log)
     assert found is kind
     assert said in reason
@@ -37,6 +45,6 @@ def test_no_more_is_said_than_is_known(code: int, circumstances: Circumstances, 
         (JobExit(1, "its node is gone"), FailureKind.EXIT),
     ],
 )
-def test_what_the_launcher_knows_counts(exit: JobExit, kind: FailureKind) -> None:
-    """Rather than what this machine's kernel says: the worker may have been on another."""
+def test_the_launchers_reason_has_priority(exit: JobExit, kind: FailureKind) -> None:
+    """Over the count of this machine's kernel: the worker may have been on another machine."""
     assert explain_exit(exit, Circumstances(had_oom_kills=True), "") == (kind, "its node is gone")

@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from orchestrator.state.trial.endings import fail, first_start_s, leave_waiting,
 from orchestrator.state.trial.failures import FailureKind, classify, describe, is_disk_full
 from orchestrator.state.trial.folder import TrialFile, TrialFolder
 from orchestrator.state.trial.heartbeat import Heartbeat
-from orchestrator.state.trial.records import Attempt, Event, TrialResult, TrialState
+from orchestrator.state.trial.records import Attempt, Event, TrialResult, TrialState, read_number
 
 if TYPE_CHECKING:  # torch is imported when the slot is taken, not before
     from trainers.training.train import EpochReport
@@ -211,7 +211,7 @@ def measure_times(events: Iterable[Event], ended_s: float) -> dict[str, float]:
     epochs = [[event for event in seen if event.kind == "epoch"] for seen in by_attempt.values()]
     if epoch_s := _list_epochs_s(epochs):
         times["epoch_s"] = round(median(epoch_s), 4)
-    if validations := [_number(event.facts, "val_s") for seen in epochs for event in seen if "val_s" in event.facts]:
+    if validations := [read_number(event.facts, "val_s") for seen in epochs for event in seen if "val_s" in event.facts]:
         times["val_s"] = round(median(validations), 4)
     return times
 
@@ -220,9 +220,4 @@ def _list_epochs_s(epochs: Sequence[Sequence[Event]]) -> list[float]:
     """From one epoch's end to the next; if every attempt has only one, what the epochs themselves report."""
     gaps = [after.time_s - before.time_s for seen in epochs for before, after in itertools.pairwise(seen)]
     own = [event for seen in epochs for event in seen if "epoch_s" in event.metrics]
-    return gaps or [event.metrics["epoch_s"] + _number(event.facts, "val_s") for event in own]
-
-
-def _number(facts: Mapping[str, Any], name: str) -> float:
-    value = facts.get(name)
-    return float(value) if isinstance(value, int | float) else 0.0
+    return gaps or [event.metrics["epoch_s"] + read_number(event.facts, "val_s") for event in own]

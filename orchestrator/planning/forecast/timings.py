@@ -6,13 +6,12 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from orchestrator.errors import TrialError
 from orchestrator.state.disk import measure
 from orchestrator.state.machine import PREFIX
 from orchestrator.state.trial.folder import TrialFolder
-from orchestrator.state.trial.records import TrialResult, TrialSpec, TrialState
+from orchestrator.state.trial.records import TrialResult, TrialSpec, TrialState, read_number
 from trainers.config import FLIPPED_AXES, DataConfig
 
 MAX_OTHERS = 2000
@@ -78,12 +77,12 @@ def _read(folder: TrialFolder, sizes: Mapping[str, Size]) -> Timing | None:
     except (TrialError, FileNotFoundError):  # removed meanwhile
         return None
     epoch_s, total_s = _epoch_s(result), _total_s(result)
-    num_samples = _number(result.facts, "num_samples") or _number(result.facts, "num_train")
-    num_val, views = int(_number(result.facts, "num_val")), len(FLIPPED_AXES[spec.train.test_time_flips])
+    num_samples = read_number(result.facts, "num_samples") or read_number(result.facts, "num_train")
+    num_val, views = int(read_number(result.facts, "num_val")), len(FLIPPED_AXES[spec.train.test_time_flips])
     if epoch_s is None or not num_samples:
         return None
     share = VAL_SHARE * num_val * views
-    val_s = min(epoch_s, _number(result.facts, "val_s") or epoch_s * share / (num_samples + share))
+    val_s = min(epoch_s, read_number(result.facts, "val_s") or epoch_s * share / (num_samples + share))
     device = str(result.facts.get("device", ""))
     return Timing(
         key=result.key,
@@ -91,7 +90,7 @@ def _read(folder: TrialFolder, sizes: Mapping[str, Size]) -> Timing | None:
         encoder=spec.train.encoder,
         size=_size_of(spec, result, sizes),
         device="cpu" if device.startswith("cpu") else device,
-        num_threads=int(_number(result.facts, "num_threads")) or 1,
+        num_threads=int(read_number(result.facts, "num_threads")) or 1,
         num_samples=int(num_samples),
         num_val=num_val,
         train_s=epoch_s - val_s,
@@ -106,25 +105,19 @@ def _read(folder: TrialFolder, sizes: Mapping[str, Size]) -> Timing | None:
 
 def _total_s(result: TrialResult) -> float | None:
     """All attempts together; older results have it only for a single attempt, because nights may lie between several."""
-    if total_s := _number(result.facts, "attempts_s"):
+    if total_s := read_number(result.facts, "attempts_s"):
         return total_s
     return result.ended_s - result.started_s if result.attempt == 1 else None
 
 
 def _epoch_s(result: TrialResult) -> float | None:
     """For an older result, the total divided by the epochs, or from its training speed."""
-    if epoch_s := _number(result.facts, "epoch_s"):
+    if epoch_s := read_number(result.facts, "epoch_s"):
         return epoch_s
     if (total_s := _total_s(result)) is not None and result.epochs_run:
         return total_s / result.epochs_run
-    rate, num_samples = _number(result.facts, "images_per_s"), _number(result.facts, "num_samples")
+    rate, num_samples = read_number(result.facts, "images_per_s"), read_number(result.facts, "num_samples")
     return num_samples / rate if rate and num_samples else None
-
-
-def _number(facts: Mapping[str, Any], name: str) -> float:
-    """0 if it is missing."""
-    value = facts.get(name)
-    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def _size_of(spec: TrialSpec, result: TrialResult, sizes: Mapping[str, Size]) -> Size | None:

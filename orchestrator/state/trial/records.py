@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -133,6 +134,12 @@ class Event(Record):
     reason: str | None = None
     failure: FailureKind | None = None
     """Of attempt_ended."""
+
+
+def read_number(facts: Mapping[str, Any], name: str) -> float:
+    """A fact as a number; 0 if it is missing or not a number."""
+    value = facts.get(name)
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def make_key(

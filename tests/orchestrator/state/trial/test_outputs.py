@@ -1,4 +1,4 @@
-"""Predictions on disk come back exactly or not at all."""
+"""Confusion matrices and predictions on disk are read exactly as written, or not at all."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from orchestrator.ensemble.pooling import read_groups
 from orchestrator.ensemble.selection.blocks import make_layout, read_blocks
 from orchestrator.ensemble.selection.pool import mark_unscored
 from orchestrator.errors import EnsembleError
-from orchestrator.state.trial.outputs import read_info, read_labels, read_predictions, write_predictions
+from orchestrator.state.trial.outputs import (
+    read_confusions,
+    read_info,
+    read_labels,
+    read_predictions,
+    write_confusions,
+    write_predictions,
+)
 
 
 def make_arrays(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -153,3 +160,15 @@ def test_predictions_of_a_version_with_16_bits_are_read(folder: Path, tmp_path: 
     predictions, labels = make_arrays()
     is_scored = np.isin(labels, (1, 2, 3))[:, None]
     assert np.array_equal(read_predictions(folder, tmp_path / "cache"), np.where(is_scored, predictions, 0))
+
+
+def test_confusions_that_are_written_are_read(tmp_path: Path) -> None:
+    """Counts and ignored classes are the same, a second write wins, and nothing else is left in the folder."""
+    path = tmp_path / "matrices ü.npz"
+    matrices = np.arange(2 * 3 * 3).reshape(2, 3, 3)
+    write_confusions(path, matrices, ignore_classes=(0, 2))
+    write_confusions(path, matrices + 1, ignore_classes=(1,))
+    confusions, ignored = read_confusions(path)
+    np.testing.assert_array_equal(confusions, matrices + 1)
+    assert (confusions.dtype, ignored) == (np.int32, (1,))
+    assert list(tmp_path.iterdir()) == [path]

@@ -52,6 +52,11 @@ class Result:
     widening: float = 1
     """Of CIs of differences to it: 1, or more where it was chosen on these images by cross-fitting."""
 
+    @classmethod
+    def of(cls, confusions: NDArray[np.integer], ignore_classes: tuple[int, ...], *, widening: float = 1) -> Result:
+        """Of matrices (V, C, C) in memory, of images or groups of them."""
+        return cls("", (Matrices.of(confusions, ignore_classes),), (), widening=widening)
+
     @property
     def confusions(self) -> tuple[NDArray[np.integer], ...]:
         """Of each seed (V, C, C), V images or groups of them."""
@@ -189,14 +194,15 @@ def compare_results(
     spread: of the seeds of one result; with ``is_paired_by_seed``, of the differences between the two at the same seed.
     """
     assert first.fingerprints == second.fingerprints, (first.fingerprints, second.fingerprints)
-    widening = max(first.widening, second.widening)
     num_seeds = [len(first.samples)] if is_paired_by_seed else [len(first.samples), len(second.samples)]
 
     def find() -> tuple[float, float, float, float]:
-        value, drawn = first.miou - second.miou, first.replicates - second.replicates
-        return astuple(judge(value, value + widening * (drawn - value) + vary_seeds(spread, num_seeds)))
+        value = first.miou - second.miou
+        drawn = _widen(np.array(value), first.replicates - second.replicates, first, second)
+        return astuple(judge(value, drawn + vary_seeds(spread, num_seeds)))
 
-    mark = join_marks((*first.samples, *second.samples), len(first.samples), num_seeds, spread, widening)
+    marked = (len(first.samples), num_seeds, spread, max(first.widening, second.widening))
+    mark = join_marks((*first.samples, *second.samples), *marked)
     return PairedDifference(*first.samples[0].recall("difference", mark, find))
 
 
@@ -205,12 +211,18 @@ def compare_class_results(first: Result, second: Result) -> dict[int, PairedDiff
     assert first.fingerprints == second.fingerprints, (first.fingerprints, second.fingerprints)
     ious = [result.class_ious() for result in (first, second)]
     values = ious[0].mean(axis=0) - ious[1].mean(axis=0)
-    drawn = values + max(first.widening, second.widening) * (first.resample_classes() - second.resample_classes() - values)
+    drawn = _widen(values, first.resample_classes() - second.resample_classes(), first, second)
     found = {}
     for c in np.flatnonzero(np.isfinite(values)).tolist():
         spread = pool_spread([seeds[:, c].tolist() for seeds in ious])
         found[c] = judge(float(values[c]), drawn[:, c] + vary_seeds(spread, [len(seeds) for seeds in ious]))
     return found
+
+
+def _widen(value: NDArray[np.float64], drawn: NDArray[np.float64], first: Result, second: Result) -> NDArray[np.float64]:
+    """Move replicates of a difference away from its value, where one of the two was chosen by cross-fitting."""
+    factor = max(first.widening, second.widening)
+    return drawn if factor == 1 else value + factor * (drawn - value)
 
 
 def name_joined(configuration: str, seed: str | int) -> str:

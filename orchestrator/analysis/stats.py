@@ -86,19 +86,19 @@ def sum_groups(confusions: NDArray[np.integer], groups: NDArray[np.int64] | None
     return summed
 
 
-def resample(confusions: NDArray[np.integer], ignore_classes: tuple[int, ...], *, seed: int = 0) -> NDArray[np.float64]:
+def resample(confusions: NDArray[np.integer], ignore_classes: tuple[int, ...]) -> NDArray[np.float64]:
     """Draw the mIoU of NUM_REPLICATES bootstrap samples of the images: (R,).
 
-    The same number of images and the same seed give the same samples, so that differences of two results are paired.
+    The same number of images gives the same samples, so that differences of two results are paired.
     Source: Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13 (percentile intervals).
     """
-    values: NDArray[np.float64] = mean_iou(_resample_sums(confusions, seed), ignore_classes)
+    values: NDArray[np.float64] = mean_iou(_resample_sums(confusions), ignore_classes)
     return values
 
 
-def resample_classes(confusions: NDArray[np.integer], ignore_classes: tuple[int, ...], *, seed: int = 0) -> NDArray[np.float64]:
+def resample_classes(confusions: NDArray[np.integer], ignore_classes: tuple[int, ...]) -> NDArray[np.float64]:
     """Draw the IoU of each class from the same samples: (R, C), NaN where a sample has none of it."""
-    return class_iou(_resample_sums(confusions, seed), ignore_classes)
+    return class_iou(_resample_sums(confusions), ignore_classes)
 
 
 def pool_spread(results: Iterable[Sequence[float]]) -> SeedSpread | None:
@@ -126,7 +126,7 @@ def _round(spread: SeedSpread) -> SeedSpread:
     return SeedSpread(math.exp(round(math.log(spread.value) / step) * step), degrees)
 
 
-def vary_seeds(spread: SeedSpread | None, num_seeds: Iterable[int], *, seed: int = 0) -> NDArray[np.float64]:
+def vary_seeds(spread: SeedSpread | None, num_seeds: Iterable[int]) -> NDArray[np.float64]:
     """Draw what other seeds would add to a mean, or to a difference of means, over these numbers of seeds: (R,).
 
     A bootstrap of two or three seeds would be too narrow, so this draws from Student's t around 0. Without a spread: zeros.
@@ -134,7 +134,7 @@ def vary_seeds(spread: SeedSpread | None, num_seeds: Iterable[int], *, seed: int
     """
     if spread is None:
         return np.zeros(NUM_REPLICATES)
-    added: NDArray[np.float64] = _draw_t(spread.degrees, seed) * spread.value * sum(1 / number for number in num_seeds) ** 0.5
+    added: NDArray[np.float64] = _draw_t(spread.degrees) * spread.value * sum(1 / number for number in num_seeds) ** 0.5
     return added
 
 
@@ -147,76 +147,32 @@ def find_bounds(values: NDArray[np.float64]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def estimate_miou(confusions: NDArray[np.integer], ignore_classes: tuple[int, ...], *, seed: int = 0) -> MetricEstimate:
-    """Compute mIoU with its bootstrap CI over images."""
-    low, high = find_bounds(resample(confusions, ignore_classes, seed=seed))
-    return MetricEstimate(compute_miou(confusions, ignore_classes), low, high)
-
-
-def compare(
-    first: NDArray[np.integer],
-    second: NDArray[np.integer],
-    ignore_classes: tuple[int, ...],
-    *,
-    seed: int = 0,
-    widening: float = 1,
-) -> PairedDifference:
-    """Subtract the mIoU of ``second`` from that of ``first``, both (V, C, C) of the same images in order: paired bootstrap.
-
-    widening: as ``judge`` takes it.
-    """
-    assert first.shape == second.shape, (first.shape, second.shape)
-    value = compute_miou(first, ignore_classes) - compute_miou(second, ignore_classes)
-    drawn = resample(first, ignore_classes, seed=seed) - resample(second, ignore_classes, seed=seed)
-    return judge(value, drawn, widening=widening)
-
-
-def compare_classes(
-    first: NDArray[np.integer],
-    second: NDArray[np.integer],
-    ignore_classes: tuple[int, ...],
-    *,
-    seed: int = 0,
-    widening: float = 1,
-) -> dict[int, PairedDifference]:
-    """The same for the IoU of each class that both have."""
-    assert first.shape == second.shape, (first.shape, second.shape)
-    values = compute_class_iou(first, ignore_classes) - compute_class_iou(second, ignore_classes)
-    drawn = resample_classes(first, ignore_classes, seed=seed) - resample_classes(second, ignore_classes, seed=seed)
-    return {c: judge(float(values[c]), drawn[:, c], widening=widening) for c in np.flatnonzero(np.isfinite(values)).tolist()}
-
-
-def judge(value: float, differences: NDArray[np.float64], *, widening: float = 1) -> PairedDifference:
-    """A difference with the CI of its replicates (R,); those in which nothing is scored are left out.
-
-    widening: factor by which the replicates are moved away from the value.
-    """
-    differences = differences if widening == 1 else value + widening * (differences - value)
-    low, high = find_bounds(differences)
-    scored = differences[np.isfinite(differences)]
+def judge(value: float, replicates: NDArray[np.float64]) -> PairedDifference:
+    """A difference with the CI of its replicates (R,); those in which nothing is scored are left out."""
+    scored = replicates[np.isfinite(replicates)]
     above = np.mean(scored > 0) + np.mean(scored == 0) / 2 if scored.size else np.nan
-    return PairedDifference(value, low, high, float(above))
+    return PairedDifference(value, *find_bounds(replicates), float(above))
 
 
-def _resample_sums(confusions: NDArray[np.integer], seed: int) -> NDArray[np.float64]:
+def _resample_sums(confusions: NDArray[np.integer]) -> NDArray[np.float64]:
     """Matrices (R, C, C), each summed over one sample of the images."""
     num_images, num_classes, _ = confusions.shape
     flat = confusions.reshape(num_images, -1).astype(np.float64)  # float64 multiplies fast, and is exact up to 2**53 pixels
-    summed: NDArray[np.float64] = _draw(num_images, seed) @ flat
+    summed: NDArray[np.float64] = _draw(num_images) @ flat
     return summed.reshape(NUM_REPLICATES, num_classes, num_classes)
 
 
 @lru_cache(maxsize=2)  # a leaderboard draws from one set of images hundreds of times, and drawing takes longest
-def _draw(num_images: int, seed: int) -> NDArray[np.float64]:
+def _draw(num_images: int) -> NDArray[np.float64]:
     """How often each image is in each sample: (R, V)."""
-    draws = np.random.default_rng(seed).multinomial(num_images, np.full(num_images, 1 / num_images), size=NUM_REPLICATES)
+    draws = np.random.default_rng(0).multinomial(num_images, np.full(num_images, 1 / num_images), size=NUM_REPLICATES)
     drawn = draws.astype(np.float64)
     drawn.flags.writeable = False
     return drawn
 
 
 @lru_cache(maxsize=2)  # the same for all results of a leaderboard
-def _draw_t(degrees: int, seed: int) -> NDArray[np.float64]:
-    draws = np.random.default_rng([seed, 1]).standard_t(degrees, NUM_REPLICATES)
+def _draw_t(degrees: int) -> NDArray[np.float64]:
+    draws = np.random.default_rng([0, 1]).standard_t(degrees, NUM_REPLICATES)
     draws.flags.writeable = False
     return draws

@@ -18,8 +18,8 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import ValidationError
 
-from orchestrator.analysis.results import name_joined
-from orchestrator.analysis.stats import compare, compute_class_iou, estimate_miou, sum_groups
+from orchestrator.analysis.results import Result, compare_results, estimate, name_joined
+from orchestrator.analysis.stats import sum_groups
 from orchestrator.ensemble.candidates import join_predictions
 from orchestrator.errors import EnsembleError, TrackingError
 from orchestrator.planning.plan import Plan, PlannedEnsemble
@@ -276,23 +276,22 @@ def evaluate_fixed(predictions: Mapping[str, Path], *, names: Mapping[str, str],
     scores = pool.rank_singles(every)
     best = max(range(len(keys)), key=lambda i: scores[pool.positions[keys[i]]])  # the first of equals
     groups = read_groups(list(predictions.values()))
-    summed, alone = sum_groups(mean, groups), sum_groups(singles[best], groups)
-    estimate = estimate_miou(summed, pool.ignore_classes)
-    gain = compare(summed, alone, pool.ignore_classes)
+    ensemble, single = (Result.of(sum_groups(matrices, groups), pool.ignore_classes) for matrices in (mean, singles[best]))
+    gain = compare_results(ensemble, single, None)
     result = FixedResult(
         members=tuple(keys),
         scored_fingerprint=read_info(predictions[keys[0]]).scored_fingerprint,
         num_images=pool.num_images,
-        miou=estimate.value,
-        ci95=estimate.ci95,
-        class_iou=tuple(compute_class_iou(mean, pool.ignore_classes).tolist()),
+        miou=ensemble.miou,
+        ci95=estimate(ensemble, None).ci95,
+        class_iou=tuple(ensemble.class_ious()[0].tolist()),
         best_member=keys[best],
         best_member_miou=scores[pool.positions[keys[best]]],
         gain_over_best_member=gain.value,
         gain_ci95=gain.ci95,
     )
     folder.mkdir(parents=True, exist_ok=True)
-    write_confusions(folder / CONFUSIONS_FILE, summed, ignore_classes=pool.ignore_classes)
+    write_confusions(folder / CONFUSIONS_FILE, ensemble.confusions[0], ignore_classes=pool.ignore_classes)
     write_atomically(
         folder / RESULT_FILE, result.model_dump_json(indent=1)
     )  # last: its presence means that the folder is complete

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri, stdtrit
 
-from orchestrator.analysis.stats import PairedDifference, compare, compare_classes, sum_groups
+from orchestrator.analysis.results import Result
+from orchestrator.analysis.stats import sum_groups
 from orchestrator.ensemble.selection.pool import Limit, Pool
 from orchestrator.errors import EnsembleError
 
@@ -72,22 +73,14 @@ class CrossFitting:
         num_groups = pool.num_images if groups is None else len(np.unique(groups))
         self.widening = find_widening(len(self.parts), num_groups)
 
-    def score(self, fit: Fit) -> NDArray[np.integer]:
-        """Confusion matrices (G, C, C) of groups of images, each scored by what was fitted without its part."""
+    def score(self, fit: Fit) -> Result:
+        """Score each group of images by what was fitted without its part."""
         pool = self.pool
         confusions = np.zeros((pool.num_images, pool.num_classes, pool.num_classes), np.int64)
         for part in self.parts:
             others = np.setdiff1d(np.arange(pool.num_images), part)
             confusions[part] = fit(others)(part)
-        return sum_groups(confusions, self.groups)
-
-    def compare(self, first: NDArray[np.integer], second: NDArray[np.integer]) -> PairedDifference:
-        """Subtract the mIoU of ``second`` from that of ``first``, both from ``score``."""
-        return compare(first, second, self.pool.ignore_classes, widening=self.widening)
-
-    def compare_classes(self, first: NDArray[np.integer], second: NDArray[np.integer]) -> dict[int, PairedDifference]:
-        """The same for the IoU of each class."""
-        return compare_classes(first, second, self.pool.ignore_classes, widening=self.widening)
+        return Result.of(sum_groups(confusions, self.groups), pool.ignore_classes, widening=self.widening)
 
 
 def fit_single(pool: Pool, limits: Sequence[Limit]) -> Fit:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.analysis.stats import PairedDifference, compare, compute_miou, sum_groups
+from orchestrator.analysis.results import Result, compare_results
+from orchestrator.analysis.stats import PairedDifference, compute_miou, sum_groups
 from orchestrator.ensemble.selection.kernel import UNSCORED
 from orchestrator.ensemble.selection.pool import Pool
 from trainers.metrics import confusion_per_image
@@ -62,9 +63,12 @@ def drop_each(pool: Pool, members: Sequence[int], groups: NDArray[np.int64] | No
     if len(distinct) < 2:
         return ()
     every = np.arange(pool.num_images)
-    whole = sum_groups(pool.count(members, every), groups)
-    without = ([member for member in members if member != dropped] for dropped in distinct)
-    return tuple(compare(whole, sum_groups(pool.count(rest, every), groups), pool.ignore_classes) for rest in without)
+
+    def score(some: Sequence[int]) -> Result:
+        return Result.of(sum_groups(pool.count(some, every), groups), pool.ignore_classes)
+
+    whole, without = score(members), ([member for member in members if member != dropped] for dropped in distinct)
+    return tuple(compare_results(whole, score(rest), None) for rest in without)
 
 
 def _predict(pool: Pool, members: Sequence[int]) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.analysis.stats import compute_class_iou, estimate_miou
+from orchestrator.analysis.results import Result, compare_class_results, compare_results, estimate
 from orchestrator.ensemble.evaluation.crossfit import CrossFitting, Images, fit_ensemble, fit_single
 from orchestrator.ensemble.evaluation.diversity import drop_each, measure_diversity
 from orchestrator.ensemble.evaluation.report import NO_LABELS, CandidateLabels, EnsembleReport, LearnedCombination, TrajectoryStep
@@ -56,15 +57,15 @@ def evaluate(
         members=tuple(pool.keys[i] for i in chosen.members),
         weights=chosen.weights,
         miou_in_sample=chosen.miou,
-        cross_fitted=estimate_miou(ensemble, pool.ignore_classes),
-        gain=crossed.compare(ensemble, single),
+        cross_fitted=estimate(ensemble, None),
+        gain=compare_results(ensemble, single, None),
         trajectory=chosen.trajectory,
-        steps=_make_steps(crossed, fitted),
+        steps=_make_steps(fitted),
         members_in_sample=tuple(singles[i] for i in chosen.members),
         contributions=drop_each(pool, chosen.repeated, groups),
         diversity=measure_diversity(pool, chosen.members),
-        class_gains=crossed.compare_classes(ensemble, single),
-        class_iou=_find_class_iou(ensemble, pool.ignore_classes),
+        class_gains=compare_class_results(ensemble, single),
+        class_iou={c: iou for c, iou in enumerate(ensemble.class_ious()[0].tolist()) if math.isfinite(iou)},
         best_single=pool.keys[best],
         best_single_in_sample=singles[best],
         stacks=tuple(_try_stacks(crossed, ensemble, single)) if stack else (),
@@ -73,7 +74,7 @@ def evaluate(
         search=chosen.search,
         reason=chosen.reason,
         mean=pool.mean,
-        confusions=ensemble,
+        confusions=ensemble.confusions[0],
         widening=crossed.widening,
         labels=labels,
     )
@@ -85,24 +86,18 @@ def _list_sizes(k: int) -> list[int]:
     return sorted({*range(1, min(k, _EACH) + 1), *doubled, k})
 
 
-def _find_class_iou(confusions: NDArray[np.integer], ignore_classes: tuple[int, ...]) -> dict[int, float]:
-    ious = compute_class_iou(confusions, ignore_classes)
-    return {int(c): float(ious[c]) for c in np.flatnonzero(np.isfinite(ious))}
-
-
-def _try_stacks(crossed: CrossFitting, chosen: NDArray[np.integer], single: NDArray[np.integer]) -> Iterator[LearnedCombination]:
-    from orchestrator.ensemble.evaluation.stacking import STACKS, fit_stack  # scipy.optimize takes its time
+def _try_stacks(crossed: CrossFitting, chosen: Result, single: Result) -> Iterator[LearnedCombination]:
+    from orchestrator.ensemble.evaluation.stacking import STACKS, fit_stack  # scipy.optimize takes a second
 
     for name, learn in STACKS.items():
-        confusions = crossed.score(fit_stack(crossed.pool, learn))
-        figure = estimate_miou(confusions, crossed.pool.ignore_classes)
-        yield LearnedCombination(name, figure, crossed.compare(confusions, single), crossed.compare(confusions, chosen))
+        result = crossed.score(fit_stack(crossed.pool, learn))
+        gains = (compare_results(result, other, None) for other in (single, chosen))
+        yield LearnedCombination(name, estimate(result, None), *gains)
 
 
-def _make_steps(crossed: CrossFitting, fitted: dict[int, NDArray[np.integer]]) -> tuple[TrajectoryStep, ...]:
+def _make_steps(fitted: dict[int, Result]) -> tuple[TrajectoryStep, ...]:
     steps: list[TrajectoryStep] = []
-    for size, confusions in fitted.items():
-        figure = estimate_miou(confusions, crossed.pool.ignore_classes)
-        last = crossed.compare(confusions, fitted[steps[-1].k]) if steps else None
-        steps.append(TrajectoryStep(size, figure, crossed.compare(confusions, fitted[1]), last))
+    for size, result in fitted.items():
+        last = compare_results(result, fitted[steps[-1].k], None) if steps else None
+        steps.append(TrajectoryStep(size, estimate(result, None), compare_results(result, fitted[1], None), last))
     return tuple(steps)

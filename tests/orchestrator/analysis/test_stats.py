@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.analysis.stats import SeedSpread, compare, compute_miou, estimate_miou, pool_spread, resample
+from orchestrator.analysis.results import Result, compare_results, estimate
+from orchestrator.analysis.stats import MetricEstimate, PairedDifference, SeedSpread, compute_miou, pool_spread, resample
 
 
 def make_confusions(seed: int, *, accuracy: float = 0.6, num_images: int = 40) -> np.ndarray:
@@ -18,6 +19,16 @@ def make_confusions(seed: int, *, accuracy: float = 0.6, num_images: int = 40) -
     return np.stack([[random.multinomial(random.integers(50, 150), row) for row in rows] for _ in range(num_images)])
 
 
+def estimate_miou(confusions: np.ndarray) -> MetricEstimate:
+    """Of one result alone."""
+    return estimate(Result.of(confusions, ()), None)
+
+
+def compare(first: np.ndarray, second: np.ndarray) -> PairedDifference:
+    """Two results on the same images."""
+    return compare_results(Result.of(first, ()), Result.of(second, ()), None)
+
+
 def test_miou_of_a_matrix_made_by_hand() -> None:
     """Class 1: 2 of 4; class 2: 1 of 3; class 0 is ignored but a prediction of it is a miss."""
     confusions = np.array([[[9, 9, 9], [1, 2, 0], [0, 0, 0]], [[0, 0, 0], [0, 0, 0], [1, 1, 1]]])
@@ -26,9 +37,9 @@ def test_miou_of_a_matrix_made_by_hand() -> None:
 
 def test_the_interval_holds_the_value_and_is_the_same_again() -> None:
     """Seeded, and around the figure."""
-    estimate = estimate_miou(make_confusions(0), ())
-    assert estimate.low < estimate.value < estimate.high
-    assert estimate_miou(make_confusions(0), ()) == estimate
+    found = estimate_miou(make_confusions(0))
+    assert found.low < found.value < found.high
+    assert estimate_miou(make_confusions(0)) == found
 
 
 def test_a_class_absent_from_a_resample_is_left_out() -> None:
@@ -42,7 +53,7 @@ def test_a_class_absent_from_a_resample_is_left_out() -> None:
 def test_a_result_is_tied_with_itself() -> None:
     """No difference, no evidence, even chances."""
     confusions = make_confusions(2)
-    difference = compare(confusions, confusions, ())
+    difference = compare(confusions, confusions)
     assert (difference.value, difference.low, difference.high, difference.probability) == (0, 0, 0, 0.5)
     assert not difference.is_significant
 
@@ -50,7 +61,7 @@ def test_a_result_is_tied_with_itself() -> None:
 def test_a_clear_difference_is_evidence_and_antisymmetric() -> None:
     """Better by much on the same images: the interval leaves 0 out, in both directions."""
     good, bad = make_confusions(3, accuracy=0.8), make_confusions(3, accuracy=0.6)
-    forward, backward = compare(good, bad, ()), compare(bad, good, ())
+    forward, backward = compare(good, bad), compare(bad, good)
     assert forward.low > 0
     assert forward.probability == 1
     assert (backward.value, backward.low, backward.high) == pytest.approx((-forward.value, -forward.high, -forward.low))
@@ -61,9 +72,9 @@ def test_pairing_sees_what_two_intervals_cannot() -> None:
     first = make_confusions(4, num_images=30)
     second = first.copy()
     second[:, 1, 1] += 5
-    one, two = estimate_miou(first, ()), estimate_miou(second, ())
+    one, two = estimate_miou(first), estimate_miou(second)
     assert two.low < one.high
-    assert compare(second, first, ()).low > 0
+    assert compare(second, first).low > 0
 
 
 @given(st.integers(0, 1000), st.integers(1, 6))

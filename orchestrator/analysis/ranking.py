@@ -32,7 +32,7 @@ class RankedResult:
 def rank_results(results: Sequence[Result], *, pool: Sequence[Result] | None = None) -> list[list[RankedResult]]:
     """Rank results in blocks that were scored on the same images, the largest block first.
 
-    pool: the results that say how far seeds lie apart; default: those that are ranked.
+    pool: the results over which the spread between seeds is pooled; default: those that are ranked.
     """
     return [
         _rank_block(block, results if pool is None else pool)

@@ -172,7 +172,7 @@ def join_configurations(trials: Iterable[Trial]) -> list[Result]:
 
 
 def pool_spread_of(results: Iterable[Result], fingerprints: tuple[str, ...]) -> SeedSpread | None:
-    """How far seeds lie apart, by all those of the results that were scored on these images; None where none has several."""
+    """The spread between seeds, pooled over the results that were scored on these images; None where none has several."""
     return pool_spread([result.mious for result in results if result.fingerprints == fingerprints and len(result.samples) > 1])
 
 

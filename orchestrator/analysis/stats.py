@@ -61,7 +61,7 @@ class SeedSpread:
 
 
 def compute_miou(confusions: NDArray[np.integer], ignore_classes: tuple[int, ...]) -> float:
-    """The figure of merit: mean IoU of the matrix summed over all images.
+    """Mean IoU of the matrix summed over all images.
 
     confusions: (V, C, C) counts, rows true, columns predicted. NaN where no class is scored.
     """

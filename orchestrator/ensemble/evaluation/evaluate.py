@@ -43,13 +43,7 @@ def evaluate(
     every = np.arange(pool.num_images)
     chosen = pool.select(every, k=k, exactly=exactly, rules=rules)
     crossed = CrossFitting(pool, groups)
-    sizes = _list_sizes(min(k, len(pool.keys)))
-
-    def select(images: Images, size: int) -> tuple[int, ...]:
-        return pool.select(images, k=size, exactly=exactly, rules=rules).repeated
-
-    fits = {size: fit_single(pool, rules.limits) if size == 1 else fit_ensemble(pool, select, size) for size in sizes}
-    fitted = {size: crossed.score(fit) for size, fit in fits.items()}
+    fitted = _fit_sizes(crossed, min(k, len(pool.keys)), exactly=exactly, rules=rules)
     ensemble, single = fitted[max(fitted)], fitted[1]
     singles = pool.rank_singles(every, rules.limits)
     best = int(np.argmax(singles))
@@ -80,10 +74,17 @@ def evaluate(
     )
 
 
-def _list_sizes(k: int) -> list[int]:
-    """1, 2, ..., 8, 16, 32, ..., k."""
+def _fit_sizes(crossed: CrossFitting, k: int, *, exactly: bool, rules: SelectionRules) -> dict[int, Result]:
+    """The cross-fitted result of at most 1, 2, ..., 8, 16, 32, ..., k members."""
+    pool = crossed.pool
+
+    def select(images: Images, size: int) -> tuple[int, ...]:
+        return pool.select(images, k=size, exactly=exactly, rules=rules).repeated
+
     doubled = [_EACH * 2**i for i in range(1, k.bit_length()) if _EACH * 2**i < k]
-    return sorted({*range(1, min(k, _EACH) + 1), *doubled, k})
+    larger = [size for size in sorted({*range(1, min(k, _EACH) + 1), *doubled, k}) if size > 1]
+    fits = {1: fit_single(pool, rules.limits)} | {size: fit_ensemble(pool, select, size) for size in larger}
+    return {size: crossed.score(fit) for size, fit in fits.items()}
 
 
 def _try_stacks(crossed: CrossFitting, chosen: Result, single: Result) -> Iterator[LearnedCombination]:

@@ -107,12 +107,11 @@ def _check_mean(model: FoundModel) -> Mean:
 
 
 def _check_flips(model: FoundModel, key: str) -> Flips | None:
+    flips = model.flips.get(key)
     try:
-        return TypeAdapter[Flips | None](Flips | None).validate_python(model.flips.get(key))
+        return TypeAdapter[Flips | None](Flips | None).validate_python(flips)
     except ValidationError:
-        raise PredictError(
-            f"{model.name}: averages {key} over flips {model.flips[key]!r}, which this version does not know."
-        ) from None
+        raise PredictError(f"{model.name}: averages {key} over flips {flips!r}, which this version does not know.") from None
 
 
 def _fetch_checkpoint(reader: RunReader, row: RunRow, home: Home) -> Path:

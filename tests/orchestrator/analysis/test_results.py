@@ -65,6 +65,18 @@ def test_seeds_widen_the_interval() -> None:
     assert not compare_results(groups[0], groups[1], spread).is_significant
 
 
+def test_results_that_share_their_seeds_are_paired_by_seed() -> None:
+    """A gain that is the same at each seed is significant, however far the seeds lie apart."""
+    accuracies = (0.60, 0.75, 0.90)
+    ensemble = join_trials([make_trial(make_matrices(0, accuracy=a + 0.05), seed=i) for i, a in enumerate(accuracies)])
+    member = join_trials([make_trial(make_matrices(0, accuracy=a), seed=i) for i, a in enumerate(accuracies)])
+    assert ensemble is not None
+    assert member is not None
+    gains = pool_spread([[e - m for e, m in zip(ensemble.mious, member.mious, strict=True)]])
+    assert compare_results(ensemble, member, gains, is_paired_by_seed=True).is_significant
+    assert not compare_results(ensemble, member, pool_spread_of([ensemble, member], ("images",))).is_significant
+
+
 def test_what_seeds_add_is_students_t() -> None:
     """The pooled deviation of two groups by hand, and the 97.5th percentile of t with 2 degrees of freedom, 4.303."""
     spread = pool_spread([[0.5, 0.7], [0.1, 0.1], [0.9]])

@@ -40,9 +40,10 @@ class ValueCache:
 
     def recall(self, what: str, mark: str, compute: Callable[[], T]) -> T:
         """The cached value, as JSON has it, or what ``compute`` returns now."""
-        known = self._found.get(what, {})
-        value: T = known[mark] if mark in known else compute()
-        self._used[what][mark] = value
+        used, found = self._used[what], self._found.get(what, {})
+        if mark not in used:
+            used[mark] = found[mark] if mark in found else compute()
+        value: T = used[mark]
         return value
 
     def recall_drawn(self, mark: str, draw: Callable[[], NDArray[np.float64]]) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ import math
 import re
 import zipfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,27 +98,29 @@ class TrialLoader:
         Raises:
             TrackingError: a file cannot be fetched, or is damaged.
         """
-        mark = self._mark(run)
-        entry = Trial(
+        mark, values = self._mark(run), self._values
+        config = values.recall("config", mark, lambda: self._read_config(run)) if values and mark else self._read_config(run)
+        matrices = None
+        if run.state == TrialState.COMPLETE:
+            groups = self.load_groups(run)
+            matrices = Matrices(lambda: self.load_confusions(run, groups), mark=mark, cache=values)
+        return Trial(
             key=run.key,
             name=run.name,
             configuration=run.tags.get(Tag.CONFIGURATION, ""),
             state=run.state,
             run_id=run.run_id,
             attempts=int(run.tags.get(Tag.ATTEMPT, "1")),
-            config=self._load_config(run, mark),
+            config=config,
             metrics={name: value for name, value in run.metrics.items() if not name.startswith("epoch/")},
             scored_fingerprint=run.tags.get(Tag.SCORED_FINGERPRINT),
+            matrices=matrices,
             reason=run.tags.get(Tag.REASON) or None,
             seed=int(run.tags[Tag.SEED]) if Tag.SEED in run.tags else None,
             fold=_read_fold(run),
             row=run.tags.get(Tag.ROW),
             reported=float(run.tags[Tag.REPORTED]) if Tag.REPORTED in run.tags else None,
         )
-        if run.state != TrialState.COMPLETE:
-            return entry
-        groups = self.load_groups(run)
-        return replace(entry, matrices=Matrices(lambda: self.load_confusions(run, groups), mark=mark, cache=self._values))
 
     def load_confusions(
         self, run: RunRow, groups: NDArray[np.int64] | None = None
@@ -181,11 +183,6 @@ class TrialLoader:
             *(self._reader.mark_own_file(run, name) for name in (TrialFile.SPEC, TrialFile.CONFUSIONS)),
             None if groups is None else groups.tolist(),
         )  # fmt: skip
-
-    def _load_config(self, run: RunRow, mark: str | None) -> dict[str, Any]:
-        if self._values is None or mark is None:
-            return self._read_config(run)
-        return self._values.recall("config", mark, lambda: self._read_config(run))
 
     def _read_config(self, run: RunRow) -> dict[str, Any]:
         """The trial's configuration; for one that is not COMPLETE, the run's params may stand in, with dotted names."""

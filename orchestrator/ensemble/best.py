@@ -67,7 +67,11 @@ def best_ensemble(
         listed, left_out = take_latest_data(listed)
         notes += left_out
     candidates = {candidate.key: candidate for candidate in listed}
-    folders = [join_predictions(_fetch(reader, candidate, cache), cache / "predictions") for candidate in listed]
+    folders = []
+    for candidate in listed:
+        names_of_files = candidate.list_files(PREDICTION_FILES)
+        parts = [fetch_predictions(reader, row, cache, names=names_of_files) for row in candidate.rows]
+        folders.append(join_predictions(parts, cache / "predictions"))
     names = {key: candidate.name for key, candidate in candidates.items()}
     pool = load_pool(list(candidates), folders, cache / "predictions", names=list(names.values()), mean=options.mean)
     check_scores(pool, listed)
@@ -122,11 +126,6 @@ def take_latest_data(candidates: Sequence[EnsembleCandidate]) -> tuple[list[Ense
         for data, found in by_data.items()
         if data != latest
     )
-
-
-def _fetch(reader: RunReader, candidate: EnsembleCandidate, cache: Path) -> list[Path]:
-    """For each of the candidate's trials, the folder on this machine that holds its predictions."""
-    return [fetch_predictions(reader, row, cache, names=candidate.list_files(PREDICTION_FILES)) for row in candidate.rows]
 
 
 def _name_classes(pool: Pool, candidate: EnsembleCandidate, loader: TrialLoader) -> dict[int, str]:

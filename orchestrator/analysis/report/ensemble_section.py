@@ -8,7 +8,7 @@ from xml.etree.ElementTree import Element
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from orchestrator.analysis.report.html import element
+from orchestrator.analysis.report.html import element, make_rows
 from orchestrator.analysis.report.terminal import write_interval, write_short
 from orchestrator.errors import TrackingError
 from orchestrator.tracking.tags import Tag
@@ -92,9 +92,9 @@ def draw_chosen(chosen: Chosen) -> list[Element]:
     return [
         element("h2", "Chosen ensemble"),
         element("p", _judge(chosen), class_="soft"),
-        _draw_rows(("member", "key", "weight"), members),
-        _draw_rows(("up to", "mIoU", "95 % CI", "gain over the best single trial"), steps),
-        _draw_rows(("class", "gain over the best single trial"), classes),
+        make_rows(("member", "key", "weight"), members),
+        make_rows(("up to", "mIoU", "95 % CI", "gain over the best single trial"), steps),
+        make_rows(("class", "gain over the best single trial"), classes),
     ]
 
 
@@ -112,9 +112,3 @@ def _judge(chosen: Chosen) -> str:
 
 def _write_gain(value: float, ci95: Pair) -> str:
     return f"{write_short(value, signed=True)} ({write_interval(ci95, signed=True)})"
-
-
-def _draw_rows(titles: tuple[str, ...], rows: list[list[str]]) -> Element:
-    head = element("tr", *(element("th", title) for title in titles))
-    body = (element("tr", *(element("td", cell, class_="nowrap") for cell in row)) for row in rows)
-    return element("div", element("table", element("thead", head), element("tbody", *body)), class_="scroll")

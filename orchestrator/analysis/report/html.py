@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from xml.etree.ElementTree import Element, tostring
 
 Child = Element | str
@@ -26,6 +27,16 @@ def element(tag: str, *children: Child, **attributes: str | float | None) -> Ele
         else:
             last.tail = (last.tail or "") + child
     return made
+
+
+def make_rows(titles: Sequence[str], rows: Sequence[Sequence[str]], *, wrapped: Sequence[str] = ()) -> Element:
+    """A table of texts. wrapped: titles of columns that may be broken into lines."""
+    head = element("tr", *(element("th", title) for title in titles))
+    classes = [None if title in wrapped else "nowrap" for title in titles]
+    body = (
+        element("tr", *(element("td", cell, class_=class_) for class_, cell in zip(classes, row, strict=True))) for row in rows
+    )
+    return element("div", element("table", element("thead", head), element("tbody", *body)), class_="scroll")
 
 
 def write_html(root: Element) -> str:

@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element
 
 from orchestrator.analysis.report.chart import draw_chart
 from orchestrator.analysis.report.ensemble_section import Chosen, draw_chosen
-from orchestrator.analysis.report.html import STYLE, element, write_html
+from orchestrator.analysis.report.html import STYLE, element, make_rows, write_html
 from orchestrator.analysis.report.table import ReportLine, ReportTable
 from orchestrator.analysis.report.terminal import (
     explain,
@@ -38,14 +38,14 @@ def write_page(table: ReportTable, picture: SamplePicture | None, chosen: Chosen
     parts += [element("h2", "Table"), element("div", _draw_table(table), class_="scroll")]
     parts += [element("ul", *(element("li", note) for note in explain(table)), class_="notes")]
     if any(line.is_ensemble for line in table.lines):
-        parts += [element("h2", "Ensembles"), element("div", _draw_ensembles(table), class_="scroll")]
+        parts += [element("h2", "Ensembles"), _draw_ensembles(table)]
     if chosen is not None:
         parts += draw_chosen(chosen)
     if picture is not None and table.best is not None:
         parts += _draw_picture(table.best, picture)
     failures = [failure for line in table.lines for failure in line.failures]
     if failures:
-        parts += [element("h2", "Not finished"), _draw_rows(("trial", "reason"), [list(failure) for failure in failures])]
+        parts += [element("h2", "Not finished"), make_rows(("trial", "reason"), failures, wrapped=("trial", "reason"))]
     return write_html(element("html", head, element("body", *parts), lang="en"))
 
 
@@ -147,26 +147,14 @@ def _draw_ensembles(table: ReportTable) -> Element:
             members = "; ".join(f"{row}: {titles[row]}" if row in titles else row for row in line.members)
             numbers = [write_miou(line), write_interval(line.ci95), line.best_member or "", write_gain(line)]
             rows.append([_name(line), members, *numbers, _judge(line)])
-    return _draw_rows(("ensemble", "members", "mIoU", "95 % CI", "best member", "gain over it", "evidence of"), rows)
+    columns = ("ensemble", "members", "mIoU", "95 % CI", "best member", "gain over it", "evidence of")
+    return make_rows(columns, rows, wrapped=("members", "best member"))
 
 
 def _judge(line: ReportLine) -> str:
     if line.gain is None:
         return ""
     return "none" if not line.gain.is_significant else "a gain" if line.gain.value > 0 else "a loss"
-
-
-def _draw_rows(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Element:
-    head = element("tr", *(element("th", title) for title in titles))
-    body = (
-        element("tr", *(element("td", cell, class_=_width_of(title)) for title, cell in zip(titles, row, strict=True)))
-        for row in rows
-    )
-    return element("table", element("thead", head), element("tbody", *body))
-
-
-def _width_of(title: str) -> str | None:
-    return "nowrap" if title in ("ensemble", "mIoU", "95 % CI", "gain over it", "evidence of") else None
 
 
 def _draw_picture(best: ReportLine, picture: SamplePicture) -> list[Element]:

@@ -121,14 +121,10 @@ def make_report(reader: RunReader, sweep: str | None, *, out: Path | None, cache
     table = load_table(reader, name, cache=cache)
     if out is not None:
         chosen = load_chosen(reader, name, cache=cache)
-        _write(out, write_page(table, load_picture(reader, table, cache=cache), chosen))
+        page = write_page(table, load_picture(reader, table, cache=cache), chosen)
+        try:
+            write_atomically(out, page)
+        except OSError as error:
+            what = error.strerror or error
+            raise SpecError(f"--out {out}: cannot be written: {what}. Name a file in a folder that exists.") from error
     return SweepTable(table, out)
-
-
-def _write(out: Path, text: str) -> None:
-    try:
-        write_atomically(out, text)
-    except OSError as error:
-        raise SpecError(
-            f"--out {out}: cannot be written: {error.strerror or error}. Name a file in a folder that exists."
-        ) from error

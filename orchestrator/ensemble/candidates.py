@@ -21,7 +21,7 @@ from orchestrator.errors import EnsembleError
 from orchestrator.state.files import replacing
 from orchestrator.state.trial.outputs import PredictionsInfo, read_info, read_labels, read_predictions, write_predictions
 from orchestrator.state.trial.records import FLIPS, FLIPS_MIOU, OBJECTIVE
-from orchestrator.tracking.tags import SYSTEM, Tag
+from orchestrator.tracking.tags import Tag
 from trainers.config import FLIPPED_AXES, Flips
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ class Wanted:
 
         costly = list(candidates)
         return tuple(
-            Limit(tag.removeprefix(SYSTEM), most, {candidate.key: _add_up(candidate, tag) for candidate in costly})
+            Limit(most, {candidate.key: _add_up(candidate, tag) for candidate in costly})
             for most, tag in self._limits()
             if most is not None
         )

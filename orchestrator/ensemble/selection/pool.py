@@ -23,7 +23,6 @@ from trainers.prediction.means import Mean
 class Limit:
     """An upper limit for a cost of all members together, such as parameters."""
 
-    name: str
     most: float
     costs: Mapping[str, float]
     """Of each candidate, by key."""
@@ -138,12 +137,6 @@ class Pool:
         weights = tuple(number / len(found.members) for number in repeats.values())
         return Selection(tuple(repeats), weights, found.members, found.score, found.trajectory, name, reason)
 
-    def _score(self, members: Members, start: int, images: NDArray[np.int64]) -> NDArray[np.float64]:
-        """MIoU of the members with each candidate from ``start`` on; -1 where nothing is scored."""
-        counts = self._counter.count_additions(members, start)
-        scores = mean_iou(self._counter.add_up(counts, images), self.ignore_classes)
-        return np.where(np.isfinite(scores), scores, -1.0)
-
 
 class _Scores:
     """Scores on some images, as a search needs them: -inf for candidates beyond the limits or of a member's model."""
@@ -164,7 +157,10 @@ class _Scores:
         is_within = is_member | (is_free & (costs <= self._most).all(axis=1))
         if not is_within.any() or len(np.unique(self._models[chosen])) < len(chosen):
             return np.full(len(costs), -np.inf)
-        return np.where(is_within, self._pool._score(members, start, self._images), -np.inf)
+        counter = self._pool._counter
+        scores = mean_iou(counter.add_up(counter.count_additions(members, start), self._images), self._pool.ignore_classes)
+        scored = np.where(np.isfinite(scores), scores, -1.0)  # NaN: nothing is scored on these images
+        return np.where(is_within, scored, -np.inf)
 
 
 def mark_unscored(labels: NDArray[np.uint8], ignore_classes: tuple[int, ...]) -> NDArray[np.uint8]:

@@ -168,7 +168,7 @@ def test_limits_hold_for_the_best_single_too(k: int) -> None:
     truth = np.stack([labels == c for c in range(3)], axis=1)
     keys, best = [f"k{i}" for i in range(6)], (truth * 200).astype(np.uint8)
     costs = dict.fromkeys(keys, 1.0) | {"large": 9.0}
-    limited = SelectionRules("greedy", (Limit("parameters", 4, costs),))
+    limited = SelectionRules("greedy", (Limit(4, costs),))
     report = evaluate(Pool([*keys, "large"], [*predictions, best], labels, (0,)), k=k, rules=limited)
     alone = evaluate(Pool(keys, predictions, labels, (0,)), k=k, rules=SelectionRules("greedy"))
     assert (report.members, report.miou, report.gain) == (alone.members, alone.miou, alone.gain)

@@ -136,10 +136,10 @@ def test_limits_hold_for_every_search(name: SearchName, seed: int) -> None:
     case = make_case(seed, num_candidates=7)
     costs = dict(zip(case[0], np.random.default_rng(seed).integers(1, 10, 7).tolist(), strict=True))
     pool = pool_of(case)
-    selection = pool.select(np.arange(7), k=4, rules=SelectionRules(name, (Limit("parameters", 10, costs),)))
+    selection = pool.select(np.arange(7), k=4, rules=SelectionRules(name, (Limit(10, costs),)))
     assert sum(costs[pool.keys[i]] for i in selection.members) <= 10
     with pytest.raises(EnsembleError, match="within the limits"):
-        pool.select(np.arange(7), k=4, rules=SelectionRules(name, (Limit("parameters", 0, costs),)))
+        pool.select(np.arange(7), k=4, rules=SelectionRules(name, (Limit(0, costs),)))
 
 
 @pytest.mark.parametrize("name", ["greedy", "weighted", "swap", "beam", "exhaustive"])
@@ -164,7 +164,7 @@ def test_exactly_k_within_limits_is_found_or_told() -> None:
     case = make_case(1, num_candidates=4)
     best = pool_of(case).select(np.arange(7), k=1).members[0]
     pool, costs = pool_of(case), {key: 9.0 if i == best else 4.0 for i, key in enumerate(case[0])}
-    limit = (Limit("parameters", 10, costs),)
+    limit = (Limit(10, costs),)
     assert len(pool.select(np.arange(7), k=2, exactly=True, rules=SelectionRules("exhaustive", limit)).members) == 2
     with pytest.raises(EnsembleError, match="only 1 fit the limits"):
         pool.select(np.arange(7), k=2, exactly=True, rules=SelectionRules("greedy", limit))

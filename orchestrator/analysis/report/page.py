@@ -45,7 +45,7 @@ def write_page(table: ReportTable, picture: SamplePicture | None, chosen: Chosen
         parts += _draw_picture(table.best, picture)
     failures = [failure for line in table.lines for failure in line.failures]
     if failures:
-        parts += [element("h2", "Not finished"), make_rows(("trial", "reason"), failures, wrapped=("trial", "reason"))]
+        parts += [element("h2", "Not included"), make_rows(("trial", "reason"), failures, wrapped=("trial", "reason"))]
     return write_html(element("html", head, element("body", *parts), lang="en"))
 
 
@@ -55,7 +55,7 @@ def _summarize(table: ReportTable) -> str:
     num_failed = sum(len(line.failures) for line in singles)
     num_ensembles = len(table.lines) - len(singles)
     parts = [f"{len(singles)} configurations", f"{num_trials} finished trainings"]
-    parts += [f"{num_failed} not finished"] * bool(num_failed) + [f"{num_ensembles} ensembles"] * bool(num_ensembles)
+    parts += [f"{num_failed} not included"] * bool(num_failed) + [f"{num_ensembles} ensembles"] * bool(num_ensembles)
     return ", ".join(parts)
 
 

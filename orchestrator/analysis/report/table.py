@@ -29,6 +29,8 @@ from orchestrator.analysis.trials import IOU, Trial, strip_seed
 from orchestrator.tracking.tags import legalize
 from trainers.config import TrainConfig
 
+_LEFT_OUT = "left out: its seed lacks a fold, or was scored on other images"
+
 
 @dataclass(frozen=True)
 class EnsembleRun:
@@ -52,7 +54,7 @@ class ReportLine:
     """A line of the report. Values are means over seeds; folds of one seed count as one trial.
 
     row: its id in the sweep file. members: rows of an ensemble. result: what it scored, with ``ci95`` over images and seeds.
-    reported: published elsewhere. failures: name and reason of what was not trained or not evaluated. gain: of an ensemble over
+    reported: published elsewhere. failures: name and reason of what is not part of the result. gain: of an ensemble over
     its best member, which ``best_member`` names; paired by image and seed.
     """
 
@@ -188,17 +190,20 @@ def _make_line(
     group: Sequence[Trial], ranked: RankedResult | None, compared: tuple[str, ...] | None, class_names: Sequence[str]
 ) -> ReportLine:
     """The line of one configuration. compared: what most lines were scored on."""
+    used = () if ranked is None else ranked.result.keys
+    failures = [(trial.name, trial.reason or f"is {trial.state}") for trial in group if not trial.is_done]
+    failures += [(trial.name, _LEFT_OUT) for trial in group if trial.is_done and trial.key not in used]
     train = next((trial.config["train"] for trial in group if "train" in trial.config), None)  # elsewhere it may only have begun
     line = ReportLine(
         name=_shorten(group[0].name, group[0].row),
         row=group[0].row,
         what=Description() if train is None else describe_training(TrainConfig.model_validate(train)),
         reported=group[0].reported,
-        failures=tuple((trial.name, trial.reason or f"is {trial.state}") for trial in group if not trial.is_done),
+        failures=tuple(failures),
     )
     if ranked is None:
         return line
-    used = [trial for trial in group if trial.key in ranked.result.keys]
+    scored = [trial for trial in group if trial.key in used]
     is_comparable = ranked.result.fingerprints == compared
     return replace(
         line,
@@ -206,8 +211,8 @@ def _make_line(
         ci95=ranked.ci95,
         ranked=ranked if is_comparable else None,
         is_comparable=is_comparable,
-        class_iou=_mean_class_iou([trial.metrics for trial in used], class_names),
-        best_trial=max(used, key=lambda trial: trial.miou),
+        class_iou=_mean_class_iou([trial.metrics for trial in scored], class_names),
+        best_trial=max(scored, key=lambda trial: trial.miou),
     )
 
 
@@ -219,7 +224,9 @@ def _make_ensemble_lines(
     for run in ensembles:
         by_row[run.row].append(run)
     joined = {row: join_seeds(results) for row, runs in by_row.items() if (results := [r.result for r in runs if r.result])}
-    bests = {row: best for row, result in joined.items() if (best := _join_best_members(by_row[row], result, trials))}
+    single, rows = join_folds(trials), {trial.key: trial.row for trial in trials}
+    named = {key: replace(member, name=_shorten(member.name, rows[member.keys[0]])) for key, member in single.items()}
+    bests = {row: best for row, result in joined.items() if (best := _join_best_members(by_row[row], result, named))}
     gains = pool_spread([np.subtract(joined[row].mious, best.mious).tolist() for row, best in bests.items()])
     lines = []
     for row, runs in by_row.items():
@@ -244,17 +251,15 @@ def _make_ensemble_lines(
     return lines
 
 
-def _join_best_members(runs: Sequence[EnsembleRun], ensemble: Result, trials: Sequence[Trial]) -> Result | None:
+def _join_best_members(runs: Sequence[EnsembleRun], ensemble: Result, members: Mapping[str, Result]) -> Result | None:
     """The best member of each of the ensemble's seeds, as one result; None where one of them is not known."""
-    single, rows = join_folds(trials), {trial.key: trial.row for trial in trials}
-    members = [single.get(run.best_member or "") for run in runs if run.result]
-    known = [member for member in members if member is not None]
-    if len(known) < len(members):
+    bests = [members.get(run.best_member or "") for run in runs if run.result]
+    known = [best for best in bests if best is not None]
+    if len(known) < len(bests):
         return None
     best = join_seeds(known)
-    names = dict.fromkeys(_shorten(member.name, rows[member.keys[0]]) for member in known)
     is_paired = best.fingerprints == ensemble.fingerprints and len(best.samples) == len(ensemble.samples)
-    return replace(best, name=", ".join(names)) if is_paired else None
+    return replace(best, name=", ".join(dict.fromkeys(one.name for one in known))) if is_paired else None
 
 
 def _mean_class_iou(metrics: Sequence[Mapping[str, float]], class_names: Sequence[str]) -> dict[str, float]:

@@ -126,7 +126,7 @@ def _write_title(line: ReportLine) -> str:
 
 
 def _draw_failures(failures: Sequence[tuple[str, str]]) -> Table:
-    drawn = _start_table("Not finished", ["trial", "reason"])
+    drawn = _start_table("Not included", ["trial", "reason"])
     for name, reason in failures:
         drawn.add_row(escape(name), escape(reason))
     return drawn

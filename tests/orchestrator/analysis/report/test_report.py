@@ -80,6 +80,19 @@ def test_folds_of_a_seed_are_one_result() -> None:
     assert (line.name, line.miou, line.spread, line.rank) == ("t", compute_miou(joined, (0,)), None, 1)
 
 
+def test_a_seed_that_lacks_a_fold_is_left_out_and_named() -> None:
+    """As on the leaderboard: the line is that of the whole seed alone, and without any there is none."""
+    trials = [
+        replace(make_trial(f"{seed}{i}", 0.7, seed=seed, configuration="x", fingerprint=f"f{i}"), fold=(i, 2))
+        for seed, i in ((0, 0), (0, 1), (1, 0))
+    ]
+    (line,) = make_table("s", trials, class_names=NAMES).lines
+    assert (line.seeds, line.rank, [name for name, _ in line.failures]) == ((0,), 1, [trials[2].name])
+    (line,) = make_table("s", trials[2:], class_names=NAMES).lines
+    assert (line.miou, line.rank, len(line.failures)) == (None, None, 1)
+    assert "lacks a fold" in show(make_table("s", trials, class_names=NAMES))
+
+
 def test_an_ensemble_of_folds_is_compared_with_its_best_member_on_all_folds() -> None:
     """The gain is over the row's folds together, and the line stands beside those of rows."""
     rows = {"1": ("x", 0.6), "2": ("y", 0.8)}

@@ -97,12 +97,12 @@ class CheckpointUploads:
             try:
                 self._update(upload.folder)
             except RefusedError as error:
-                _log.warning("The checkpoint of %s is not mirrored: %s", upload.folder.path.name, error)
+                _log.warning("The checkpoint of %s is not uploaded: %s", upload.folder.path.name, error)
             except TrackingError as error:  # the mirror logs this one
                 _log.debug("checkpoint of %s: %s", upload.folder.path.name, error)
                 is_done = False
             except Exception as error:  # of any kind: the other trials' checkpoints must still be sent
-                _log.warning("The checkpoint of %s is not mirrored yet: %s: %s", upload.folder.path, type(error).__name__, error)
+                _log.warning("The checkpoint of %s is not uploaded yet: %s: %s", upload.folder.path, type(error).__name__, error)
                 is_done = False
             self._put_back(upload, is_done=is_done)
 

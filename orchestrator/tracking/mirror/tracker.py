@@ -208,7 +208,7 @@ class MlflowTracker:
             # An outage is logged once, although each request words it differently. If the server accepts other requests
             # meanwhile, because only its file store is full, each refused one is logged.
             if trouble != task.logged and not (is_server and self._trouble is not None):
-                _log.warning("Not mirrored yet, will be tried again: %s", trouble)
+                _log.warning("Not mirrored yet, will be retried: %s", trouble)
             if is_server:  # the others would fail too: they wait as well, and none waits for its own time-out
                 for other in self._pending.values():
                     other.not_before_s = max(other.not_before_s, kept.not_before_s)

@@ -8,6 +8,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 
 import mlflow  # noqa: F401  whole, before its parts (see tracking/__init__.py)
 from filelock import FileLock
@@ -37,6 +38,7 @@ from orchestrator.tracking.mirror.run_data import (
 from orchestrator.tracking.mirror_state import MirrorState, read_mirror_state, write_mirror_state
 from orchestrator.tracking.tags import EnsembleRecord, RunKind, RunLabel, Tag, match_trials
 
+NOTHING: Mapping[str, str] = MappingProxyType({})
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAILED: "FAILED"}
 _METRICS_PER_BATCH, _OTHERS_PER_BATCH = 800, 100  # MLflow allows 1000 items in all, 100 params, 100 tags, 1 MB
 _ABANDONED_ENSEMBLE_S = 600  # logging one takes seconds
@@ -122,7 +124,7 @@ class Recorder:
         self, run_id: str, spec: TrialSpec, result: TrialResult, *, origin: Mapping[str, str], known: Collection[str]
     ) -> str:
         """Complete a run that refers to another: new, half written, or ended elsewhere. known: its params."""
-        self._log(run_id, points=[], params={}, tags=origin)
+        self._log(run_id, tags=origin)
         params = {name: value for name, value in make_params(spec).items() if name not in known}
         tags = describe_result(result)
         points, progress = continue_series(TrialFolder(self._location.trials / spec.key).events()[0], MirroredEpochs())
@@ -144,7 +146,7 @@ class Recorder:
                 kind, age_s = run.data.tags.get(Tag.KIND), time.time() - (run.info.start_time or 0) / 1000
                 if kind == RunKind.ENSEMBLE and age_s > _ABANDONED_ENSEMBLE_S:
                     tags: dict[str, str] = {Tag.STATE: TrialState.FAILED, Tag.CURRENT: "false"}
-                    self._log(run.info.run_id, points=[], params={}, tags=tags)
+                    self._log(run.info.run_id, tags=tags)
                     self._client.set_terminated(run.info.run_id, "KILLED")
                 if kind != RunKind.TRIAL or key in live:
                     continue
@@ -179,7 +181,7 @@ class Recorder:
         points, progress = continue_series(events, MirroredEpochs(state.epoch, state.best))
         unfinished = TrialState.WAITING if ended else TrialState.RUNNING
         tags: dict[str, str] = {} if result else {Tag.STATE: unfinished, Tag.REASON: ""}
-        self._log(run_id, points=points, params={}, tags=describe_events(events) | tags)
+        self._log(run_id, points=points, tags=describe_events(events) | tags)
         state = state.model_copy(
             update={"run_id": run_id, "offset": offset, "epoch": progress.epoch, "best": progress.best, "ended": False}
         )
@@ -187,7 +189,7 @@ class Recorder:
         if ended or result:
             state = self._send_files(run_id, folder, state)
         if result:  # after the files: a run that is COMPLETE has all of them
-            self._log(run_id, points=final_points(result, progress), params={}, tags=describe_result(result))
+            self._log(run_id, points=final_points(result, progress), tags=describe_result(result))
             self._client.set_terminated(run_id, STATUS[result.state], round(result.ended_s * 1000))
         elif ended:
             self._stop(run_id, round(events[-1].time_s * 1000) if events else None)
@@ -207,10 +209,10 @@ class Recorder:
             started_s = events[0].time_s if events else (folder.path / TrialFile.SPEC).stat().st_mtime
             tags = describe_trial(state.sweep, spec, deviation=state.deviation)
             run_id = self._create(experiment, spec, tags=tags, start_s=started_s, label=label)
-            self._log(run_id, points=[], params=make_params(spec), tags={})
+            self._log(run_id, params=make_params(spec))
             return run_id, state
         missing = {name: value for name, value in make_params(spec).items() if name not in run.data.params}
-        self._log(run.info.run_id, points=[], params=missing, tags={})  # params cannot change; a path may differ on this machine
+        self._log(run.info.run_id, params=missing)  # params cannot change; a path may differ on this machine
         history = self._client.get_metric_history(run.info.run_id, f"epoch/{OBJECTIVE}")
         begun = pick_up_series([Point(one.key, one.value, one.timestamp, one.step) for one in history], events)
         return str(run.info.run_id), state.model_copy(update={"epoch": begun.epoch, "best": begun.best})
@@ -223,7 +225,9 @@ class Recorder:
         run = self._client.create_run(experiment, start_time=round(start_s * 1000), tags=every, run_name=label.name)
         return str(run.info.run_id)
 
-    def _log(self, run_id: str, *, points: list[Point], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+    def _log(
+        self, run_id: str, *, points: Sequence[Point] = (), params: Mapping[str, str] = NOTHING, tags: Mapping[str, str] = NOTHING
+    ) -> None:
         """Send in as few batches as MLflow's limits allow."""
         metrics = [Metric(point.key, point.value, point.time_ms, point.step) for point in points]
         all_params = [Param(name, value) for name, value in params.items()]
@@ -253,7 +257,7 @@ class Recorder:
 
     def _stop(self, run_id: str, end_ms: int | None = None) -> None:
         """Close a run whose trial waits to be resumed."""
-        self._log(run_id, points=[], params={}, tags={Tag.STATE: str(TrialState.WAITING)})
+        self._log(run_id, tags={Tag.STATE: str(TrialState.WAITING)})
         self._client.set_terminated(run_id, "KILLED", end_ms)
 
     def _find_current(self, experiment: str, result: TrialResult) -> Run | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,8 +86,15 @@ class RunReader:
         """Key -> COMPLETE run, of any machine and sweep; keys without one are missing."""
         with translate_errors(self._location):
             wanted = frozenset(keys)
-            rows = self._list_complete() if wanted else []
-            return one_run_per_key(row for row in rows if row.key in wanted)
+            if not wanted:
+                return {}
+            # All in one search: MLflow 3.17 has no IN for tags, and one search per key is one round trip per key.
+            experiments = self._source.list_experiments()
+            if self._index is not None:  # which would otherwise cache the runs of other tools
+                experiments = [found for found in experiments if is_sweep(found.tags)]
+            ids = [found.experiment_id for found in experiments]
+            complete = self._select(ids, {Tag.KIND: RunKind.TRIAL, Tag.STATE: TrialState.COMPLETE})
+            return one_run_per_key(row for row in complete if row.key in wanted)
 
     def fetch(self, run: RunRow, name: str, cache: Path, *, from_folder: bool = True) -> Path:
         """A file of the run's trial, from its folder on this machine or, once per result, from the server.
@@ -148,20 +155,15 @@ class RunReader:
         with translate_errors(self._location):
             return self._experiments([sweep])[0]
 
-    def _list_complete(self) -> list[RunRow]:
-        """All in one search: MLflow 3.17 has no IN for tags, and one search per key is one round trip per key."""
-        if self._index is not None:
-            ours = [e.experiment_id for e in self._source.list_experiments() if is_sweep(e.tags)]
-            return [r for r in self._index.read(ours) if r.tags.get(Tag.KIND) == RunKind.TRIAL and r.state == TrialState.COMPLETE]
-        return self._source.search(self._experiments(()), match_tags({Tag.KIND: RunKind.TRIAL, Tag.STATE: TrialState.COMPLETE}))
-
     def _list_current(self, kind: RunKind, sweeps: Sequence[str]) -> list[RunRow]:
-        experiments, wanted = self._experiments(sweeps), {Tag.KIND: kind, Tag.CURRENT: "true"}
-        if self._index is not None:
-            rows = [row for row in self._index.read(experiments) if wanted.items() <= row.tags.items()]
-        else:
-            rows = self._source.search(experiments, match_tags(wanted))
+        rows = self._select(self._experiments(sweeps), {Tag.KIND: kind, Tag.CURRENT: "true"})
         return sorted(rows, key=lambda row: (row.start_s, row.run_id))
+
+    def _select(self, experiments: Sequence[str], wanted: Mapping[Tag, str]) -> list[RunRow]:
+        """Runs with all these tags."""
+        if self._index is None:
+            return self._source.search(experiments, match_tags(wanted)) if experiments else []
+        return [row for row in self._index.read(experiments) if wanted.items() <= row.tags.items()]
 
     def _experiments(self, sweeps: Sequence[str]) -> list[str]:
         if not sweeps:

@@ -131,7 +131,7 @@ def list_idle(sweep: str, *, home: Home, ledger: Ledger) -> Iterator[TrialFolder
     """Folders on this machine of the sweep's trials that no dispatcher holds and that may have something to send."""
     for key, row in ledger.states(ledger.members(sweep), sweep).items():
         folder = TrialFolder(home.trial_folder(key))
-        if is_held(row, ledger, home) or not folder.exists:
+        if is_held(row, ledger, home) or not folder.has_trial:
             continue
         if folder.has_result:
             is_news = row.state.has_ended or row.sweep == sweep

@@ -49,7 +49,7 @@ def reclaim_orphans(session: Session) -> Iterator[tuple[str, TrialFolder]]:
     keys = session.ledger.reclaim(session.home.is_dead)
     for key, row in session.ledger.states(keys).items():
         folder = TrialFolder(session.home.trial_folder(key))
-        if row.sweep is not None and folder.exists and folder.result() is None:
+        if row.sweep is not None and folder.has_trial and folder.result() is None:
             leave_waiting(folder, row.attempt, reason="its dispatcher died")
             yield row.sweep, folder
 

@@ -75,7 +75,7 @@ class CheckpointFinder:
         states = {run.state for run in runs}
         if not states <= {str(state) for state in REMOVABLE_STATES} or (row is not None and row.state not in REMOVABLE_STATES):
             return False
-        if not folder.exists:
+        if not folder.has_trial:
             return True
         try:
             result = folder.result()

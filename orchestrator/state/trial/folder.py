@@ -119,8 +119,8 @@ class TrialFolder:
         return self.path / TrialFile.HEARTBEAT
 
     @property
-    def exists(self) -> bool:
-        """Whether it holds a trial."""
+    def has_trial(self) -> bool:
+        """Whether the folder holds a trial."""
         return (self.path / TrialFile.SPEC).exists()
 
     @property
@@ -135,7 +135,7 @@ class TrialFolder:
             TrialError: it belongs to another.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        if not self.exists:
+        if not self.has_trial:
             write_atomically(self.path / TrialFile.SPEC, spec.model_dump_json(indent=1))
         elif (found := self.spec().key) != spec.key:
             raise TrialError(f"{self.path}: holds trial {found}, expected {spec.key}. Move the folder away.")

@@ -150,7 +150,7 @@ class Recorder:
                     self._client.set_terminated(run.info.run_id, "KILLED")
                 if kind != RunKind.TRIAL or key in live:
                     continue
-                if TrialFolder(self._location.trials / key).exists:
+                if TrialFolder(self._location.trials / key).has_trial:
                     here.append(key)
                 elif self._client.get_run(run.info.run_id).info.status == "RUNNING":  # another machine may just have ended it
                     self._stop(run.info.run_id)

@@ -11,7 +11,7 @@ import os
 import re
 import socket
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -78,17 +78,15 @@ def describe_end(report: SweepReport, home: Home) -> Message:
     if outcome.interrupted or outcome.halted:
         lines.append("The same command resumes it.")
     how, kind = _judge(outcome, num_failed=len(failed))
-    return _write(report.sweep, how, [*lines, *_say_where(report.sweep, home)], kind)
+    return _write(report.sweep, how, lines, kind, home)
 
 
 def describe_failure(sweep: str, error: BaseException, home: Home) -> Message:
     """The message about a sweep that ended with an error or an interruption."""
     if isinstance(error, KeyboardInterrupt | SystemExit):
-        return _write(
-            sweep, "interrupted", ["It was interrupted before its trials ended.", *_say_where(sweep, home)], Kind.warning
-        )
+        return _write(sweep, "interrupted", ["It was interrupted before its trials ended."], Kind.warning, home)
     text = str(error) if isinstance(error, OrchestrateError) else f"{type(error).__name__}: {error}"
-    return _write(sweep, "failed", [text, *_say_where(sweep, home)], Kind.failure)
+    return _write(sweep, "failed", [text], Kind.failure, home)
 
 
 def _judge(outcome: SweepOutcome, *, num_failed: int) -> tuple[str, Kind]:
@@ -101,13 +99,10 @@ def _judge(outcome: SweepOutcome, *, num_failed: int) -> tuple[str, Kind]:
     return "done", Kind.success
 
 
-def _say_where(sweep: str, home: Home) -> list[str]:
-    records = redact(home.tracking) if home.tracking else f"{socket.gethostname()}:{home.root}"
-    return [f"Where to look: orchestrate report {sweep}; {records}"]
-
-
-def _write(sweep: str, how: str, lines: list[str], kind: Kind) -> Message:
-    return Message(f"{sweep}: {how}", redact("\n".join(lines)), kind)
+def _write(sweep: str, how: str, lines: list[str], kind: Kind, home: Home) -> Message:
+    records = home.tracking or f"{socket.gethostname()}:{home.root}"
+    where = f"Where to look: orchestrate report {sweep}; {records}"
+    return Message(f"{sweep}: {how}", redact("\n".join([*lines, where])), kind)
 
 
 @dataclass(frozen=True)
@@ -118,16 +113,25 @@ class Service:
     name: str
     sender: Apprise
 
+    def send(self, message: Message) -> str | None:
+        """Send a message; returns what failed, without the address."""
+        with _silence():
+            try:
+                is_sent = bool(self.sender.notify(title=message.title, body=message.body, notify_type=message.kind.value))
+            except Exception as error:  # its text may show the address
+                return f"{self.where} ({self.name}) could not be notified: {type(error).__name__}."
+        return None if is_sent else f"{self.where} ({self.name}) could not be notified: refused or unreachable."
 
+
+@dataclass(frozen=True)
 class Notifier:
     """Sends messages to every address of a sweep. Used by one thread."""
 
-    def __init__(self, services: Sequence[Service]) -> None:
-        self._services = tuple(services)
+    services: tuple[Service, ...]
 
     def notify(self, message: Message) -> list[str]:
         """Send a message; returns one line per service that failed, which fails nothing else."""
-        return [trouble for service in self._services if (trouble := _send(service, message)) is not None]
+        return [trouble for service in self.services if (trouble := service.send(message)) is not None]
 
 
 def open_notifier(spec: SweepSpec, environment: Mapping[str, str] = os.environ) -> Notifier:
@@ -140,7 +144,7 @@ def open_notifier(spec: SweepSpec, environment: Mapping[str, str] = os.environ) 
     for i, written in enumerate(spec.notify):
         where = f"{spec.where(('notify', i))}: notify[{i}]"
         addresses |= dict.fromkeys(_expand(written, where, environment).split(), where)
-    return Notifier([_open(address, where) for address, where in addresses.items()])
+    return Notifier(tuple(_open(address, where) for address, where in addresses.items()))
 
 
 def _expand(written: str, where: str, environment: Mapping[str, str]) -> str:
@@ -188,15 +192,6 @@ def _list_schemes() -> list[str]:
     with _silence():
         described = apprise.Apprise().details()["schemas"]
     return sorted({scheme for entry in described for kind in ("protocols", "secure_protocols") for scheme in entry[kind] or ()})
-
-
-def _send(service: Service, message: Message) -> str | None:
-    with _silence():
-        try:
-            is_sent = bool(service.sender.notify(title=message.title, body=message.body, notify_type=message.kind.value))
-        except Exception as error:  # its text may show the address
-            return f"{service.where} ({service.name}) could not be notified: {type(error).__name__}."
-    return None if is_sent else f"{service.where} ({service.name}) could not be notified: refused or unreachable."
 
 
 @contextmanager

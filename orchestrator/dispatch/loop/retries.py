@@ -72,7 +72,11 @@ class Retries:
             folder.discard_result()
             return replace(outcome, state=TrialState.WAITING, reason=f"{outcome.reason}; it waits: no GPU is left here")
         terms = choose_terms(failures, batch_size, fits=self._fits)
-        how = f" {_describe_terms(batch_size, terms)}" if kind is FailureKind.CUDA_OUT_OF_MEMORY else ""
+        how = ""
+        if kind is FailureKind.CUDA_OUT_OF_MEMORY:
+            how = f" with a batch of {batch_size} in {terms.accumulate} parts"
+            if terms.more_than_mb is not None:
+                how = f" with more than {terms.more_than_mb} MB of a GPU"
         folder.discard_result()
         count = f"{_count(failures, kind)} of {self._policy.num_allowed(kind)} for {kind.words}"
         return replace(outcome, state=TrialState.WAITING, reason=f"{outcome.reason}; retrying{how} ({count})")
@@ -136,12 +140,6 @@ def choose_terms(failures: Sequence[Failure], batch_size: int, *, fits: Fits = _
     when = "" if because.epoch is None else f" in epoch {because.epoch}"
     deviation = f"batch of {batch_size} in {accumulate} parts after {because.kind.words}{when}"
     return Terms(accumulate, deviation, more_than_mb)
-
-
-def _describe_terms(batch_size: int, terms: Terms) -> str:
-    if terms.more_than_mb is not None:
-        return f"with more than {terms.more_than_mb} MB of a GPU"
-    return f"with a batch of {batch_size} in {terms.accumulate} parts"
 
 
 def _count(failures: Sequence[Failure], kind: FailureKind) -> int:

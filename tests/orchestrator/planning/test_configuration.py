@@ -19,21 +19,21 @@ FACTS = DataFacts("f" * 16, Path("prepared"), 16, 64, 128, 1, 5, ("background", 
 
 
 class AnyData(dict[str, DataFacts]):
-    """The same facts whatever set is asked for."""
+    """The same facts for every data set."""
 
     def __missing__(self, key: str) -> DataFacts:
         return FACTS
 
 
 class AnyCode(dict[str, str]):
-    """The same hash whatever code is asked for."""
+    """The same hash for all code."""
 
     def __missing__(self, key: str) -> str:
         return "c" * 16
 
 
 def facts(**code: str) -> Facts:
-    """Facts that know every data set and every import path."""
+    """Facts about every data set and import path."""
     return Facts(data=AnyData(), code=AnyCode(code))
 
 
@@ -44,7 +44,7 @@ def read(folder: Path, text: str, name: str = "sweep.yaml") -> SweepSpec:
 
 
 def configurations(spec: SweepSpec) -> list[Configuration]:
-    """All that a planned sweep comes to."""
+    """All configurations of a planned sweep."""
     return [resolve(spec, choice, facts()) for choice in list_choices(spec)]
 
 
@@ -60,7 +60,7 @@ def test_a_grid_is_the_product_of_its_choices(tmp_path: Path) -> None:
 
 
 def test_an_object_replaces_what_base_has(tmp_path: Path) -> None:
-    """A chosen loss takes nothing over from base's."""
+    """A chosen loss inherits nothing from the loss of base."""
     spec = read(tmp_path, grid("    loss: [{name: focal}, {name: dice}]\n"))
     assert [c.train.loss for c in configurations(spec)] == [FocalLoss(name="focal", gamma=2), DiceLoss(name="dice")]
 
@@ -75,7 +75,7 @@ def test_a_nested_path_changes_one_field(tmp_path: Path) -> None:
 
 
 def test_a_condition_looks_at_what_stands_above(tmp_path: Path) -> None:
-    """A loss's gamma exists for focal only; what does not exist is not varied."""
+    """A loss's gamma exists only for focal; a field that does not exist is not varied."""
     spec = read(
         tmp_path,
         grid("    loss: [{name: focal}, {name: dice}]\n    loss.gamma: {choices: [1, 2], when: {loss.name: focal}}\n"),
@@ -87,7 +87,7 @@ def test_a_condition_looks_at_what_stands_above(tmp_path: Path) -> None:
     ]
 
 
-def test_a_condition_sees_defaults_that_nobody_wrote(tmp_path: Path) -> None:
+def test_a_condition_sees_unwritten_defaults(tmp_path: Path) -> None:
     """Conditions look at the configuration, not at the file."""
     text = (
         "search:\n  method: grid\n  space:\n    epochs: {choices: [1, 2], when: {optimizer.name: adamw, data.limit: [null, 5]}}\n"
@@ -142,22 +142,22 @@ def test_a_label_says_what_varies(tmp_path: Path, entry: str, labels: list[str])
     assert [c.label for c in configurations(read(tmp_path, grid(f"    {entry}\n")))] == labels
 
 
-def test_values_that_do_not_fit_say_so(tmp_path: Path) -> None:
-    """A point that was never checked still cannot become a configuration."""
+def test_values_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    """A point that was never checked cannot become a configuration either."""
     spec = read(tmp_path, grid("    epochs: [1]\n"))
     with pytest.raises(BuildError, match=r"^epochs is -1\. Allowed: at least 1\."):
         resolve(spec, {"epochs": -1}, facts())
 
 
-def test_code_of_the_users_own_is_part_of_the_id(tmp_path: Path) -> None:
+def test_custom_code_is_part_of_the_id(tmp_path: Path) -> None:
     """The same import path with other code is another configuration."""
     spec = read(tmp_path, "base: {loss: {name: 'mine.losses:My'}}\n")
     one, other = (resolve(spec, {}, facts(**{"mine.losses:My": code})) for code in ("aa", "bb"))
     assert one.id != other.id
 
 
-def test_fitting_is_being_a_point(tmp_path: Path) -> None:
-    """Params fit where each parameter that exists has an allowed value, and no other is there."""
+def test_params_that_fit_are_a_point(tmp_path: Path) -> None:
+    """Params fit if each parameter that exists has an allowed value, and there is no other."""
     spec = read(
         tmp_path,
         "search:\n  method: random\n  space:\n    loss: [{name: focal}, {name: dice}]\n"
@@ -224,7 +224,7 @@ def keys_of(folder: Path, document: Mapping[str, Any], name: str = "sweep.yaml")
 def test_keys_do_not_depend_on_how_a_file_is_written(
     base: dict[str, Any], data: dict[str, Any], order: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Order of keys, the file's name and place, and explicitly written defaults make no difference to a trial's key."""
+    """The order of keys, the file's name and folder, and explicit defaults do not change a trial's key."""
     folder = tmp_path_factory.mktemp("keys")
     expected = keys_of(folder, {"base": base, "data": data})
     explicit = {
@@ -253,7 +253,7 @@ def test_specs_survive_being_written_and_read(
     assert again.model_dump() == spec.model_dump()
 
 
-def test_the_data_set_is_known_by_what_is_read_not_by_the_split() -> None:
+def test_facts_depend_on_what_is_read_not_on_the_split() -> None:
     """Facts are shared by configurations that split the same set differently."""
     assert source_part(DataConfig(val_fraction=0.2, limit=3, ignore_classes=(0,))) == source_part(DataConfig())
     assert source_part(DataConfig(size=(8, 8))) != source_part(DataConfig())

@@ -34,7 +34,7 @@ def plan(spec: SweepSpec, states: Sequence[tuple[str, TrialState]] = ()) -> Plan
 
 
 def test_all_configurations_come_with_the_first_seed_first(tmp_path: Path) -> None:
-    """A sweep that is cut short has seen every configuration once."""
+    """An interrupted sweep has covered every configuration once."""
     made = plan(read(tmp_path, GRID + "seeds: [4, 2]\n"))
     assert [t.spec.name for t in made.trials] == ["Unet seed 4", "FPN seed 4", "Unet seed 2", "FPN seed 2"]
 
@@ -48,7 +48,7 @@ def test_folds_of_one_seed_stay_together(tmp_path: Path) -> None:
 
 
 def test_one_seed_is_not_named(tmp_path: Path) -> None:
-    """Names hold what tells trials apart and nothing else."""
+    """Names contain only what differs between trials."""
     assert [t.spec.name for t in plan(read(tmp_path, GRID)).trials] == ["Unet", "FPN"]
 
 
@@ -65,7 +65,7 @@ def test_rows_run_their_own_seed_or_all(tmp_path: Path) -> None:
 
 
 def test_what_is_complete_is_cached_and_the_rest_keeps_its_state(tmp_path: Path) -> None:
-    """States come from outside; nothing known means waiting."""
+    """Trials without a known state are WAITING."""
     spec = read(tmp_path, GRID + "seeds: [0, 1]\n")
     keys = [t.spec.key for t in plan(spec).trials]
     made = plan(spec, [(keys[0], TrialState.COMPLETE), (keys[1], TrialState.FAILED), (keys[2], TrialState.RUNNING)])
@@ -74,13 +74,13 @@ def test_what_is_complete_is_cached_and_the_rest_keeps_its_state(tmp_path: Path)
 
 
 def test_a_budget_takes_whole_configurations(tmp_path: Path) -> None:
-    """What does not fit with all its seeds is left out."""
+    """A configuration that does not fit with all its seeds is left out."""
     made = plan(read(tmp_path, GRID + "seeds: [0, 1]\nbudget: {trials: 3}\n"))
     assert [t.spec.name for t in made.trials] == ["Unet seed 0", "Unet seed 1"]
 
 
-def test_what_a_budget_leaves_out_is_said(tmp_path: Path) -> None:
-    """How many rows and trials, in the line for people and in the JSON; nothing of it where all of them fit."""
+def test_what_a_budget_leaves_out_is_shown(tmp_path: Path) -> None:
+    """The number of rows and trials, in the line for people and in the JSON; nothing if all of them fit."""
     rows = "seeds: [0, 1]\nrows: [{id: 7, epochs: 1}, {id: 8, seed: 3}, {id: 9, epochs: 2}]\n"
     spec = read(tmp_path, f"{rows}budget: {{trials: 2}}\n")
     report = PlanReport(spec, plan(spec))
@@ -92,7 +92,7 @@ def test_what_a_budget_leaves_out_is_said(tmp_path: Path) -> None:
 
 
 def test_an_open_ended_plan_lists_what_is_known(tmp_path: Path) -> None:
-    """A search that proposes as it goes has only its past in the plan."""
+    """Only earlier proposals of an open-ended search are in the plan."""
     spec = read(tmp_path, "search: {method: random, space: {epochs: {low: 1, high: 9}}}\nbudget: {trials: 3}\n")
     known = resolve(spec, {"epochs": 4}, facts())
     assert make_plan(spec, facts(), {}).trials == ()
@@ -102,7 +102,7 @@ def test_an_open_ended_plan_lists_what_is_known(tmp_path: Path) -> None:
 
 
 def test_labels_that_look_alike_get_their_id(tmp_path: Path) -> None:
-    """Every configuration of a plan has a label of its own."""
+    """Every configuration of a plan has a unique label."""
     transforms = ", ".join(f"[{{name: HorizontalFlip, options: {{p: {p}}}}}]" for p in (0.2, 0.5))
     made = plan(read(tmp_path, f"search: {{method: grid, space: {{augmentation: [{transforms}]}}}}\n"))
     assert len({c.label for c in made.configurations}) == 2
@@ -110,7 +110,7 @@ def test_labels_that_look_alike_get_their_id(tmp_path: Path) -> None:
 
 
 def test_two_paths_to_one_data_set_are_refused(tmp_path: Path) -> None:
-    """Entries that come to the same training would claim each other's trials."""
+    """Entries with the same training would claim each other's trials."""
     a, b = (str(tmp_path / name) for name in ("a.npz", "b.npz"))
     spec = read(tmp_path, "search: {method: grid, space: {data.source: [a.npz, b.npz]}}\n")
     with pytest.raises(SpecError, match=r"'a' and 'b' are the same training on the same data"):
@@ -124,7 +124,7 @@ def test_planning_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_long_trials_come_first_within_their_round(tmp_path: Path) -> None:
-    """What is started last is short, and yet every configuration is seen with the first seed before any with the next."""
+    """The last trials are short, and every configuration runs with the first seed before any with the next."""
     spec = read(tmp_path, "search: {method: grid, space: {arch: [Unet, FPN, Linknet]}}\nseeds: [0, 1]\n")
     made = plan(spec)
     durations_s = {t.spec.key: {"FPN": 5.0, "Linknet": 9.0}.get(t.spec.train.arch, 1.0) for t in made.trials}
@@ -136,7 +136,7 @@ def test_long_trials_come_first_within_their_round(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rule", ["budget: {hours: 1}", "budget: {gpu_hours: 1}", "pruner: {name: median}"])
 def test_the_order_of_the_file_holds_where_a_sweep_may_be_cut_short(tmp_path: Path, rule: str) -> None:
-    """What comes first is then what is done at all, and that is for the file to say."""
+    """The file's order then decides what runs at all."""
     spec = read(tmp_path, GRID + rule + "\n")
     made = plan(spec)
     assert longest_first(made, spec, {made.trials[1].spec.key: 9.0}) == made

@@ -31,7 +31,7 @@ def read(folder: Path, text: str) -> SweepSpec:
 
 
 def test_facts_of_the_embedded_data(tmp_path: Path) -> None:
-    """The set is generated once, and known by its fingerprint and its size."""
+    """The set is generated once; its facts are a fingerprint and its size."""
     spec = read(tmp_path, SMALL + "search: {method: grid, space: {epochs: [1, 2], data.limit: [4, 5]}}\n")
     facts = prepare(spec, tmp_path / "cache")
 
@@ -44,7 +44,7 @@ def test_facts_of_the_embedded_data(tmp_path: Path) -> None:
 
 
 def test_each_data_set_of_a_space_is_prepared(tmp_path: Path) -> None:
-    """An open-ended search has its data ready too."""
+    """Also those of an open-ended search."""
     text = (
         SMALL
         + "search: {method: tpe, space: {data.synthetic.seed: [1, 2], optimizer.lr: {low: 0.1, high: 1}}}\nbudget: {trials: 3}\n"
@@ -54,7 +54,7 @@ def test_each_data_set_of_a_space_is_prepared(tmp_path: Path) -> None:
 
 
 def test_a_missing_data_set_names_file_line_and_path(tmp_path: Path) -> None:
-    """What is not there is a DataError at the line that names it."""
+    """A missing file is a DataError at the line that names it."""
     spec = read(tmp_path, "name: a\ndata:\n  source: nowhere.npz\n")
     with pytest.raises(DataError, match=rf"^{tmp_path}/sweep\.yaml:3: data\.source: .*{tmp_path}/nowhere\.npz: not found"):
         prepare(spec, tmp_path / "cache")
@@ -67,8 +67,8 @@ def test_a_data_set_of_a_row_is_blamed_on_the_row(tmp_path: Path) -> None:
         prepare(spec, tmp_path / "cache")
 
 
-def test_a_misspelled_synthetic_is_answered(tmp_path: Path) -> None:
-    """The word is offered where a path is nearly it."""
+def test_a_misspelled_synthetic_gets_a_hint(tmp_path: Path) -> None:
+    """The word is suggested for a path close to it."""
     spec = read(tmp_path, "data: {source: sintetic}\n")
     with pytest.raises(DataError, match="synthetic"):
         prepare(spec, tmp_path / "cache")
@@ -81,8 +81,8 @@ def test_a_split_that_cannot_be_made_stops_before_anything_runs(tmp_path: Path) 
         prepare(spec, tmp_path / "cache")
 
 
-def test_a_loss_cannot_ignore_what_is_no_class(tmp_path: Path) -> None:
-    """The ids of the loss are held against the data."""
+def test_a_loss_can_ignore_only_classes(tmp_path: Path) -> None:
+    """The ids of the loss are checked against the data."""
     spec = read(tmp_path, SMALL + "base:\n  loss: {name: dice, ignore_classes: [7]}\n")
     with pytest.raises(SpecError, match=r"sweep\.yaml:3: base\.loss\.ignore_classes is \[7\]\. Allowed: ids from 0 to 4"):
         prepare(spec, tmp_path / "cache")
@@ -109,22 +109,22 @@ def test_a_loss_cannot_ignore_what_is_no_class(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_stands_inside_sums_and_repetitions_is_looked_at_too(tmp_path: Path, base: str, pieces: str) -> None:
-    """Terms of a sum, classes that are repeated, and what their copies are augmented by."""
+def test_the_parts_of_sums_and_repetitions_are_checked_too(tmp_path: Path, base: str, pieces: str) -> None:
+    """Terms of a sum, repeated classes, and the augmentation of their copies."""
     spec = read(tmp_path, SMALL + f"base:\n  {base}\n")
     with pytest.raises(SpecError, match=r"sweep\.yaml:3: " + pieces):
         prepare(spec, tmp_path / "cache")
 
 
 def test_an_unknown_import_path_names_its_place(tmp_path: Path) -> None:
-    """A module that is not there is found out with the file."""
+    """A missing module is found while the file is checked."""
     spec = read(tmp_path, SMALL + "base:\n  loss: {name: 'not_there_at_all:Loss'}\n")
     with pytest.raises(SpecError, match=r"sweep\.yaml:3: base\.loss\.name is 'not_there_at_all:Loss': .*not_there_at_all"):
         prepare(spec, tmp_path / "cache")
 
 
 def test_an_unknown_transform_names_its_place(tmp_path: Path) -> None:
-    """Transforms are held against albumentations."""
+    """Transforms are checked by albumentations."""
     spec = read(
         tmp_path, SMALL + "search:\n  method: grid\n  space:\n    augmentation:\n      - none\n      - [{name: HorizontalFlap}]\n"
     )
@@ -133,7 +133,7 @@ def test_an_unknown_transform_names_its_place(tmp_path: Path) -> None:
 
 
 def test_code_in_the_working_directory_is_found_and_hashed(tmp_path: Path) -> None:
-    """A loss beside the sweep is imported; another text of it has another hash. No torch is loaded for it."""
+    """A loss beside the sweep is imported; its hash changes with its text. torch is not loaded."""
     read(tmp_path, SMALL + "base: {loss: {name: 'my_losses:Loss'}}\n")
     code = (
         "import sys\nfrom pathlib import Path\n"
@@ -165,7 +165,7 @@ TAMPERED = "synthetic: {num_images: 40, height: 32, width: 64, outlier_fraction:
 
 
 def test_cleaning_is_a_fact_of_the_data(tmp_path: Path) -> None:
-    """What was removed is known by its positions, whichever way it was asked for; the trials are the same."""
+    """The positions of removed images are facts, however cleaning was requested; the trials are the same."""
     spec = read(tmp_path, f"data: {{{TAMPERED}, clean: auto}}\n")
     facts = prepare(spec, tmp_path / "cache")
     removed = facts.of(spec.data).removed
@@ -183,7 +183,7 @@ def test_cleaning_is_a_fact_of_the_data(tmp_path: Path) -> None:
 
 
 def test_cleaning_may_be_searched_over(tmp_path: Path) -> None:
-    """Each way is prepared, and each set that remains is a trial of its own."""
+    """Each variant is prepared, and each remaining set is a separate trial."""
     spec = read(tmp_path, f"data: {{{TAMPERED}}}\nsearch: {{method: grid, space: {{data.clean: [null, auto, [1, 2]]}}}}\n")
     facts = prepare(spec, tmp_path / "cache")
     assert sorted(found.num_images for found in facts.data.values()) == [36, 38, 40]
@@ -191,11 +191,11 @@ def test_cleaning_may_be_searched_over(tmp_path: Path) -> None:
 
 
 def test_the_plan_says_how_much_was_cleaned_away(tmp_path: Path) -> None:
-    """Of each data set of the sweep, in the text and in the document."""
+    """For each data set of the sweep, in the text and in the JSON."""
     spec = read(tmp_path, f"data: {{{TAMPERED}}}\nsearch: {{method: grid, space: {{data.clean: [null, auto, [1, 2]]}}}}\n")
     report = PlanReport(spec, make_plan(spec, prepare(spec, tmp_path / "cache"), {}))
-    told = [(data["source"], data["num_images"], data["num_removed"]) for data in report.to_json()["data"]]
-    assert told == [("synthetic", 40, 0), ("synthetic", 36, 4), ("synthetic", 38, 2)]
+    shown = [(data["source"], data["num_images"], data["num_removed"]) for data in report.to_json()["data"]]
+    assert shown == [("synthetic", 40, 0), ("synthetic", 36, 4), ("synthetic", 38, 2)]
     printed = StringIO()
     Console(file=printed, width=200).print(report.render())
     assert [line.rstrip() for line in printed.getvalue().splitlines() if line.startswith("data: ")] == [
@@ -206,7 +206,7 @@ def test_the_plan_says_how_much_was_cleaned_away(tmp_path: Path) -> None:
 
 
 def test_a_wrong_position_names_its_line(tmp_path: Path) -> None:
-    """What cannot be removed is blamed on data.clean."""
+    """The error is at the line of data.clean."""
     spec = read(tmp_path, "name: a\ndata:\n  synthetic: {num_images: 16}\n  clean: [99]\n")
     with pytest.raises(DataError, match=r"sweep\.yaml:4: data\.clean: 99: no such position"):
         prepare(spec, tmp_path / "cache")

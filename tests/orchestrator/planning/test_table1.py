@@ -33,7 +33,7 @@ def read(folder: Path, text: str) -> SweepSpec:
 
 
 def plan(spec: SweepSpec) -> Plan:
-    """The plan of a sweep on its own data, of which nothing is done."""
+    """The plan of a sweep on its data, without finished trials."""
     known = DataFacts("f" * 16, Path("prepared"), 16, 64, 128, 1, 5, ("a", "b", "c", "d", "e"))
     return make_plan(spec, Facts(data={source_part(spec.data): known}), {})
 
@@ -62,17 +62,17 @@ def test_the_plan_of_the_table_lists_all_rows() -> None:
     assert [trial["row"] for trial in PlanReport(spec, made).to_json()["trials"]] == [str(row.id) for row in spec.rows]
 
 
-def test_a_label_and_a_published_figure_change_no_key(tmp_path: Path) -> None:
-    """They are for tables; what is trained is the same."""
+def test_a_label_and_a_published_score_change_no_key(tmp_path: Path) -> None:
+    """They are for tables; the training is the same."""
     (tmp_path / "other").mkdir()
     bare = plan(read(tmp_path / "other", "rows: [{id: 1, epochs: 2}]\n")).trials[0]
-    told = plan(read(tmp_path, "rows: [{id: 17, label: Unet D+M, reported: 0.6, epochs: 2}]\n")).trials[0]
-    assert told.spec.key == bare.spec.key
-    assert (bare.spec.name, told.spec.name) == ("row 1", "17: Unet D+M")
+    labelled = plan(read(tmp_path, "rows: [{id: 17, label: Unet D+M, reported: 0.6, epochs: 2}]\n")).trials[0]
+    assert labelled.spec.key == bare.spec.key
+    assert (bare.spec.name, labelled.spec.name) == ("row 1", "17: Unet D+M")
 
 
 def test_an_ensemble_is_planned_for_each_seed(tmp_path: Path) -> None:
-    """Members in the file's order; a row with a seed of its own is the same member each time."""
+    """Members in the file's order; a row with its own seed is the same member each time."""
     made = plan(read(tmp_path, ROWS.replace("members: [2, 2b]", "members: [2, 3]")))
     assert [(e.title, e.seed, [t.spec.name for t in e.members]) for e in made.ensembles] == [
         ("4: 1+3 seed 0", 0, ["row 3 seed 0", "1: small seed 0"]),
@@ -89,20 +89,20 @@ def test_an_ensemble_of_rows_with_own_seeds_is_one(tmp_path: Path) -> None:
 
 
 def test_rows_beyond_the_budget_are_missing_members(tmp_path: Path) -> None:
-    """The ensemble says which, instead of being formed of the others."""
+    """The ensemble names them and is not formed from the others."""
     text = ROWS.replace("members: [2, 2b]", "members: [2]") + "budget: {trials: 3}\n"
     made = plan(read(tmp_path, text))
     assert {e.id: e.missing for e in made.ensembles} == {4: (3,), 5: ()}
 
 
-def test_a_member_that_is_no_row_is_refused(tmp_path: Path) -> None:
+def test_a_member_that_is_not_a_row_is_refused(tmp_path: Path) -> None:
     """With the known ids and the line."""
     with pytest.raises(SpecError, match=r"sweep\.yaml:9: ensembles\[1\]\.members\[1\] is '2b', not the id of a row"):
         read(tmp_path, ROWS)
 
 
 @pytest.mark.parametrize("wrong", ["reported: 47.6", "label: ''"])
-def test_a_figure_is_a_share_and_a_label_a_text(tmp_path: Path, wrong: str) -> None:
-    """Per cent, and labels that say nothing, are refused."""
+def test_a_score_is_a_fraction_and_a_label_a_text(tmp_path: Path, wrong: str) -> None:
+    """Percentages and empty labels are refused."""
     with pytest.raises(SpecError, match=r"rows\[0\]\.(reported|label)"):
         read(tmp_path, f"rows: [{{id: 1, {wrong}}}]\n")

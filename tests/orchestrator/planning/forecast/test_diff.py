@@ -44,22 +44,22 @@ def lines(changes: PlanDiff, num_left: Mapping[str, int] | None = None) -> list[
 
 
 def test_nothing_was_changed(tmp_path: Path) -> None:
-    """A file that says the same in other words is the same."""
+    """A file with the same content in another form is the same."""
     changes = edit(tmp_path, ROWS, ROWS.replace("{id: 13, arch: FPN}", "{arch: FPN, id: 13, epochs: 30}"))
     assert changes.is_empty
     assert changes.num_unchanged == 3
 
 
 def test_rows_are_known_by_their_ids(tmp_path: Path) -> None:
-    """A changed row names its fields, and says whether anything has to be trained for it."""
+    """A changed row names its fields and the number of trials to train."""
     changes = edit(tmp_path, ROWS, ROWS.replace("gamma: 2", "gamma: 3").replace("id: 13", "id: 14"))
     (changed,) = changes.changed
     assert lines(changes, {changed.configuration.id: 2}) == ["row 12 changed: loss.gamma 2 -> 3 (2 to train)"]
     assert changes.num_unchanged == 2
 
 
-def test_rows_come_and_go(tmp_path: Path) -> None:
-    """Added and removed rows are named."""
+def test_added_and_removed_rows_are_named(tmp_path: Path) -> None:
+    """By their titles."""
     changes = edit(tmp_path, ROWS, ROWS.replace("{id: 13, arch: FPN}", "{id: 20, arch: Linknet}"))
     assert [entry.row for entry in changes.added] == ["20"]
     assert [entry.row for entry in changes.removed] == ["13"]
@@ -67,13 +67,13 @@ def test_rows_come_and_go(tmp_path: Path) -> None:
 
 
 def test_an_object_under_another_name_is_one_difference(tmp_path: Path) -> None:
-    """A focal loss that became dice has not lost its gamma."""
+    """From focal to dice the loss changes as a whole, not field by field."""
     changes = edit(tmp_path, ROWS, ROWS.replace("{name: focal, gamma: 2}", "{name: dice}"))
     assert lines(changes) == ["row 12 changed: loss {name: focal, gamma: 2} -> {name: dice} (already done)"]
 
 
 def test_an_edit_of_base_is_shown_once(tmp_path: Path) -> None:
-    """Not for each of the configurations that it changes."""
+    """Not once per configuration."""
     changes = edit(tmp_path, GRID, GRID + "base: {batch_size: 8}\n")
     assert lines(changes) == ["all 4 configurations changed: batch_size 32 -> 8 (already done)"]
     assert not changes.added
@@ -81,7 +81,7 @@ def test_an_edit_of_base_is_shown_once(tmp_path: Path) -> None:
 
 
 def test_other_images_under_the_same_path_are_shown(tmp_path: Path) -> None:
-    """The file has not changed at all, and yet all is to be trained."""
+    """The file is unchanged, and yet everything has to be trained."""
     other = Facts(data={source_part(DataConfig()): dataclasses.replace(KNOWN, fingerprint="e" * 16)})
     changes = edit(tmp_path, ROWS, ROWS, other)
     assert lines(changes) == [f"all 3 configurations changed: data.content {'f' * 16} -> {'e' * 16} (already done)"]
@@ -90,7 +90,7 @@ def test_other_images_under_the_same_path_are_shown(tmp_path: Path) -> None:
 
 
 def test_a_point_takes_the_place_of_its_nearest(tmp_path: Path) -> None:
-    """A value of a grid that became another is a change; one that came beside it is new."""
+    """A replaced value of a grid is a change; an additional one is new."""
     changes = edit(tmp_path, GRID, GRID.replace("[1, 2]", "[1, 3]"))
     assert lines(changes) == ["gamma=3-Unet, gamma=3-FPN changed: loss.gamma 2 -> 3 (already done)"]
     changes = edit(tmp_path, GRID, GRID.replace("[1, 2]", "[1, 2, 3]"))
@@ -99,7 +99,7 @@ def test_a_point_takes_the_place_of_its_nearest(tmp_path: Path) -> None:
 
 
 def test_in_doubt_points_were_added_and_removed(tmp_path: Path) -> None:
-    """Of two that are as near as each other none was changed into the new one."""
+    """If two old points are equally near, neither counts as changed."""
     changes = edit(tmp_path, GRID, GRID.replace("[1, 2]", "[3]"))
     assert not changes.changed
     assert len(changes.removed) == 4
@@ -107,7 +107,7 @@ def test_in_doubt_points_were_added_and_removed(tmp_path: Path) -> None:
 
 
 def test_a_new_dimension_keeps_what_stands_at_its_default(tmp_path: Path) -> None:
-    """The points of before are among the new ones."""
+    """The earlier points are among the new ones."""
     changes = edit(tmp_path, GRID, GRID.replace("FPN]", "FPN], epochs: [30, 40]"))
     assert changes.num_unchanged == 4
     assert len(changes.added) == 4
@@ -124,7 +124,7 @@ def test_settings_that_change_no_trial_are_listed_separately(tmp_path: Path) -> 
 
 
 def test_an_open_ended_search_is_known_by_its_space(tmp_path: Path) -> None:
-    """Its configurations come as it goes; what it chooses from is what a person edits."""
+    """Its configurations come later; a person edits the space."""
     search = "search: {method: random, space: {epochs: {low: 1, high: 9}}}\nbudget: {trials: 3}\nbase: {batch_size: 4}\n"
     changes = edit(tmp_path, search, search.replace("high: 9", "high: 10").replace("batch_size: 4", "batch_size: 8"))
     assert lines(changes) == ["base.batch_size 4 -> 8", "search.space.epochs.high 9 -> 10"]

@@ -1,4 +1,4 @@
-"""What trials will take, by what earlier ones took."""
+"""Estimates of trials from the timings of earlier ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIZE = (64, 128)
 
 
 def timing(**changed: Any) -> Timing:
-    """A trial of 100 images that took 8 s to train and 2 s to validate an epoch, and 5 s beside."""
+    """A trial with 100 images, 8 s of training and 2 s of validation per epoch, and 5 s of overhead."""
     parts: dict[str, Any] = {"key": "k", "arch": "Unet", "encoder": "resnet18", "size": SIZE, "device": "cpu", "num_threads": 1}
     parts |= {"num_samples": 100, "num_val": 10, "train_s": 8.0, "val_s": 2.0, "overhead_s": 5.0}
     return Timing(**(parts | {"weights_bytes": 4000, "other_bytes": 500} | changed))
@@ -30,27 +30,27 @@ def job(key: str = "new", *, num_train: int = 100, num_val: int = 10, size: tupl
 
 
 def seconds(timings: list[Timing], one: Workload, machine: Machine = CPU) -> tuple[float, Basis]:
-    """What it is expected to take, and by what."""
+    """Expected seconds, and their basis."""
     cost = Estimator(timings, machine).cost_of(one)
     assert cost is not None
     return cost.seconds, cost.basis
 
 
 def test_the_same_network_on_more_images_for_more_epochs() -> None:
-    """Time goes with epochs, images and nothing else; what is beside the epochs comes once."""
+    """Time scales with epochs and images; the overhead counts once."""
     assert seconds([timing()], job()) == (pytest.approx(45), Basis.SAME)
     assert seconds([timing()], job(epochs=8, num_train=200, num_val=20)) == (pytest.approx(165), Basis.SAME)
 
 
-def test_validation_counts_by_itself() -> None:
-    """A few images trained on and many validated on take what these take, once for each of their mirror images."""
+def test_validation_is_estimated_separately() -> None:
+    """With few training and many validation images, validation dominates, once per mirror image."""
     assert seconds([timing()], job(num_train=50, num_val=60))[0] == pytest.approx(5 + 4 * (4 + 12))
     assert seconds([timing()], job(test_time_flips="both"))[0] == pytest.approx(5 + 4 * (8 + 8))
     assert seconds([timing(views=4)], job())[0] == pytest.approx(5 + 4 * (8 + 0.5))
 
 
-def test_the_nearest_kin_counts() -> None:
-    """Other trials have no say where the same network was trained at the same size; else they are told apart as guesses."""
+def test_the_most_similar_trials_count() -> None:
+    """Other trials count only if the same network was never trained at this size; then the estimate is a guess."""
     known = [timing(), timing(encoder="resnet34", train_s=16.0, val_s=4.0), timing(arch="FPN", train_s=1.0)]
     assert seconds(known, job())[0] == pytest.approx(45)
     assert seconds(known, job(encoder="mobilenet_v2")) == (pytest.approx(65), Basis.ARCHITECTURE)
@@ -58,25 +58,25 @@ def test_the_nearest_kin_counts() -> None:
 
 
 def test_other_sizes_count_by_their_pixels() -> None:
-    """A network that was seen at another size only is a guess."""
+    """A network that was trained only at another size gives a guess."""
     assert seconds([timing()], job(size=(128, 128))) == (pytest.approx(85), Basis.OTHERS)
 
 
 def test_threads_share_the_work_of_a_cpu() -> None:
-    """Seconds of one core are what is measured."""
+    """The unit is seconds of one core."""
     assert seconds([timing(num_threads=2)], job())[0] == pytest.approx(85)
     assert seconds([timing()], job(), Machine("cpu", 1, 4))[0] == pytest.approx(15)
 
 
-def test_another_kind_of_device_says_nothing() -> None:
-    """Where nothing was trained on such a device there is no estimate."""
+def test_another_kind_of_device_does_not_count() -> None:
+    """Without a training on such a device there is no estimate."""
     gpu = Machine("NVIDIA H100", 1, 8)
     assert Estimator([timing()], gpu).cost_of(job()) is None
     assert estimate([job()], Estimator([timing()], gpu), gpu) is None
 
 
 def test_a_plan_is_estimated_as_a_whole() -> None:
-    """Wall time on the slots, hours of the device, bytes on the disk, and which of it is a guess."""
+    """Wall time on the slots, device hours, bytes on disk, and how much of it is a guess."""
     jobs = [job("a"), job("b"), job("c", arch="FPN"), job("d")]
     found = estimate(jobs, Estimator([timing()], CPU), CPU, unlisted=[job("later")])
     assert found is not None
@@ -93,8 +93,8 @@ def test_a_plan_is_estimated_as_a_whole() -> None:
     assert found.to_json()["guessed"] == {"others": 1}
 
 
-def test_a_shared_gpu_is_spent_once() -> None:
-    """As the budget in GPU-hours counts: two attempts that have it together take no more of it than one."""
+def test_a_shared_gpu_counts_once() -> None:
+    """As in the budget of GPU-hours: two attempts that share it cost no more than one."""
     shared = Machine("NVIDIA H100", 4, 8, num_gpus=2)
     known = Estimator([timing(device="NVIDIA H100")], shared)
     found = estimate([job(name) for name in "abcd"], known, shared)
@@ -104,10 +104,10 @@ def test_a_shared_gpu_is_spent_once() -> None:
 
 @pytest.mark.parametrize(("order", "wall_s"), [([1, 1, 1, 3], 4), ([3, 1, 1, 1], 3)])
 def test_the_order_decides_the_end(order: list[float], wall_s: float) -> None:
-    """Each trial goes to the slot that is free first."""
+    """Each trial takes the first free slot."""
     assert run_on(order, 2) == wall_s
 
 
 def test_times_are_written_for_people() -> None:
-    """In the unit that suits them."""
+    """In a suitable unit."""
     assert [write_hours(h) for h in (0.06, 3.42, 1234.5)] == ["under 0.1", "3.4", "1234"]

@@ -1,4 +1,4 @@
-"""What trial folders say of the time and the space that trials took."""
+"""Time and disk space of finished trials, from their folders."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainers.config import DataConfig, TrainConfig
 
 
 def event(kind: Any, attempt: int, time_s: float, epoch: int | None = None) -> Event:
-    """One line of a trial's progress; an epoch that was trained for 7 s and validated for 2."""
+    """One line of a trial's progress; an epoch with 7 s of training and 2 s of validation."""
     said: dict[str, Any] = {"metrics": {"epoch_s": 7.0}, "facts": {"val_s": 2.0}} if epoch else {}
     return Event(kind=kind, time_s=time_s, attempt=attempt, epoch=epoch, **said)
 
@@ -32,7 +32,7 @@ def lay(trials: Path, key: str, facts: dict[str, Any], **changed: Any) -> None:
 
 
 def test_a_night_between_two_attempts_takes_no_time() -> None:
-    """Attempts count from their start to their end, a killed one to its last sign; an epoch from one's end to the next."""
+    """Attempts count from start to end, a killed one to its last event; an epoch from one end to the next."""
     events = [
         event("attempt_started", 1, 0),
         event("epoch", 1, 15, 1),
@@ -44,14 +44,14 @@ def test_a_night_between_two_attempts_takes_no_time() -> None:
     assert measure_times(events, 40_030) == {"attempts_s": 55, "epoch_s": 10, "val_s": 2}
 
 
-def test_a_lone_epoch_is_its_training_and_its_validation() -> None:
-    """What starting its attempt took would count once for each epoch of a longer training."""
+def test_a_single_epoch_is_its_training_and_its_validation() -> None:
+    """The start of its attempt would otherwise count once per epoch of a longer training."""
     found = measure_times([event("attempt_started", 1, 0), event("epoch", 1, 15, 1)], 20)
     assert found == {"attempts_s": 20, "epoch_s": 9, "val_s": 2}
 
 
 def test_folders_are_read(tmp_path: Path) -> None:
-    """With what their results say, or what older ones still tell; what cannot be read is passed over."""
+    """With the facts of their results, also of older ones; unreadable folders are skipped."""
     new = {"device": "cpu (x86_64)", "num_threads": 2, "num_samples": 90, "num_val": 10}
     lay(tmp_path, "new", new | {"attempts_s": 50.0, "epoch_s": 8.0, "val_s": 1.5, "input_size": [4, 8], "version/torch": "2.1"})
     lay(tmp_path, "old", new)
@@ -73,11 +73,11 @@ def test_folders_are_read(tmp_path: Path) -> None:
     assert read_timings(tmp_path / "not yet", [], {}) == []
 
 
-def test_drift_is_told_in_one_line() -> None:
-    """By library, with how many results it concerns."""
+def test_drift_is_described_in_one_line() -> None:
+    """By library, with the number of results."""
     today = {"version/torch": "2.15.0", "version/timm": "1.0"}
     results = [{"version/torch": "2.11.0", "version/timm": "1.0"}, dict(today), {"version/gone": "1"}]
-    told = describe_drift(results, today)
-    assert told is not None
-    assert told.startswith("1 of 3 reused results were made with other versions: torch 2.11.0 (now 2.15.0).")
+    text = describe_drift(results, today)
+    assert text is not None
+    assert text.startswith("1 of 3 reused results were made with other versions: torch 2.11.0 (now 2.15.0).")
     assert describe_drift(results[1:], today) is None

@@ -75,7 +75,7 @@ def test_a_pruned_trial_makes_its_siblings_unneeded() -> None:
     proposals.add(point(), ["a", "b"])
     assert proposals.is_unneeded("b")
     [ready] = proposals.end("b", PRUNED, None)
-    assert proposals.value_of(ready) == (None, PRUNED, "PRUNED")
+    assert proposals.value_of(ready) == (None, PRUNED, "PRUNED; and 1 more of its 2 trials")
 
 
 def test_a_trial_that_another_configuration_waits_for_is_needed() -> None:

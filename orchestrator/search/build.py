@@ -26,7 +26,6 @@ from orchestrator.spec.optuna_names import class_name
 from orchestrator.spec.sections import PrunerSpec
 from orchestrator.spec.space import sample_points
 from orchestrator.state.ledger import Reconnection
-from orchestrator.state.trial.records import TrialState
 
 
 def build_search(
@@ -54,7 +53,8 @@ def build_search(
     opened = open_storage(storage, reconnection)
     study = _open_study(spec, plan.facts, opened, owner=owner, is_dead=is_dead)
     budget = Budget(spec, study, clock)
-    ended = _find_ended(plan)
+    left = {identify(trial.configuration) for trial in plan.left}
+    ended = {identify(configuration) for configuration in plan.configurations} - left
     proposer: Proposer = PlannedProposer(plan, budget, ended=ended)
     if spec.search is not None and spec.is_open_ended:
         study.use(sampler=build_sampler(spec.search))
@@ -69,13 +69,6 @@ def build_search(
         pruning=Pruning(spec, plan.facts, study, history),
         budget=budget,
     )
-
-
-def _find_ended(plan: Plan) -> set[str]:
-    """Return the configurations without a trial left to train, by their identity in the study."""
-    ended = (TrialState.CACHED, TrialState.PRUNED, TrialState.FAILED)
-    left = {identify(trial.configuration) for trial in plan.trials if trial.state not in ended}
-    return {identify(configuration) for configuration in plan.configurations} - left
 
 
 def read_known(spec: SweepSpec, facts: Facts, storage: Path | str) -> tuple[tuple[Configuration, float | None], ...]:

@@ -48,7 +48,9 @@ def open_storage(location: Path | str, reconnection: Reconnection | None = None)
     Raises:
         TrackingError: the database cannot be opened.
     """
-    _log_through_logging()
+    optuna.logging.disable_default_handler()  # which prints to standard error
+    optuna.logging.enable_propagation()
+    optuna.logging.set_verbosity(logging.WARNING)
     if isinstance(location, Path):
         return _open_journal(location)
     for wait_s in (0.2, 0.5, None):  # two processes may create the tables at once and fail; the next try finds them
@@ -84,13 +86,6 @@ def _open_database(url: str, reconnection: Reconnection | None) -> RDBStorage:
     if reconnection is not None:
         wait_for_server(storage.engine, reconnection)
     return storage
-
-
-def _log_through_logging() -> None:
-    """Send Optuna's messages to logging instead of standard error."""
-    optuna.logging.disable_default_handler()
-    optuna.logging.enable_propagation()
-    optuna.logging.set_verbosity(logging.WARNING)
 
 
 def _open_journal(path: Path) -> BaseStorage:

@@ -281,14 +281,11 @@ class Study:
         twins = {one.number: complete.get(one.identity) for one in read_trials(left)}
         for trial in left:
             if (twin := twins.get(trial.number)) is not None:
-                self._complete_as(study, trial, twin)
+                with suppress(UpdateFinishedTrialError):  # another dispatcher has just ended it
+                    self._storage.set_trial_state_values(trial._trial_id, OptunaState.RUNNING)  # it may be requeued
+                    study.tell(trial.number, twin.value, skip_if_finished=True)
             elif trial.state is OptunaState.RUNNING:
                 self._requeue(study, trial)
-
-    def _complete_as(self, study: optuna.Study, trial: FrozenTrial, twin: StudyTrial) -> None:
-        with suppress(UpdateFinishedTrialError):  # another dispatcher has just ended it
-            self._storage.set_trial_state_values(trial._trial_id, OptunaState.RUNNING)  # if another dispatcher has requeued it
-            study.tell(trial.number, twin.value, skip_if_finished=True)
 
     def _requeue(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Requeue a claimed trial; fail one that was never claimed, because nothing says what it was for."""

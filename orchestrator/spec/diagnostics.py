@@ -74,18 +74,15 @@ def validate(model: type[M], raw: Any, place: Place = ()) -> tuple[M | None, lis
     try:
         return model.model_validate_json(text, strict=True), []
     except ValidationError as error:
-        wrong = [details for details in error.errors(include_url=False) if not _is_false_alarm(details)]
+        wrong = error.errors(include_url=False)
+    # Behind a custom validator, such as the loss's, a strict field refuses a list although it came from JSON.
+    wrong = [details for details in wrong if not (details["type"] == "tuple_type" and isinstance(details["input"], list))]
     if not wrong:
         try:
             return model.model_validate_json(text), []
         except ValidationError as error:
             wrong = error.errors(include_url=False)
     return None, _explain(wrong, model, raw, place)
-
-
-def _is_false_alarm(details: ErrorDetails) -> bool:
-    """Behind a custom validator, such as the loss's, a strict field refuses a list although it came from JSON."""
-    return details["type"] == "tuple_type" and isinstance(details["input"], list)
 
 
 def _explain(wrong: Sequence[ErrorDetails], model: type[BaseModel], raw: Any, place: Place) -> list[Complaint]:

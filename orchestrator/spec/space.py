@@ -107,7 +107,8 @@ def is_active(parameter: Parameter, train: TrainConfig, data: DataConfig, params
     train, data = build_point(train, data, params)
     for path, wanted in parameter.when.items():
         allowed = wanted if isinstance(wanted, tuple) else (wanted,)
-        if not any(_is_same(_find(train, data, path), value) for value in allowed):
+        found = _find(train, data, path)
+        if not any(found == value and isinstance(found, bool) == isinstance(value, bool) for value in allowed):
             return False
     return True
 
@@ -122,10 +123,6 @@ def _find(train: TrainConfig, data: DataConfig, path: str) -> Any:
 
 
 _ABSENT = object()
-
-
-def _is_same(one: Any, other: Any) -> bool:
-    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
 
 
 def enumerate_points(

@@ -68,7 +68,7 @@ def best_ensemble(
 
     home, reader = open_reader()
     wanted = Wanted(tuple(arch or ()), tuple(parse_tag(text) for text in tag or ()), max_params, max_latency)
-    options = EnsembleOptions(k, exactly, search, combine, wanted, stack)
+    options = EnsembleOptions(k=k, exactly=exactly, search=search, mean=combine, wanted=wanted, stack=stack)
     print_report(choose(reader, or_latest(sweeps, reader), options, cache=home.cache), as_json=as_json)
 
 

@@ -22,7 +22,7 @@ ROOMS = {
     "tracking": ("errors", "state"),
     "analysis": ("errors", "state", "tracking"),
     "planning": ("errors", "state", "spec", "launchers.slots", "tracking.tags"),
-    "search": ("errors", "state", "spec", "planning", "analysis.stats"),
+    "search": ("errors", "state", "spec", "planning"),
     "ensemble": ("errors", "state", "tracking", "analysis", "planning.plan", "planning.preflight"),
     "operations": ("errors", "state", "spec", "launchers", "tracking", "analysis", "planning", "search", "ensemble"),
     "dispatch": ("errors", "state", "spec", "launchers", "tracking", "analysis", "planning", "search", "ensemble", "operations"),

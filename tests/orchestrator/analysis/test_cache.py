@@ -47,7 +47,7 @@ def test_what_was_computed_is_found_again(tmp_path: Path) -> None:
 
 
 def test_a_new_result_costs_its_own_matrices_only(tmp_path: Path) -> None:
-    """Although the spread of all seeds, and so every interval, changes with it: the bootstraps are kept too."""
+    """Although the pooled spread, and so every CI, changes with it: the bootstraps are cached too."""
     compute(tmp_path, [])
     reads: list[int] = []
     assert compute(tmp_path, reads, num_results=4) == compute(tmp_path / "anew", [], num_results=4)

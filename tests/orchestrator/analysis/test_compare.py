@@ -118,7 +118,7 @@ def test_the_other_way_round_is_the_opposite(runs) -> None:
     assert backward.verdict.startswith("good seed 0 is better than bad seed 0")
 
 
-def test_a_run_goes_by_its_id_its_key_or_a_beginning_of_it(runs) -> None:
+def test_a_run_is_found_by_its_id_its_key_or_a_beginning_of_it(runs) -> None:
     """And a configuration by its own id, or the beginning of that."""
     _, ids = runs
     for name in (ids["good seed 0"], "10" * 8, "10101", "good seed 0"):
@@ -152,7 +152,7 @@ def test_the_same_twice_gives_no_evidence(runs) -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "sweeps", "told"),
+    ("first", "sweeps", "message"),
     [
         (FOLDED, (), r"cannot be compared: good was scored on 2 folds, bad on 1 fold\. A paired test needs"),
         ("good fold 1/2", (), r"scored on fold0, bad on one"),
@@ -162,9 +162,9 @@ def test_the_same_twice_gives_no_evidence(runs) -> None:
         ("9999", ("s",), r"'9999' is not a known run"),
     ],
 )
-def test_what_cannot_be_compared_says_why(runs, first: str, sweeps: tuple[str, ...], told: str) -> None:
+def test_what_cannot_be_compared_says_why(runs, first: str, sweeps: tuple[str, ...], message: str) -> None:
     """With what was found and what to do."""
-    with pytest.raises(TrackingError, match=told):
+    with pytest.raises(TrackingError, match=message):
         compare(runs, first, "bad", *sweeps)
 
 

@@ -1,4 +1,4 @@
-"""Ranking: intervals, ties, seeds, what cannot be compared and what failed."""
+"""Ranking: CIs, ties, seeds, what cannot be compared and what failed."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def show(board: Leaderboard) -> str:
     return captured.get()
 
 
-def test_better_trials_come_first_with_intervals() -> None:
-    """Ranks from 1, each mIoU inside its interval."""
+def test_better_trials_come_first_with_cis() -> None:
+    """Ranks from 1, each mIoU inside its CI."""
     board = rank_trials([make_trial("a", 0.6), make_trial("b", 0.9), make_trial("c", 0.7)])
     assert [(row.ranked.rank, row.trial.key) for row in board.trials] == [(1, "b"), (2, "c"), (3, "a")]
     assert all(row.ranked.ci95[0] < row.trial.miou < row.ranked.ci95[1] for row in board.trials)
@@ -48,14 +48,14 @@ def test_a_tie_is_what_does_not_differ_significantly_from_the_best() -> None:
 
 
 def test_seeds_of_a_configuration_share_their_mean() -> None:
-    """The mean over trials of one configuration stands on each of them."""
+    """Each trial shows the mean over the trials of its configuration."""
     board = rank_trials([make_trial("a", 0.6, configuration="x"), make_trial("b", 0.9, configuration="x")])
     first, second = board.trials
     assert first.configuration_miou == second.configuration_miou == (first.trial.miou + second.trial.miou) / 2
     assert first.configuration_trials == 2
 
 
-def test_trials_scored_on_other_images_are_ranked_apart() -> None:
+def test_trials_scored_on_other_images_are_ranked_separately() -> None:
     """Each block has its own ranks, and the reader is warned."""
     board = rank_trials([make_trial("a", 0.6), make_trial("b", 0.7), make_trial("c", 0.9, fingerprint="other")])
     assert [(row.ranked.rank, row.trial.key) for row in board.trials] == [(1, "b"), (2, "a"), (1, "c")]
@@ -82,7 +82,7 @@ def test_json_is_strict_and_complete() -> None:
 
 
 def test_top_keeps_the_first() -> None:
-    """Of three rows, two; people are told of the third."""
+    """Two of three rows are printed, and the number of the others."""
     board = rank_trials([make_trial("a", 0.6), make_trial("b", 0.9), make_trial("c", 0.7)])
     assert [row.trial.key for row in board.top(2).trials] == ["b", "c"]
     assert "1 more trials" in show(board.top(2))

@@ -19,7 +19,7 @@ def make_matrices(seed: int, *, accuracy: float = 0.7, num_images: int = 30) -> 
 
 
 def make_trial(matrices: np.ndarray, *, seed: int = 0, fold: tuple[int, int] | None = None, state: str = "COMPLETE") -> Trial:
-    """A trial of configuration ``c``; each fold was scored on images of its own."""
+    """A trial of configuration ``c``; each fold was scored on different images."""
     part = f" fold {fold[0] + 1}/{fold[1]}" if fold else ""
     return Trial(
         key=f"k{seed}{part}", name=f"dice seed {seed}{part}", configuration="c", state=state, run_id=f"r{seed}{part}", attempts=1,
@@ -29,7 +29,7 @@ def make_trial(matrices: np.ndarray, *, seed: int = 0, fold: tuple[int, int] | N
 
 
 def test_folds_of_a_seed_are_one_set_of_images() -> None:
-    """In the order of their numbers, whatever order they come in; mIoU is of all images together, not a mean of means."""
+    """In the order of their numbers, for any input order; mIoU is of all images together, not a mean of means."""
     parts = [make_matrices(i, accuracy=accuracy) for i, accuracy in enumerate((0.5, 0.9))]
     folds = [make_trial(matrices, fold=(i, 2)) for i, matrices in enumerate(parts)]
     result = join_trials(folds[::-1])
@@ -51,8 +51,8 @@ def test_a_seed_that_lacks_a_fold_is_left_out() -> None:
     assert alone.name == "dice seed 1 fold 1/2"
 
 
-def test_seeds_widen_the_interval() -> None:
-    """One seed each seems to tell them apart; two seeds that lie as far apart as the configurations do take that back."""
+def test_seeds_widen_the_ci() -> None:
+    """With one seed each the difference is significant; two seeds that differ as much as the configurations make it not so."""
     first = [make_trial(make_matrices(0, accuracy=a), seed=i) for i, a in enumerate((0.70, 0.80))]
     second = [make_trial(make_matrices(0, accuracy=a), seed=i) for i, a in enumerate((0.62, 0.72))]
     alone = [score_trial(side[0]) for side in (first, second)]
@@ -66,7 +66,7 @@ def test_seeds_widen_the_interval() -> None:
 
 
 def test_results_that_share_their_seeds_are_paired_by_seed() -> None:
-    """A gain that is the same at each seed is significant, however far the seeds lie apart."""
+    """A gain that is the same at each seed is significant, however much the seeds differ."""
     accuracies = (0.60, 0.75, 0.90)
     ensemble = join_trials([make_trial(make_matrices(0, accuracy=a + 0.05), seed=i) for i, a in enumerate(accuracies)])
     member = join_trials([make_trial(make_matrices(0, accuracy=a), seed=i) for i, a in enumerate(accuracies)])
@@ -88,7 +88,7 @@ def test_what_seeds_add_is_students_t() -> None:
 
 
 def test_classes_are_compared_one_by_one() -> None:
-    """Where only class 1 differs, only class 1's own interval leaves 0 out clearly."""
+    """If only class 1 differs, only its CI excludes 0 clearly."""
     first = make_matrices(3)
     second = first.copy()
     second[:, 1, 1] -= 60  # its pixels are lost to a class of no other true pixel
@@ -104,7 +104,7 @@ def test_classes_are_compared_one_by_one() -> None:
 
 
 def test_images_that_belong_together_are_drawn_together() -> None:
-    """Thirty copies of four images, as groups, give the four images' interval."""
+    """Thirty copies of four images, as groups, add up to the four images' matrices."""
     four = make_matrices(4, num_images=4)
     copies = np.repeat(four, 30, axis=0)
     summed = sum_groups(copies, np.repeat([7, 3, 5, 1], 30))

@@ -1,4 +1,4 @@
-"""Intervals and paired tests out of per-image confusion matrices."""
+"""CIs and paired tests from per-image confusion matrices."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def test_miou_of_a_matrix_made_by_hand() -> None:
     assert compute_miou(confusions, (0,)) == pytest.approx((2 / 4 + 1 / 3) / 2)
 
 
-def test_the_interval_holds_the_value_and_is_the_same_again() -> None:
-    """Seeded, and around the figure."""
+def test_the_ci_contains_the_value_and_is_deterministic() -> None:
+    """Seeded, and around the value."""
     found = estimate_miou(make_confusions(0))
     assert found.low < found.value < found.high
     assert estimate_miou(make_confusions(0)) == found
@@ -59,7 +59,7 @@ def test_a_result_is_tied_with_itself() -> None:
 
 
 def test_a_clear_difference_is_evidence_and_antisymmetric() -> None:
-    """Better by much on the same images: the interval leaves 0 out, in both directions."""
+    """Much better on the same images: the CI excludes 0, in both directions."""
     good, bad = make_confusions(3, accuracy=0.8), make_confusions(3, accuracy=0.6)
     forward, backward = compare(good, bad), compare(bad, good)
     assert forward.low > 0
@@ -67,8 +67,8 @@ def test_a_clear_difference_is_evidence_and_antisymmetric() -> None:
     assert (backward.value, backward.low, backward.high) == pytest.approx((-forward.value, -forward.high, -forward.low))
 
 
-def test_pairing_sees_what_two_intervals_cannot() -> None:
-    """A small gain on every image is evidence although the two intervals overlap."""
+def test_a_paired_test_finds_what_two_cis_cannot() -> None:
+    """A small gain on every image is significant although the two CIs overlap."""
     first = make_confusions(4, num_images=30)
     second = first.copy()
     second[:, 1, 1] += 5

@@ -47,8 +47,8 @@ def test_trials_of_unknown_cost_are_left_out_and_named() -> None:
     assert (limit.most, limit.costs) == (5, {"a": 2.5, "c": 4.0})
 
 
-def test_a_picture_takes_as_long_for_each_mirror_image() -> None:
-    """Whether the trial was validated with them or keeps them beside; parameters count once."""
+def test_the_latency_of_an_image_is_multiplied_by_its_mirror_images() -> None:
+    """Whether the trial was validated with flips or stores a second set; parameters count once."""
     costs = {Tag.NUM_PARAMETERS: "100", Tag.LATENCY_MS: "2.5"}
     own = replace(make_row("own", "Unet", **costs), params={"arch": "Unet", "test_time_flips": "horizontal"})
     found = list_candidates([own, make_row("beside", "Unet", **costs, flips="both")])

@@ -43,7 +43,7 @@ def score(*members: np.ndarray) -> float:
 
 
 def test_the_mean_is_that_of_the_stored_probabilities(tmp_path: Path) -> None:
-    """Equal weights, as plain numpy has it; beside the best member alone."""
+    """Equal weights, as computed with plain numpy; compared with the best member alone."""
     members = {f"k{i}": predict(i) for i in range(3)}
     folders = {key: store(tmp_path / key, predictions) for key, predictions in members.items()}
     result = evaluate_fixed(folders, names={k: k for k in folders}, folder=tmp_path / "out", cache=tmp_path / "cache")
@@ -117,7 +117,7 @@ def sweep(tmp_path: Path) -> Sweep:
 
 
 def test_an_ensemble_is_evaluated_once(sweep: Sweep) -> None:
-    """The second time its figures are the same and no prediction is read."""
+    """The second time its values are the same and no prediction is read."""
     first = sweep.evaluate(sweep.end())
     second = sweep.evaluate(sweep.end())
     assert (first.state, second.state) == ("COMPLETE", "CACHED")
@@ -126,7 +126,7 @@ def test_an_ensemble_is_evaluated_once(sweep: Sweep) -> None:
 
 
 def test_the_document_is_complete(sweep: Sweep) -> None:
-    """Figures by class name, published figure, members as keys."""
+    """Values by class name, the published value, members as keys."""
     document = sweep.evaluate(sweep.end()).to_json_with_result("run-1")
     assert (document["id"], document["members"], document["rows"]) == (3, ["a", "b"], [1, 2])
     assert (document["reported"], document["run_id"]) == (0.6, "run-1")
@@ -162,7 +162,7 @@ def test_lost_predictions_are_a_missing_member(sweep: Sweep) -> None:
 
 
 def test_mixed_members_are_a_refusal(sweep: Sweep) -> None:
-    """The sweep goes on, the ensemble says who was scored on what."""
+    """The sweep continues, and the ensemble says which member was scored on what."""
     write_predictions(sweep.folder / "b", predict(1), LABELS, ignore_classes=(0,), scored_fingerprint="t" * 16)
     outcome = sweep.evaluate(sweep.end())
     assert outcome.state == "REFUSED"

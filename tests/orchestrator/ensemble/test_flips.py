@@ -1,4 +1,4 @@
-"""A second set of predictions, with test-time flips: what a worker adds, where it goes, who is chosen, what then predicts."""
+"""A second set of predictions, with test-time flips: stored by the worker, mirrored, chosen, used for prediction."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def train(make_trial: Callable[..., TrialFolder]) -> Train:
 
 @pytest.fixture(scope="module")
 def home(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """Three trials of one sweep, each with horizontal flips beside; of differing batches, so that no sum is another's."""
+    """Three trials of one sweep, each with horizontal flips too; with different batches, so that no two score the same."""
     home = Home(tmp_path_factory.mktemp("home") / "mlruns")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The ``noload`` loader strategy", category=DeprecationWarning)
@@ -89,7 +89,7 @@ def report(home: Home) -> EnsembleReport:
 
 
 def test_the_second_set_changes_nothing_of_the_first(train: Train, tmp_path: Path) -> None:
-    """The same trial with and without: equal figures and bytes; its set scores what is said, on the same images and labels."""
+    """The same trial with and without: equal values and bytes; the second set scores what the result says, on the same images."""
     plain = train(Home(tmp_path / "plain"), keep_flips="none")
     flipped = train(Home(tmp_path / "flipped"), keep_flips="both")
     results = plain.result(), flipped.result()
@@ -110,7 +110,7 @@ def test_the_second_set_changes_nothing_of_the_first(train: Train, tmp_path: Pat
 
 
 def test_flips_of_its_own_or_of_an_earlier_attempt_are_no_second_set(train: Train, tmp_path: Path) -> None:
-    """What it was validated with is there already; what is no longer asked for goes."""
+    """Flips of the validation need no second set; a set that is no longer asked for is removed."""
     home = Home(tmp_path)
     own = train(home, keep_flips="horizontal", test_time_flips="horizontal")
     assert not own.flips.exists()
@@ -157,7 +157,7 @@ def test_a_model_is_a_member_with_flips_or_without(home: Home, report: EnsembleR
 def test_predictions_and_exports_flip_whom_the_ensemble_flips(
     home: Home, report: EnsembleReport, tiny_data: Path, tmp_path: Path
 ) -> None:
-    """Of the images that it was chosen on: the masks of the stored sets' sum, and the logged figure in sample."""
+    """For the images that it was chosen on: the masks of the stored sets' sum, and the logged in-sample score."""
     data = open_dataset(tiny_data)
     first = TrialFolder(home.trial_folder(report.trials[report.members[0]][0]))
     val = split_dataset(data, first.spec().data, None).split.val

@@ -91,7 +91,7 @@ def make_row(key: str, *, fold: str | None, configuration: str = "c", seed: str 
 
 
 def test_a_seed_of_a_configuration_is_a_candidate_where_it_is_whole() -> None:
-    """Two seeds are two candidates, a seed that lacks a fold is none; a trial without folds stands for itself."""
+    """Two seeds are two candidates, a seed that lacks a fold is none; a trial without folds is one."""
     rows = [make_row(f"{seed}{i}", fold=f"{i}/2", seed=seed) for seed in ("0", "1") for i in (1, 0)]
     found = list_candidates([*rows, make_row("x", fold="0/2", configuration="d"), make_row("single", fold=None)])
     assert [candidate.key for candidate in found] == ["c-0", "c-1", "single"]

@@ -82,7 +82,7 @@ def test_the_table_is_read_from_the_server(home: Home, reader: RunReader) -> Non
     assert (ensemble.row, ensemble.members, ensemble.gain.value if ensemble.gain else None) == ("2", ("1",), 0.0)
 
 
-def test_the_picture_has_a_legend(home: Home, reader: RunReader) -> None:
+def test_the_sample_picture_has_a_legend(home: Home, reader: RunReader) -> None:
     """In the colours that the worker drew the classes in."""
     picture = load_picture(reader, load_table(reader, "s", cache=home.cache), cache=home.cache)
     assert picture is not None
@@ -100,21 +100,21 @@ def test_the_latest_sweep_is_reported_by_default(home: Home, reader: RunReader, 
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
 
 
-@pytest.mark.parametrize(("out", "told"), [("table.pdf", r"ends in \.html"), ("nowhere/table.html", "cannot be written")])
-def test_a_page_that_cannot_be_written_is_told(home: Home, reader: RunReader, tmp_path: Path, out: str, told: str) -> None:
+@pytest.mark.parametrize(("out", "message"), [("table.pdf", r"ends in \.html"), ("nowhere/table.html", "cannot be written")])
+def test_a_page_that_cannot_be_written_is_reported(home: Home, reader: RunReader, tmp_path: Path, out: str, message: str) -> None:
     """With what is allowed."""
-    with pytest.raises(SpecError, match=told):
+    with pytest.raises(SpecError, match=message):
         make_report(reader, "s", out=tmp_path / out, cache=home.cache)
 
 
-def test_an_unknown_sweep_is_told(home: Home, reader: RunReader) -> None:
+def test_an_unknown_sweep_is_reported(home: Home, reader: RunReader) -> None:
     """With the known ones."""
     with pytest.raises(TrackingError, match=r"'t' is not a known sweep\. Known: s"):
         make_report(reader, "t", out=None, cache=home.cache)
 
 
 def test_the_page_shows_what_was_chosen_last(home: Home, reader: RunReader, tmp_path: Path) -> None:
-    """With its verdict; a document of an earlier version, which lacks figures, is passed over."""
+    """With its verdict; a document of an earlier version, which lacks fields, is skipped."""
     random = np.random.default_rng(0)
     labels = random.integers(0, 3, (20, 8, 8)).astype(np.uint8)
     truth = np.stack([labels == c for c in range(3)], axis=1)

@@ -1,4 +1,4 @@
-"""The report: a line a configuration, rows in their order, ensembles in their place, failures told; as text, JSON and a page."""
+"""The report: one line per configuration, in the order of rows, with ensembles and failures; as text, JSON and a page."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def show(table: ReportTable, *, width: int = 80) -> str:
 
 
 def test_seeds_of_a_configuration_are_one_line() -> None:
-    """Their mean, their standard deviation, and an interval around the mean."""
+    """Their mean, their standard deviation, and a CI around the mean."""
     trials = [make_trial("a", 0.6, configuration="x"), make_trial("b", 0.8, seed=1, configuration="x")]
     (line,) = make_table("s", trials, class_names=NAMES).lines
     figures = [compute_miou(trial.matrices.confusions, (0,)) for trial in trials if trial.matrices is not None]
@@ -94,7 +94,7 @@ def test_a_seed_that_lacks_a_fold_is_left_out_and_named() -> None:
 
 
 def test_an_ensemble_of_folds_is_compared_with_its_best_member_on_all_folds() -> None:
-    """The gain is over the row's folds together, and the line stands beside those of rows."""
+    """The gain is over the row's folds together, and the line can be compared with those of rows."""
     rows = {"1": ("x", 0.6), "2": ("y", 0.8)}
     folds = [
         replace(make_trial(f"{c}{i}", accuracy, seed=0, configuration=c, row=row, fingerprint=f"f{i}"), fold=(i, 2))
@@ -217,8 +217,8 @@ class Outline(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_page_needs_nothing_beside_it() -> None:
-    """Whole HTML without scripts, links or addresses; pictures are inside."""
+def test_the_page_is_self_contained() -> None:
+    """Complete HTML without scripts, links or addresses; images are embedded."""
     trials = [make_trial("a", 0.7, row="1", reported=0.5), make_trial("b", 0.6, row="2")]
     table = make_table("<s>", trials, [make_ensemble("3", ["1", "2"], 0.8, best_member="a")], class_names=NAMES)
     page = write_page(table, SamplePicture(b"\x89PNG", (("sand", "#00ff00"), ("rock <big>", "#0000ff"))))

@@ -1,4 +1,4 @@
-"""The honest figure of an ensemble, and the library entry that everybody can call."""
+"""The cross-fitted gain of an ensemble, and the library function that everybody can call."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def make_candidates(seed: int, *, signal: float, num_candidates: int = 6) -> tup
 
 
 def test_independent_errors_give_a_gain_with_evidence() -> None:
-    """Where models err apart from each other the interval of the gain lies above 0, and the figures are in their order."""
+    """If models err independently, the CI of the gain is above 0, and the values are in order."""
     result = select_ensemble(*make_candidates(0, signal=80), k=4)
     assert len(result.members) > 1
     assert result.gain.low > 0
@@ -43,7 +43,7 @@ def test_independent_errors_give_a_gain_with_evidence() -> None:
 
 
 def test_pure_noise_gives_no_evidence() -> None:
-    """Candidates that know nothing gain in sample, and the cross-fitted interval holds 0; people are told."""
+    """Random candidates gain in sample, but the cross-fitted CI includes 0, and the report says so."""
     result = select_ensemble(*make_candidates(1, signal=0, num_candidates=12), k=4)
     assert result.miou_in_sample > result.miou
     assert not result.gain.is_significant
@@ -54,14 +54,14 @@ def test_pure_noise_gives_no_evidence() -> None:
 
 
 @pytest.mark.long
-def test_the_interval_of_the_gain_holds_0_for_noise() -> None:
-    """Of 200 sets of candidates that know nothing at most 5 % leave 0 out, give or take what chance does to 200 (16)."""
+def test_the_ci_of_the_gain_includes_0_for_noise() -> None:
+    """Of 200 sets of random candidates at most 5 % exclude 0, within the chance variation of 200 (16)."""
     gains = [select_ensemble(*make_candidates(1000 + seed, signal=0), k=4).gain for seed in range(200)]
     assert sum(gain.is_significant for gain in gains) <= 16
 
 
 def test_order_of_candidates_changes_nothing() -> None:
-    """With keys, the same members, weights and figures come out of any order."""
+    """With keys, any order gives the same members, weights and values."""
     predictions, labels = make_candidates(2, signal=40)
     keys = [f"k{i}" for i in range(6)]
     shuffled = [3, 1, 5, 0, 2, 4]
@@ -98,7 +98,7 @@ def test_files_are_read_as_arrays_are(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mean", ["geometric", "vote"])
 def test_other_means_and_searches_reach_the_report(mean: Mean) -> None:
-    """People and machines are told how members were searched for and combined; weights go with the members."""
+    """The report says how members were searched for and combined; each member has a weight."""
     result = select_ensemble(*make_candidates(10, signal=40), k=3, search="weighted", mean=mean)
     assert (result.to_json()["search"], result.to_json()["mean"]) == ("weighted", mean)
     assert len(result.weights) == len(result.members)
@@ -106,7 +106,7 @@ def test_other_means_and_searches_reach_the_report(mean: Mean) -> None:
 
 
 def test_the_json_has_the_documented_fields() -> None:
-    """Members, weights, both figures, both intervals, trajectory and run."""
+    """Members, weights, both scores, both CIs, trajectory and run."""
     document = json.loads(json.dumps(select_ensemble(*make_candidates(6, signal=40), k=2).to_json(), allow_nan=False))
     assert {"members", "weights", "search", "mean",
             "miou_in_sample", "miou", "ci95", "gain_over_best_single", "gain_ci95", "gain_probability",
@@ -115,7 +115,7 @@ def test_the_json_has_the_documented_fields() -> None:
 
 
 def test_the_last_step_is_the_headline() -> None:
-    """The trajectory goes from the best single candidate to the ensemble, cross-fitted; each step over the one before."""
+    """The cross-fitted trajectory runs from the best single candidate to the ensemble; each step is compared with the one before."""
     result = select_ensemble(*make_candidates(0, signal=80), k=3)
     assert [step.k for step in result.steps] == [1, 2, 3]
     assert (result.steps[0].gain.value, result.steps[0].last) == (0, None)
@@ -147,7 +147,7 @@ def test_diversity_is_counted_pixel_by_pixel() -> None:
     assert result.contributions[0].value == pytest.approx(result.miou_in_sample - without)
 
 
-def test_the_oracle_knows_no_order_of_members() -> None:
+def test_the_oracle_does_not_depend_on_the_order_of_members() -> None:
     """Pixels at which no member is right count the same whoever is named first."""
     pool = Pool([str(i) for i in range(6)], *make_candidates(0, signal=20), (0,))
     found = {measure_diversity(pool, order).oracle_miou for order in permutations((0, 2, 5))}
@@ -175,7 +175,7 @@ def test_limits_hold_for_the_best_single_too(k: int) -> None:
     assert (report.best_single, report.steps[0]) == (alone.best_single, alone.steps[0])
 
 
-def test_the_interval_draws_whole_groups() -> None:
+def test_the_bootstrap_draws_whole_groups() -> None:
     """Of thirty images in three groups only three matrices are left to draw from."""
     predictions, labels = make_candidates(11, signal=60)
     groups = np.repeat(np.arange(3), 10)

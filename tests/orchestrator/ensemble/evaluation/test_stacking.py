@@ -57,7 +57,7 @@ def test_with_nothing_to_learn_from_the_linear_model_is_the_plain_mean() -> None
 
 @pytest.mark.parametrize("name", STACKS)
 def test_the_truth_of_a_part_is_never_learned_from(name: str) -> None:
-    """Whatever the labels of a part are, its pictures are combined in the same way."""
+    """The images of a part are combined in the same way, whatever their labels are."""
     pool, parts = make_pool(2, (60, 40, 20)), make_parts(20, None)
     part, others = parts[0], np.concatenate(parts[1:])
     before = fit_stack(pool, STACKS[name])(np.sort(others))(part)

@@ -101,7 +101,7 @@ def test_nothing_in_it_is_pickled(exported: ExportReport, client: MlflowClient) 
 
 
 def test_it_predicts_what_predict_does(trained, tmp_path: Path) -> None:
-    """Of any number of pictures of any size; what the signature does not allow is refused."""
+    """For any number of images of any size; what the signature does not allow is refused."""
     import mlflow.pyfunc  # not above, where its warnings would be errors
 
     report = export(trained.sweep, home=trained.home, out=tmp_path / "model")
@@ -114,7 +114,7 @@ def test_it_predicts_what_predict_does(trained, tmp_path: Path) -> None:
             model.predict(wrong)
 
 
-def test_a_place_that_is_taken_and_a_run_that_is_not_there_are_told(trained, tmp_path: Path) -> None:
+def test_an_existing_output_and_an_unknown_run_are_reported(trained, tmp_path: Path) -> None:
     """Nothing is overwritten; a checkpoint has no run to be logged to."""
     with pytest.raises(PredictError, match="exists already"):
         export(trained.sweep, home=trained.home, out=tmp_path)
@@ -125,7 +125,7 @@ def test_a_place_that_is_taken_and_a_run_that_is_not_there_are_told(trained, tmp
 @pytest.mark.slow
 @pytest.mark.long
 def test_a_fresh_process_elsewhere_loads_it(trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a user's own architecture, of colour pictures, after the folder was moved; this checkout is not imported."""
+    """With a custom architecture, on colour images, after the folder was moved; this checkout is not imported."""
     here, there = tmp_path / "here", tmp_path / "somewhere else"
     here.mkdir()
     there.mkdir()

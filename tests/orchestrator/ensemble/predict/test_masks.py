@@ -97,7 +97,7 @@ def test_one_table_holds_one_size(name: str, tmp_path: Path) -> None:
         write(tmp_path / name, mixed)
 
 
-def test_a_single_picture_is_no_place_for_many(tmp_path: Path) -> None:
+def test_a_single_image_file_cannot_hold_many_masks(tmp_path: Path) -> None:
     """``--out mask.png`` does not make a folder of that name."""
     with pytest.raises(PredictError, match=r"not written as \.png. Allowed: \.npz, \.csv, or a folder"):
         write(tmp_path / "mask.png")

@@ -1,4 +1,4 @@
-"""Predicting with what a sweep has trained: the same masks as when it was validated, whatever it is called."""
+"""Predicting with what a sweep has trained: the same masks as in validation, under every name."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def stored_masks(trained, keys, cache: Path) -> np.ndarray:
     return masks
 
 
-def test_an_ensemble_reproduces_its_logged_figure(trained, tmp_path: Path) -> None:
+def test_an_ensemble_reproduces_its_logged_score(trained, tmp_path: Path) -> None:
     """On the images that it was chosen on: the argmax of the stored probabilities' sum, and the in-sample mIoU."""
     masks = predict_validation(trained, str(trained.report.run_id), tmp_path)
 
@@ -96,7 +96,7 @@ def test_every_name_of_a_trial_means_the_same(trained, tmp_path: Path) -> None:
         assert np.array_equal(predict_validation(trained, name, tmp_path), expected)
 
 
-def test_a_sweep_stands_for_the_ensemble_chosen_of_it(trained, tmp_path: Path) -> None:
+def test_a_sweep_means_the_ensemble_chosen_from_it(trained, tmp_path: Path) -> None:
     """The report names it and its members."""
     report = predict(trained.sweep, trained.source, out=tmp_path / "a.npz", home=trained.home)
     assert report.to_json() == {
@@ -132,7 +132,7 @@ def test_weights_come_from_the_server_where_the_folder_is_gone(trained, tmp_path
     assert np.array_equal(load_masks(out), predict_validation(trained, trained.sweep, tmp_path))
 
 
-def test_a_folder_of_pictures_keeps_names_and_sizes(trained, tmp_path: Path) -> None:
+def test_a_folder_of_images_keeps_names_and_sizes(trained, tmp_path: Path) -> None:
     """Of differing sizes, kinds and colours; a gray model sees gray."""
     pictures, random = tmp_path / "photos" / "images", np.random.default_rng(0)
     pictures.mkdir(parents=True)
@@ -153,7 +153,7 @@ def test_a_folder_of_pictures_keeps_names_and_sizes(trained, tmp_path: Path) -> 
 
 
 def test_a_model_trained_at_one_size_is_shown_that_size(trained, tmp_path: Path) -> None:
-    """Where data.size brought the training pictures to it; the mask has the picture's own size."""
+    """If data.size resized the training images; the mask has the image's own size."""
     folder = tmp_path / "trial"
     folder.mkdir()
     own = trained.home.trial_folder(trained.keys[0])
@@ -185,7 +185,7 @@ def test_an_unknown_model_is_answered_with_what_is_known(trained, name: str, mes
     assert not list(tmp_path.iterdir())
 
 
-def test_a_broken_picture_leaves_no_output(trained, tmp_path: Path) -> None:
+def test_a_broken_image_leaves_no_output(trained, tmp_path: Path) -> None:
     """Though others were predicted before it was met."""
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -197,7 +197,7 @@ def test_a_broken_picture_leaves_no_output(trained, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
 
 
-def test_a_device_that_is_not_there_is_told(trained, tmp_path: Path) -> None:
+def test_a_missing_device_is_reported(trained, tmp_path: Path) -> None:
     """With what is there."""
     with pytest.raises(PredictError, match="device 'cuda:77' cannot be used"):
         predict(trained.keys[0], trained.source, out=tmp_path / "a.npz", home=trained.home, device="cuda:77")

@@ -74,7 +74,7 @@ def test_greedy_equals_brute_force(seed: int, levels: int) -> None:
 @given(st.integers(0, 2**32))
 @settings(max_examples=15, deadline=None)
 def test_the_result_scores_what_it_says_and_lies_between_single_and_exhaustive(seed: int) -> None:
-    """Never below the best single, never above the best of all subsets, and its figure is numpy's."""
+    """Never below the best single, never above the best of all subsets, and its score is numpy's."""
     case = make_case(seed)
     pool = pool_of(case)
     selection = pool.select(np.arange(7), k=3)
@@ -132,7 +132,7 @@ def test_weights_are_what_repeated_members_come_to(seed: int) -> None:
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=5, deadline=None)
 def test_limits_hold_for_every_search(name: SearchName, seed: int) -> None:
-    """Members never cost more together than allowed, and a limit that no candidate meets is told."""
+    """Members never exceed the limit together, and a limit that no candidate meets is reported."""
     case = make_case(seed, num_candidates=7)
     costs = dict(zip(case[0], np.random.default_rng(seed).integers(1, 10, 7).tolist(), strict=True))
     pool = pool_of(case)
@@ -146,7 +146,7 @@ def test_limits_hold_for_every_search(name: SearchName, seed: int) -> None:
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=5, deadline=None)
 def test_of_a_model_one_set_of_predictions_is_a_member_at_most(name: SearchName, seed: int) -> None:
-    """In every search; trying every set finds the best of those that are left, and more members than models is told."""
+    """In every search; trying every set finds the best that remain, and more members than models are reported."""
     case = make_case(seed, num_candidates=6, levels=64)
     pool, models = pool_of(case), {key: f"m{i // 2}" for i, key in enumerate(case[0])}
     selection = pool.select(np.arange(7), k=3, exactly=True, rules=SelectionRules(name, models=models))
@@ -159,7 +159,7 @@ def test_of_a_model_one_set_of_predictions_is_a_member_at_most(name: SearchName,
         pool.select(np.arange(7), k=4, exactly=True, rules=SelectionRules(name, models=models))
 
 
-def test_exactly_k_within_limits_is_found_or_told() -> None:
+def test_exactly_k_within_limits_is_found_or_reported() -> None:
     """Where the best alone leaves no room for another, trying every set finds a pair; greedy says that it has none."""
     case = make_case(1, num_candidates=4)
     best = pool_of(case).select(np.arange(7), k=1).members[0]
@@ -181,7 +181,7 @@ def test_auto_tries_all_sets_only_where_they_are_few() -> None:
 @given(st.integers(0, 2**32), st.randoms(use_true_random=False))
 @settings(max_examples=10, deadline=None)
 def test_order_of_images_changes_nothing(seed: int, random: Random) -> None:
-    """The same members and figures come out of any order of the images."""
+    """Any order of the images gives the same members and scores."""
     keys, predictions, labels = make_case(seed)
     order = random.sample(range(7), 7)
     shuffled = pool_of((keys, [p[order] for p in predictions], labels[order]))
@@ -189,7 +189,7 @@ def test_order_of_images_changes_nothing(seed: int, random: Random) -> None:
 
 
 def test_many_candidates_lie_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is too large for memory is mapped, and comes to the same."""
+    """What is too large for memory is mapped, with the same result."""
     case = make_case(3)
     expected = pool_of(case).select(np.arange(7), k=3)
     monkeypatch.setattr(blocks, "_MAX_IN_MEMORY", 1)
@@ -223,7 +223,7 @@ def test_copies_change_nothing(seed: int) -> None:
 @given(st.integers(0, 2**32))
 @settings(max_examples=10, deadline=None)
 def test_edits_where_nothing_is_scored_change_nothing(seed: int) -> None:
-    """Predictions on void and ignored pixels take no part, not even in telling copies apart."""
+    """Predictions on void and ignored pixels do not count, not even for finding copies."""
     keys, predictions, labels = make_case(seed)
     is_free = np.broadcast_to(((labels == 0) | (labels == 255))[:, None], predictions[0].shape)
     edited = [np.where(is_free, np.random.default_rng(i).integers(0, 256, is_free.shape), p).astype(np.uint8)

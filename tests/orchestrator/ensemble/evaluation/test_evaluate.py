@@ -115,7 +115,7 @@ def test_the_json_has_the_documented_fields() -> None:
 
 
 def test_the_last_step_is_the_headline() -> None:
-    """The cross-fitted trajectory runs from the best single candidate to the ensemble; each step is compared with the one before."""
+    """The trajectory runs from the best single candidate to the ensemble; each step is compared with the one before."""
     result = select_ensemble(*make_candidates(0, signal=80), k=3)
     assert [step.k for step in result.steps] == [1, 2, 3]
     assert (result.steps[0].gain.value, result.steps[0].last) == (0, None)

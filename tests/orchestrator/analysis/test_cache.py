@@ -1,4 +1,4 @@
-"""ValueCache that are kept between commands: what is found again, what is forgotten, what damage costs."""
+"""Values that are cached between commands: what is found again, what is forgotten, what damage costs."""
 
 from __future__ import annotations
 

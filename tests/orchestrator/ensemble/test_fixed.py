@@ -16,6 +16,7 @@ from orchestrator.planning.configuration import Configuration, Facts
 from orchestrator.planning.plan import Plan, PlannedEnsemble, PlannedTrial
 from orchestrator.state.trial.outputs import write_predictions
 from orchestrator.state.trial.records import TrialResult, TrialSpec, TrialState
+from orchestrator.tracking.tags import RunLabel
 from trainers.config import DataConfig, Fold, TrainConfig
 from trainers.metrics import confusion_per_image
 
@@ -87,7 +88,8 @@ class Sweep:
     def _plan_trial(self, key: str, row: int) -> PlannedTrial:
         train, data = TrainConfig(), DataConfig()
         spec = TrialSpec(key=key, configuration=key, name=f"row {row}", train=train, data=data, seed=0, source_fingerprint="f")
-        return PlannedTrial(spec, Configuration(train, data, {"row": row}, f"row {row}", key), TrialState.CACHED)
+        configuration = Configuration(train, data, {"row": row}, f"row {row}", key)
+        return PlannedTrial(spec, configuration, 0, self.folder / "data", RunLabel(spec.name), TrialState.CACHED)
 
     def end(self, **changes: MemberTrial) -> dict[str, MemberTrial]:
         """All trials are done, but for the changes."""

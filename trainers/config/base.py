@@ -50,7 +50,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
 def find_nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name most like ``name``, in upper or lower case; None if none is near."""
     names = {other.lower(): other for other in known}
-    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.55)
+    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
     return names[near[0]] if near else None
 
 

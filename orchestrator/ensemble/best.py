@@ -15,7 +15,7 @@ from orchestrator.ensemble.candidates import EVERYTHING, EnsembleCandidate, Want
 from orchestrator.ensemble.evaluation.evaluate import evaluate
 from orchestrator.ensemble.evaluation.report import CandidateLabels, EnsembleReport
 from orchestrator.ensemble.pooling import check_scores, fetch_predictions, load_pool, read_groups
-from orchestrator.ensemble.selection.pool import Pool, SelectionRules, check_size
+from orchestrator.ensemble.selection.pool import SelectionRules, check_size
 from orchestrator.ensemble.selection.strategies import SearchName
 from orchestrator.errors import EnsembleError
 from orchestrator.state.trial.folder import TrialFile
@@ -78,24 +78,18 @@ def best_ensemble(
     if num_flipped := sum(candidate.flips is not None for candidate in listed):
         said = "candidates use test-time flips; at most one candidate of each model becomes a member."
         notes += (f"{num_flipped} of {len(listed)} {said}",)
+    class_names = TrialLoader(reader, cache).load_class_names(listed[0].rows[0])
     labels = CandidateLabels(
         names=names,
         trials={key: tuple(row.key for row in candidate.rows) for key, candidate in candidates.items()},
         flips={key: candidate.flips for key, candidate in candidates.items() if candidate.flips},
-        class_names=_name_classes(pool, listed[0], TrialLoader(reader, cache)),
+        class_names=name_classes(pool.singles[pool.positions[listed[0].key]], pool.ignore_classes, class_names),
         notes=notes,
     )
     models = {key: candidate.model for key, candidate in candidates.items()}
-    rules = SelectionRules(options.search, options.wanted.make_limits(listed), models)
-    report = evaluate(
-        pool,
-        k=options.k,
-        exactly=options.exactly,
-        groups=read_groups(folders),
-        rules=rules,
-        stack=options.stack,
-        labels=labels,
-    )
+    rules, groups = SelectionRules(options.search, options.wanted.make_limits(listed), models), read_groups(folders)
+    k, exactly, stack = options.k, options.exactly, options.stack
+    report = evaluate(pool, k=k, exactly=exactly, groups=groups, rules=rules, stack=stack, labels=labels)
     sweep = sweeps[0] if sweeps else max(rows, key=lambda row: row.start_s).sweep
     record = _make_record(report, [candidates[key] for key in report.members], read_info(folders[0]).scored_fingerprint)
     return replace(report, run_id=_log(reader, sweep, record, report, pool.ignore_classes))
@@ -126,12 +120,6 @@ def take_latest_data(candidates: Sequence[EnsembleCandidate]) -> tuple[list[Ense
         for data, found in by_data.items()
         if data != latest
     )
-
-
-def _name_classes(pool: Pool, candidate: EnsembleCandidate, loader: TrialLoader) -> dict[int, str]:
-    """Class -> name, as the candidate's first trial says."""
-    matrices = pool.singles[pool.positions[candidate.key]]
-    return name_classes(matrices, pool.ignore_classes, loader.load_class_names(candidate.rows[0]))
 
 
 def _make_record(report: EnsembleReport, members: Sequence[EnsembleCandidate], scored_fingerprint: str) -> EnsembleRecord:

@@ -89,15 +89,10 @@ def list_candidates(rows: Sequence[RunRow]) -> list[EnsembleCandidate]:
         raise EnsembleError(
             f"No configuration has all its folds COMPLETE: {', '.join(known)}. Let the sweep finish, or `orchestrate retry` it."
         )
-    flipped = [found for candidate in candidates if (found := _flip(candidate)) is not None]
-    return sorted([*candidates, *flipped], key=lambda candidate: candidate.key)
-
-
-def _flip(candidate: EnsembleCandidate) -> EnsembleCandidate | None:
-    """The candidate with the flips that all its trials have stored; None where there are none that this version knows."""
-    kept = {row.tags.get(Tag.FLIPS) for row in candidate.rows}
-    found: Flips | None = next((flips for flips in _FLIPS if kept == {flips}), None)
-    return None if found is None else replace(candidate, flips=found)
+    for candidate in tuple(candidates):
+        stored = {row.tags.get(Tag.FLIPS) for row in candidate.rows}
+        candidates += [replace(candidate, flips=flips) for flips in _FLIPS if stored == {flips}]
+    return sorted(candidates, key=lambda candidate: candidate.key)
 
 
 def join_predictions(folders: Sequence[Path], cache: Path) -> Path:

@@ -164,7 +164,7 @@ def _match(
 
 def _match_nearest(before: Configurations, after: Configurations) -> tuple[Pairs, Configurations, Configurations]:
     """Pairs of points that are each other's only nearest neighbour; rows are matched only by their ids."""
-    ours, theirs = ([(one, _leaves(one)) for one in found if one.row is None] for found in (after, before))
+    ours, theirs = ([(one, frozenset(_leaves(one.fields))) for one in found if one.row is None] for found in (after, before))
     if not ours or not theirs or len(ours) * len(theirs) > MAX_PAIRS:
         return [], before, after
     distances = [[len(leaves ^ others) for _, others in theirs] for _, leaves in ours]
@@ -178,17 +178,13 @@ def _match_nearest(before: Configurations, after: Configurations) -> tuple[Pairs
     return pairs, tuple(c for c in before if id(c) not in taken), tuple(c for c in after if id(c) not in taken)
 
 
-def _leaves(configuration: ConfigurationSnapshot) -> frozenset[str]:
+def _leaves(value: Any, path: str = "") -> Iterator[str]:
     """Every field with its value, to count how many differ."""
-    return frozenset(f"{path}={value!r}" for path, value in _walk(configuration.fields))
-
-
-def _walk(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping) and value:
         for name, inner in value.items():
-            yield from _walk(inner, f"{path}.{name}")
+            yield from _leaves(inner, f"{path}.{name}")
     else:
-        yield path, value
+        yield f"{path}={value!r}"
 
 
 def find_changes(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> Iterator[FieldChange]:

@@ -12,7 +12,7 @@ from orchestrator.state.disk import measure
 from orchestrator.state.machine import PREFIX
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import TrialResult, TrialSpec, TrialState, read_number
-from trainers.config import FLIPPED_AXES, DataConfig
+from trainers.config import FLIPPED_AXES
 
 MAX_OTHERS = 2000
 """Maximum number of trials of other plans to read, the latest first; keeps planning fast in an old home."""
@@ -124,11 +124,6 @@ def _size_of(spec: TrialSpec, result: TrialResult, sizes: Mapping[str, Size]) ->
     written = result.facts.get("input_size")
     if isinstance(written, list) and len(written) == 2:
         return int(written[0]), int(written[1])
-    return spec.train.input_size or sizes.get(spec.source_fingerprint) or _size_of_data(spec.data)
-
-
-def _size_of_data(data: DataConfig) -> Size | None:
-    """From the configuration, if it has one."""
-    if data.size is None and data.source == "synthetic":
-        return data.synthetic.height, data.synthetic.width
-    return data.size
+    data = spec.data
+    generated = (data.synthetic.height, data.synthetic.width) if data.source == "synthetic" else None
+    return spec.train.input_size or sizes.get(spec.source_fingerprint) or data.size or generated

@@ -254,9 +254,8 @@ class Bench:
         session = Session(**take(sweep=SWEEP, owner=self.owner, home=self.home, ledger=self.ledger))
         ports = Ports(
             launcher=launcher,
-            tracker=self.tracker,
             monitor=self.monitor,
-            **take(search=search, find_result=None, open_checkpoints=None),
+            **take(search=search, tracker=self.tracker, find_result=None, open_checkpoints=None),
         )
         rules = take(limits=LimitsSpec(free_disk_gb=0), retry=RetrySpec(), leave_after_s=None)
         return Dispatcher(session, ports, Policy(**rules), **take(sleep=lambda _: time.sleep(0.0005)), **changed)

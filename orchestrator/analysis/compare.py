@@ -167,11 +167,20 @@ def compare_runs(reader: RunReader, names: tuple[str, str], sweeps: Sequence[str
     _check_comparable(first, second)
     spread = None
     if any(side.is_configuration for side in sides):
-        finished = [run for run in runs if run.sweep in concerned and run.state == TrialState.COMPLETE]
-        spread = pool_spread_of(join_configurations(loader.load_all(finished)), first.fingerprints)
+        trials = loader.load_all(_list_with_seeds(run for run in runs if run.sweep in concerned))
+        spread = pool_spread_of(join_configurations(trials), first.fingerprints)
     miou, classes = compare_results(first, second, spread), compare_class_results(first, second)
     values.save(keep_unused=True)
     return Comparison(first, second, miou, classes, spread)
+
+
+def _list_with_seeds(runs: Iterable[RunRow]) -> list[RunRow]:
+    """The finished runs of configurations with several seeds: only these have a spread."""
+    by_configuration: dict[str, list[RunRow]] = defaultdict(list)
+    for run in runs:
+        if run.state == TrialState.COMPLETE:
+            by_configuration[run.tags.get(Tag.CONFIGURATION, run.key)].append(run)
+    return [run for found in by_configuration.values() if len({one.tags.get(Tag.SEED) for one in found}) > 1 for run in found]
 
 
 def _find_side(name: str, runs: Sequence[RunRow], ensembles: Sequence[RunRow]) -> _Side:

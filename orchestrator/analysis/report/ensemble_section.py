@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree.ElementTree import Element
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from orchestrator.analysis.report.html import element, make_rows
-from orchestrator.analysis.report.terminal import write_interval, write_short
+from orchestrator.analysis.report.terminal import write_gain, write_interval, write_short
 from orchestrator.errors import TrackingError
 from orchestrator.tracking.tags import Tag
 
@@ -19,13 +19,7 @@ if TYPE_CHECKING:
 Pair = tuple[float, float]
 
 
-class _Part(BaseModel):
-    """Of a document to which later versions may add fields."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class ChosenStep(_Part):
+class ChosenStep(BaseModel, frozen=True):
     """The cross-fitted value of up to ``k`` members."""
 
     k: int
@@ -35,15 +29,15 @@ class ChosenStep(_Part):
     gain_ci95: Pair
 
 
-class ClassGain(_Part):
+class ClassGain(BaseModel, frozen=True):
     """In the IoU of one class, over the best single trial."""
 
     gain: float
     ci95: Pair
 
 
-class Chosen(_Part):
-    """The fields of ``best-ensemble --json`` that the page shows."""
+class Chosen(BaseModel, frozen=True):
+    """The fields of ``best-ensemble --json`` that the page shows; others are ignored."""
 
     members: tuple[str, ...]
     names: tuple[str, ...]
@@ -85,10 +79,10 @@ def draw_chosen(chosen: Chosen) -> list[Element]:
         [name, key, f"{weight:.3f}"] for name, key, weight in zip(chosen.names, chosen.members, chosen.weights, strict=True)
     ]
     steps = [
-        [str(step.k), write_short(step.miou), write_interval(step.ci95), _write_gain(step.gain_over_best_single, step.gain_ci95)]
+        [str(step.k), write_short(step.miou), write_interval(step.ci95), write_gain(step.gain_over_best_single, step.gain_ci95)]
         for step in chosen.trajectory_cross_fitted
     ]
-    classes = [[name, _write_gain(gain.gain, gain.ci95)] for name, gain in chosen.class_gains.items()]
+    classes = [[name, write_gain(gain.gain, gain.ci95)] for name, gain in chosen.class_gains.items()]
     return [
         element("h2", "Chosen ensemble"),
         element("p", _judge(chosen), class_="soft"),
@@ -101,14 +95,10 @@ def draw_chosen(chosen: Chosen) -> list[Element]:
 def _judge(chosen: Chosen) -> str:
     low, high = chosen.gain_ci95
     verdict = "a significant gain" if low > 0 else "significantly worse" if high < 0 else "no evidence of a gain"
-    gain = _write_gain(chosen.gain_over_best_single, chosen.gain_ci95)
+    gain = write_gain(chosen.gain_over_best_single, chosen.gain_ci95)
     return (
         f"Cross-fitted mIoU {write_short(chosen.miou)} ({write_interval(chosen.ci95)}), in sample {write_short(chosen.optimism)} "
         f"higher. Gain over the best single trial {gain}: {verdict} (above 0 in {chosen.gain_probability:.0%} of the resamples). "
         f"More members pay up to k = {chosen.pays_up_to}. The right member at each pixel would score "
         f"{write_short(chosen.oracle_miou)}."
     )
-
-
-def _write_gain(value: float, ci95: Pair) -> str:
-    return f"{write_short(value, signed=True)} ({write_interval(ci95, signed=True)})"

@@ -145,7 +145,12 @@ def _draw_ensembles(table: ReportTable) -> Element:
     for line in table.lines:
         if line.is_ensemble:
             members = "; ".join(f"{row}: {titles[row]}" if row in titles else row for row in line.members)
-            numbers = [write_miou(line), write_interval(line.ci95), line.best_member or "", write_gain(line)]
+            numbers = [
+                write_miou(line),
+                write_interval(line.ci95),
+                line.best_member or "",
+                "" if line.gain is None else write_gain(line.gain.value, line.gain.ci95),
+            ]
             rows.append([_name(line), members, *numbers, _judge(line)])
     columns = ("ensemble", "members", "mIoU", "95 % CI", "best member", "gain over it", "evidence of")
     return make_rows(columns, rows, wrapped=("members", "best member"))

@@ -74,11 +74,9 @@ def write_rank(line: ReportLine) -> str:
     return "" if line.ranked is None else line.ranked.mark
 
 
-def write_gain(line: ReportLine) -> str:
-    """``+.012 (-.003 to +.027)``; empty for a single configuration."""
-    if line.gain is None:
-        return ""
-    return f"{write_short(line.gain.value, signed=True)} ({write_interval(line.gain.ci95, signed=True)})"
+def write_gain(value: float, ci95: tuple[float, float]) -> str:
+    """``+.012 (-.003 to +.027)``."""
+    return f"{write_short(value, signed=True)} ({write_interval(ci95, signed=True)})"
 
 
 def _draw_lines(table: ReportTable) -> Table:
@@ -121,8 +119,8 @@ def _write_title(line: ReportLine) -> str:
     title = escape(line.title)
     if not line.is_ensemble:
         return title
-    gain = write_gain(line)
-    return f"[cyan]{title}[/], ensemble" + (f"\n  gain {gain}" if gain else "")
+    gain = "" if line.gain is None else f"\n  gain {write_gain(line.gain.value, line.gain.ci95)}"
+    return f"[cyan]{title}[/], ensemble{gain}"
 
 
 def _draw_failures(failures: Sequence[tuple[str, str]]) -> Table:

@@ -46,7 +46,7 @@ class Scene:
     def plan(self, *keys: str, priority: int = 0) -> None:
         """Save a plan of trials, as a starting sweep does."""
         spec = SweepSpec(name=SWEEP, priority=priority)
-        trials = [PlannedTrial(_spec(key), _configuration(key), 0, self.home.data, RunLabel(key)) for key in keys]
+        trials = [PlannedTrial(_spec(key), _configuration(key), 0, self.home.data, RunLabel(f"trial {key}")) for key in keys]
         plan = Plan(SWEEP, Facts(), tuple(trial.configuration for trial in trials), tuple(trials), open_ended=False)
         share_plan(spec, plan, home=self.home, ledger=self.ledger)
 

@@ -72,7 +72,7 @@ def make_current_plan(spec: SweepSpec, facts: Facts, home: Home, ledger: Ledger,
     if spec.is_open_ended:
         from orchestrator.search import read_known
 
-        known = tuple(configuration for configuration, _ in read_known(spec, facts, home.optuna_url or home.optuna_journal))
+        known = tuple(configuration for configuration, _ in read_known(spec, facts, home.storage or home.optuna_journal))
     plan = make_plan(spec, facts, known=known)
     specs = [trial.spec for trial in plan.trials]
     states = {key: row.state for key, row in ledger.states([trial.key for trial in specs], spec.name).items()}

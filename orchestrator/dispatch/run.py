@@ -177,7 +177,7 @@ class PlanRun:
         return build_search(
             self.spec,
             self.start_order,
-            home.optuna_url or home.optuna_journal,
+            home.storage or home.optuna_journal,
             owner=self.session.owner,
             is_dead=home.is_dead,
             history=partial(read_epochs, home),

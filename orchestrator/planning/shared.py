@@ -12,7 +12,6 @@ from orchestrator.planning.plan import Plan
 from orchestrator.spec.model import SweepSpec
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
-from orchestrator.state.trial.records import ignore_field
 from orchestrator.tracking.tags import RunLabel
 from trainers.config import TRAINER_VERSION
 
@@ -69,15 +68,19 @@ class SharedPlan(_Part):
         """Earlier versions wrote ``keep.predictions``, and ``pruner.over``, which was null for any pruner that is left."""
         if not isinstance(raw, dict) or not isinstance(spec := raw.get("spec"), dict):
             return raw
-        spec = spec | {"keep": ignore_field(spec.get("keep", {}), "predictions")}
+        spec = spec | {"keep": _without(spec.get("keep", {}), "predictions")}
         if isinstance(pruner := spec.get("pruner"), dict) and pruner.get("over") is None:
-            spec["pruner"] = ignore_field(pruner, "over")
+            spec["pruner"] = _without(pruner, "over")
         return raw | {"spec": spec}
 
     @property
     def labels(self) -> dict[str, RunLabel]:
         """Key -> label of the trial's run."""
         return {trial.key: trial.label for trial in self.trials}
+
+
+def _without(raw: Any, name: str) -> Any:
+    return {known: value for known, value in raw.items() if known != name} if isinstance(raw, dict) else raw
 
 
 def share_plan(spec: SweepSpec, plan: Plan, *, home: Home, ledger: Ledger) -> None:

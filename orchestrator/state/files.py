@@ -43,24 +43,16 @@ def check_local(file: Path, what: str) -> None:
     Raises:
         TrackingError: it lies on a network file system, where two machines that write at once damage it.
     """
-    found = find_network_mount(file)
-    if found is not None:
-        folder, kind = found
-        raise TrackingError(
-            f"{file}: {what} would be an SQLite file on {folder}, a network file system ({kind}): its locks do not hold there, "
-            "so that two machines that write at once damage it. Set ORCHESTRATE_HOME to a folder on a local disk; machines "
-            "share their work through ORCHESTRATE_STORAGE (PostgreSQL) and MLFLOW_TRACKING_URI (a server)."
-        )
-
-
-def find_network_mount(file: Path) -> tuple[str, str] | None:
-    """Mount point and type of the network file system that ``file`` is or will be on; None if it is a local one."""
     path = file.resolve()
     mounts = [mount for mount in psutil.disk_partitions(all=True) if path.is_relative_to(mount.mountpoint)]
-    if not mounts:
-        return None
-    nearest = max(reversed(mounts), key=lambda mount: len(mount.mountpoint))  # the later of two at one point is on top
-    return (nearest.mountpoint, nearest.fstype) if nearest.fstype.startswith(NETWORK) else None
+    # the later of two mounts at one point is on top
+    nearest = max(reversed(mounts), key=lambda mount: len(mount.mountpoint), default=None)
+    if nearest is not None and nearest.fstype.startswith(NETWORK):
+        raise TrackingError(
+            f"{file}: {what} would be an SQLite file on {nearest.mountpoint}, a network file system ({nearest.fstype}): its "
+            "locks do not hold there, so that two machines that write at once damage it. Set ORCHESTRATE_HOME to a folder on a "
+            "local disk; machines share their work through ORCHESTRATE_STORAGE (PostgreSQL) and MLFLOW_TRACKING_URI (a server)."
+        )
 
 
 @contextmanager

@@ -8,18 +8,14 @@ import socket
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 
 import psutil
-from filelock import BaseFileLock
 
 from orchestrator.state.files import try_lock
 
 
-@dataclass(frozen=True)
 class Home:
     """The folder that holds trials, caches and databases. Nothing is created before it is needed.
 
@@ -27,9 +23,23 @@ class Home:
     tracking: MLflow's tracking server; None: SQLite in ``root``.
     """
 
-    root: Path
-    storage: str | None = None
-    tracking: str | None = None
+    def __init__(self, root: Path, storage: str | None = None, tracking: str | None = None) -> None:
+        self.root, self.storage, self.tracking = root, storage, tracking
+        self.trials = root / "trials"
+        self.plans = root / "plans"
+        """Each sweep's latest plan."""
+        self.data = root / "data"
+        """Prepared data sets."""
+        self.cache = root / "cache"
+        """Files that can be made again, such as unpacked predictions."""
+        self.locks = root / "locks"
+        self.schedule = root / "schedule"
+        """State of `orchestrate schedule`, and the logs of its sweeps."""
+        self.artifacts = root / "artifacts"
+        self.optuna_journal = root / "optuna.journal"
+        self.mlflow_db = root / "mlflow.db"
+        self.mlflow_uri = tracking or f"sqlite:///{self.mlflow_db}"
+        self.ledger_url = storage or f"sqlite:///{root / 'ledger.db'}"
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Home:
@@ -39,59 +49,6 @@ class Home:
             storage=environment.get("ORCHESTRATE_STORAGE") or None,
             tracking=environment.get("MLFLOW_TRACKING_URI") or None,
         )
-
-    @property
-    def trials(self) -> Path:
-        return self.root / "trials"
-
-    @property
-    def plans(self) -> Path:
-        """Each sweep's latest plan."""
-        return self.root / "plans"
-
-    @property
-    def data(self) -> Path:
-        """Prepared data sets."""
-        return self.root / "data"
-
-    @property
-    def cache(self) -> Path:
-        """Files that can be made again, such as unpacked predictions."""
-        return self.root / "cache"
-
-    @property
-    def locks(self) -> Path:
-        return self.root / "locks"
-
-    @property
-    def schedule(self) -> Path:
-        """State of `orchestrate schedule`, and the logs of its sweeps."""
-        return self.root / "schedule"
-
-    @property
-    def artifacts(self) -> Path:
-        return self.root / "artifacts"
-
-    @property
-    def ledger_url(self) -> str:
-        return self.storage or f"sqlite:///{self.root / 'ledger.db'}"
-
-    @property
-    def optuna_journal(self) -> Path:
-        return self.root / "optuna.journal"
-
-    @property
-    def optuna_url(self) -> str | None:
-        """Optuna's database if a team shares one; None: the journal."""
-        return self.storage
-
-    @property
-    def mlflow_db(self) -> Path:
-        return self.root / "mlflow.db"
-
-    @property
-    def mlflow_uri(self) -> str:
-        return self.tracking or f"sqlite:///{self.mlflow_db}"
 
     def trial_folder(self, key: str) -> Path:
         return self.trials / key
@@ -139,7 +96,12 @@ class Owner:
 
     def __init__(self, locks: Path) -> None:
         locks.mkdir(parents=True, exist_ok=True)
-        self._lock, self.name = _take_new_name(locks)
+        while True:
+            self.name = f"{socket.gethostname()}:{os.getpid()}-{_process_space()}:{time.time_ns() // 1_000_000}"
+            if (lock := try_lock(_lock_path(locks, self.name))) is not None:
+                self._lock = lock
+                return
+            time.sleep(0.001)  # two owners in one process may start in the same millisecond
 
     @property
     def nudged_ns(self) -> int:
@@ -158,17 +120,8 @@ class Owner:
     def __enter__(self) -> Owner:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _take_new_name(locks: Path) -> tuple[BaseFileLock, str]:
-    """Lock a name that nobody has: two owners in one process may start in the same millisecond."""
-    while True:
-        name = f"{socket.gethostname()}:{os.getpid()}-{_process_space()}:{time.time_ns() // 1_000_000}"
-        if (lock := try_lock(_lock_path(locks, name))) is not None:
-            return lock, name
-        time.sleep(0.001)
 
 
 @cache

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 import platform
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -55,8 +57,11 @@ def describe_drift(results: Iterable[Mapping[str, str]], today: Mapping[str, str
 
 def count_cores(quota: Path = CPU_QUOTA) -> int:
     """Physical cores that this process may use, by its affinity and a container's quota, rounded down."""
-    allowed = len(allowed_cpus())
-    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed, _read_quota(quota) or allowed))
+    limits = [len(allowed_cpus()), psutil.cpu_count(logical=False) or math.inf]
+    with suppress(OSError):  # no container, or the first version of cgroups
+        allowed_us, period_us = quota.read_text().split()
+        limits.append(float(allowed_us.replace("max", "inf")) // int(period_us))
+    return max(1, int(min(limits)))
 
 
 def allowed_cpus() -> list[int]:
@@ -64,12 +69,3 @@ def allowed_cpus() -> list[int]:
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
-
-
-def _read_quota(file: Path) -> int | None:
-    """CPUs that a container may use, at least 1; None if unlimited."""
-    try:
-        allowed_us, period_us = file.read_text().split()
-    except OSError:  # no container, or the first version of cgroups
-        return None
-    return None if allowed_us == "max" else max(1, int(allowed_us) // int(period_us))

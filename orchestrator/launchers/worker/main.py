@@ -18,15 +18,15 @@ from orchestrator.launchers.worker.slot import Slot
 from orchestrator.state.files import try_lock
 from orchestrator.state.machine import library_versions
 from orchestrator.state.trial.checkpoint import note_checkpoint
-from orchestrator.state.trial.endings import fail, first_start_s, leave_waiting, leave_without_space, log_traceback, record_result
+from orchestrator.state.trial.endings import fail, leave_waiting, leave_without_space, log_traceback, record_result
 from orchestrator.state.trial.failures import FailureKind, classify, describe, is_disk_full
 from orchestrator.state.trial.folder import TrialFile, TrialFolder
 from orchestrator.state.trial.heartbeat import Heartbeat
-from orchestrator.state.trial.records import Attempt, Event, TrialResult, TrialState, read_number
+from orchestrator.state.trial.records import Attempt, Event, TrialState, read_number
 
 if TYPE_CHECKING:  # torch is imported when the slot is taken, not before
-    from trainers.training.train import EpochReport
-    from trainers.training.train import TrainResult as Trained
+    from trainers.data import SplitData
+    from trainers.training.train import EpochReport, TrainResult
 
 ShouldStop = Callable[[], bool]
 
@@ -132,8 +132,7 @@ def _train(
     heartbeat.beat()
     write_validation(trial, trained, data)
     trained = add_flips(trial, trained, data, slot=slot, on_batch=heartbeat.beat)
-    size = spec.train.input_size or data.data.images.shape[1:3]
-    return _end_complete(trial, attempt, trained, scored_fingerprint=data.scored_fingerprint, size=size)
+    return _end_complete(trial, attempt.number, trained, data)
 
 
 def _describe_epoch(report: EpochReport, attempt: int, slot: Slot, on_peak: OnPeak) -> Event:
@@ -143,30 +142,25 @@ def _describe_epoch(report: EpochReport, attempt: int, slot: Slot, on_peak: OnPe
     return Event(kind="epoch", time_s=time.time(), attempt=attempt, epoch=report.epoch, metrics=report.metrics, facts=facts)
 
 
-def _end_complete(
-    trial: TrialFolder, attempt: Attempt, trained: Trained, *, scored_fingerprint: str, size: tuple[int, ...]
-) -> ExitCode:
+def _end_complete(trial: TrialFolder, attempt: int, trained: TrainResult, data: SplitData) -> ExitCode:
     ended_s = time.time()
-    result = TrialResult(
-        key=trial.spec().key,
-        state=TrialState.COMPLETE,
+    record_result(
+        trial,
+        attempt,
+        TrialState.COMPLETE,
+        ended_s=ended_s,
         metrics=trained.metrics,
         best_epoch=trained.best_epoch,
         epochs_run=trained.epochs_run,
-        scored_fingerprint=scored_fingerprint,
-        attempt=attempt.number,
-        started_s=first_start_s(trial, default=ended_s),
-        ended_s=ended_s,
-        deviation=attempt.deviation,
+        scored_fingerprint=data.scored_fingerprint,
         facts={
             **trained.facts,
             **measure_times(trial.events()[0], ended_s),
-            "input_size": list(size),
+            "input_size": list(trial.spec().train.input_size or data.data.images.shape[1:3]),
             "platform": sys.platform,
             **library_versions(),
         },
     )
-    record_result(trial, result)
     trial.checkpoint.unlink(missing_ok=True)  # not before: a kill in between would cost the whole training
     (trial.path / TrialFile.CHECKPOINT_INFO).unlink(missing_ok=True)
     return ExitCode.COMPLETE

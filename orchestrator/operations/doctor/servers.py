@@ -33,10 +33,10 @@ def check_storage(home: Home) -> Iterator[Finding]:
         ledger = Ledger(home.ledger_url)
         now_s, num_sweeps = ledger.now_s(), len(ledger.roster.sweeps())
         ledger.close()
-        if home.optuna_url is not None:
+        if home.storage is not None:
             from orchestrator.search.storage import open_storage  # imports optuna, which takes a second
 
-            open_storage(home.optuna_url)  # creates Optuna's tables, for which the account may lack permission
+            open_storage(home.storage)  # creates Optuna's tables, for which the account may lack permission
     except TrackingError as failure:
         yield error("ledger", str(failure), "Does ORCHESTRATE_STORAGE match the server's .env? Is its port open?")
         return

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from orchestrator.errors import SpecError
 from orchestrator.state.ledger.database import Database, tables
 from orchestrator.state.ledger.dispatchers import Roster
-from orchestrator.state.ledger.reconnect import Reconnection, retried
+from orchestrator.state.ledger.reconnect import retried
 from orchestrator.state.trial.records import TrialState
 from trainers.config import describe_unknown
 
@@ -129,23 +129,17 @@ class Ledger:
     def __init__(self, url: str, *, clock: Callable[[], float] | None = None, lease_s: float = 60.0) -> None:
         self.lease_s = lease_s
         self._database = Database(url)
-        self._clock = clock or self._database.clock
+        self.now_s = clock or self._database.clock
+        """Unix time by the clock that leases are measured with."""
+        self.reconnection = self._database.reconnection
+        """How long to wait for a server that becomes unreachable."""
         self._insert_trials = self._database.insert(_trials).on_conflict_do_nothing()
         self._insert_members = self._database.insert(_members).on_conflict_do_nothing()
-        self.roster = Roster(self._database, clock=self._clock, lease_s=lease_s)
+        self.roster = Roster(self._database, clock=self.now_s, lease_s=lease_s)
         """The dispatchers, and the sweeps' plans."""
 
     def close(self) -> None:
         self._database.close()
-
-    @property
-    def reconnection(self) -> Reconnection:
-        """How long to wait for a server that becomes unreachable."""
-        return self._database.reconnection
-
-    def now_s(self) -> float:
-        """Unix time by the clock that leases are measured with."""
-        return self._clock()
 
     @retried
     def register(self, sweep: str, trials: Iterable[tuple[str, str]]) -> None:
@@ -168,7 +162,7 @@ class Ledger:
         after: the number will be higher; for attempts that this ledger may not know, such as those of a lost one.
         One statement, so that exactly one of several claimants wins.
         """
-        now_s = self._clock()
+        now_s = self.now_s()
         times = {"now_s": now_s, "until_s": now_s + self.lease_s}
         taken = self._database.execute(_CLAIM, {"trial": key, "for_sweep": sweep, "holder": owner, "after": after, **times})
         return int(taken[0].attempt) if taken else None
@@ -178,7 +172,7 @@ class Ledger:
         if not keys:
             return []
         held = sa.and_(_trials.c.key.in_(keys), *_IS_HELD)
-        prolong = sa.update(_trials).where(held).values(lease_expires_s=self._clock() + self.lease_s).returning(_trials.c.key)
+        prolong = sa.update(_trials).where(held).values(lease_expires_s=self.now_s() + self.lease_s).returning(_trials.c.key)
         kept = {row.key for row in self._database.execute(prolong, {"holder": owner})}
         return [key for key in keys if key not in kept]
 

@@ -80,7 +80,11 @@ def enter(folder: TrialFolder, copy: Path, epoch: int) -> None:
     What was sent to the server is forgotten, since other machines have sent more meanwhile.
     """
     (folder.path / TrialFile.SENT).unlink(missing_ok=True)
-    _merge_progress(folder.path / TrialFile.PROGRESS, copy / TrialFile.PROGRESS)
+    progress = folder.path / TrialFile.PROGRESS
+    known = set(progress.read_bytes().splitlines()) if progress.exists() else set()
+    for line in (copy / TrialFile.PROGRESS).read_bytes().splitlines():  # attempts stay in order, and readers count an epoch once
+        if line and line not in known:
+            append_line(progress, line.decode(errors="replace"))
     # the checkpoint last: a kill in between leaves later weights than it needs, which do no harm
     for name in (TrialFile.WEIGHTS, TrialFile.CHECKPOINT):
         with replacing(folder.path / name) as scratch:
@@ -104,11 +108,3 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfileobj(file, copy)
         found = os.fstat(file.fileno())
     os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))
-
-
-def _merge_progress(own: Path, other: Path) -> None:
-    """Append the lines that are missing here: attempts stay in order, and readers count an epoch once."""
-    known = set(own.read_bytes().splitlines()) if own.exists() else set()
-    for line in other.read_bytes().splitlines():
-        if line and line not in known:
-            append_line(own, line.decode(errors="replace"))

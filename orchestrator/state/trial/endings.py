@@ -7,69 +7,55 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from orchestrator.state.trial.failures import FailureKind, describe, is_disk_full
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import OBJECTIVE, Event, TrialResult, TrialState
 
 
-def record_result(trial: TrialFolder, result: TrialResult) -> TrialResult:
-    """End the attempt and the trial; the result file is written last."""
-    ended = Event(
-        kind="attempt_ended",
-        time_s=result.ended_s,
-        attempt=result.attempt,
-        state=result.state,
-        reason=result.reason,
-        failure=result.failure,
-    )
-    trial.append(ended)
+def record_result(trial: TrialFolder, attempt: int, state: TrialState, **found: Any) -> TrialResult:
+    """End the attempt and the trial; the result file is written last.
+
+    found: the other fields of the result, except those that the folder knows.
+    """
+    now_s = time.time()
+    events = trial.events()[0]
+    known = {
+        "key": trial.spec().key,
+        "state": state,
+        "attempt": attempt,
+        "epochs_run": max((event.epoch or 0 for event in events), default=0),
+        "started_s": min((event.time_s for event in events if event.kind == "attempt_started"), default=now_s),
+        "ended_s": now_s,
+        "deviation": trial.attempt().deviation,
+    }
+    result = TrialResult.model_validate(known | found)
+    _end_attempt(trial, attempt, state, time_s=result.ended_s, reason=result.reason, failure=result.failure)
     trial.write_result(result)
     return result
 
 
 def leave_waiting(trial: TrialFolder, attempt: int, *, reason: str, failure: FailureKind | None = None) -> None:
     """End the attempt without a result: the trial can be resumed."""
-    state, now_s = TrialState.WAITING, time.time()
-    trial.append(Event(kind="attempt_ended", time_s=now_s, attempt=attempt, state=state, reason=reason, failure=failure))
+    _end_attempt(trial, attempt, TrialState.WAITING, time_s=time.time(), reason=reason, failure=failure)
+
+
+def _end_attempt(trial: TrialFolder, attempt: int, state: TrialState, **found: Any) -> None:
+    trial.append(Event(kind="attempt_ended", attempt=attempt, state=state, **found))
 
 
 def fail(trial: TrialFolder, attempt: int, *, failure: FailureKind, reason: str) -> TrialResult:
     """End the trial as FAILED, with the end of its log."""
-    now_s = time.time()
-    result = TrialResult(
-        key=trial.spec().key,
-        state=TrialState.FAILED,
-        epochs_run=max((event.epoch or 0 for event in trial.events()[0]), default=0),
-        attempt=attempt,
-        started_s=first_start_s(trial, default=now_s),
-        ended_s=now_s,
-        reason=reason,
-        failure=failure,
-        deviation=trial.attempt().deviation,
-        log_tail=trial.log_tail(),
-    )
-    return record_result(trial, result)
+    return record_result(trial, attempt, TrialState.FAILED, reason=reason, failure=failure, log_tail=trial.log_tail())
 
 
 def prune(trial: TrialFolder, attempt: int, *, reason: str) -> TrialResult:
     """End the trial as PRUNED, with the metrics of its best epoch; its checkpoint stays."""
-    now_s = time.time()
     epochs = [event for event in trial.events()[0] if event.kind == "epoch"]
     best = max(epochs, key=lambda event: event.metrics.get(OBJECTIVE, -1.0), default=None)
-    result = TrialResult(
-        key=trial.spec().key,
-        state=TrialState.PRUNED,
-        metrics=best.metrics if best else {},
-        best_epoch=best.epoch if best else None,
-        epochs_run=max((event.epoch or 0 for event in epochs), default=0),
-        attempt=attempt,
-        started_s=first_start_s(trial, default=now_s),
-        ended_s=now_s,
-        reason=reason,
-        deviation=trial.attempt().deviation,
-    )
-    return record_result(trial, result)
+    found = {"metrics": best.metrics, "best_epoch": best.epoch} if best else {}
+    return record_result(trial, attempt, TrialState.PRUNED, reason=reason, **found)
 
 
 def leave_without_space(trial: TrialFolder, attempt: int, error: BaseException) -> None:
@@ -81,11 +67,6 @@ def leave_without_space(trial: TrialFolder, attempt: int, error: BaseException) 
         leave_waiting(trial, attempt, reason=describe(error), failure=FailureKind.DISK_FULL)
     with _where_there_is_space():
         log_traceback(trial, error)
-
-
-def first_start_s(trial: TrialFolder, *, default: float) -> float:
-    """Unix time at which the first attempt started."""
-    return min((event.time_s for event in trial.events()[0] if event.kind == "attempt_started"), default=default)
 
 
 def log_traceback(trial: TrialFolder, error: BaseException) -> None:

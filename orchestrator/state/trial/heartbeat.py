@@ -6,7 +6,6 @@ import faulthandler
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 
 BEAT_S = 2.0
 """Between two touches of the file; a call in between only reads the clock."""
@@ -32,7 +31,7 @@ class Heartbeat:
         self.beat()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._limit_s is not None:
             faulthandler.cancel_dump_traceback_later()
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import zstandard
 from numpy.typing import NDArray
-from pydantic import ValidationError, model_validator
+from pydantic import ValidationError
 
 from orchestrator.errors import EnsembleError
 from orchestrator.state.files import replacing, write_atomically
 from orchestrator.state.trial.folder import TrialFile
-from orchestrator.state.trial.records import Record, ignore_field
+from orchestrator.state.trial.records import Record, Retired
 
 
 def write_confusions(path: Path, confusions: NDArray[np.integer], *, ignore_classes: tuple[int, ...]) -> None:
@@ -46,11 +46,6 @@ _LEVEL = 3  # of 261 real tiles, float32 42.8 MB: level 3 makes 3.49 MB in 0.20 
 class PredictionsInfo(Record):
     """Shapes and hashes of the stored arrays (C-contiguous uint8), and what they belong to."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _ignore_retired(cls, raw: Any) -> Any:
-        return ignore_field(raw, "u16_sha256")
-
     shape: tuple[int, int, int, int]
     """(V, C, H, W) of the probabilities, which are 0 where nothing is scored; the labels are (V, H, W)."""
     dtype: Literal["uint8"] = "uint8"
@@ -61,6 +56,7 @@ class PredictionsInfo(Record):
     labels_sha256: str
     groups: tuple[int, ...] | None = None
     """(V,) number of each image's group; None if unknown."""
+    u16_sha256: Retired = None
 
 
 def write_predictions(

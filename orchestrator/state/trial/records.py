@@ -6,9 +6,9 @@ import hashlib
 import json
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from orchestrator.state.trial.failures import FailureKind
 from trainers.config import CHECKPOINT_INTERVAL_S, TRAINER_VERSION, DataConfig, Flips, Fold, TrainConfig
@@ -48,9 +48,8 @@ class Record(BaseModel):
     schema_version: Literal[1] = SCHEMA_VERSION
 
 
-def ignore_field(raw: Any, name: str) -> Any:
-    """Drop a field that only earlier versions wrote."""
-    return {known: value for known, value in raw.items() if known != name} if isinstance(raw, dict) else raw
+Retired = Annotated[None, BeforeValidator(lambda _: None), Field(exclude=True, repr=False)]
+"""Type of a field that only earlier versions wrote: its value is ignored."""
 
 
 class TrialSpec(Record):
@@ -73,11 +72,6 @@ class TrialSpec(Record):
 class Attempt(Record):
     """One try at a trial, on one machine."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _ignore_retired(cls, raw: Any) -> Any:
-        return ignore_field(raw, "keep_u16")
-
     number: int
     data_folder: str
     """The prepared data set on this machine, as trainers.data.open_dataset reads it."""
@@ -93,6 +87,7 @@ class Attempt(Record):
     """Test-time flips of a second set of predictions."""
     origin: str | None = None
     """What it resumes from, if the trial ran on another machine."""
+    keep_u16: Retired = None
 
 
 class TrialResult(Record):

@@ -25,12 +25,12 @@ def test_environment_decides(tmp_path: Path) -> None:
     plain = Home.from_environment({})
     assert plain.root == Path.cwd() / "mlruns"
     assert plain.ledger_url == f"sqlite:///{plain.root}/ledger.db"
-    assert (plain.optuna_url, plain.mlflow_uri) == (None, f"sqlite:///{plain.root}/mlflow.db")
+    assert (plain.storage, plain.mlflow_uri) == (None, f"sqlite:///{plain.root}/mlflow.db")
     set_up = Home.from_environment(
         {"ORCHESTRATE_HOME": str(tmp_path), "ORCHESTRATE_STORAGE": "postgresql://db/x", "MLFLOW_TRACKING_URI": "http://server"}
     )
     assert (set_up.trials, set_up.ledger_url) == (tmp_path / "trials", "postgresql://db/x")
-    assert (set_up.optuna_url, set_up.mlflow_uri) == ("postgresql://db/x", "http://server")
+    assert (set_up.storage, set_up.mlflow_uri) == ("postgresql://db/x", "http://server")
 
 
 def test_an_owner_is_alive_until_it_is_closed(tmp_path: Path) -> None:

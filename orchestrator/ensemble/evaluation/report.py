@@ -38,9 +38,10 @@ class TrajectoryStep:
     last: PairedDifference | None
 
     def to_json(self) -> dict[str, Any]:
-        last = {} if self.last is None else _describe(self.last, "gain_over_step_before", "gain_over_step_before_ci95")
+        last = self.last
+        before = {} if last is None else {"gain_over_step_before": last.value, "gain_over_step_before_ci95": list(last.ci95)}
         estimate = {"k": self.k, "miou": self.miou.value, "ci95": list(self.miou.ci95)}
-        return estimate | _describe(self.gain, "gain_over_best_single", "gain_ci95") | last
+        return estimate | _describe(self.gain, "gain_over_best_single", "gain_ci95") | before
 
 
 @dataclass(frozen=True)

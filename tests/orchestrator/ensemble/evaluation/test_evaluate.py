@@ -120,6 +120,7 @@ def test_the_last_step_is_the_headline() -> None:
     assert [step.k for step in result.steps] == [1, 2, 3]
     assert (result.steps[0].gain.value, result.steps[0].last) == (0, None)
     assert (result.steps[-1].miou, result.steps[-1].gain) == (result.cross_fitted, result.gain)
+    assert [step.to_json()["probability"] for step in result.steps] == [step.gain.probability for step in result.steps]
     assert sum(step.last.value for step in result.steps[1:]) == pytest.approx(result.gain.value)
     assert result.optimism == result.miou_in_sample - result.miou
 

@@ -36,11 +36,11 @@ NARROWER = {
         "state",
         "dispatch.loop",
         "launchers.base",
-        "launchers.worker.exit_codes",
+        "launchers.worker.contract",
         "spec.sections",
     ),
     "launchers.worker": ("errors", "state", "launchers.worker", "launchers.base"),
-    "launchers.slots": ("errors", "state", "launchers.slots", "launchers.base", "launchers.worker.slot"),
+    "launchers.slots": ("errors", "state", "launchers.slots", "launchers.base", "launchers.worker.contract"),
     "tracking.reader": (
         "errors",
         "state",

@@ -142,7 +142,7 @@ def open_notifier(spec: SweepSpec, environment: Mapping[str, str] = os.environ) 
     """
     addresses = dict.fromkeys((environment.get(VARIABLE) or "").split(), f"the environment's {VARIABLE}")
     for i, written in enumerate(spec.notify):
-        where = f"{spec.where(('notify', i))}: notify[{i}]"
+        where = f"{spec.document.where(('notify', i))}: notify[{i}]"
         addresses |= dict.fromkeys(_expand(written, where, environment).split(), where)
     return Notifier(tuple(_open(address, where) for address, where in addresses.items()))
 

@@ -16,8 +16,7 @@ from orchestrator.launchers.slots.gpu_sharing import adjust_reservation
 from orchestrator.launchers.slots.locks import HeldSlot
 from orchestrator.launchers.slots.table import SlotTable, find_slots
 from orchestrator.launchers.worker import main as worker
-from orchestrator.launchers.worker.exit_codes import KILLED, ExitCode
-from orchestrator.launchers.worker.slot import Slot
+from orchestrator.launchers.worker.contract import KILLED, ExitCode, Slot
 
 
 class Killed(BaseException):

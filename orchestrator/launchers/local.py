@@ -20,8 +20,7 @@ from orchestrator.launchers.slots.gpus import GpuWatch
 from orchestrator.launchers.slots.locks import HeldSlot
 from orchestrator.launchers.slots.table import SlotTable
 from orchestrator.launchers.worker import main as worker
-from orchestrator.launchers.worker.exit_codes import KILLED, ExitCode
-from orchestrator.launchers.worker.slot import Slot
+from orchestrator.launchers.worker.contract import KILLED, ExitCode, Slot
 
 FORKSERVER_GONE = 255
 """Exit code that multiprocessing reports if the forkserver has died; the kernel then kills the process."""

@@ -25,7 +25,7 @@ from orchestrator.errors import LaunchError
 from orchestrator.launchers.base import UNKNOWN, JobExit, MemoryEstimate
 from orchestrator.launchers.ray_resources import choose_share, own_slot
 from orchestrator.launchers.worker import main as worker
-from orchestrator.launchers.worker.exit_codes import KILLED, ExitCode
+from orchestrator.launchers.worker.contract import KILLED, ExitCode
 from orchestrator.state.trial.folder import TrialFile
 
 LOOK_S = 0.5

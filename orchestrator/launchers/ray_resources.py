@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from orchestrator.launchers.slots.gpus import find_gpus, read_visible
 from orchestrator.launchers.slots.table import AUTO_THREADS
-from orchestrator.launchers.worker.slot import Slot
+from orchestrator.launchers.worker.contract import Slot
 
 
 @dataclass(frozen=True)

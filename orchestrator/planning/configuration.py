@@ -163,7 +163,7 @@ def where_written(spec: SweepSpec, params: Mapping[str, Any], place: Place) -> t
         written: Place = place_of(None, {}, place) if in_row is None else ("rows", index, *place)
     else:
         written = place_of(spec.search, params, place)
-    return spec.where(written), written
+    return spec.document.where(written), written
 
 
 def source_part(data: DataConfig) -> str:

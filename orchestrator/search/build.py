@@ -23,7 +23,6 @@ from orchestrator.search.study import Study
 from orchestrator.search.study_trial import identify
 from orchestrator.spec.model import SweepSpec
 from orchestrator.spec.optuna_names import class_name
-from orchestrator.spec.sections import PrunerSpec
 from orchestrator.spec.space import sample_points
 from orchestrator.state.ledger import Reconnection
 
@@ -99,14 +98,12 @@ def study_name(spec: SweepSpec, facts: Facts) -> str:
     point = next(sample_points(spec.search, spec.base, spec.data)) if spec.search else {}
     anchor = resolve(spec, spec.rows[0] if spec.rows else point, facts).id
     rows = [row.model_dump_json(exclude={"label", "reported"}) for row in spec.rows]
-    pruner = [_describe_pruner(spec.pruner)] if spec.pruner else []
-    text = "\n".join([space, anchor, _rounds(spec), *rows, *pruner])
+    lines = [space, anchor, _rounds(spec), *rows]
+    if spec.pruner is not None:  # as earlier versions wrote it, which had a field ``over``, so that their studies are found again
+        pruner = {"name": class_name(spec.pruner.name), "over": None, "options": spec.pruner.options}
+        lines.append(to_json(pruner).decode())
+    text = "\n".join(lines)
     return f"{spec.name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
-
-
-def _describe_pruner(pruner: PrunerSpec) -> str:
-    """Write the pruner as earlier versions did, which had a field ``over``, so that their studies are found again."""
-    return to_json({"name": class_name(pruner.name), "over": None, "options": pruner.options}).decode()
 
 
 def _rounds(spec: SweepSpec) -> str:

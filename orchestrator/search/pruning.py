@@ -47,16 +47,16 @@ class Pruning:
     def add(self, configuration: Configuration) -> None:
         """Expect reports from the trials of a proposed configuration."""
         if self._spec.pruner is not None:
-            trials = tuple(trial.spec for trial in plan_trials(configuration, self._spec, self._facts))
-            prunable = Prunable(identify(configuration), trials)
-            self._prunable.update((trial.key, prunable) for trial in prunable.trials)
+            trials = plan_trials(configuration, self._spec, self._facts)
+            for position, trial in enumerate(trials):
+                self._prunable[trial.spec.key] = Prunable(identify(configuration), position, len(trials))
 
     def report(self, trial: TrialSpec, epoch: int, value: float) -> bool:
         """Enter an epoch's val/miou; True: the trial's configuration is pruned."""
         prunable = self._prunable.get(trial.key)
         if prunable is None or self._study.is_pruned(prunable.identity):
             return prunable is not None
-        if self._compares_trials or prunable.position_of(trial) > 0:
+        if self._compares_trials or prunable.position > 0:
             return False
         known = self._study.steps_of(prunable.identity)
         missing = set(range(1, epoch)) - known.keys()
@@ -70,24 +70,23 @@ class Pruning:
         prunable = self._prunable.get(trial.key)
         if prunable is None or self._study.is_pruned(prunable.identity):
             return prunable is not None
-        position, identity = prunable.position_of(trial), prunable.identity
         if self._compares_trials:
-            self._study.add_steps(identity, {position: value})
-            is_last = len(self._study.steps_of(identity)) == len(prunable.trials)
-            return self._decide(prunable, is_worse=not is_last and self._study.is_worse(identity))
-        if position > 0:
+            self._study.add_steps(prunable.identity, {prunable.position: value})
+            is_last = len(self._study.steps_of(prunable.identity)) == prunable.num_trials
+            return self._decide(prunable, is_worse=not is_last and self._study.is_worse(prunable.identity))
+        if prunable.position > 0:
             return False
-        known = self._study.steps_of(identity)
+        known = self._study.steps_of(prunable.identity)
         steps = {epoch: v for epoch, v in self._history(trial).items() if epoch not in known}
         is_worse = self._is_worse_by_epochs(prunable, trial, steps)
-        return self._decide(prunable, is_worse=is_worse and len(prunable.trials) > 1)
+        return self._decide(prunable, is_worse=is_worse and prunable.num_trials > 1)
 
     def _is_worse_by_epochs(self, prunable: Prunable, trial: TrialSpec, steps: Mapping[int, float]) -> bool:
         """Enter new epochs one by one, as if reported in time; pruning a single trial after its last epoch saves nothing."""
         for epoch in sorted(steps):
             self._study.add_steps(prunable.identity, {epoch: steps[epoch]})
             is_worse = self._study.is_worse(prunable.identity)
-            if is_worse and (epoch < trial.train.epochs or len(prunable.trials) > 1):
+            if is_worse and (epoch < trial.train.epochs or prunable.num_trials > 1):
                 return True
         return False
 
@@ -99,13 +98,11 @@ class Pruning:
 
 @dataclass(frozen=True)
 class Prunable:
-    """A configuration that may be pruned. identity: in the study. trials: in the order of seeds and folds."""
+    """A trial of a configuration that may be pruned; identity: in the study. position: in the order of seeds and folds."""
 
     identity: str
-    trials: tuple[TrialSpec, ...]
-
-    def position_of(self, trial: TrialSpec) -> int:
-        return next(i for i, other in enumerate(self.trials) if other.key == trial.key)
+    position: int
+    num_trials: int
 
 
 def build_pruner(spec: PrunerSpec) -> BasePruner:
@@ -117,10 +114,10 @@ def build_pruner(spec: PrunerSpec) -> BasePruner:
     options: dict[str, Any] = dict(spec.options)
     if isinstance(options.get("wrapped_pruner"), dict):
         options["wrapped_pruner"] = build_pruner(PrunerSpec.model_validate(options["wrapped_pruner"]))
+    pruner: type[BasePruner] = getattr(optuna.pruners, class_name(spec.name))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", category=optuna.exceptions.ExperimentalWarning)  # a sweep file that names one accepts it
-        pruner: BasePruner = getattr(optuna.pruners, class_name(spec.name))(**options)
-        return pruner
+        return pruner(**options)
 
 
 def read_epochs(home: Home, trial: TrialSpec) -> Mapping[int, float]:

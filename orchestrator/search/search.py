@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Set
+from dataclasses import dataclass
 from typing import Protocol
 
 from optuna.trial import TrialState as OptunaState
@@ -22,6 +23,7 @@ from orchestrator.spec.model import SweepSpec
 from orchestrator.state.trial.records import TrialSpec, TrialState
 
 
+@dataclass
 class StudySearch:
     """Proposes configurations, records them in a study, prunes them and keeps the budget. Used by one thread.
 
@@ -30,79 +32,71 @@ class StudySearch:
     dimensions: of the space, by path. ended: configurations without a trial left to train, by their identity in the study.
     """
 
-    def __init__(
-        self,
-        spec: SweepSpec,
-        facts: Facts,
-        proposer: Proposer,
-        study: Study,
-        *,
-        dimensions: Mapping[str, Dimension],
-        ended: Set[str],
-        pruning: Pruning,
-        budget: Budget,
-    ) -> None:
-        self._spec, self._facts = spec, facts
-        self._proposer, self._study = proposer, study
-        self._dimensions, self._ended = dimensions, ended
-        self._pruning, self._budget = pruning, budget
-        self._spent: str | None = None
+    spec: SweepSpec
+    facts: Facts
+    proposer: Proposer
+    study: Study
+    dimensions: Mapping[str, Dimension]
+    ended: Set[str]
+    pruning: Pruning
+    budget: Budget
+    _spent: str | None = None
 
     @property
     def stopped_because(self) -> str | None:
         """Why the search ended early, for people; None if it did not."""
-        return self._spent or self._proposer.stopped_because
+        return self._spent or self.proposer.stopped_because
 
     @translate_errors()
     def propose(self) -> Configuration | None:
         """Return the next configuration, recorded as running; None if there is none now."""
-        configuration = self._proposer.propose()
+        configuration = self.proposer.propose()
         if configuration is not None:
-            self._pruning.add(configuration)
-            if identify(configuration) not in self._ended:
-                self._study.start(configuration, self._dimensions)
+            self.pruning.add(configuration)
+            if identify(configuration) not in self.ended:
+                self.study.start(configuration, self.dimensions)
         return configuration
 
     def trials_of(self, configuration: Configuration) -> list[PlannedTrial]:
         """Plan the trials of a proposed configuration, one per seed and fold."""
-        return plan_trials(configuration, self._spec, self._facts)
+        return plan_trials(configuration, self.spec, self.facts)
 
     @translate_errors()
     def tell(self, configuration: Configuration, value: float | None, state: TrialState, *, reason: str | None = None) -> None:
         """Record a configuration's outcome: the mean over its trials, or None and why it failed. WAITING requeues it."""
-        self._study.finish(configuration, self._dimensions, value=value, state=state, reason=reason)
+        self.study.finish(configuration, self.dimensions, value=value, state=state, reason=reason)
 
     @translate_errors()
     def report(self, trial: TrialSpec, epoch: int, value: float) -> bool:
         """Enter an epoch's val/miou; True: the trial's configuration is pruned."""
-        return self._pruning.report(trial, epoch, value)
+        return self.pruning.report(trial, epoch, value)
 
     @translate_errors()
     def report_end(self, trial: TrialSpec, value: float) -> bool:
         """Enter a complete trial's val/miou; True: its configuration is pruned."""
-        return self._pruning.report_end(trial, value)
+        return self.pruning.report_end(trial, value)
 
     @translate_errors()
     def may_begin(self) -> bool:
         """Whether the budget allows another trial to start; once False, always False."""
-        self._spent = self._spent or self._budget.why_spent()
+        self._spent = self._spent or self.budget.why_spent()
         return self._spent is None
 
     @translate_errors()
     def spend(self, gpu_s: float) -> None:
         """Add the GPU time of this dispatcher's attempts since the last call."""
-        self._budget.spend(gpu_s)
+        self.budget.spend(gpu_s)
 
     @translate_errors()
     def reconcile(self) -> None:
         """Requeue what dead dispatchers left running."""
-        self._study.requeue_abandoned()
+        self.study.requeue_abandoned()
 
     @translate_errors()
     def close(self) -> None:
         """Save the budget, and requeue what this dispatcher leaves unfinished."""
-        self._budget.close()
-        self._study.requeue_own()
+        self.budget.close()
+        self.study.requeue_own()
 
 
 class Proposer(Protocol):

@@ -93,14 +93,9 @@ def _open_journal(path: Path) -> BaseStorage:
     lock = _KernelLock(path)
     lock.acquire()
     try:
-        _drop_torn_line(path)
+        # half a line that a machine left when it went down; Optuna would not read what follows it
+        if path.exists() and (content := path.read_bytes()) and not content.endswith(b"\n"):
+            os.truncate(path, content.rfind(b"\n") + 1)
     finally:
         lock.release()
     return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
-
-
-def _drop_torn_line(path: Path) -> None:
-    """Remove half a line that a machine left when it went down; Optuna would not read what follows it."""
-    if path.exists() and (content := path.read_bytes()) and not content.endswith(b"\n"):
-        with open(path, "r+b") as file:
-            file.truncate(content.rfind(b"\n") + 1)

@@ -106,8 +106,8 @@ class Study:
         known = self._find(identify(configuration))
         if known is None or (known.is_requeued and known.state.is_finished()):
             self._add(configuration, dimensions, state=OptunaState.RUNNING)
-        elif known.is_requeued and self._set_running(known.number):
-            self._set_attr(known.number, "owner", self._owner)
+        elif known.is_requeued and self._set_running(known.id):
+            self._storage.set_trial_user_attr(known.id, "owner", self._owner)
 
     def finish(
         self,
@@ -129,7 +129,12 @@ class Study:
             if (running := self._running(identify(configuration))) is not None:
                 self._requeue(self._study, running)
         elif known is not None and not known.state.is_finished():
-            self._end(known.number, ended, value if ended is OptunaState.COMPLETE else None, attrs)
+            with suppress(UpdateFinishedTrialError):  # another dispatcher ends it now: Optuna checks first and writes later
+                for key, attr in attrs.items():
+                    self._storage.set_trial_user_attr(known.id, key, attr)
+                self._set_running(known.id)
+                value = value if ended is OptunaState.COMPLETE else None
+                self._study.tell(known.number, value, state=ended, skip_if_finished=True)
         elif known is None or (ended is OptunaState.COMPLETE and not known.is_complete):  # complete before this run, or retried
             self._add(configuration, dimensions, state=ended, value=value, attrs=attrs)
 
@@ -178,7 +183,7 @@ class Study:
         """Record that a configuration is to be pruned, so that other processes and later runs prune it too."""
         if (known := self._find(identity)) is not None:
             with suppress(UpdateFinishedTrialError):  # another dispatcher has just ended it
-                self._set_attr(known.number, "given_up", True)
+                self._storage.set_trial_user_attr(known.id, "given_up", True)
 
     def is_pruned(self, identity: str) -> bool:
         """Whether a configuration is pruned or is to be pruned."""
@@ -204,7 +209,7 @@ class Study:
         if known is None or known.number not in self._open:
             self._refresh()
         else:  # other new trials do not change this one
-            self._remember([self._storage.get_trial(self._id_of(known.number))])
+            self._remember([self._storage.get_trial(known.id)])
         return self._known.get(identity)
 
     def _refresh(self) -> None:
@@ -229,7 +234,7 @@ class Study:
 
     def _latest(self, identity: str) -> FrozenTrial | None:
         known = self._known.get(identity) or self._find(identity)
-        return None if known is None else self._storage.get_trial(self._id_of(known.number))
+        return None if known is None else self._storage.get_trial(known.id)
 
     def _add(
         self,
@@ -252,27 +257,15 @@ class Study:
             )
         )
 
-    def _end(self, number: int, ended: OptunaState, value: float | None, attrs: Mapping[str, Any]) -> None:
-        """End a trial. Another dispatcher may end it at the same time, because Optuna checks first and writes later."""
-        with suppress(UpdateFinishedTrialError):
-            for key, attr in attrs.items():
-                self._set_attr(number, key, attr)
-            self._set_running(number)
-            self._study.tell(number, value, state=ended, skip_if_finished=True)
-
-    def _set_running(self, number: int) -> bool:
+    def _set_running(self, trial_id: int) -> bool:
         """Set a requeued trial to RUNNING; False if it has ended meanwhile."""
         try:
-            return self._storage.set_trial_state_values(self._id_of(number), OptunaState.RUNNING)
+            return self._storage.set_trial_state_values(trial_id, OptunaState.RUNNING)
         except UpdateFinishedTrialError:
             return False
 
     def _requeue_unfinished(self, study: optuna.Study, is_left: Callable[[FrozenTrial], bool]) -> None:
-        """Requeue running trials that ``is_left``.
-
-        Two dispatchers may have recorded one configuration at the same time. If its other trial is complete, the unfinished one
-        gets that value instead, even if it was requeued before.
-        """
+        """Requeue running trials that ``is_left``; one with a complete twin, of another dispatcher, gets its value instead."""
         unfinished = study.get_trials(deepcopy=False, states=(OptunaState.RUNNING, OptunaState.WAITING))
         left = [trial for trial in unfinished if trial.state is OptunaState.WAITING or is_left(trial)]
         if not left:
@@ -294,12 +287,6 @@ class Study:
                 self._storage.set_trial_state_values(trial._trial_id, OptunaState.WAITING)
             else:
                 study.tell(trial.number, state=OptunaState.FAIL, skip_if_finished=True)
-
-    def _set_attr(self, number: int, key: str, value: Any) -> None:
-        self._storage.set_trial_user_attr(self._id_of(number), key, value)
-
-    def _id_of(self, number: int) -> int:
-        return self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
 
     def _related_studies(self) -> Iterator[optuna.Study]:
         """Yield the sweep's studies of earlier spaces, seeds and pruners."""

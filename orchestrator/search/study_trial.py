@@ -17,11 +17,12 @@ from orchestrator.planning.configuration import Configuration
 class StudyTrial:
     """A configuration's trial in the study.
 
-    params: as in Configuration. value: the mean val/miou of a complete trial. steps: its reports, step -> val/miou.
-    is_failed: it failed in training, as opposed to being stopped or abandoned.
+    number, id: Optuna's, in the study and in the storage. params: as in Configuration. value: the mean val/miou of a complete
+    trial. steps: its reports, step -> val/miou. is_failed: it failed in training, as opposed to being stopped or abandoned.
     """
 
     number: int
+    id: int
     identity: str
     params: Mapping[str, Any]
     state: OptunaState
@@ -60,6 +61,7 @@ def read_trials(trials: Iterable[FrozenTrial]) -> Iterator[StudyTrial]:
         if (described := trial.user_attrs.get("configuration")) is not None:
             yield StudyTrial(
                 number=trial.number,
+                id=trial._trial_id,
                 identity=described["id"],
                 params=described["params"],
                 state=trial.state,

@@ -97,11 +97,7 @@ def _explain(wrong: Sequence[ErrorDetails], model: type[BaseModel], raw: Any, pl
         )
         if not is_other_branch:  # in a union, the branch that fits better complains further inside
             complaints.append(Complaint((*place, *inner), _describe(model, raw, inner, several)))
-    return _without_misspelled(complaints)
-
-
-def _without_misspelled(complaints: list[Complaint]) -> list[Complaint]:
-    """Drop 'x is missing' if another line says that 'y' probably means x."""
+    # drop 'x is missing' if another line says that 'y' probably means x
     meant = {(*c.place[:-1], m.group(1)) for c in complaints if (m := re.search(r"Did you mean '([^']+)'\?$", c.text))}
     return [c for c in complaints if not (c.text.startswith(" is missing") and c.place in meant)]
 

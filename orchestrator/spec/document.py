@@ -91,12 +91,6 @@ def read_document(path: Path) -> Document:
     return Document(str(path), data, reading.origins)
 
 
-def parse_value(text: str, *, name: str) -> Any:
-    """Read one value of the command line as YAML 1.2; messages call it ``name``."""
-    root = _compose(text, name=name)
-    return None if root is None else _Reading(name).value(root, ())
-
-
 def _read_text(path: Path) -> str:
     if path.is_dir():
         names = ", ".join(_sweep_files(path)[:5])
@@ -209,34 +203,22 @@ class _Reading:
     def _scalar(self, node: ScalarNode, place: Place) -> Any:
         tag = str(node.tag).rpartition(":")[2]
         if tag in ("str", "timestamp"):  # YAML 1.2's core schema has no dates
-            return self._text(node, place)
-        constructors = {
-            "int": self._constructor.construct_yaml_int,
-            "float": self._constructor.construct_yaml_float,
-            "bool": self._constructor.construct_yaml_bool,
-            "null": self._constructor.construct_yaml_null,
-        }
-        if tag not in constructors:
+            try:
+                str(node.value).encode()
+            except UnicodeEncodeError:
+                raise self._error(node, place, "holds a lone surrogate, which is no character") from None
+            return str(node.value)
+        if tag not in ("int", "float", "bool", "null"):
             raise self._error(node, place, f"has the tag {node.tag}, which a sweep file does not use")
         try:
-            value = constructors[tag](node)
+            value = getattr(self._constructor, f"construct_yaml_{tag}")(node)
         except (ValueError, KeyError, OverflowError):
-            found = "" if self._is_secret(place) else f"{node.value[:40]!r}, which is "
+            is_secret = place[:1] == (SECRET,) or self.name == f"{OPTION} {SECRET}"
+            found = "" if is_secret else f"{node.value[:40]!r}, which is "
             raise self._error(node, place, f"is {found}not a value of the type that its tag names") from None
         if isinstance(value, int | float) and not (math.isfinite(value) and abs(value) < 2**63):
             raise self._error(node, place, f"is {node.value[:40]}. Allowed: a finite number below 2^63")
         return value
-
-    def _text(self, node: ScalarNode, place: Place) -> str:
-        text = str(node.value)
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise self._error(node, place, "holds a lone surrogate, which is no character") from None
-        return text
-
-    def _is_secret(self, place: Place) -> bool:
-        return place[:1] == (SECRET,) or self.name == f"{OPTION} {SECRET}"
 
     def _check_tag(self, node: Node, place: Place, expected: str) -> None:
         if str(node.tag) != expected:
@@ -257,8 +239,8 @@ def override(document: Document, option: str) -> Document:
     tokens = [t[1:-1] if t.startswith("[") else t for t in re.findall(r"\[\d+\]|[^.\[\]]+", path)]
     if not equals or not tokens or not re.fullmatch(r"[^.\[\]=]+(\.[^.\[\]]+|\[\d+\])*", path):
         raise SpecError(f"{name}: is not an override. Allowed: a.b=value or a[0].b=value, such as base.epochs=2.")
-    data = copy.deepcopy(document.data)
-    place = _put(data, tokens, parse_value(text, name=name), name=name)
+    data, root = copy.deepcopy(document.data), _compose(text, name=name)
+    place = _put(data, tokens, None if root is None else _Reading(name).value(root, ()), name=name)
     kept = {p: origin for p, origin in document.origins.items() if p[: len(place)] != place}
     return Document(document.name, data, {**kept, place: name})
 

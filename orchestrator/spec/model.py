@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_serializer, field_validator, model_validator
 
-from orchestrator.spec.document import Document, Place
+from orchestrator.spec.document import Document
 from orchestrator.spec.optuna_names import NOT_METHODS, Method
 from orchestrator.spec.schema import is_whole
 from orchestrator.spec.sections import Addresses, KeepSpec, LimitsSpec, Part, PrunerSpec, RetrySpec, ScheduleSpec, StopSpec
@@ -281,11 +281,6 @@ class SweepSpec(Part):
         """The file that this was read from; without one, an empty document of the sweep's name."""
         return self._document or Document(self.name, {}, {})
 
-    def where(self, place: Place) -> str:
-        """Return ``FILE:LINE`` of a place in the file that this was read from; without one, the sweep's name."""
-        return self.document.where(place)
-
-    def remember(self, document: Document) -> Self:
+    def remember(self, document: Document) -> None:
         """Keep the document that this was read from, for messages; it is neither compared nor written."""
         self._document = document
-        return self

@@ -107,19 +107,12 @@ def is_active(parameter: Parameter, train: TrainConfig, data: DataConfig, params
     train, data = build_point(train, data, params)
     for path, wanted in parameter.when.items():
         allowed = wanted if isinstance(wanted, tuple) else (wanted,)
-        found = _find(train, data, path)
+        found: Any = data if path.startswith(DATA_PREFIX) else train
+        for part in path.removeprefix(DATA_PREFIX).split("."):
+            found = found.get(part, _ABSENT) if isinstance(found, dict) else getattr(found, part, _ABSENT)
         if not any(found == value and isinstance(found, bool) == isinstance(value, bool) for value in allowed):
             return False
     return True
-
-
-def _find(train: TrainConfig, data: DataConfig, path: str) -> Any:
-    value: Any = train
-    if path.startswith(DATA_PREFIX):
-        value, path = data, path.removeprefix(DATA_PREFIX)
-    for part in path.split("."):
-        value = value.get(part, _ABSENT) if isinstance(value, dict) else getattr(value, part, _ABSENT)
-    return value
 
 
 _ABSENT = object()

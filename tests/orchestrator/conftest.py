@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from orchestrator.launchers.local import LocalLauncher
-from orchestrator.launchers.worker.slot import Slot
+from orchestrator.launchers.worker.contract import Slot
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import Attempt, TrialSpec, make_key
 from tests.orchestrator.clock import Clock

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from orchestrator.errors import TrialError
 from orchestrator.launchers.base import JobExit
-from orchestrator.launchers.worker.exit_codes import ExitCode
+from orchestrator.launchers.worker.contract import ExitCode
 from orchestrator.state.ledger import Ledger
 from orchestrator.state.trial.endings import fail, leave_waiting, prune
 from orchestrator.state.trial.failures import FailureKind

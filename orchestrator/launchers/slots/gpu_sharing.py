@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from orchestrator.launchers.base import MemoryEstimate
 from orchestrator.launchers.slots.locks import HeldSlot, LockFolder
-from orchestrator.launchers.worker.slot import Slot
+from orchestrator.launchers.worker.contract import Slot
 
 GATE_S = 1.0
 """How long to wait for another dispatcher that is looking at the same GPU."""
@@ -78,14 +78,10 @@ class SharedGpu:
         """Memory of other programs, by the last looks; 0 before the first."""
         return max(self._others_mb, default=0)
 
-    def count_held(self) -> int:
-        """Attempts on the GPU, of all dispatchers."""
-        with self._gate():
-            return len(self._read_reservations())
-
     def measure_load(self) -> tuple[int, int]:
-        """Sorts GPUs: by the attempts on them, then by the memory of other programs."""
-        return self.count_held(), self.others_mb
+        """Sorts GPUs: by the attempts of all dispatchers on them, then by the memory of other programs."""
+        with self._gate():
+            return len(self._read_reservations()), self.others_mb
 
     def note_used(self, used_mb: int) -> None:
         """Learn how much memory is in use now: what exceeds the reservations belongs to other programs. Used by any thread."""
@@ -169,15 +165,14 @@ class SharedGpu:
         files = re.compile(re.escape(start) + r"\d+\.lock")
         with self._locks.translated_errors():
             names = [name.removesuffix(".lock") for name in os.listdir(self._locks.path) if files.fullmatch(name)]
-        return {name: one for name in names if (one := self._read(name)) is not None}
-
-    def _read(self, name: str) -> Reservation | None:
-        """The reservation in a lock file; None if nobody holds it."""
-        written = self._locks.read_held(name)
-        try:
-            return None if written is None else Reservation.model_validate_json(written)
-        except ValidationError:  # of another version, which may want the GPU to itself
-            return WHOLE_GPU
+        found: dict[str, Reservation] = {}
+        for name in names:
+            if (written := self._locks.read_held(name)) is not None:
+                try:
+                    found[name] = Reservation.model_validate_json(written)
+                except ValidationError:  # of another version, which may want the GPU to itself
+                    found[name] = WHOLE_GPU
+        return found
 
     def _write(self, descriptor: int, reservation: Reservation, slot: Slot) -> None:
         """Write the reservation; release the lock if that fails."""

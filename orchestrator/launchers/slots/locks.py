@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import LaunchError
-from orchestrator.launchers.worker.slot import Slot
+from orchestrator.launchers.worker.contract import Slot
 
 SLOTS_FOLDER = "ORCHESTRATE_SLOTS"
 """Environment variable: the folder of lock files, the same for all who share this machine's GPUs; default: below /tmp."""

@@ -17,7 +17,7 @@ from orchestrator.launchers.slots.gpu_sharing import GpuRequest, SharedGpu
 from orchestrator.launchers.slots.gpus import GpuWatch, find_gpus
 from orchestrator.launchers.slots.locks import HeldSlot, LockFolder
 from orchestrator.launchers.slots.priority_queue import PriorityQueue
-from orchestrator.launchers.worker.slot import Slot
+from orchestrator.launchers.worker.contract import Slot
 from orchestrator.state.machine import allowed_cpus, count_cores
 
 WORKER_MEMORY_GB = 1.5

@@ -7,14 +7,13 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.launchers.worker import process
-from orchestrator.launchers.worker.exit_codes import ExitCode
-from orchestrator.launchers.worker.slot import Slot
+from orchestrator.launchers.worker.contract import ExitCode, Slot
 from orchestrator.state.files import try_lock
 from orchestrator.state.machine import library_versions
 from orchestrator.state.trial.checkpoint import note_checkpoint
@@ -34,11 +33,7 @@ OnPeak = Callable[[float], int | None]
 """Gets the largest GPU memory that an attempt has used so far, in MB; returns what its slot has reserved from now on."""
 
 
-def _keep(_peak_mb: float) -> None:
-    """Leaves the reservation as it is."""
-
-
-def run(folder: Path, slot: Slot, *, on_peak: OnPeak = _keep) -> int:
+def run(folder: Path, slot: Slot, *, on_peak: OnPeak) -> int:
     """Work in a process of the local launcher: bound to its slot and its dispatcher, printing into the folder's log."""
     should_stop = process.stop_on_sigterm()
     process.die_with_dispatcher()
@@ -46,7 +41,7 @@ def run(folder: Path, slot: Slot, *, on_peak: OnPeak = _keep) -> int:
     return run_hosted(folder, slot, should_stop, on_peak=on_peak)
 
 
-def run_hosted(folder: Path, slot: Slot, should_stop: ShouldStop, *, on_peak: OnPeak = _keep) -> int:
+def run_hosted(folder: Path, slot: Slot, should_stop: ShouldStop, *, on_peak: OnPeak = lambda _: None) -> int:
     """Work in a process that a scheduler has started and ends: bound to its slot, printing into the folder's log."""
     process.take_slot(slot)
     process.write_to_log(TrialFolder(folder).log)
@@ -56,7 +51,7 @@ def run_hosted(folder: Path, slot: Slot, should_stop: ShouldStop, *, on_peak: On
     return code
 
 
-def work(folder: Path, slot: Slot, should_stop: ShouldStop, *, on_peak: OnPeak = _keep) -> ExitCode:
+def work(folder: Path, slot: Slot, should_stop: ShouldStop, *, on_peak: OnPeak = lambda _: None) -> ExitCode:
     """Train the trial in ``folder``, or resume it; any error becomes the trial's result.
 
     A full disk is not the trial's failure, and may leave no space to record it: then only the exit code reports it.
@@ -79,7 +74,9 @@ def _attempt(trial: TrialFolder, slot: Slot, should_stop: ShouldStop, on_peak: O
     attempt = trial.attempt()
     try:
         with Heartbeat(trial.heartbeat, limit_s=attempt.silence_s) as heartbeat:
-            facts = _machine_facts(slot) | ({"origin": attempt.origin} if attempt.origin else {})
+            facts = {"host": socket.gethostname(), "pid": os.getpid(), "slot": slot.name, "num_threads": slot.num_threads}
+            facts |= {"gpu": slot.visible_devices, "memory_mb": slot.memory_mb} if slot.visible_devices else {}
+            facts |= {"origin": attempt.origin} if attempt.origin else {}
             trial.append(Event(kind="attempt_started", time_s=time.time(), attempt=attempt.number, facts=facts))
             terms = f": {attempt.deviation}" if attempt.deviation else ""
             print(f"--- attempt {attempt.number} on {slot.name}, process {os.getpid()}{terms}", flush=True)
@@ -115,7 +112,11 @@ def _train(
         nonlocal reached
         heartbeat.beat()
         reached = report.epoch
-        trial.append(_describe_epoch(report, attempt.number, slot, on_peak))
+        facts: dict[str, Any] = {"is_best": report.is_best, "val_s": round(report.val_s, 4)}
+        if slot.visible_devices:  # a GPU: what was used of it, and what the attempt may use
+            facts |= {"peak_memory_mb": round(report.peak_memory_mb), "memory_mb": on_peak(report.peak_memory_mb)}
+        now_s, number = time.time(), attempt.number
+        trial.append(Event(kind="epoch", time_s=now_s, attempt=number, epoch=reached, metrics=report.metrics, facts=facts))
         return Continue.STOP if should_stop() else Continue.YES
 
     trained = train(
@@ -133,13 +134,6 @@ def _train(
     write_validation(trial, trained, data)
     trained = add_flips(trial, trained, data, slot=slot, on_batch=heartbeat.beat)
     return _end_complete(trial, attempt.number, trained, data)
-
-
-def _describe_epoch(report: EpochReport, attempt: int, slot: Slot, on_peak: OnPeak) -> Event:
-    facts: dict[str, Any] = {"is_best": report.is_best, "val_s": round(report.val_s, 4)}
-    if slot.visible_devices:  # a GPU: what was used of it, and what the attempt may use
-        facts |= {"peak_memory_mb": round(report.peak_memory_mb), "memory_mb": on_peak(report.peak_memory_mb)}
-    return Event(kind="epoch", time_s=time.time(), attempt=attempt, epoch=report.epoch, metrics=report.metrics, facts=facts)
 
 
 def _end_complete(trial: TrialFolder, attempt: int, trained: TrainResult, data: SplitData) -> ExitCode:
@@ -183,11 +177,6 @@ def _end_stopped(trial: TrialFolder, attempt: int) -> ExitCode:
     return ExitCode.STOPPED
 
 
-def _machine_facts(slot: Slot) -> dict[str, Any]:
-    facts = {"host": socket.gethostname(), "pid": os.getpid(), "slot": slot.name, "num_threads": slot.num_threads}
-    return facts | ({"gpu": slot.visible_devices, "memory_mb": slot.memory_mb} if slot.visible_devices else {})
-
-
 def measure_times(events: Iterable[Event], ended_s: float) -> dict[str, float]:
     """Facts for a result from a trial's progress.
 
@@ -203,15 +192,11 @@ def measure_times(events: Iterable[Event], ended_s: float) -> dict[str, float]:
     spans = [(ended_s if n == last else seen[-1].time_s) - seen[0].time_s for n, seen in by_attempt.items()]
     times = {"attempts_s": round(sum(max(0.0, span) for span in spans), 3)}
     epochs = [[event for event in seen if event.kind == "epoch"] for seen in by_attempt.values()]
-    if epoch_s := _list_epochs_s(epochs):
+    gaps = [after.time_s - before.time_s for seen in epochs for before, after in itertools.pairwise(seen)]
+    own = [event for seen in epochs for event in seen if "epoch_s" in event.metrics]
+    # from one epoch's end to the next; if every attempt has only one, what the epochs themselves report
+    if epoch_s := gaps or [event.metrics["epoch_s"] + read_number(event.facts, "val_s") for event in own]:
         times["epoch_s"] = round(median(epoch_s), 4)
     if validations := [read_number(event.facts, "val_s") for seen in epochs for event in seen if "val_s" in event.facts]:
         times["val_s"] = round(median(validations), 4)
     return times
-
-
-def _list_epochs_s(epochs: Sequence[Sequence[Event]]) -> list[float]:
-    """From one epoch's end to the next; if every attempt has only one, what the epochs themselves report."""
-    gaps = [after.time_s - before.time_s for seen in epochs for before, after in itertools.pairwise(seen)]
-    own = [event for seen in epochs for event in seen if "epoch_s" in event.metrics]
-    return gaps or [event.metrics["epoch_s"] + read_number(event.facts, "val_s") for event in own]

@@ -19,7 +19,7 @@ from trainers.config import VOID
 from trainers.pictures import draw_samples, encode_png, pick_evenly
 
 if TYPE_CHECKING:  # they import torch
-    from orchestrator.launchers.worker.slot import Slot
+    from orchestrator.launchers.worker.contract import Slot
     from trainers.data import SplitData
     from trainers.training.evaluate import Evaluated
     from trainers.training.train import TrainResult

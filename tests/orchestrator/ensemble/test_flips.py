@@ -16,9 +16,8 @@ from orchestrator.ensemble.best import EnsembleOptions, best_ensemble
 from orchestrator.ensemble.evaluation.report import EnsembleReport
 from orchestrator.ensemble.predict.export import export
 from orchestrator.ensemble.predict.predict import predict
-from orchestrator.launchers.worker.exit_codes import ExitCode
+from orchestrator.launchers.worker.contract import ExitCode, Slot
 from orchestrator.launchers.worker.main import work
-from orchestrator.launchers.worker.slot import Slot
 from orchestrator.state.home import Home
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.outputs import read_confusions, read_info, read_predictions

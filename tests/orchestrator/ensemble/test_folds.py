@@ -15,8 +15,8 @@ from orchestrator.ensemble.best import EnsembleOptions, best_ensemble
 from orchestrator.ensemble.candidates import join_predictions, list_candidates
 from orchestrator.ensemble.predict.predict import predict
 from orchestrator.errors import EnsembleError
+from orchestrator.launchers.worker.contract import Slot
 from orchestrator.launchers.worker.main import work
-from orchestrator.launchers.worker.slot import Slot
 from orchestrator.state.home import Home
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.outputs import read_info, read_predictions, write_predictions

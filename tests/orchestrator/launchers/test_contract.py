@@ -12,7 +12,7 @@ from orchestrator.errors import LaunchError
 from orchestrator.launchers.base import Job, JobExit, Launcher
 from orchestrator.launchers.inline import InlineLauncher
 from orchestrator.launchers.local import LocalLauncher
-from orchestrator.launchers.worker.exit_codes import ExitCode
+from orchestrator.launchers.worker.contract import ExitCode
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import TrialState
 from tests.orchestrator.ray_cluster import RayCluster, start_cluster

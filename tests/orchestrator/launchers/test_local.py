@@ -15,8 +15,7 @@ import pytest
 
 from orchestrator.launchers.base import JobExit
 from orchestrator.launchers.local import LocalLauncher
-from orchestrator.launchers.worker.exit_codes import ExitCode
-from orchestrator.launchers.worker.slot import Slot
+from orchestrator.launchers.worker.contract import ExitCode, Slot
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import Event
 
@@ -24,7 +23,7 @@ DISPATCHER = """
 import sys, time
 from pathlib import Path
 from orchestrator.launchers.local import LocalLauncher
-from orchestrator.launchers.worker.slot import Slot
+from orchestrator.launchers.worker.contract import Slot
 
 launcher = LocalLauncher([Slot("cpu-0", "", 1), Slot("cpu-1", "", 1)], locks=Path(sys.argv[1]))
 jobs = [launcher.launch(Path(folder)) for folder in sys.argv[2:]]

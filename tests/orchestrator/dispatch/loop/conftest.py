@@ -16,7 +16,7 @@ import pytest
 from orchestrator.dispatch.loop.dispatcher import Dispatcher
 from orchestrator.dispatch.loop.ports import Policy, Ports, Session, SweepOutcome
 from orchestrator.launchers.base import UNKNOWN, JobExit, Launcher, MemoryEstimate
-from orchestrator.launchers.worker.exit_codes import ExitCode
+from orchestrator.launchers.worker.contract import ExitCode
 from orchestrator.spec.sections import LimitsSpec, RetrySpec
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from filelock import FileLock
 
-from orchestrator.launchers.worker.exit_codes import ExitCode
+from orchestrator.launchers.worker.contract import ExitCode
 from orchestrator.state.ledger import Ledger
 from orchestrator.state.trial.records import TrialResult, TrialState
 from tests.orchestrator.dispatch.loop.conftest import (

@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.errors import LaunchError
 from orchestrator.launchers.local import LocalLauncher
-from orchestrator.launchers.worker.exit_codes import ExitCode
+from orchestrator.launchers.worker.contract import ExitCode
 from orchestrator.spec.sections import LimitsSpec
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger

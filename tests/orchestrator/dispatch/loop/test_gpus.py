@@ -17,7 +17,7 @@ from orchestrator.launchers.slots.gpu_sharing import adjust_reservation
 from orchestrator.launchers.slots.gpus import GpuWatch
 from orchestrator.launchers.slots.locks import HeldSlot
 from orchestrator.launchers.slots.table import SlotTable, find_slots
-from orchestrator.launchers.worker.slot import Slot
+from orchestrator.launchers.worker.contract import Slot
 from orchestrator.state.trial.failures import FailureKind
 from orchestrator.state.trial.records import Event, TrialSpec, TrialState
 from tests.orchestrator.dispatch.loop.conftest import (

@@ -27,7 +27,7 @@ from pathlib import Path
 from orchestrator.errors import LaunchError
 from orchestrator.state.home import Home
 from orchestrator.launchers.base import UNKNOWN, Requester
-from orchestrator.launchers.worker.slot import Slot
+from orchestrator.launchers.worker.contract import Slot
 from orchestrator.launchers.slots.table import SlotTable
 from orchestrator.state.ledger import Ledger, Role
 from orchestrator.dispatch.shutdown import registered

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.launchers.worker.exit_codes import ExitCode
+from orchestrator.launchers.worker.contract import ExitCode
 from orchestrator.state.trial.endings import leave_waiting
 from orchestrator.state.trial.records import Event, TrialState
 from tests.orchestrator.dispatch.loop.conftest import (

@@ -39,7 +39,7 @@ from orchestrator.dispatch.loop.dispatcher import Dispatcher
 from orchestrator.dispatch.loop.ports import Ports, Session
 from orchestrator.state.home import Home
 from orchestrator.launchers.local import LocalLauncher
-from orchestrator.launchers.worker.slot import Slot
+from orchestrator.launchers.worker.contract import Slot
 from orchestrator.state.ledger import Ledger
 from orchestrator.state.trial.records import TrialSpec
 from tests.orchestrator.dispatch.loop.conftest import Recorder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.launchers.base import JobExit
-from orchestrator.launchers.worker.exit_codes import ExitCode
+from orchestrator.launchers.worker.contract import ExitCode
 from orchestrator.spec.sections import RetrySpec
 from orchestrator.state.trial.failures import FailureKind
 from orchestrator.state.trial.records import Event, TrialState

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.launchers.worker.exit_codes import ExitCode
+from orchestrator.launchers.worker.contract import ExitCode
 from orchestrator.state.trial.failures import FailureKind
 from orchestrator.state.trial.records import Event, TrialState
 from tests.orchestrator.dispatch.loop.conftest import (

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from orchestrator.ensemble.best import EnsembleOptions, best_ensemble
 from orchestrator.ensemble.evaluation.report import EnsembleReport
+from orchestrator.launchers.worker.contract import Slot
 from orchestrator.launchers.worker.main import work
-from orchestrator.launchers.worker.slot import Slot
 from orchestrator.state.home import Home
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.tracking.location import TrackingLocation

@@ -16,7 +16,7 @@ from orchestrator.errors import LaunchError
 from orchestrator.launchers.slots.driver import Gpu, GpuListing, ask_driver, ask_nvidia_smi, ask_nvml
 from orchestrator.launchers.slots.gpus import find_gpus
 from orchestrator.launchers.slots.table import find_slots
-from orchestrator.launchers.worker.slot import Slot
+from orchestrator.launchers.worker.contract import Slot
 from orchestrator.state.machine import count_cores
 
 LISTING = "0, GPU-aaaa, 81559\n1, GPU-bbbb, 24564\n2, GPU-cccc, [N/A]\n"

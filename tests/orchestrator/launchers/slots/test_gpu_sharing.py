@@ -19,7 +19,7 @@ from orchestrator.launchers.slots.gpu_sharing import adjust_reservation
 from orchestrator.launchers.slots.gpus import GpuWatch
 from orchestrator.launchers.slots.locks import HeldSlot
 from orchestrator.launchers.slots.table import SlotTable, find_slots
-from orchestrator.launchers.worker.slot import Slot
+from orchestrator.launchers.worker.contract import Slot
 
 LISTING = "0, GPU-small, 24000\n1, GPU-large, 80000\n"
 MEMORY_MB = {"GPU-small": 24000, "GPU-large": 80000}

@@ -20,7 +20,7 @@ from orchestrator.launchers.slots.driver import read_nvidia_smi
 from orchestrator.launchers.slots.locks import HeldSlot, LockFolder
 from orchestrator.launchers.slots.priority_queue import FRESH_S, REPEAT_S, PriorityQueue
 from orchestrator.launchers.slots.table import SlotTable, find_slots
-from orchestrator.launchers.worker.slot import Slot
+from orchestrator.launchers.worker.contract import Slot
 from tests.orchestrator.clock import Clock
 from tests.orchestrator.launchers.users import run_as
 
@@ -31,7 +31,7 @@ WAITER = """
 import sys, time
 from pathlib import Path
 from orchestrator.launchers.base import ANY, Requester
-from orchestrator.launchers.worker.slot import Slot
+from orchestrator.launchers.worker.contract import Slot
 from orchestrator.launchers.slots.table import SlotTable
 
 table = SlotTable([Slot("cpu-0", "", 1)], Path(sys.argv[1]), requester=Requester("urgent", 5))

@@ -15,7 +15,7 @@ from orchestrator.launchers.slots.driver import read_nvidia_smi
 from orchestrator.launchers.slots.gpus import find_gpus
 from orchestrator.launchers.slots.locks import slots_folder
 from orchestrator.launchers.slots.table import SlotTable, find_slots
-from orchestrator.launchers.worker.slot import Slot
+from orchestrator.launchers.worker.contract import Slot
 from orchestrator.state.machine import count_cores
 from tests.orchestrator.launchers.users import run_as
 

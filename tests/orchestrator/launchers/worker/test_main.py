@@ -10,9 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from orchestrator.launchers.worker.exit_codes import ExitCode
+from orchestrator.launchers.worker.contract import ExitCode, Slot
 from orchestrator.launchers.worker.main import work
-from orchestrator.launchers.worker.slot import Slot
 from orchestrator.state.trial.endings import fail
 from orchestrator.state.trial.failures import FailureKind
 from orchestrator.state.trial.folder import TrialFile, TrialFolder, is_worked_on

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.launchers.worker.exit_codes import ExitCode
+from orchestrator.launchers.worker.contract import ExitCode, Slot
 from orchestrator.launchers.worker.main import work
-from orchestrator.launchers.worker.slot import Slot
 from orchestrator.state.home import Home
 from orchestrator.state.trial.folder import ADOPTED, ARTIFACTS, OF_ATTEMPTS, TrialFile, TrialFolder, write_removal
 from orchestrator.tracking.location import TrackingLocation

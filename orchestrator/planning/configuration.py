@@ -9,15 +9,7 @@ from typing import Any
 
 from orchestrator.spec.document import Place
 from orchestrator.spec.model import Row, SweepSpec
-from orchestrator.spec.space import (
-    SOURCE_PATHS,
-    Params,
-    build_point,
-    build_row,
-    enumerate_points,
-    place_of,
-    sample_points,
-)
+from orchestrator.spec.space import SOURCE_PATHS, Params, build_point, build_row, enumerate_points, sample_points
 from orchestrator.state.trial.records import make_key
 from trainers.config import Augmentation, DataConfig, Fold, Loss, SumLoss, TrainConfig, is_import_path
 
@@ -80,6 +72,20 @@ class Facts:
         """Import path -> hash of the source file, for custom code in this training."""
         return {path: self.code[path] for _, path in import_paths(train)}
 
+    def key_of(self, train: TrainConfig, data: DataConfig, seed: int | None = None, fold: Fold | None = None) -> str:
+        """The key of a trial; without seed and fold, the id of its configuration."""
+        found, code = self.of(data), self.code_of(train)
+        return make_key(
+            train,
+            data,
+            seed=seed,
+            fold=fold,
+            source_fingerprint=found.fingerprint,
+            code=code,
+            removed=found.removed,
+            again=self.again,
+        )
+
 
 @dataclass(frozen=True)
 class Configuration:
@@ -113,20 +119,9 @@ def resolve(spec: SweepSpec, choice: Params | Row, facts: Facts) -> Configuratio
         BuildError: the values do not fit.
     """
     built = _build(spec, choice)
-    found = facts.of(built.data)
-    key = make_key(
-        built.train,
-        built.data,
-        seed=None,
-        fold=None,
-        source_fingerprint=found.fingerprint,
-        code=facts.code_of(built.train),
-        removed=found.removed,
-        again=facts.again,
-    )
-    seed = choice.seed if isinstance(choice, Row) else None
-    label = choice.title if isinstance(choice, Row) else _label(built)
-    return Configuration(built.train, built.data, built.params, label=label, id=key, seed=seed)
+    label, seed = (choice.title, choice.seed) if isinstance(choice, Row) else (_label(built), None)
+    id = facts.key_of(built.train, built.data)
+    return Configuration(built.train, built.data, built.params, label=label, id=id, seed=seed)
 
 
 def _build(spec: SweepSpec, choice: Params | Row) -> UncheckedConfiguration:
@@ -145,25 +140,10 @@ def list_choices(spec: SweepSpec) -> Iterator[Params | Row]:
 
 def list_unchecked(spec: SweepSpec) -> Iterator[UncheckedConfiguration]:
     """Everything that preflight checks: the whole plan, or points that cover every choice of an open-ended search."""
-    is_sampled = spec.search is not None and spec.is_open_ended
-    points: Iterator[Params | Row] = (
-        sample_points(spec.search, spec.base, spec.data) if is_sampled and spec.search else list_choices(spec)
-    )
-    for choice in points:
-        yield _build(spec, choice)
-
-
-def where_written(spec: SweepSpec, params: Mapping[str, Any], place: Place) -> tuple[str, Place]:
-    """``FILE:LINE`` and the place in the sweep file that set a configuration's value at ``place``."""
-    if "row" in params:
-        index = next(i for i, row in enumerate(spec.rows) if row.id == params["row"])
-        in_row: Any = spec.rows[index].train | {"data": spec.rows[index].data}
-        for part in place[:2] if place[:1] == ("data",) else place[:1]:
-            in_row = in_row.get(part) if isinstance(in_row, dict) else None
-        written: Place = place_of(None, {}, place) if in_row is None else ("rows", index, *place)
-    else:
-        written = place_of(spec.search, params, place)
-    return spec.document.where(written), written
+    choices: Iterator[Params | Row] = list_choices(spec)
+    if spec.search is not None and spec.is_open_ended:
+        choices = sample_points(spec.search, spec.base, spec.data)
+    return (_build(spec, choice) for choice in choices)
 
 
 def source_part(data: DataConfig) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.errors import SpecError
 from orchestrator.planning.configuration import Configuration, Facts, list_choices, resolve
 from orchestrator.spec.model import RowId, SweepSpec
-from orchestrator.state.trial.records import TrialSpec, TrialState, make_key
+from orchestrator.state.trial.records import TrialSpec, TrialState
 from orchestrator.tracking.tags import RunLabel
 from trainers.config import Fold
 
@@ -87,30 +87,21 @@ class Plan:
         """Key -> label of the trial's run."""
         return {trial.spec.key: trial.label for trial in self.trials}
 
-    def count(self) -> Counter[TrialState]:
-        """State -> number of trials."""
-        return Counter(trial.state for trial in self.trials)
-
     def with_states(self, states: Mapping[str, TrialState]) -> Plan:
         """The same plan with the state of each trial, by key; missing keys are WAITING, COMPLETE shows as CACHED."""
 
-        def mark(trials: Iterable[PlannedTrial]) -> tuple[PlannedTrial, ...]:
-            found = ((trial, states.get(trial.spec.key, TrialState.WAITING)) for trial in trials)
-            return tuple(
-                replace(trial, state=TrialState.CACHED if state is TrialState.COMPLETE else state) for trial, state in found
-            )
+        def mark(trial: PlannedTrial) -> PlannedTrial:
+            state = states.get(trial.spec.key, TrialState.WAITING)
+            return replace(trial, state=TrialState.CACHED if state is TrialState.COMPLETE else state)
 
-        ensembles = tuple(replace(ensemble, members=mark(ensemble.members)) for ensemble in self.ensembles)
-        return replace(self, trials=mark(self.trials), ensembles=ensembles)
+        ensembles = tuple(replace(ensemble, members=tuple(map(mark, ensemble.members))) for ensemble in self.ensembles)
+        return replace(self, trials=tuple(map(mark, self.trials)), ensembles=ensembles)
 
 
-def make_plan(
-    spec: SweepSpec, facts: Facts, states: Mapping[str, TrialState] | None = None, *, known: Sequence[Configuration] = ()
-) -> Plan:
-    """Make the plan of a sweep.
+def make_plan(spec: SweepSpec, facts: Facts, *, known: Sequence[Configuration] = ()) -> Plan:
+    """Make the plan of a sweep, all of it WAITING. known: what an open-ended search proposed in earlier runs.
 
-    states: as Plan.with_states. known: what an open-ended search proposed in earlier runs. ``budget.trials`` ends the list after
-    the last configuration that fits with all its trials.
+    ``budget.trials`` ends the list after the last configuration that fits with all its trials.
 
     Raises:
         SpecError: two entries of the file are the same training on this data.
@@ -123,7 +114,7 @@ def make_plan(
     planned = [trial for configuration in configurations for trial in plan_trials(configuration, spec, facts)]
     _check_distinct(planned)
     planned.sort(key=lambda trial: _position(trial.spec.seed, spec))  # stable: within a round, the order of the file
-    plan = Plan(
+    return Plan(
         spec.name,
         facts,
         tuple(configurations),
@@ -133,7 +124,6 @@ def make_plan(
         beyond_budget=tuple(beyond),
         num_beyond_budget=sum(_count_trials(one, spec) for one in beyond),
     )
-    return plan.with_states(states) if states else plan
 
 
 def plan_trials(configuration: Configuration, spec: SweepSpec, facts: Facts) -> list[PlannedTrial]:
@@ -152,10 +142,7 @@ def plan_trials(configuration: Configuration, spec: SweepSpec, facts: Facts) -> 
 
 
 def _make_trial(configuration: Configuration, spec: SweepSpec, facts: Facts, *, seed: int, fold: Fold | None) -> TrialSpec:
-    found = facts.of(configuration.data)
-    code = facts.code_of(configuration.train)
-    train, data = configuration.train, configuration.data
-    name = configuration.label
+    train, data, name = configuration.train, configuration.data, configuration.label
     if len(spec.seeds) > 1 or configuration.seed is not None:
         name += f" seed {seed}"
     if fold:
@@ -163,24 +150,15 @@ def _make_trial(configuration: Configuration, spec: SweepSpec, facts: Facts, *, 
     if facts.again:
         name += f" again {facts.again}"
     return TrialSpec(
-        key=make_key(
-            train,
-            data,
-            seed=seed,
-            fold=fold,
-            source_fingerprint=found.fingerprint,
-            code=code,
-            removed=found.removed,
-            again=facts.again,
-        ),
+        key=facts.key_of(train, data, seed, fold),
         configuration=configuration.id,
         name=name,
         train=train,
         data=data,
         seed=seed,
         fold=fold,
-        source_fingerprint=found.fingerprint,
-        code=code,
+        source_fingerprint=facts.of(data).fingerprint,
+        code=facts.code_of(train),
     )
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from orchestrator.errors import DataError, SpecError
 from orchestrator.planning.configuration import (
@@ -23,10 +24,10 @@ from orchestrator.planning.configuration import (
     list_unchecked,
     source_part,
     split_part,
-    where_written,
 )
 from orchestrator.spec.document import Place, write_place
 from orchestrator.spec.model import SweepSpec
+from orchestrator.spec.space import place_of
 from trainers.config import DataConfig
 from trainers.errors import ConfigError
 from trainers.errors import DataError as TrainersDataError
@@ -59,9 +60,15 @@ def allow_local_imports() -> None:
 
 
 def _locate(spec: SweepSpec, one: UncheckedConfiguration, place: Place) -> str:
-    """``FILE:LINE: field``, for messages."""
-    where, written = where_written(spec, one.params, place)
-    return f"{where}: {write_place(written)}"
+    """``FILE:LINE: field`` of the place in the sweep file that set a configuration's value at ``place``."""
+    written = place_of(spec.search, one.params, place)
+    for i, row in enumerate(spec.rows):
+        if row.id == one.params.get("row"):
+            value: Any = row.train | {"data": row.data}
+            for part in place[:2] if place[:1] == ("data",) else place[:1]:
+                value = value.get(part) if isinstance(value, dict) else None
+            written = written if value is None else ("rows", i, *place)
+    return f"{spec.document.where(written)}: {write_place(written)}"
 
 
 def _check_code(spec: SweepSpec, found: Iterable[UncheckedConfiguration]) -> dict[str, str]:

@@ -28,11 +28,6 @@ class SharedTrial(_Part):
     row: str | None = None
     reported: float | None = None
 
-    @property
-    def label(self) -> RunLabel:
-        """The label of its run."""
-        return RunLabel(self.name, self.row, self.reported)
-
 
 class SharedData(_Part):
     """A data set of the sweep. source: as configuration.source_part, with paths of the machine that planned."""
@@ -76,7 +71,7 @@ class SharedPlan(_Part):
     @property
     def labels(self) -> dict[str, RunLabel]:
         """Key -> label of the trial's run."""
-        return {trial.key: trial.label for trial in self.trials}
+        return {trial.key: RunLabel(trial.name, trial.row, trial.reported) for trial in self.trials}
 
 
 def _without(raw: Any, name: str) -> Any:

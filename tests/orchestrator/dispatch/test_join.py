@@ -48,7 +48,7 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
     make_data(there / "set.npz", {"num_images": 16, "height": 32, "width": 32})
     url = f"sqlite:///{tmp_path}/ledger.db"
     spec, home, ledger = load_spec(there / "tiny.yaml"), Home(there / "mlruns", storage=url), Ledger(url)
-    share_plan(spec, make_plan(spec, prepare(spec, home.data), {}), home=home, ledger=ledger)
+    share_plan(spec, make_plan(spec, prepare(spec, home.data)), home=home, ledger=ledger)
     (there / "set.npz").rename(here / "data" / "set.npz")
     for name, value in (("ORCHESTRATE_HOME", str(here / "mlruns")), ("ORCHESTRATE_STORAGE", url)):
         monkeypatch.setenv(name, value)

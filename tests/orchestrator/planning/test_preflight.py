@@ -171,15 +171,15 @@ def test_cleaning_is_a_fact_of_the_data(tmp_path: Path) -> None:
     removed = facts.of(spec.data).removed
     assert len(removed) == 4
     assert facts.of(spec.data).num_images == 36
-    plan = make_plan(spec, facts, {})
+    plan = make_plan(spec, facts)
 
     check = {"schema_version": 1, "fingerprint": facts.of(spec.data).fingerprint, "outliers": [{"index": i} for i in removed]}
     (tmp_path / "check.json").write_text(json.dumps(check))
     for clean in ("check.json", str(list(removed))):
         other = read(tmp_path, f"data: {{{TAMPERED}, clean: {clean}}}\n")
-        assert make_plan(other, prepare(other, tmp_path / "cache"), {}).trials[0].spec.key == plan.trials[0].spec.key
+        assert make_plan(other, prepare(other, tmp_path / "cache")).trials[0].spec.key == plan.trials[0].spec.key
     plain = read(tmp_path, f"data: {{{TAMPERED}}}\n")
-    assert make_plan(plain, prepare(plain, tmp_path / "cache"), {}).trials[0].spec.key != plan.trials[0].spec.key
+    assert make_plan(plain, prepare(plain, tmp_path / "cache")).trials[0].spec.key != plan.trials[0].spec.key
 
 
 def test_cleaning_may_be_searched_over(tmp_path: Path) -> None:
@@ -187,13 +187,13 @@ def test_cleaning_may_be_searched_over(tmp_path: Path) -> None:
     spec = read(tmp_path, f"data: {{{TAMPERED}}}\nsearch: {{method: grid, space: {{data.clean: [null, auto, [1, 2]]}}}}\n")
     facts = prepare(spec, tmp_path / "cache")
     assert sorted(found.num_images for found in facts.data.values()) == [36, 38, 40]
-    assert len({trial.spec.key for trial in make_plan(spec, facts, {}).trials}) == 3
+    assert len({trial.spec.key for trial in make_plan(spec, facts).trials}) == 3
 
 
 def test_the_plan_says_how_much_was_cleaned_away(tmp_path: Path) -> None:
     """For each data set of the sweep, in the text and in the JSON."""
     spec = read(tmp_path, f"data: {{{TAMPERED}}}\nsearch: {{method: grid, space: {{data.clean: [null, auto, [1, 2]]}}}}\n")
-    report = PlanReport(spec, make_plan(spec, prepare(spec, tmp_path / "cache"), {}))
+    report = PlanReport(spec, make_plan(spec, prepare(spec, tmp_path / "cache")))
     shown = [(data["source"], data["num_images"], data["num_removed"]) for data in report.to_json()["data"]]
     assert shown == [("synthetic", 40, 0), ("synthetic", 36, 4), ("synthetic", 38, 2)]
     printed = StringIO()

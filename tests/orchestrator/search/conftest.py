@@ -73,7 +73,7 @@ def build(
 ) -> StudySearch:
     """A search as a new run of the sweep builds it. states: of trials, by key."""
     known = [configuration for configuration, _ in read_known(spec, facts, storage)]
-    plan = make_plan(spec, facts, states or {}, known=known)
+    plan = make_plan(spec, facts, known=known).with_states(states or {})
     return build_search(spec, plan, storage, owner=owner, is_dead=is_dead, clock=clock, history=history)
 
 

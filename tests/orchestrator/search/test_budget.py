@@ -73,7 +73,7 @@ def test_two_dispatchers_spend_one_budget(tmp_path: Path, journal: Path) -> None
 def test_finished_configurations_are_listed_without_budget(tmp_path: Path, journal: Path) -> None:
     """With the budget used up, a run still lists configurations that need no training."""
     spec = read(tmp_path, GRID + "budget: {hours: 1, trials: 4}\n")
-    plan = make_plan(spec, FACTS, {})
+    plan = make_plan(spec, FACTS)
     states = {trial.spec.key: TrialState.COMPLETE for trial in plan.trials if trial.configuration.train.arch == "FPN"}
     now_s = 0.0
     search = build(spec, journal, states=states, clock=lambda: now_s)

@@ -82,7 +82,7 @@ def test_a_resumed_trial_continues_its_reports(tmp_path: Path, storage: Path | s
     configuration, [trial] = take(first, spec)
     assert not any(first.report(trial, epoch, 0.5) for epoch in (1, 2))
 
-    states = {planned.spec.key: COMPLETE for planned in make_plan(spec, FACTS, {}).trials[:1]}
+    states = {planned.spec.key: COMPLETE for planned in make_plan(spec, FACTS).trials[:1]}
     second = build(spec, storage, owner="alive", is_dead=lambda owner: owner == "dead", states=states)
     second.reconcile()
     take(second, spec)
@@ -110,7 +110,7 @@ def test_a_decision_outlives_its_dispatcher(tmp_path: Path, journal: Path) -> No
 def test_unreported_epochs_are_read_from_the_folder(tmp_path: Path, journal: Path) -> None:
     """Epochs that a dead dispatcher did not report count, each in its order."""
     spec = read(tmp_path, MEDIAN)
-    _, second = (planned.spec for planned in make_plan(spec, FACTS, {}).trials[:2])
+    _, second = (planned.spec for planned in make_plan(spec, FACTS).trials[:2])
     search = build(spec, journal, history=history_of({second.key: {1: 0.5, 2: 0.1, 3: 0.1, 9: 0.1}}))
     train(search, spec, [0.4, 0.6, 0.6, 0.6])
     take(search, spec)
@@ -121,7 +121,7 @@ def test_unreported_epochs_are_read_from_the_folder(tmp_path: Path, journal: Pat
 def test_a_cached_trial_takes_part_in_comparisons(tmp_path: Path, journal: Path) -> None:
     """A trial of another sweep brings its history along, so that there is a median."""
     spec = read(tmp_path, MEDIAN)
-    done = make_plan(spec, FACTS, {}).trials[0].spec
+    done = make_plan(spec, FACTS).trials[0].spec
     search = build(spec, journal, states={done.key: COMPLETE}, history=history_of({done.key: {1: 0.5, 2: 0.6}}))
     configuration, [trial] = take(search, spec)
     search.report_end(trial, 0.6)
@@ -190,7 +190,7 @@ def test_a_finished_training_is_not_pruned(tmp_path: Path, journal: Path) -> Non
 def test_a_cached_first_seed_decides_too(tmp_path: Path, journal: Path) -> None:
     """The history of the first seed decides whether the other seeds are trained."""
     spec = read(tmp_path, MEDIAN + "seeds: [0, 1]\n")
-    bad = next(p.spec for p in make_plan(spec, FACTS, {}).trials if p.spec.train.batch_size == 3)
+    bad = next(p.spec for p in make_plan(spec, FACTS).trials if p.spec.train.batch_size == 3)
     search = build(spec, journal, states={bad.key: COMPLETE}, history=history_of({bad.key: {1: 0.1, 2: 0.2}}))
     train(search, spec, [0.5, 0.6])
     take(search, spec)
@@ -213,7 +213,7 @@ def test_dispatchers_share_reports_and_decisions(tmp_path: Path, storage: Path |
 def test_epochs_are_read_from_the_trials_folder(tmp_path: Path) -> None:
     """Of an epoch that was trained twice, the last counts; a trial without a folder has none."""
     spec = read(tmp_path, GRID)
-    trial = make_plan(spec, FACTS, {}).trials[0].spec
+    trial = make_plan(spec, FACTS).trials[0].spec
     home = Home(root=tmp_path)
     assert read_epochs(home, trial) == {}
 

@@ -31,11 +31,11 @@ def read(folder: Path, text: str) -> SweepSpec:
 def edit(folder: Path, before: str, after: str, facts: Facts = FACTS) -> PlanDiff:
     """Store the snapshot of one text as a run does, and compare another text with it."""
     old = read(folder, before)
-    write_snapshot(folder / "plans", old.name, take_snapshot(old, make_plan(old, FACTS, {})))
+    write_snapshot(folder / "plans", old.name, take_snapshot(old, make_plan(old, FACTS)))
     kept = read_snapshot(folder / "plans", "sweep")
     assert kept is not None
     new = read(folder, after)
-    return compare(kept, take_snapshot(new, make_plan(new, facts, {})))
+    return compare(kept, take_snapshot(new, make_plan(new, facts)))
 
 
 def lines(changes: PlanDiff, num_left: Mapping[str, int] | None = None) -> list[str]:
@@ -137,12 +137,12 @@ def test_an_open_ended_search_is_known_by_its_space(tmp_path: Path) -> None:
 def test_a_snapshot_with_the_retired_field_for_16_bits_is_no_change(tmp_path: Path) -> None:
     """Earlier versions wrote `keep.predictions`; it is ignored."""
     spec = read(tmp_path, ROWS)
-    content = take_snapshot(spec, make_plan(spec, FACTS, {}))
+    content = take_snapshot(spec, make_plan(spec, FACTS))
     content.settings["keep"]["predictions"] = "u16"
     write_snapshot(tmp_path / "plans", spec.name, content)
     kept = read_snapshot(tmp_path / "plans", spec.name)
     assert kept is not None
-    assert compare(kept, take_snapshot(spec, make_plan(spec, FACTS, {}))).is_empty
+    assert compare(kept, take_snapshot(spec, make_plan(spec, FACTS))).is_empty
 
 
 def test_a_damaged_snapshot_says_where_it_is(tmp_path: Path) -> None:

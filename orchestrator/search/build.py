@@ -22,7 +22,7 @@ from orchestrator.search.storage import open_storage
 from orchestrator.search.study import Study
 from orchestrator.search.study_trial import identify
 from orchestrator.spec.model import SweepSpec
-from orchestrator.spec.optuna_names import class_name
+from orchestrator.spec.sections import class_name
 from orchestrator.spec.space import sample_points
 from orchestrator.state.ledger import Reconnection
 

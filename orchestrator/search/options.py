@@ -18,8 +18,7 @@ from orchestrator.search.sampling import build_sampler
 from orchestrator.spec.diagnostics import Complaint, describe_field, fail, validate
 from orchestrator.spec.document import Place
 from orchestrator.spec.model import SearchSpec, SweepSpec
-from orchestrator.spec.optuna_names import class_name, compares_trials
-from orchestrator.spec.sections import Part, PrunerSpec
+from orchestrator.spec.sections import Part, PrunerSpec, class_name, compares_trials
 
 PACKAGES: Mapping[str, tuple[str, ...]] = {
     "CmaEsSampler": ("cmaes",),

@@ -21,8 +21,7 @@ from orchestrator.planning.plan import plan_trials
 from orchestrator.search.study import Study
 from orchestrator.search.study_trial import identify
 from orchestrator.spec.model import SweepSpec
-from orchestrator.spec.optuna_names import class_name, compares_trials
-from orchestrator.spec.sections import PrunerSpec
+from orchestrator.spec.sections import PrunerSpec, class_name, compares_trials
 from orchestrator.state.home import Home
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import OBJECTIVE, TrialSpec

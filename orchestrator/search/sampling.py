@@ -18,7 +18,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.spec.model import Parameter, SearchSpec, SweepSpec
-from orchestrator.spec.optuna_names import class_name
+from orchestrator.spec.sections import class_name
 from orchestrator.spec.space import is_active
 
 

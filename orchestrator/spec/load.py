@@ -10,8 +10,8 @@ from typing import Any
 from orchestrator.spec.diagnostics import Complaint, describe_field, fail, validate
 from orchestrator.spec.document import Document, Place, override, read_document, show
 from orchestrator.spec.model import Row, SearchSpec, SweepSpec
-from orchestrator.spec.optuna_names import compares_trials
 from orchestrator.spec.schema import are_related, is_known_path, known_paths
+from orchestrator.spec.sections import compares_trials
 from orchestrator.spec.space import (
     MAX_POINTS,
     BuildError,

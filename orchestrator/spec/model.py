@@ -9,9 +9,19 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_serializer, field_validator, model_validator
 
 from orchestrator.spec.document import Document
-from orchestrator.spec.optuna_names import NOT_METHODS, Method
 from orchestrator.spec.schema import is_whole
-from orchestrator.spec.sections import Addresses, KeepSpec, LimitsSpec, Part, PrunerSpec, RetrySpec, ScheduleSpec, StopSpec
+from orchestrator.spec.sections import (
+    NOT_METHODS,
+    Addresses,
+    KeepSpec,
+    LimitsSpec,
+    Method,
+    Part,
+    PrunerSpec,
+    RetrySpec,
+    ScheduleSpec,
+    StopSpec,
+)
 from trainers.config import DataConfig, Fold, TrainConfig
 
 Scalar = bool | int | float | str | None

@@ -3,14 +3,54 @@
 from __future__ import annotations
 
 import zoneinfo
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from orchestrator.spec.cron import EXAMPLE, check_line
 from orchestrator.spec.document import show
-from orchestrator.spec.optuna_names import PrunerName
 from trainers.config import CHECKPOINT_INTERVAL_S, Flips, find_nearest, suggest
+
+# Names of Optuna's samplers and pruners, to read a file without importing Optuna; search.options asks Optuna itself.
+Method = Literal[
+    "grid", "random", "tpe",
+    "BruteForceSampler", "CmaEsSampler", "GPSampler", "NSGAIISampler", "NSGAIIISampler", "QMCSampler", "RandomSampler",
+    "TPESampler",
+]  # fmt: skip
+
+NOT_METHODS: Mapping[str, str] = {
+    "GridSampler": "write 'grid', which repeats no point and resumes after a kill",
+    "PartialFixedSampler": "put fixed values into 'base' instead of 'space'",
+    "BaseSampler": "it is abstract",
+    "BaseGASampler": "it is abstract",
+}
+"""Optuna's other samplers -> what to do instead."""
+
+PrunerName = Literal[
+    "median", "asha", "hyperband", "wilcoxon",
+    "HyperbandPruner", "MedianPruner", "NopPruner", "PatientPruner", "PercentilePruner", "SuccessiveHalvingPruner",
+    "ThresholdPruner", "WilcoxonPruner",
+]  # fmt: skip
+
+_ALIASES: Mapping[str, str] = {
+    "random": "RandomSampler",
+    "tpe": "TPESampler",
+    "median": "MedianPruner",
+    "asha": "SuccessiveHalvingPruner",
+    "hyperband": "HyperbandPruner",
+    "wilcoxon": "WilcoxonPruner",
+}
+
+
+def class_name(name: str) -> str:
+    """Return Optuna's class name of a sampler or pruner."""
+    return _ALIASES.get(name, name)
+
+
+def compares_trials(pruner: str) -> bool:
+    """Whether the pruner compares finished trials of configurations; all others compare epochs."""
+    return class_name(pruner) == "WilcoxonPruner"
 
 
 class Part(BaseModel):

@@ -63,7 +63,7 @@ def check_folder(folder: TrialFolder, undisturbed: TrialFolder) -> None:
     assert result.facts["num_threads"] == other.facts["num_threads"]
     assert (result.best_epoch, result.epochs_run, result.deviation) == (other.best_epoch, other.epochs_run, None)
     assert (folder.path / TrialFile.PREDICTIONS).read_bytes() == (undisturbed.path / TrialFile.PREDICTIONS).read_bytes()
-    weights, same = (load_file(one.weights) for one in (folder, undisturbed))
+    weights, same = (load_file(one.path / TrialFile.WEIGHTS) for one in (folder, undisturbed))
     assert {name: value.tobytes() for name, value in weights.items()} == {name: value.tobytes() for name, value in same.items()}
 
 

@@ -14,7 +14,7 @@ from orchestrator.errors import LaunchError
 from orchestrator.launchers.base import Job, JobExit, MemoryEstimate
 from orchestrator.state.disk import DiskSpace
 from orchestrator.state.ledger import Ledger
-from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.folder import TrialFile, TrialFolder
 from orchestrator.state.trial.heartbeat import Silence
 from orchestrator.state.trial.records import Attempt, Event, TrialSpec
 
@@ -158,7 +158,7 @@ class Attempts:
         job = self._launcher.launch(folder.path, need)
         self._num_failed_launches = 0
         self._num_started += 1
-        silence = Silence(folder.heartbeat, self._clock())
+        silence = Silence(folder.path / TrialFile.HEARTBEAT, self._clock())
         self._running[trial.spec.key] = RunningAttempt(trial, attempt, folder, job, silence, offset)
         self._monitor.started(trial.spec, attempt)
         if self._is_stopping:  # requested during the launch

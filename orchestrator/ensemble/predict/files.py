@@ -128,8 +128,8 @@ def _explain_missing(folder: TrialFolder) -> str:
     """Why a trial's folder has no checkpoint, and what to do."""
     if (removed := read_removal(folder)) is not None:
         return say_removed(str(folder.path), folder.spec().key, removed)
-    key = folder.spec().key
-    return f"{folder.weights}: not found. If the trial has finished, MLflow has it: give its key, {key}, instead of the path."
+    path, key = folder.path / TrialFile.WEIGHTS, folder.spec().key
+    return f"{path}: not found. If the trial has finished, MLflow has it: give its key, {key}, instead of the path."
 
 
 def _size_beside(checkpoint: Path) -> tuple[int, int] | None:

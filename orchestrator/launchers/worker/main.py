@@ -44,7 +44,7 @@ def run(folder: Path, slot: Slot, *, on_peak: OnPeak) -> int:
 def run_hosted(folder: Path, slot: Slot, should_stop: ShouldStop, *, on_peak: OnPeak = lambda _: None) -> int:
     """Work in a process that a scheduler has started and ends: bound to its slot, printing into the folder's log."""
     process.take_slot(slot)
-    process.write_to_log(TrialFolder(folder).log)
+    process.write_to_log(TrialFolder(folder).path / TrialFile.LOG)
     code = work(folder, slot, should_stop, on_peak=on_peak)
     if code is ExitCode.DISK_FULL:
         process.drop_output()  # buffered output could not be written, and would change the exit code
@@ -58,7 +58,7 @@ def work(folder: Path, slot: Slot, should_stop: ShouldStop, *, on_peak: OnPeak =
     should_stop: called after every epoch; True ends the attempt with a checkpoint. on_peak: called after every epoch.
     """
     trial = TrialFolder(folder)
-    lock = try_lock(trial.lock)
+    lock = try_lock(trial.path / TrialFile.LOCK)
     if lock is None:
         return ExitCode.LOCKED
     try:
@@ -73,7 +73,7 @@ def work(folder: Path, slot: Slot, should_stop: ShouldStop, *, on_peak: OnPeak =
 def _attempt(trial: TrialFolder, slot: Slot, should_stop: ShouldStop, on_peak: OnPeak) -> ExitCode:
     attempt = trial.attempt()
     try:
-        with Heartbeat(trial.heartbeat, limit_s=attempt.silence_s) as heartbeat:
+        with Heartbeat(trial.path / TrialFile.HEARTBEAT, limit_s=attempt.silence_s) as heartbeat:
             facts = {"host": socket.gethostname(), "pid": os.getpid(), "slot": slot.name, "num_threads": slot.num_threads}
             facts |= {"gpu": slot.visible_devices, "memory_mb": slot.memory_mb} if slot.visible_devices else {}
             facts |= {"origin": attempt.origin} if attempt.origin else {}
@@ -155,7 +155,7 @@ def _end_complete(trial: TrialFolder, attempt: int, trained: TrainResult, data: 
             **library_versions(),
         },
     )
-    trial.checkpoint.unlink(missing_ok=True)  # not before: a kill in between would cost the whole training
+    (trial.path / TrialFile.CHECKPOINT).unlink(missing_ok=True)  # not before: a kill in between would cost the whole training
     (trial.path / TrialFile.CHECKPOINT_INFO).unlink(missing_ok=True)
     return ExitCode.COMPLETE
 

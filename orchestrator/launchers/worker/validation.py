@@ -31,7 +31,7 @@ NUM_SAMPLES = 6
 def write_validation(trial: TrialFolder, trained: TrainResult, data: SplitData) -> None:
     """Write the confusion matrices, probabilities and samples of the best epoch."""
     if trained.confusions is not None:
-        write_confusions(trial.confusions, trained.confusions, ignore_classes=data.ignore_classes)
+        write_confusions(trial.path / TrialFile.CONFUSIONS, trained.confusions, ignore_classes=data.ignore_classes)
     if trained.predictions is not None:
         _write_predictions(trial.path, trained.predictions, data)
         _draw_samples(trial.path / TrialFile.SAMPLES, trained.predictions, data)
@@ -47,7 +47,7 @@ def add_flips(
     from trainers.device import Compute
     from trainers.training.evaluate import evaluate_checkpoint, score
 
-    shutil.rmtree(trial.flips, ignore_errors=True)
+    shutil.rmtree(trial.path / FLIPS, ignore_errors=True)
     config, attempt = trial.spec().train, trial.attempt()
     if attempt.keep_flips in ("none", config.test_time_flips):
         return trained
@@ -60,9 +60,9 @@ def add_flips(
         on_batch=on_batch,
     )
     assert flipped.predictions is not None
-    trial.flips.mkdir()
+    (trial.path / FLIPS).mkdir()
     write_confusions(trial.path / TrialFile.FLIPS_CONFUSIONS, flipped.confusions, ignore_classes=data.ignore_classes)
-    _write_predictions(trial.flips, flipped.predictions, data)
+    _write_predictions(trial.path / FLIPS, flipped.predictions, data)
     miou = score(flipped.confusions, data)[OBJECTIVE]
     return replace(trained, metrics=trained.metrics | {FLIPS_MIOU: miou}, facts=trained.facts | {FLIPS: attempt.keep_flips})
 

@@ -85,9 +85,9 @@ class CheckpointFinder:
 
     def _list_places(self, folder: TrialFolder, runs: Sequence[CheckpointRun]) -> Iterator[Path]:
         """Where the checkpoint may be. Artifacts come last: the others could be fetched from them."""
-        yield folder.weights
+        yield folder.path / TrialFile.WEIGHTS
         if any(run.state == TrialState.PRUNED for run in runs):
-            yield folder.checkpoint
+            yield folder.path / TrialFile.CHECKPOINT
         for run in runs:
             yield self._home.cache / "files" / run.run_id / TrialFile.WEIGHTS
         for run in runs:
@@ -96,7 +96,7 @@ class CheckpointFinder:
 
     def _find_copies(self, key: str, run: CheckpointRun) -> Iterator[Reclaimable]:
         folder = TrialFolder(self._home.trial_folder(key))
-        here, fetched = folder.weights, self._home.cache / "files" / run.run_id / TrialFile.WEIGHTS
+        here, fetched = folder.path / TrialFile.WEIGHTS, self._home.cache / "files" / run.run_id / TrialFile.WEIGHTS
         copies = [path for path in (here, fetched) if path.exists()]
         if not copies or (here in copies and not has_ended(folder, self._rows.get(key))):
             return
@@ -110,4 +110,4 @@ class CheckpointFinder:
         sent = read_mirror_state(folder, str(TrackingLocation.of(self._home)))
         if sent is None or sent.run_id != run.run_id:
             return False
-        return sent.artifacts.get(TrialFile.WEIGHTS) == mark_file(folder.weights)
+        return sent.artifacts.get(TrialFile.WEIGHTS) == mark_file(folder.path / TrialFile.WEIGHTS)

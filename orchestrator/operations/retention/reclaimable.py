@@ -15,7 +15,7 @@ from orchestrator.state.disk import measure
 from orchestrator.state.files import is_locked, try_lock
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import LedgerRow
-from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.folder import TrialFile, TrialFolder
 
 LEFTOVER_AGE_S = 3600.0
 """A write takes seconds: no process is still writing a file of that age."""
@@ -73,8 +73,9 @@ def has_ended(folder: TrialFolder, row: LedgerRow | None) -> bool:
 
 def find_resume_checkpoint(folder: TrialFolder) -> Iterator[Reclaimable]:
     """The resume checkpoint of a trial that has ended."""
-    if folder.checkpoint.exists():
-        yield Reclaimable(ReclaimableKind.resume, folder.checkpoint, folder.checkpoint.stat().st_size, key=folder.path.name)
+    file = folder.path / TrialFile.CHECKPOINT
+    if file.exists():
+        yield Reclaimable(ReclaimableKind.resume, file, file.stat().st_size, key=folder.path.name)
 
 
 def find_leftovers(folder: Path, *, key: str | None = None) -> Iterator[Reclaimable]:
@@ -116,7 +117,7 @@ def find_dispatchers(home: Home) -> list[str]:
 @contextmanager
 def hold(folder: TrialFolder) -> Iterator[bool]:
     """Keep workers out of a trial's folder; False if one is in it."""
-    lock = try_lock(folder.lock)
+    lock = try_lock(folder.path / TrialFile.LOCK)
     try:
         yield lock is not None
     finally:

@@ -199,7 +199,7 @@ def _read_progress(start: Event, epochs: Sequence[Event], num_epochs: int, now_s
 def _last_sign_s(folder: TrialFolder, start: Event) -> float:
     """Unix time of the last sign of life."""
     try:
-        return max(start.time_s, folder.heartbeat.stat().st_mtime)
+        return max(start.time_s, (folder.path / TrialFile.HEARTBEAT).stat().st_mtime)
     except FileNotFoundError:
         return start.time_s
 

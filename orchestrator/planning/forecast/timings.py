@@ -10,7 +10,7 @@ from pathlib import Path
 from orchestrator.errors import TrialError
 from orchestrator.state.disk import measure
 from orchestrator.state.machine import PREFIX
-from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.folder import TrialFile, TrialFolder
 from orchestrator.state.trial.records import TrialResult, TrialSpec, TrialState, read_number
 from trainers.config import FLIPPED_AXES
 
@@ -72,7 +72,7 @@ def _read(folder: TrialFolder, sizes: Mapping[str, Size]) -> Timing | None:
         result = folder.result()
         if result is None or result.state is not TrialState.COMPLETE or not result.facts:
             return None
-        spec, weights = folder.spec(), measure(folder.weights)
+        spec, weights = folder.spec(), measure(folder.path / TrialFile.WEIGHTS)
         others = max(0, measure(folder.path) - weights)
     except (TrialError, FileNotFoundError):  # removed meanwhile
         return None

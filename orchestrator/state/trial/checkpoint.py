@@ -39,13 +39,13 @@ class Fetched:
 
 def note_checkpoint(folder: TrialFolder, epoch: int) -> None:
     """Record that last.pt has just been written after ``epoch``."""
-    info = CheckpointInfo(epoch=epoch, mark=mark_file(folder.checkpoint))
+    info = CheckpointInfo(epoch=epoch, mark=mark_file(folder.path / TrialFile.CHECKPOINT))
     write_atomically(folder.path / TrialFile.CHECKPOINT_INFO, info.model_dump_json())
 
 
 def find_epoch(folder: TrialFolder) -> int:
     """The epoch after which the trial would resume here, or an earlier one in doubt; 0: it would start from the beginning."""
-    if not (folder.checkpoint.exists() and folder.weights.exists()):
+    if not ((folder.path / TrialFile.CHECKPOINT).exists() and (folder.path / TrialFile.WEIGHTS).exists()):
         return 0
     info = _read(folder)
     return 0 if info is None else info.epoch

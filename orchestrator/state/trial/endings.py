@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from orchestrator.state.trial.failures import FailureKind, describe, is_disk_full
-from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.folder import TrialFile, TrialFolder
 from orchestrator.state.trial.records import OBJECTIVE, Event, TrialResult, TrialState
 
 
@@ -71,7 +71,7 @@ def leave_without_space(trial: TrialFolder, attempt: int, error: BaseException) 
 
 def log_traceback(trial: TrialFolder, error: BaseException) -> None:
     """Write the traceback to the log."""
-    with open(trial.log, "a", encoding="utf-8", errors="backslashreplace") as log:
+    with open(trial.path / TrialFile.LOG, "a", encoding="utf-8", errors="backslashreplace") as log:
         traceback.print_exception(error, file=log)
 
 

@@ -91,34 +91,6 @@ class TrialFolder:
     path: Path
 
     @property
-    def log(self) -> Path:
-        return self.path / TrialFile.LOG
-
-    @property
-    def lock(self) -> Path:
-        return self.path / TrialFile.LOCK
-
-    @property
-    def confusions(self) -> Path:
-        return self.path / TrialFile.CONFUSIONS
-
-    @property
-    def flips(self) -> Path:
-        return self.path / FLIPS
-
-    @property
-    def weights(self) -> Path:
-        return self.path / TrialFile.WEIGHTS
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.path / TrialFile.CHECKPOINT
-
-    @property
-    def heartbeat(self) -> Path:
-        return self.path / TrialFile.HEARTBEAT
-
-    @property
     def has_trial(self) -> bool:
         """Whether the folder holds a trial."""
         return (self.path / TrialFile.SPEC).exists()
@@ -203,7 +175,7 @@ class TrialFolder:
     def log_tail(self, num_lines: int = 30) -> str:
         """The end of the log, for messages; as cut_tail."""
         try:
-            text = self.log.read_bytes()[-50_000:].decode(errors="replace")
+            text = (self.path / TrialFile.LOG).read_bytes()[-50_000:].decode(errors="replace")
         except FileNotFoundError:
             return ""
         return "\n".join(cut_tail(text.splitlines(), num_lines))
@@ -221,7 +193,7 @@ class TrialFolder:
 
 def is_worked_on(trial: TrialFolder) -> bool:
     """Whether a process works in the folder, such as one that has not noticed yet that its dispatcher died."""
-    return trial.lock.exists() and is_locked(trial.lock)
+    return (trial.path / TrialFile.LOCK).exists() and is_locked(trial.path / TrialFile.LOCK)
 
 
 class Removal(Record):

@@ -114,7 +114,7 @@ class CheckpointUploads:
                 mark.unlink(missing_ok=True)
             return
         state = read_mirror_state(folder, self._server)
-        if state is not None and state.run_id is not None and folder.checkpoint.exists():
+        if state is not None and state.run_id is not None and (folder.path / TrialFile.CHECKPOINT).exists():
             mark.touch()
             self._open_store().send(folder, state.run_id)
 

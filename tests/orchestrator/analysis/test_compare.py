@@ -14,7 +14,7 @@ from orchestrator.analysis.leaderboard import load_leaderboard
 from orchestrator.analysis.report.report import load_table
 from orchestrator.errors import TrackingError
 from orchestrator.state.home import Home
-from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.folder import TrialFile, TrialFolder
 from orchestrator.state.trial.records import Attempt, TrialResult, TrialSpec, TrialState
 from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.mirror.recorder import Recorder
@@ -40,7 +40,7 @@ def record(home: Home, sweep: str, spec: TrialSpec, matrices: np.ndarray, *, sco
     folder = TrialFolder(home.trial_folder(spec.key))
     folder.create(spec)
     folder.write_attempt(Attempt(number=1, data_folder="/nowhere"))
-    np.savez(folder.confusions, confusions=matrices, ignore_classes=np.array([0]))
+    np.savez(folder.path / TrialFile.CONFUSIONS, confusions=matrices, ignore_classes=np.array([0]))
     metrics = {"val/miou": 0.5, "val/iou/soil": 0.5, "val/iou/rock": 0.5}
     folder.write_result(
         TrialResult(

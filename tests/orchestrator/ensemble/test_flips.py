@@ -21,7 +21,7 @@ from orchestrator.launchers.worker.main import work
 from orchestrator.state.home import Home
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.outputs import read_confusions, read_info, read_predictions
-from orchestrator.state.trial.records import FLIPS_MIOU
+from orchestrator.state.trial.records import FLIPS, FLIPS_MIOU
 from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.mirror.recorder import Recorder
 from orchestrator.tracking.reader.lookup import find_model
@@ -99,26 +99,26 @@ def test_the_second_set_changes_nothing_of_the_first(train: Train, tmp_path: Pat
     worth = scores[1].pop(FLIPS_MIOU)
     assert scores[0] == scores[1]
     assert (results[0].facts.get("flips"), results[1].facts["flips"]) == (None, "both")
-    assert not plain.flips.exists()
+    assert not (plain.path / FLIPS).exists()
 
-    first, second = read_info(flipped.path), read_info(flipped.flips)
+    first, second = read_info(flipped.path), read_info(flipped.path / FLIPS)
     assert first == read_info(plain.path)
     assert second.model_copy(update={"predictions_sha256": first.predictions_sha256}) == first
     assert second.predictions_sha256 != first.predictions_sha256
-    assert worth == compute_miou(*read_confusions(flipped.flips / "confusions.npz"))
+    assert worth == compute_miou(*read_confusions(flipped.path / FLIPS / "confusions.npz"))
 
 
 def test_flips_of_its_own_or_of_an_earlier_attempt_are_no_second_set(train: Train, tmp_path: Path) -> None:
     """Flips of the validation need no second set; a set that is no longer asked for is removed."""
     home = Home(tmp_path)
     own = train(home, keep_flips="horizontal", test_time_flips="horizontal")
-    assert not own.flips.exists()
+    assert not (own.path / FLIPS).exists()
     other = train(home, keep_flips="both", test_time_flips="horizontal", seed=1)
-    assert other.flips.exists()
+    assert (other.path / FLIPS).exists()
     recorder = Recorder(TrackingLocation.of(home))
     recorder.send("s", other, ended=True)
     recorder.send("s", train(home, keep_flips="none", test_time_flips="horizontal", seed=1, number=2), ended=True)
-    assert not other.flips.exists()
+    assert not (other.path / FLIPS).exists()
     (row,) = RunReader(TrackingLocation.of(home)).list_runs(["s"])
     assert row.tags["flips"] == ""
 

@@ -13,7 +13,7 @@ from orchestrator.launchers.base import Job, JobExit, Launcher
 from orchestrator.launchers.inline import InlineLauncher
 from orchestrator.launchers.local import LocalLauncher
 from orchestrator.launchers.worker.contract import ExitCode
-from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.folder import TrialFile, TrialFolder
 from orchestrator.state.trial.records import TrialState
 from tests.orchestrator.ray_cluster import RayCluster, start_cluster
 
@@ -128,7 +128,7 @@ def test_a_failure_is_a_result(launcher: Launcher, make_trial: Callable[..., Tri
     assert result.reason is not None
     assert result.reason.startswith("ConfigError: ")
     assert "\n" not in result.reason
-    assert "Traceback" in trial.log.read_text()
+    assert "Traceback" in (trial.path / TrialFile.LOG).read_text()
     assert result.log_tail is not None
     assert "ConfigError" in result.log_tail
 
@@ -138,7 +138,7 @@ def test_a_folder_in_use_is_left_alone(launcher: Launcher, make_trial: Callable[
     from filelock import FileLock
 
     trial = make_trial(tmp_path / "trial")
-    with FileLock(trial.lock):
+    with FileLock(trial.path / TrialFile.LOCK):
         assert wait_for_exit(launcher.launch(trial.path)) == JobExit(ExitCode.LOCKED)
     assert trial.events()[0] == []
 

@@ -16,7 +16,7 @@ import pytest
 from orchestrator.launchers.base import JobExit
 from orchestrator.launchers.local import LocalLauncher
 from orchestrator.launchers.worker.contract import ExitCode, Slot
-from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.folder import TrialFile, TrialFolder
 from orchestrator.state.trial.records import Event
 
 DISPATCHER = """
@@ -91,7 +91,7 @@ def test_a_killed_worker_frees_its_slot(
         os.kill(pid, signal.SIGKILL)
         assert wait_until(lambda job=job: job.poll() is not None, 5)
         assert job.poll() == JobExit(-9)
-        assert trial.lock.exists()
+        assert (trial.path / TrialFile.LOCK).exists()
         assert local_launcher.free_slots() == 2
 
 

@@ -17,7 +17,7 @@ import pytest
 from orchestrator.errors import LaunchError
 from orchestrator.launchers.base import JobExit, SlotRequest
 from orchestrator.launchers.choose import LAUNCHERS
-from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.folder import TrialFile, TrialFolder
 from orchestrator.state.trial.records import Attempt
 from tests.orchestrator.ray_cluster import RayCluster, start_cluster
 
@@ -101,7 +101,8 @@ def test_an_attempt_that_does_not_stop_is_killed(
     launcher = RayLauncher(address=two_nodes.address)
     try:
         job = launcher.launch(trial.path)
-        wait_until(lambda: trial.log.exists() and "in forward" in trial.log.read_text(), "it did not come to its loss")
+        log = trial.path / TrialFile.LOG
+        wait_until(lambda: log.exists() and "in forward" in log.read_text(), "it did not come to its loss")
         job.stop()
         for _ in range(20):
             assert job.poll() is None

@@ -19,7 +19,7 @@ from orchestrator.errors import SpecError
 from orchestrator.search import check_search
 from orchestrator.search.options import model_options
 from orchestrator.spec import load_spec
-from orchestrator.spec.optuna_names import NOT_METHODS, Method, PrunerName, class_name
+from orchestrator.spec.sections import NOT_METHODS, Method, PrunerName, class_name
 from tests.orchestrator.search.conftest import read
 
 SAMPLERS = sorted({class_name(name) for name in get_args(Method)} - {"grid"})

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from orchestrator.planning.plan import plan_trials
 from orchestrator.search.build import study_name
 from orchestrator.search.pruning import build_pruner
-from orchestrator.spec.optuna_names import PrunerName, class_name
+from orchestrator.spec.sections import PrunerName, class_name
 from orchestrator.state.trial.records import TrialState
 from tests.orchestrator.search.conftest import COMPLETE, FACTS, build, read
 

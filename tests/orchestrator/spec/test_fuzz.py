@@ -22,8 +22,8 @@ from orchestrator.cli import main
 from orchestrator.errors import SpecError
 from orchestrator.search.options import model_options
 from orchestrator.spec import Row, SweepSpec, load_spec
-from orchestrator.spec.optuna_names import Method, PrunerName, class_name
 from orchestrator.spec.schema import known_paths
+from orchestrator.spec.sections import Method, PrunerName, class_name
 from trainers.config import DataConfig, TrainConfig
 
 Strategy = st.SearchStrategy[Any]

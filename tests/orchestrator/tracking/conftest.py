@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.folder import TrialFile, TrialFolder
 from orchestrator.state.trial.records import Attempt, Event, TrialResult, TrialSpec, TrialState
 from orchestrator.tracking.client import connect
 from orchestrator.tracking.location import TrackingLocation
@@ -68,8 +68,8 @@ class Worker:
         self, folder: TrialFolder, *, state: TrialState = TrialState.COMPLETE, best: float = 0.5, epoch: int = 2
     ) -> TrialResult:
         (folder.path / "best.safetensors").write_bytes(b"weights")
-        folder.log.write_text("all went well\n")
-        np.savez(folder.confusions, confusions=np.ones((2, 3, 3), np.int32), ignore_classes=np.array([0]))
+        (folder.path / TrialFile.LOG).write_text("all went well\n")
+        np.savez(folder.path / TrialFile.CONFUSIONS, confusions=np.ones((2, 3, 3), np.int32), ignore_classes=np.array([0]))
         result = TrialResult(
             key=folder.spec().key, state=state, metrics={"val/miou": best, "val/iou/rock": best / 2}, best_epoch=epoch,
             epochs_run=3, scored_fingerprint="s" * 16, attempt=1, started_s=1000.0, ended_s=1010.0, facts={"num_parameters": 7},

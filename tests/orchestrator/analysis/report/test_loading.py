@@ -13,7 +13,7 @@ from orchestrator.analysis.report.report import load_picture, load_table, make_r
 from orchestrator.ensemble import select_ensemble
 from orchestrator.errors import SpecError, TrackingError
 from orchestrator.state.home import Home
-from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.folder import TrialFile, TrialFolder
 from orchestrator.state.trial.records import Attempt, TrialResult, TrialSpec, TrialState
 from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.mirror.ensembles import log_ensemble
@@ -46,7 +46,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
         )
     )
     folder.write_attempt(Attempt(number=1, data_folder="/nowhere"))
-    write_confusions(folder.confusions)
+    write_confusions(folder.path / TrialFile.CONFUSIONS)
     (folder.path / "samples.png").write_bytes(encode_png(np.zeros((4, 4, 3), np.uint8)))
     folder.write_result(
         TrialResult(

@@ -7,6 +7,7 @@ from filelock import FileLock
 
 from orchestrator.launchers.worker.contract import ExitCode
 from orchestrator.state.ledger import Ledger
+from orchestrator.state.trial.folder import TrialFile
 from orchestrator.state.trial.records import TrialResult, TrialState
 from tests.orchestrator.dispatch.loop.conftest import (
     SWEEP,
@@ -105,7 +106,7 @@ def test_a_lost_trial_is_abandoned(bench: Bench) -> None:
 def test_a_folder_that_is_still_worked_on_is_waited_for(bench: Bench) -> None:
     """A worker may take a moment to notice that its dispatcher died; no attempt is counted meanwhile."""
     bench.folder("a").create(spec("a"))
-    lock = FileLock(bench.folder("a").lock)
+    lock = FileLock(bench.folder("a").path / TrialFile.LOCK)
     lock.acquire()
     launcher = ScriptedLauncher(complete)
     ticks = Ticks(0.1)

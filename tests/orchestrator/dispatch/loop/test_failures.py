@@ -12,6 +12,7 @@ from orchestrator.launchers.base import UNKNOWN, JobExit, MemoryEstimate
 from orchestrator.spec.sections import RetrySpec
 from orchestrator.state.ledger import Ledger
 from orchestrator.state.trial.failures import FailureKind
+from orchestrator.state.trial.folder import TrialFile
 from orchestrator.state.trial.records import TrialState
 from tests.orchestrator.dispatch.loop.conftest import (
     Bench,
@@ -71,7 +72,7 @@ def test_a_worker_that_dies_without_a_result_has_failed(bench: Bench, code: int,
     """The dispatcher writes the result, with the end of the log."""
 
     def script(job: ScriptedJob) -> int:
-        job.trial.log.write_text("last words\n")
+        (job.trial.path / TrialFile.LOG).write_text("last words\n")
         return code
 
     [trial] = bench.run(points("a"), ScriptedLauncher(script), retry=NEVER).trials

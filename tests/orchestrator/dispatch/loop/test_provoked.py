@@ -14,7 +14,7 @@ from orchestrator.launchers.local import LocalLauncher
 from orchestrator.launchers.slots.table import Slot
 from orchestrator.spec.sections import LimitsSpec, RetrySpec
 from orchestrator.state.trial.failures import FailureKind
-from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.folder import TrialFile, TrialFolder
 from orchestrator.state.trial.records import TrialSpec, TrialState
 from tests.orchestrator.dispatch.loop.conftest import Bench, Point
 
@@ -128,8 +128,9 @@ def test_a_batch_that_does_not_fit_is_cut(run: Run) -> None:
     assert result is not None
     assert (result.state, result.attempt) == (TrialState.COMPLETE, 3)
     assert result.deviation == "batch of 6 in 3 parts after CUDA out of memory"
-    assert "attempt 3 on cpu-0" in folder.log.read_text() or "attempt 3 on cpu-1" in folder.log.read_text()
-    assert "batch of 6 in 2 parts after CUDA out of memory" in folder.log.read_text()
+    log = (folder.path / TrialFile.LOG).read_text()
+    assert "attempt 3 on cpu-0" in log or "attempt 3 on cpu-1" in log
+    assert "batch of 6 in 2 parts after CUDA out of memory" in log
 
 
 def test_a_batch_that_never_fits_fails(run: Run) -> None:

@@ -29,6 +29,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger, Role
+from orchestrator.state.trial.folder import TrialFile
 from orchestrator.dispatch.shutdown import registered
 from orchestrator.launchers.worker.main import ExitCode
 from tests.orchestrator.dispatch.loop.conftest import SWEEP, Bench, ScriptedLauncher, complete, points
@@ -45,7 +46,7 @@ def note(word, job):
 def script(job):
     name = job.folder.name
     if name not in locks:
-        locks[name] = FileLock(job.trial.lock)
+        locks[name] = FileLock(job.trial.path / TrialFile.LOCK)
         try:
             locks[name].acquire(blocking=False)
         except Timeout:

@@ -6,6 +6,7 @@ import os
 
 from orchestrator.spec.sections import LimitsSpec, RetrySpec
 from orchestrator.state.trial.failures import FailureKind
+from orchestrator.state.trial.folder import TrialFile
 from orchestrator.state.trial.records import TrialState
 from tests.orchestrator.dispatch.loop.conftest import Bench, ScriptedJob, ScriptedLauncher, Ticks, complete, points
 
@@ -32,8 +33,10 @@ def test_a_sign_of_life_is_noticed(bench: Bench) -> None:
     """However long the attempt takes, and without the end of an epoch."""
 
     def script(job: ScriptedJob) -> int | None:
-        job.trial.heartbeat.touch()
-        os.utime(job.trial.heartbeat, ns=(job.num_polls, job.num_polls))  # any change counts, whatever the clock says
+        (job.trial.path / TrialFile.HEARTBEAT).touch()
+        os.utime(
+            job.trial.path / TrialFile.HEARTBEAT, ns=(job.num_polls, job.num_polls)
+        )  # any change counts, whatever the clock says
         return complete(job) if job.num_polls > 1000 else None
 
     ticks = Ticks(1.0)

@@ -64,7 +64,7 @@ def test_confusions_give_the_logged_score(trained: TrialFolder) -> None:
     """The stored matrices, summed over images, give val/miou."""
     result = trained.result()
     assert result is not None
-    with np.load(trained.confusions, allow_pickle=False) as stored:
+    with np.load(trained.path / TrialFile.CONFUSIONS, allow_pickle=False) as stored:
         confusions, ignored = stored["confusions"], tuple(stored["ignore_classes"])
     assert confusions.dtype == np.int32
     assert ignored == (0,)
@@ -73,7 +73,7 @@ def test_confusions_give_the_logged_score(trained: TrialFolder) -> None:
 
 def test_predictions_can_be_read_back(trained: TrialFolder, tmp_path: Path) -> None:
     """As many images as confusion matrices, as many classes, uint8."""
-    with np.load(trained.confusions, allow_pickle=False) as stored:
+    with np.load(trained.path / TrialFile.CONFUSIONS, allow_pickle=False) as stored:
         num_images, num_classes = stored["confusions"].shape[:2]
     predictions = read_predictions(trained.path, tmp_path)
     assert (predictions.shape, predictions.dtype) == ((num_images, num_classes, 32, 64), np.uint8)
@@ -112,7 +112,7 @@ def test_a_resumed_trial_ends_as_if_it_had_not_been_interrupted(
     assert other is not None
     scores = [{name: value for name, value in result.metrics.items() if name.startswith("val/")} for result in (one, other)]
     assert scores[0] == scores[1]
-    with np.load(trained.confusions) as expected, np.load(trial.confusions) as found:
+    with np.load(trained.path / TrialFile.CONFUSIONS) as expected, np.load(trial.path / TrialFile.CONFUSIONS) as found:
         np.testing.assert_array_equal(expected["confusions"], found["confusions"])
     from safetensors.numpy import load_file
 

@@ -14,6 +14,7 @@ from orchestrator.errors import PredictError, TrackingError
 from orchestrator.operations.retention.clean import CleanReport, apply_keep, clean
 from orchestrator.operations.retention.reclaimable import ReclaimableKind
 from orchestrator.operations.retry import train_again
+from orchestrator.state.trial.folder import TrialFile
 from orchestrator.state.trial.records import TrialState
 from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.mirror.ensembles import log_ensemble
@@ -96,7 +97,7 @@ def test_a_failed_trial_can_be_resumed(bench: Bench) -> None:
     folder = bench.end("a", state=TrialState.FAILED)
     bench.recorder.record_keep("s", "none")
     assert apply_keep(bench.home, "s") == ([], [])
-    assert folder.checkpoint.exists()
+    assert (folder.path / TrialFile.CHECKPOINT).exists()
 
 
 def test_without_mlflow_no_checkpoint_is_deleted(bench: Bench, tmp_path: Path) -> None:
@@ -115,7 +116,7 @@ def test_without_mlflow_no_checkpoint_is_deleted(bench: Bench, tmp_path: Path) -
 def test_a_copy_of_what_mlflow_has_is_freed_and_fetched_again(bench: Bench) -> None:
     """Predicting fetches it, and what was fetched is a copy too."""
     folder = bench.end("abcd")
-    assert {find.path for find in run_clean(bench, "s").removed} == {folder.path / CHECKPOINT, folder.checkpoint}
+    assert {find.path for find in run_clean(bench, "s").removed} == {folder.path / CHECKPOINT, folder.path / TrialFile.CHECKPOINT}
     [fetched] = [member.checkpoint for member in find_files("abcd", bench.home).members]
     assert fetched.is_relative_to(bench.home.cache)
     assert fetched.read_bytes() == b"weights"

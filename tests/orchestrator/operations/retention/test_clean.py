@@ -13,7 +13,7 @@ import pytest
 from orchestrator.cli import main
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
-from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.folder import TrialFile, TrialFolder
 from orchestrator.state.trial.records import TrialResult, TrialState
 from tests.orchestrator.tracking.conftest import Worker
 
@@ -32,7 +32,7 @@ class Litter:
         """A trial of sweep s that ended."""
         folder = self.worker.start(key)
         self.worker.finish(folder, state=state)
-        folder.checkpoint.write_bytes(bytes(1000))
+        (folder.path / TrialFile.CHECKPOINT).write_bytes(bytes(1000))
         self.ledger.register("s", [(key, "c")])
         self.ledger.claim(key, "s", "me")
         self.ledger.finish(key, "me", state)
@@ -104,7 +104,7 @@ def test_only_the_given_sweep_is_cleaned(
     litter.end("done")
     other = litter.worker.start("other")
     litter.worker.finish(other)
-    other.checkpoint.write_bytes(b"x")
+    (other.path / TrialFile.CHECKPOINT).write_bytes(b"x")
     litter.write("cache/predictions/abc.u8")
     freed = run_clean(capsys, monkeypatch, "s")
     assert freed["freed_bytes"] == 1000
@@ -118,7 +118,7 @@ def test_only_the_given_sweep_is_cleaned(
 def test_what_is_to_be_resumed_stays(litter: Litter, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A trial that was stopped, and a failed one that is to be retried."""
     stopped, failed = litter.worker.start("stopped"), litter.end("failed", TrialState.FAILED)
-    stopped.checkpoint.write_bytes(b"x")
+    (stopped.path / TrialFile.CHECKPOINT).write_bytes(b"x")
     litter.ledger.reset_failed(["failed"])
     assert run_clean(capsys, monkeypatch)["found"] == []
     assert isinstance(failed.result(), TrialResult)

@@ -24,7 +24,7 @@ from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger, Role
 from orchestrator.state.trial.endings import fail
 from orchestrator.state.trial.failures import FailureKind
-from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.folder import TrialFile, TrialFolder
 from orchestrator.state.trial.records import Attempt, Event, TrialResult, TrialSpec, TrialState
 from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.mirror_state import MirrorState, write_mirror_state
@@ -60,7 +60,7 @@ class Scene:
         folder.write_attempt(Attempt(number=attempt, data_folder="/nowhere"))
         facts = {"host": "here", "slot": "cpu-0"}
         folder.append(Event(kind="attempt_started", time_s=now_s or time.time(), attempt=attempt, facts=facts))
-        folder.heartbeat.touch()
+        (folder.path / TrialFile.HEARTBEAT).touch()
         return folder
 
     def complete(self, key: str, *, miou: float, took_s: float) -> TrialFolder:
@@ -181,7 +181,7 @@ def test_a_failure_is_shown_with_its_kind_reason_and_log(scene: Scene) -> None:
     """And without a folder here from the ledger."""
     scene.plan("a", "b")
     folder = scene.begin("a")
-    folder.log.write_text("".join(f"line {number}\n" for number in range(9)))
+    (folder.path / TrialFile.LOG).write_text("".join(f"line {number}\n" for number in range(9)))
     fail(folder, 1, failure=FailureKind.EXCEPTION, reason="ValueError: [no]")
     scene.ledger.finish("a", scene.owner, TrialState.FAILED, "ValueError: [no]")
     scene.ledger.register(SWEEP, [("b", "b")])

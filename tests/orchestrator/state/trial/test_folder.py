@@ -34,7 +34,7 @@ def test_every_file_of_a_trial_is_listed(make_trial: Callable[..., TrialFolder],
     seen = list_files(trial.path)
     assert {TrialFile.CHECKPOINT, TrialFile.CHECKPOINT_INFO} <= seen
     assert work(trial.path, slot, lambda: False) is ExitCode.COMPLETE
-    trial.log.touch()  # a process of its own prints there
+    (trial.path / TrialFile.LOG).touch()  # a process of its own prints there
     Recorder(TrackingLocation.of(home)).send("s", trial, ended=True)
     write_removal(trial, "keep")
     seen |= list_files(trial.path)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import TrialError
-from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.folder import TrialFile, TrialFolder
 from orchestrator.state.trial.records import Attempt, Event, TrialResult, TrialSpec, TrialState, make_key
 from trainers.config import DataConfig, FocalLoss, Fold, TrainConfig
 
@@ -140,5 +140,5 @@ def test_the_log_tail_is_the_end_whatever_the_bytes(tmp_path: Path) -> None:
     """The last lines, also of a log that is long or not UTF-8; empty if there is none."""
     folder = TrialFolder(tmp_path)
     assert folder.log_tail() == ""
-    folder.log.write_bytes(b"x" * 100_000 + b"\nb\xff\nc\n")
+    (folder.path / TrialFile.LOG).write_bytes(b"x" * 100_000 + b"\nb\xff\nc\n")
     assert folder.log_tail(2) == "b\N{REPLACEMENT CHARACTER}\nc"

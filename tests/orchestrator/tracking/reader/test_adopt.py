@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 
 from orchestrator.search import read_epochs
 from orchestrator.state.home import Home
-from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.folder import TrialFile, TrialFolder
 from orchestrator.state.trial.records import TrialState
 from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.mirror.recorder import Recorder
@@ -73,7 +73,7 @@ def test_a_local_failure_is_replaced(home: Home, location: TrackingLocation, awa
     Recorder(location).send("second", failed, ended=True)
     assert adopt_finished(home, [away.spec()]) == ["k1"]
     assert failed.result() == away.result()
-    assert failed.confusions.read_bytes() == away.confusions.read_bytes()
+    assert (failed.path / TrialFile.CONFUSIONS).read_bytes() == (away.path / TrialFile.CONFUSIONS).read_bytes()
     assert not (failed.path / "best.safetensors").exists()
     Recorder(location).send("second", failed, ended=True)
     Recorder(location).send("s", failed, ended=True)
@@ -89,7 +89,7 @@ def test_an_adopted_result_is_replaced_by_a_later_one(home: Home, location: Trac
     away.path.rename(location.trials / "k1")
     again = TrialFolder(location.trials / "k1")
     again.write_result(result.model_copy(update={"ended_s": result.ended_s + 60}))
-    again.confusions.write_bytes(b"later")
+    (again.path / TrialFile.CONFUSIONS).write_bytes(b"later")
     Recorder(location).send("s", again, ended=True)
     shutil.rmtree(again.path)
     adopted.rename(again.path)
@@ -112,7 +112,7 @@ def test_a_trial_without_its_files_is_left_to_be_trained(
 def test_a_folder_that_a_process_works_in_is_skipped(home: Home, away: TrialFolder, worker) -> None:
     """A worker that still trains the trial keeps its files."""
     folder = worker.start()
-    with FileLock(folder.lock):
+    with FileLock(folder.path / TrialFile.LOCK):
         assert adopt_finished(home, [away.spec()]) == []
     assert folder.result() is None
 

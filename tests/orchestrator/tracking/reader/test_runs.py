@@ -20,6 +20,7 @@ from orchestrator.ensemble.best import EnsembleOptions, best_ensemble
 from orchestrator.ensemble.candidates import Wanted
 from orchestrator.ensemble.pooling import fetch_predictions
 from orchestrator.errors import EnsembleError, TrackingError
+from orchestrator.state.trial.folder import TrialFile
 from orchestrator.state.trial.outputs import PREDICTION_FILES, write_predictions
 from orchestrator.tracking.client import connect
 from orchestrator.tracking.location import TrackingLocation
@@ -51,7 +52,7 @@ def record(
     predictions = (truth * 60 + random.uniform(0, 190, truth.shape)).astype(np.uint8)
     confusions = confusion_per_image(predictions.argmax(axis=1), LABELS, num_classes=3, ignore_classes=(0,))
     folder, _ = worker.train(key, best=compute_miou(confusions, (0,)), seed=seed)
-    np.savez(folder.confusions, confusions=confusions, ignore_classes=np.array([0]))
+    np.savez(folder.path / TrialFile.CONFUSIONS, confusions=confusions, ignore_classes=np.array([0]))
     write_predictions(
         folder.path,
         predictions,

@@ -28,12 +28,10 @@ Slots = Annotated[
 
 
 def _interrupt_on_signals() -> None:
-    """Let SIGTERM end the command like Ctrl-C until the dispatcher installs its own handlers.
-
-    A job manager may send both signals at once; the second one must not kill a process that is ending in order.
-    """
+    """Let SIGTERM end the command like Ctrl-C until the dispatcher installs its own handlers."""
 
     def interrupt(number: int, _frame: object) -> None:
+        # a job manager may send both signals at once; the second one must not kill a process that is ending in order
         signal.signal(signal.SIGTERM if number == signal.SIGINT else signal.SIGINT, signal.SIG_IGN)
         raise KeyboardInterrupt
 

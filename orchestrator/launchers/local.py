@@ -144,10 +144,7 @@ def _work(folder: str, held: HeldSlot) -> None:
 
 @contextmanager
 def _hidden_main() -> Iterator[None]:
-    """Keep multiprocessing from importing the program's main file in every worker.
-
-    That would take time, and a script without ``if __name__ == "__main__"`` would run again.
-    """
+    """Keep every worker from importing the main file, which takes time, and would run an unguarded script again."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:

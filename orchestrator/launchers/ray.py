@@ -233,11 +233,7 @@ class RayLauncher:
                 slot.node, slot.name = node, names[node]
 
     def _check_node(self, slot: RaySlot, folder: Path) -> None:
-        """Check once that a node can work in ``folder``.
-
-        Raises:
-            LaunchError: it cannot, or cannot run this program.
-        """
+        """Check once that a node can run this program and work in ``folder``."""
         node = slot.node
         if node is None or node in self._checked_nodes:
             return
@@ -254,11 +250,7 @@ class RayLauncher:
 
 
 def _join_cluster(address: str) -> None:
-    """Become a driver of the cluster.
-
-    Raises:
-        LaunchError: there is no cluster.
-    """
+    """Become a driver of the cluster."""
     if address.startswith("ray://"):
         raise LaunchError(f"RAY_ADDRESS is {address}, which is Ray Client's. Run this on a node of the cluster, and unset it.")
     ours = [path for path in sys.path if path and not path.startswith((sys.prefix, sys.base_prefix))]
@@ -281,10 +273,8 @@ def _live_nodes() -> list[dict[str, Any]]:
 
 
 def _attempt(folder: str, num_threads: int) -> int:
-    """Our first code in the process of a task.
-
-    Ray sends SIGTERM if the dispatcher has died. Its own handler would raise SystemExit, which would count as a failed trial.
-    """
+    """Our first code in the process of a task."""
+    # Ray sends SIGTERM if the dispatcher has died; its own handler would raise SystemExit, which would count as a failed trial
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     return worker.run_hosted(
         Path(folder), own_slot(num_threads, has_gpu=bool(ray.get_gpu_ids())), (Path(folder) / TrialFile.STOP).exists

@@ -89,10 +89,7 @@ def _open_study(spec: SweepSpec, facts: Facts, storage: BaseStorage, *, owner: s
 
 
 def study_name(spec: SweepSpec, facts: Facts) -> str:
-    """Return the sweep's name and a hash of everything that gives values and reports their meaning.
-
-    A changed space or pruner starts a new study.
-    """
+    """Return the sweep's name and a hash of all that gives values and reports their meaning, such as the space and the pruner."""
     left_out = {"seed"} if spec.search and spec.search.options else {"seed", "options"}  # the first studies had no options
     space = spec.search.model_dump_json(exclude=left_out) if spec.search else ""
     point = next(sample_points(spec.search, spec.base, spec.data)) if spec.search else {}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import reduce
 from operator import or_
 from typing import Any
@@ -19,14 +18,6 @@ from orchestrator.spec.diagnostics import Complaint, describe_field, fail, valid
 from orchestrator.spec.document import Place
 from orchestrator.spec.model import SearchSpec, SweepSpec
 from orchestrator.spec.sections import Part, PrunerSpec, class_name, compares_trials
-
-PACKAGES: Mapping[str, tuple[str, ...]] = {
-    "CmaEsSampler": ("cmaes",),
-    "GPSampler": ("scipy", "torch"),
-    "QMCSampler": ("scipy",),
-    "WilcoxonPruner": ("scipy",),
-}
-"""What Optuna imports when one of these is used first, which is too late for a message."""
 
 TYPES: Mapping[str, Any] = {"bool": bool, "int": int, "float": float, "str": str, "None": None, "BasePruner": PrunerSpec}
 """Annotation in Optuna -> type in a sweep file. An option that takes anything else takes code, which no file can hold."""
@@ -48,20 +39,12 @@ def check_search(spec: SweepSpec) -> None:
 
 
 def _check_sampler(search: SearchSpec) -> list[Complaint]:
-    name = class_name(search.method)
-    complaints = [
-        *_check_packages(search.method, ("search", "method")),
-        *_check_options(getattr(optuna.samplers, name), search.options, ("search", "options")),
-    ]
-    return complaints or _try_to_build(lambda: build_sampler(search), ("search", "options"))
+    sampler, place = getattr(optuna.samplers, class_name(search.method)), ("search", "options")
+    return _check_options(sampler, search.options, place) or _try_to_build(lambda: build_sampler(search), place)
 
 
 def _check_pruner(pruner: PrunerSpec, place: Place) -> list[Complaint]:
-    name = class_name(pruner.name)
-    complaints = [
-        *_check_packages(pruner.name, (*place, "name")),
-        *_check_options(getattr(optuna.pruners, name), pruner.options, (*place, "options")),
-    ]
+    complaints = _check_options(getattr(optuna.pruners, class_name(pruner.name)), pruner.options, (*place, "options"))
     if not complaints and (wrapped := pruner.options.get("wrapped_pruner")) is not None:
         inner, inner_place = PrunerSpec.model_validate(wrapped), (*place, "options", "wrapped_pruner")
         if compares_trials(inner.name):
@@ -70,15 +53,9 @@ def _check_pruner(pruner: PrunerSpec, place: Place) -> list[Complaint]:
     return complaints or _try_to_build(lambda: build_pruner(pruner), (*place, "options"))
 
 
-def _check_packages(name: str, place: Place) -> Iterator[Complaint]:
-    missing = [package for package in PACKAGES.get(class_name(name), ()) if importlib.util.find_spec(package) is None]
-    if missing:
-        packages = " ".join(missing)
-        yield Complaint(place, f" is {name!r}, which needs packages that are not installed: pip install {packages}.")
-
-
-def _check_options(owner: type, options: Mapping[str, Any], place: Place) -> Iterator[Complaint]:
+def _check_options(owner: type, options: Mapping[str, Any], place: Place) -> list[Complaint]:
     model = model_options(owner)
+    complaints = []
     known = {option: value for option, value in options.items() if option in model.model_fields}
     for option in options.keys() - known.keys():
         if not model.model_fields:
@@ -87,8 +64,8 @@ def _check_options(owner: type, options: Mapping[str, Any], place: Place) -> Ite
             text = f": not an option of {owner.__name__}. Write 'search.seed'."
         else:
             text = describe_field((option,), model, what=f"an option of {owner.__name__}")
-        yield Complaint((*place, option), text)
-    yield from validate(model, known, place)[1]
+        complaints.append(Complaint((*place, option), text))
+    return complaints + validate(model, known, place)[1]
 
 
 def model_options(owner: type) -> type[BaseModel]:

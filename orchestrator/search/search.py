@@ -100,12 +100,10 @@ class StudySearch:
 
 
 class Proposer(Protocol):
-    """Which configuration comes next.
-
-    stopped_because: why the search ended early, or None.
-    """
+    """Which configuration comes next."""
 
     stopped_because: str | None
+    """Why the search ended early."""
 
     def propose(self) -> Configuration | None:
         """Return the next configuration, or None. With a budget used up, only configurations that need no training."""

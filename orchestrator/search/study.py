@@ -139,10 +139,7 @@ class Study:
             self._add(configuration, dimensions, state=ended, value=value, attrs=attrs)
 
     def requeue_abandoned(self) -> None:
-        """Requeue the running trials of dead owners in all studies of this sweep; they are proposed again.
-
-        Studies of earlier spaces and seeds are included, because no other process opens them.
-        """
+        """Requeue the running trials of dead owners, also in studies of earlier spaces and seeds, which nobody else opens."""
         for study in [self._study, *self._related_studies()]:
             self._requeue_unfinished(study, lambda trial: _is_abandoned(trial, self._is_dead))
 

@@ -79,7 +79,7 @@ class Parameter(Part):
             raise ValueError("has both log and step. Allowed: one of them")
         if self.step <= 0:
             raise ValueError(f"has step {self.step}. Allowed: above 0")
-        if abs(self.num_steps * self.step - (high - low)) > 1e-9 * max(abs(high), abs(low)):
+        if abs(round((high - low) / self.step) * self.step - (high - low)) > 1e-9 * max(abs(high), abs(low)):
             raise ValueError(
                 f"has a range from {low} to {high} that steps of {self.step} do not divide. Allowed: high = low + n x step"
             )
@@ -90,20 +90,13 @@ class Parameter(Part):
         return is_whole(self.path, (self.low, self.high, self.step or 1))
 
     @property
-    def num_steps(self) -> int:
-        assert self.low is not None
-        assert self.high is not None
-        assert self.step is not None
-        return round((self.high - self.low) / self.step)
-
-    @property
     def values(self) -> tuple[Any, ...] | None:
         """The choices, or the steps of a range; None for a range without steps."""
         if self.choices is not None:
             return self.choices
-        if self.step is None or self.low is None:
+        if self.step is None or self.low is None or self.high is None:
             return None
-        steps = (self.low + i * self.step for i in range(self.num_steps + 1))
+        steps = (self.low + i * self.step for i in range(round((self.high - self.low) / self.step) + 1))
         return tuple(round(v) if self.is_integer else float(f"{v:.12g}") for v in steps)
 
 

@@ -80,10 +80,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def append_line(path: Path, text: str) -> None:
-    """Add a line in one write, so that a kill leaves at most one torn last line.
-
-    An earlier torn line is ended first, so that this one stays readable.
-    """
+    """Add a line in one write, so that a kill leaves at most one torn last line; an earlier torn line is ended first."""
     with open(path, "ab+") as file:
         torn = False
         if file.tell() > 0:

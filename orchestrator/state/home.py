@@ -126,11 +126,8 @@ class Owner:
 
 @cache
 def _process_space() -> str:
-    """Identifies the boot and the PID namespace in which a process's number is unique; empty without /proc.
-
-    A host name does not suffice: clones keep it, and containers may have their machine's.
-    """
-    try:
+    """Identifies the boot and the PID namespace in which a process's number is unique; empty without /proc."""
+    try:  # a host name does not suffice: clones keep it, and containers may have their machine's
         found = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii") + os.readlink("/proc/self/ns/pid")
     except OSError:
         return ""

@@ -42,10 +42,7 @@ def find_gpus(
 
 
 def read_visible(environment: Mapping[str, str]) -> list[str] | None:
-    """The entries of CUDA_VISIBLE_DEVICES that count, none if it hides all GPUs; None if it is not set.
-
-    For CUDA, an empty or negative entry ends the list.
-    """
+    """The entries of CUDA_VISIBLE_DEVICES up to an empty or negative one, which ends the list for CUDA; None if it is not set."""
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return None

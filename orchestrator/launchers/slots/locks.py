@@ -41,13 +41,11 @@ class HeldSlot:
     def is_released(self) -> bool:
         return self._descriptor is None
 
-    def release(self) -> bool:
+    def release(self) -> None:
         """Close the lock file, unless that was done before; the slot is free once its worker has closed it too."""
-        if self._descriptor is None:
-            return False
-        os.close(self._descriptor)
-        self._descriptor = None
-        return True
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
 def _receive(slot: Slot, sent: Any) -> HeldSlot:  # the type of a sent descriptor depends on how the process was started

@@ -16,7 +16,7 @@ from orchestrator.launchers.slots.driver import Gpu, GpuListing
 from orchestrator.launchers.slots.gpu_sharing import GpuRequest, SharedGpu
 from orchestrator.launchers.slots.gpus import GpuWatch, find_gpus
 from orchestrator.launchers.slots.locks import HeldSlot, LockFolder
-from orchestrator.launchers.slots.priority_queue import PriorityQueue
+from orchestrator.launchers.slots.priority_queue import PriorityQueue, QueueEntry
 from orchestrator.launchers.worker.contract import Slot
 from orchestrator.state.machine import allowed_cpus, count_cores
 
@@ -132,13 +132,9 @@ class SlotTable:
             LaunchError: no GPU is left.
         """
         ahead = self._queue.look_ahead()
-        held = [self._try(slot) for slot in self._on_cpu if not any(slot.name in entry.slots for entry in ahead)]
-        on_cpu = sum(one is not None and one.release() for one in held)
-        on_gpus = (
-            gpu.count_free(memory, [entry.gpus[gpu.name] for entry in ahead if gpu.name in entry.gpus])
-            for gpu in self._large_enough(memory)
-        )
-        num_free = on_cpu + sum(on_gpus)
+        num_free = sum(self._locks.read_held(slot.name) is None for slot in self._find_cpu(ahead))
+        for gpu in self._large_enough(memory):
+            num_free += gpu.count_free(memory, [entry.gpus[gpu.name] for entry in ahead if gpu.name in entry.gpus])
         return num_free if self._most is None else min(num_free, self._most - self._num_held)
 
     def take(self, memory: MemoryEstimate = UNKNOWN) -> HeldSlot | None:
@@ -161,9 +157,9 @@ class SlotTable:
 
     def _find(self, memory: MemoryEstimate) -> HeldSlot | None:
         ahead = self._queue.look_ahead()
-        for slot in self._on_cpu:
-            if not any(slot.name in entry.slots for entry in ahead) and (held := self._try(slot)) is not None:
-                return held
+        for slot in self._find_cpu(ahead):
+            if (descriptor := self._locks.try_lock(slot.name)) is not None:
+                return HeldSlot(slot, descriptor)
         for gpu in sorted(self._large_enough(memory), key=SharedGpu.measure_load):
             requests = [entry.gpus[gpu.name] for entry in ahead if gpu.name in entry.gpus]
             if (held := gpu.take(memory, requests)) is not None:
@@ -211,11 +207,7 @@ class SlotTable:
             self._retire(name, "an attempt on it has lost it" if has_others else "attempts on it keep losing it")
 
     def _large_enough(self, memory: MemoryEstimate) -> list[SharedGpu]:
-        """The GPUs that are large enough for an attempt; if there is none, the largest.
-
-        Raises:
-            LaunchError: no GPU is left.
-        """
+        """The GPUs that are large enough for an attempt; if there is none, the largest."""
         live = self._find_live()
         if self._gpus and not live:
             lost = "; ".join(f"{name}: {why}" for name, why in self._retired.items())
@@ -242,6 +234,5 @@ class SlotTable:
         for gpu in self._gpus:
             gpu.note_used(watch.used_mb(gpu.name))
 
-    def _try(self, slot: Slot) -> HeldSlot | None:
-        descriptor = self._locks.try_lock(slot.name)
-        return None if descriptor is None else HeldSlot(slot, descriptor)
+    def _find_cpu(self, ahead: Sequence[QueueEntry]) -> list[Slot]:
+        return [slot for slot in self._on_cpu if not any(slot.name in entry.slots for entry in ahead)]

@@ -143,10 +143,7 @@ class Ledger:
 
     @retried
     def register(self, sweep: str, trials: Iterable[tuple[str, str]]) -> None:
-        """Add trials to ``sweep``; known ones stay as they are.
-
-        trials: pairs of the trial's key and its configuration's id.
-        """
+        """Add trials, given as pairs of key and configuration's id, to ``sweep``; known ones stay as they are."""
         pairs = sorted(set(trials))
         if not pairs:
             return

@@ -67,10 +67,7 @@ class Reconnection:
 
 
 def wait_for_server(engine: sa.Engine, reconnection: Reconnection) -> None:
-    """From now on, wait for the server whenever a new connection is needed.
-
-    This covers a restart between two statements, since the pool tests a connection before using it.
-    """
+    """From now on, wait for the server whenever a new connection is needed, as after a restart between two statements."""
     sa.event.listen(engine, "do_connect", partial(_connect, reconnection))
 
 

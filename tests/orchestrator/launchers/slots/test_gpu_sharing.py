@@ -241,7 +241,8 @@ def test_an_unreadable_reservation_takes_the_whole_gpu(tmp_path: Path, auto: Slo
     for file in tmp_path.glob("*-?.lock"):
         file.write_text('{"schema_version": 2}')
     assert auto.count_free(ANY) == 0
-    assert all(one.release() for one in held)
+    for one in held:
+        one.release()
     assert auto.count_free(UNKNOWN) == 2
 
 

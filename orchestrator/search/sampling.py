@@ -33,20 +33,18 @@ def build_sampler(search: SearchSpec) -> SeededPerTrial:
 
 def _build(search: SearchSpec, seed: int) -> BaseSampler:
     sampler: type[BaseSampler] = getattr(optuna.samplers, class_name(search.method))
-    options = {"seed": seed, **_defaults(search, sampler), **search.options}
+    options: dict[str, Any] = {"seed": seed}  # a sampler named by its class keeps Optuna's own defaults
+    warns = inspect.signature(sampler).parameters.get("warn_independent_sampling")
+    if search.method == "tpe":  # with conditional parameters, ``group`` samples jointly those that exist together
+        options |= {"multivariate": True, "group": any(p.when for p in search.space), "constant_liar": True}
+    elif warns is not None and warns.default is True:
+        options["warn_independent_sampling"] = False
+    options |= search.options
     if sampler is QMCSampler:  # its sequence depends on the seed, so the seed must stay the same for all trials
         options |= {"seed": search.seed, "independent_sampler": RandomSampler(seed)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", category=optuna.exceptions.ExperimentalWarning)  # a sweep file that names one accepts it
         return sampler(**options)
-
-
-def _defaults(search: SearchSpec, sampler: type[BaseSampler]) -> dict[str, Any]:
-    """Return defaults that suit a sweep; a sampler named by its class keeps Optuna's own."""
-    if search.method == "tpe":  # with conditional parameters, ``group`` samples jointly those that exist together
-        return {"multivariate": True, "group": any(p.when for p in search.space), "constant_liar": True}
-    parameter = inspect.signature(sampler).parameters.get("warn_independent_sampling")
-    return {} if parameter is None or parameter.default is not True else {"warn_independent_sampling": False}
 
 
 class SeededPerTrial(BaseSampler):

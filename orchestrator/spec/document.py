@@ -270,15 +270,10 @@ def _choose_key(node: Any, tokens: Sequence[str], *, place: Place, name: str) ->
     if not isinstance(node, dict):
         found = "a value" if place[:1] == (SECRET,) else repr(node)
         raise SpecError(f"{name}: {write_place(place)} is {found}, which has no fields to set.")
-    if place == SPACE:
-        return _choose_parameter(node, tokens)
+    if place == SPACE:  # the parameter that the tokens begin with; otherwise all of them are the path of a new one
+        for length in range(len(tokens) - 1, 0, -1):
+            joined = ".".join(tokens[:length])
+            if joined in node and (tokens[length].isdecimal() or tokens[length] in PARAMETER_FIELDS):
+                return joined, length
+        return ".".join(tokens), len(tokens)
     return (int(tokens[0]) if tokens[0].isdecimal() and int(tokens[0]) in node else tokens[0]), 1
-
-
-def _choose_parameter(space: Mapping[str, Any], tokens: Sequence[str]) -> tuple[str, int]:
-    """Return the parameter of the space that the tokens begin with; otherwise all tokens are the path of a new one."""
-    for length in range(len(tokens) - 1, 0, -1):
-        joined = ".".join(tokens[:length])
-        if joined in space and (tokens[length].isdecimal() or tokens[length] in PARAMETER_FIELDS):
-            return joined, length
-    return ".".join(tokens), len(tokens)

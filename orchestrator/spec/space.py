@@ -211,14 +211,14 @@ def fits(search: SearchSpec, train: TrainConfig, data: DataConfig, params: Param
     for parameter in search.space:
         if not is_active(parameter, train, data, chosen):
             continue
-        if parameter.path not in params or not _is_allowed(parameter, params[parameter.path]):
+        if parameter.path not in params:
             return False
-        chosen[parameter.path] = params[parameter.path]
+        value = chosen[parameter.path] = params[parameter.path]
+        if parameter.values is not None:
+            is_allowed = bool(_index(parameter.values, value))
+        else:
+            is_number = isinstance(value, int if parameter.is_integer else int | float) and not isinstance(value, bool)
+            is_allowed = is_number and parameter.low <= value <= parameter.high
+        if not is_allowed:
+            return False
     return chosen.keys() == params.keys()
-
-
-def _is_allowed(parameter: Parameter, value: Any) -> bool:
-    if parameter.values is not None:
-        return bool(_index(parameter.values, value))
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and parameter.low <= value <= parameter.high and (isinstance(value, int) or not parameter.is_integer)

@@ -69,7 +69,10 @@ def _divide(
         fitting = max(1, int(psutil.virtual_memory().total / 2**30 / WORKER_MEMORY_GB))
         num_slots = num_slots or min(max(1, num_cores // (num_threads or 1)), fitting)
         num_threads = num_threads or max(1, num_cores // num_slots)
-        return tuple(Slot(name, "", num_threads) for name in _name_cpu_slots(num_slots))
+        # named by the CPUs that this process may use, so that a scheduler's jobs on different CPUs do not compete
+        cpus = allowed_cpus()
+        shares = [f"-{index // len(cpus)}" if index >= len(cpus) else "" for index in range(num_slots)]
+        return tuple(Slot(f"cpu-{cpus[index % len(cpus)]}{share}", "", num_threads) for index, share in enumerate(shares))
     if trials_per_gpu == "auto":
         num_threads = num_threads or max(1, min(AUTO_THREADS, num_cores // len(gpus)))
         # twice as many threads as cores, at most: those of an attempt wait for its GPU most of the time
@@ -83,13 +86,6 @@ def _divide(
     counts = Counter(gpu.uuid for gpu, _ in dealt)
     most = {uuid: None if trials_per_gpu == "auto" else trials_per_gpu or count for uuid, count in counts.items()}
     return tuple(Slot(f"{gpu.uuid}-{share}", gpu.uuid, num_threads, gpu.memory_mb, most[gpu.uuid]) for gpu, share in dealt)
-
-
-def _name_cpu_slots(num_slots: int) -> list[str]:
-    """Names by the CPUs that this process may use, so that a scheduler's jobs on different CPUs do not compete."""
-    cpus = allowed_cpus()
-    shares = [f"-{index // len(cpus)}" if index >= len(cpus) else "" for index in range(num_slots)]
-    return [f"cpu-{cpus[index % len(cpus)]}{share}" for index, share in enumerate(shares)]
 
 
 class SlotTable:

@@ -83,7 +83,8 @@ def _attempt(trial: TrialFolder, slot: Slot, should_stop: ShouldStop, on_peak: O
             if attempt.origin:
                 print(attempt.origin, flush=True)
             if should_stop():
-                return _end_stopped(trial, attempt.number)
+                leave_waiting(trial, attempt.number, reason="stopped")
+                return ExitCode.STOPPED
             return _train(trial, attempt, slot, should_stop=should_stop, on_peak=on_peak, heartbeat=heartbeat)
     except (Exception, SystemExit, KeyboardInterrupt) as error:  # a failed trial is a result, and the sweep continues
         try:
@@ -129,7 +130,8 @@ def _train(
         callbacks=Callbacks(on_epoch, on_checkpoint=lambda: note_checkpoint(trial, reached), on_step=heartbeat.beat),
     )
     if trained.stopped:
-        return _end_stopped(trial, attempt.number)
+        leave_waiting(trial, attempt.number, reason="stopped")
+        return ExitCode.STOPPED
     heartbeat.beat()
     write_validation(trial, trained, data)
     trained = add_flips(trial, trained, data, slot=slot, on_batch=heartbeat.beat)
@@ -170,11 +172,6 @@ def _end_failed(trial: TrialFolder, attempt: int, error: BaseException, slot: Sl
     log_traceback(trial, error)
     fail(trial, attempt, failure=kind, reason=describe(error))
     return ExitCode.DEVICE_LOST if kind is FailureKind.DEVICE_LOST else ExitCode.FAILED
-
-
-def _end_stopped(trial: TrialFolder, attempt: int) -> ExitCode:
-    leave_waiting(trial, attempt, reason="stopped")
-    return ExitCode.STOPPED
 
 
 def measure_times(events: Iterable[Event], ended_s: float) -> dict[str, float]:

@@ -166,7 +166,7 @@ def test_predictions_and_exports_flip_whom_the_ensemble_flips(
     masks = np.load(tmp_path / "masks.npz")["masks"]
 
     folders = [TrialFolder(home.trial_folder(report.trials[key][0])) for key in report.members]
-    sets = [one.flips if key in report.flips else one.path for key, one in zip(report.members, folders, strict=True)]
+    sets = [one.path / FLIPS if key in report.flips else one.path for key, one in zip(report.members, folders, strict=True)]
     expected = sum(read_predictions(folder, tmp_path / "cache").astype(np.int64) for folder in sets).argmax(axis=1)
     scored = ~np.isin(labels, (0, 255))  # elsewhere nothing is stored
     assert np.array_equal(masks[scored], expected[scored])

@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.errors import TrackingError
+from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
 from orchestrator.state.trial.records import TrialState
 from tests.orchestrator.dispatch.loop.conftest import Bench, ScriptedJob, ScriptedLauncher, complete, points, states_of
@@ -21,7 +22,7 @@ from tests.orchestrator.postgresql import PASSWORD, PostgreSQL
 def far(bench: Bench, postgres: PostgreSQL) -> Iterator[Bench]:
     """A home with its ledger in PostgreSQL."""
     url = postgres.create()
-    bench = replace(bench, home=replace(bench.home, storage=url), ledger=Ledger(url))
+    bench = replace(bench, home=Home(bench.home.root, storage=url), ledger=Ledger(url))
     yield bench
     bench.ledger.close()
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
 from orchestrator.state.trial.records import TrialState
 from tests.orchestrator.dispatch.loop.conftest import Bench
@@ -74,7 +75,7 @@ def shared_bench(request: pytest.FixtureRequest, bench: Bench) -> Iterator[Bench
     """A home with a ledger of each kind."""
     if request.param == "postgresql":
         url = request.getfixturevalue("postgres").create()
-        bench = replace(bench, home=replace(bench.home, storage=url), ledger=Ledger(url))
+        bench = replace(bench, home=Home(bench.home.root, storage=url), ledger=Ledger(url))
     yield bench
     bench.ledger.close()
 

@@ -278,7 +278,7 @@ def test_sync_sends_only_what_a_kill_left_unsent(changing: OldHome) -> None:
     (killed,) = changing.expected("interrupted")["killed"]
     sweeps = changing.run("sync")["sweeps"]
     assert [key for sweep in sweeps for key in sweep["sent"]] == [killed]
-    assert not [sweep for sweep in sweeps if sweep["refused"] or sweep["trouble"]]
+    assert not [sweep for sweep in sweeps if sweep["refused"] or sweep["problem"]]
     assert sum(sweep["checked"] for sweep in sweeps) == 20
 
 
@@ -286,6 +286,6 @@ def test_cleaning_removes_nothing_in_a_dry_run(old: OldHome) -> None:
     """It can read every trial, and says what would go."""
     before = sorted(path for path in old.trials.rglob("*") if path.is_file())
     found = old.run("clean", "--dry-run")
-    assert (found["freed_bytes"], found["left"]) == (0, [])
+    assert (found["freed_bytes"], found["skipped"]) == (0, [])
     assert {row["key"] for row in old.expected("leaderboard-folded")} <= {find["trial"] for find in found["finds"]}
     assert sorted(path for path in old.trials.rglob("*") if path.is_file()) == before

@@ -287,5 +287,5 @@ def test_cleaning_removes_nothing_in_a_dry_run(old: OldHome) -> None:
     before = sorted(path for path in old.trials.rglob("*") if path.is_file())
     found = old.run("clean", "--dry-run")
     assert (found["freed_bytes"], found["skipped"]) == (0, [])
-    assert {row["key"] for row in old.expected("leaderboard-folded")} <= {find["trial"] for find in found["finds"]}
+    assert {row["key"] for row in old.expected("leaderboard-folded")} <= {find["trial"] for find in found["found"]}
     assert sorted(path for path in old.trials.rglob("*") if path.is_file()) == before

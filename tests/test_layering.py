@@ -44,12 +44,12 @@ NARROWER = {
     "tracking.reader": (
         "errors",
         "state",
-        *(f"tracking.{name}" for name in ("reader", "change_marks", "client", "errors", "health", "location", "tags")),
+        *(f"tracking.{name}" for name in ("reader", "client", "errors", "health", "location", "tags")),
     ),
     "tracking.checkpoints": (
         "errors",
         "state",
-        *(f"tracking.{name}" for name in ("checkpoints", "change_marks", "client", "errors", "location", "mirror_state", "tags")),
+        *(f"tracking.{name}" for name in ("checkpoints", "client", "errors", "location", "mirror_state", "tags")),
     ),
 }
 """Parts of a room that may import less than the room."""

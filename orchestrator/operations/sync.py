@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -25,32 +25,22 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class SyncedSweep:
-    """What was done for a sweep. num_checked: trials with results or attempts on this machine.
+    """What was done for a sweep. checked: number of trials with results or attempts on this machine.
 
     sent: key -> run id. refused: key -> reason. closed: keys of RUNNING runs that no process worked on. problem: why the server
     could not be used, or not to the end.
     """
 
     sweep: str
-    num_checked: int
+    checked: int
     sent: Mapping[str, str]
     closed: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
     problem: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "sweep": self.sweep,
-            "checked": self.num_checked,
-            "sent": dict(self.sent),
-            "closed": list(self.closed),
-            "refused": dict(self.refused),
-            "problem": self.problem,
-        }
-
     def describe(self) -> str:
         """For people: one line, and one per problem."""
-        count = f"{self.num_checked} trials"
+        count = f"{self.checked} trials"
         done = [f"{len(self.sent)} of {count} sent" if self.sent or self.problem else f"{count} checked, nothing was missing"]
         if self.closed:
             done.append(f"{len(self.closed)} abandoned runs closed")
@@ -73,7 +63,7 @@ class SyncReport:
         return int(any(sweep.problem or sweep.refused for sweep in self.sweeps))
 
     def to_json(self) -> dict[str, Any]:
-        return {"tracking": self.location, "sweeps": [sweep.to_json() for sweep in self.sweeps]}
+        return {"tracking": self.location, "sweeps": [asdict(sweep) for sweep in self.sweeps]}
 
     def render(self) -> str:
         return "\n".join(sweep.describe() for sweep in self.sweeps) or "There are no sweeps in the ledger."
@@ -100,7 +90,8 @@ def sync(sweeps: Sequence[str] = (), patience_s: float = 60.0) -> SyncReport:
 
 
 def _sync_sweep(sweep: str, *, home: Home, ledger: Ledger, patience_s: float) -> SyncedSweep:
-    from orchestrator.tracking.mirror.repair import Repairer
+    from orchestrator.tracking.mirror.recorder import Recorder  # imports mlflow, which takes seconds
+    from orchestrator.tracking.mirror.repair import find_missing
 
     location = TrackingLocation.of(home)
     patiently = partial(_retry, patience_s=patience_s)
@@ -114,17 +105,17 @@ def _sync_sweep(sweep: str, *, home: Home, ledger: Ledger, patience_s: float) ->
         return {key for key, row in ledger.states(ledger.members(sweep)).items() if is_held(row, ledger, home)}
 
     try:
-        repairer = patiently(lambda: Repairer(location))
-        missing = patiently(lambda: repairer.find_missing(sweep, folders, live_keys))
-        for folder in missing.folders:
+        recorder = patiently(lambda: Recorder(location))
+        missing, closed = patiently(lambda: find_missing(recorder, sweep, folders, live_keys))
+        for folder in missing:
             key = folder.path.name
             try:
-                sent[key] = patiently(partial(repairer.send, sweep, folder, labels.get(key)))
+                sent[key] = patiently(partial(recorder.send, sweep, folder, ended=True, label=labels.get(key)))
             except (RefusedError, TrialError) as error:  # concerns this trial alone: the others can be sent
                 refused[key] = str(error)
     except TrackingError as error:
         return SyncedSweep(sweep, len(folders), sent, refused=refused, problem=str(error))
-    return SyncedSweep(sweep, len(folders), sent, closed=missing.closed, refused=refused)
+    return SyncedSweep(sweep, len(folders), sent, closed=closed, refused=refused)
 
 
 def list_idle(sweep: str, *, home: Home, ledger: Ledger) -> Iterator[TrialFolder]:

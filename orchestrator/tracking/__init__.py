@@ -3,8 +3,7 @@
 location.py       where the records are kept
 errors.py         errors of MLflow and the network -> TrackingError
 tags.py           the names of all tags, and the records made of them
-change_marks.py   the tag that says when a run was last changed
-client.py         an MLflow client that writes this tag, and the calls that readers and writers share
+client.py         an MLflow client that marks what it changes, and the calls that readers and writers share
 mirror_state.py   mirror.json: what a trial folder has already sent
 checkpoints/      checkpoints of running trials on the server, and which checkpoints are kept
 mirror/           writes: trial folders and ensembles -> runs

@@ -5,20 +5,21 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.store.entities import PagedList
+from mlflow.utils import get_results_from_paginated_fn
 
 from orchestrator.state.files import check_local
-from orchestrator.tracking.change_marks import format_mark
 from orchestrator.tracking.errors import make_tracking_error
 from orchestrator.tracking.location import TrackingLocation
-from orchestrator.tracking.tags import SWEEP_EXPERIMENT, Tag
+from orchestrator.tracking.tags import SWEEP_EXPERIMENT, Tag, format_mark
 
 
 class MarkingClient(MlflowClient):
@@ -58,6 +59,8 @@ class MarkingClient(MlflowClient):
         super().update_run(run_id, status, name)
         self.log_batch(run_id)
 
+
+T = TypeVar("T")
 
 _PAGE = 1000
 _SQLITE = "sqlite:///"
@@ -110,24 +113,12 @@ def ensure_experiment(client: MlflowClient, location: TrackingLocation, sweep: s
 
 def all_experiments(client: MlflowClient) -> list[Experiment]:
     """Every experiment that is not deleted."""
-    token: str | None = None
-    experiments: list[Experiment] = []
-    while True:
-        found = client.search_experiments(max_results=_PAGE, page_token=token)
-        experiments += found
-        if not (token := found.token):
-            return experiments
+    return _all_pages(lambda size, token: client.search_experiments(max_results=size, page_token=token))
 
 
 def search_runs(client: MlflowClient, experiments: Sequence[str], query: str, *, view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
     """Every matching run of these experiments; view: deleted runs, or those that are not."""
-    token: str | None = None
-    runs: list[Run] = []
-    while True:
-        found = client.search_runs(list(experiments), query, view, max_results=_PAGE, page_token=token)
-        runs += found
-        if not (token := found.token):
-            return runs
+    return _all_pages(lambda size, token: client.search_runs(list(experiments), query, view, size, page_token=token))
 
 
 def search_sweep(client: MlflowClient, sweep: str, query: str) -> list[Run]:
@@ -146,6 +137,10 @@ def lock_database(location: TrackingLocation) -> FileLock:
     location.locks.mkdir(parents=True, exist_ok=True)
     name = hashlib.sha256(location.uri.encode()).hexdigest()[:12]
     return FileLock(location.locks / f"mlflow-{name}.lock")
+
+
+def _all_pages(ask: Callable[[int, str | None], PagedList[T]]) -> list[T]:
+    return list(get_results_from_paginated_fn(ask, _PAGE))  # type: ignore[no-untyped-call]  # it has no types
 
 
 def _now() -> str:

@@ -16,6 +16,8 @@ from mlflow.utils.rest_utils import http_request
 from orchestrator.errors import TrackingError, redact
 from orchestrator.tracking.location import TrackingLocation
 
+VERSION = "/version"  # needs no login
+EXPERIMENTS = "/api/2.0/mlflow/experiments/search?max_results=1"  # needs a login that may read
 _TIMEOUT_S = 10
 
 
@@ -28,24 +30,6 @@ class ServerAnswer:
     ahead_s: float | None
 
 
-def ask_version(location: TrackingLocation) -> ServerAnswer:
-    """Ask for the server's version, which needs no login.
-
-    Raises:
-        TrackingError: there is no answer.
-    """
-    return _ask(location, "GET", "/version")
-
-
-def ask_experiments(location: TrackingLocation) -> ServerAnswer:
-    """Ask for an experiment, which needs a login that may read.
-
-    Raises:
-        TrackingError: there is no answer.
-    """
-    return _ask(location, "GET", "/api/2.0/mlflow/experiments/search?max_results=1")
-
-
 def try_files(location: TrackingLocation) -> ServerAnswer:
     """Write a small file and read it back; returns the first answer that is wrong, else the last.
 
@@ -55,23 +39,28 @@ def try_files(location: TrackingLocation) -> ServerAnswer:
         TrackingError: there is no answer.
     """
     name, content = f"/api/2.0/mlflow-artifacts/artifacts/doctor/{socket.gethostname()}.txt", uuid.uuid4().hex
-    written = _ask(location, "PUT", name, content)
+    written = ask(location, name, content)
     if written.status != 200:
         return written
-    read = _ask(location, "GET", name)
+    read = ask(location, name)
     if read.status == 200 and read.text != content:
         return ServerAnswer(500, "what was read is not what was written", None)
     return read
 
 
-def _ask(location: TrackingLocation, method: str, path: str, content: str | None = None) -> ServerAnswer:
+def ask(location: TrackingLocation, path: str, content: str | None = None) -> ServerAnswer:
+    """GET what is at a path of the server, or PUT ``content`` there.
+
+    Raises:
+        TrackingError: there is no answer.
+    """
     options = {} if content is None else {"data": content.encode()}
     began_s = time.time()
     try:
         response = http_request(  # type: ignore[no-untyped-call]  # neither has types
             get_default_host_creds(location.uri),  # type: ignore[no-untyped-call]
             path,
-            method,
+            "GET" if content is None else "PUT",
             max_retries=0,
             timeout=_TIMEOUT_S,
             raise_on_status=False,

@@ -6,6 +6,7 @@ Old runs must stay readable, so the values below never change. Imports no mlflow
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -17,6 +18,10 @@ from orchestrator.state.trial.records import FLIPS
 _MAX_NAME = 250
 _WEIGHT, _FLIPS = "weight.", f"{FLIPS}."
 """Prefixes of an ensemble's parameters; the member's key follows."""
+
+_MARK_STEPS = ((600, len("2026-11-22T18:0")), (3600, len("2026-11-22T18")), (86400, len("2026-11-22")))
+"""Seconds that the first characters of a mark stand for, and how many characters."""
+_MAX_PREFIXES = 31
 
 
 class RunKind(StrEnum):
@@ -40,7 +45,7 @@ class Tag(StrEnum):
     REPORTED = "reported"  # value published for that row
     FORMER_ROW = "former_row"  # row of an earlier form of the sweep file
     SCORED_FINGERPRINT = "scored_fingerprint"  # fingerprint of the images, labels and classes that the scores belong to
-    WRITTEN = "written"  # when the run was last changed (UTC), which MLflow cannot be asked; see change_marks.py
+    WRITTEN = "written"  # when the run was last changed (UTC), which MLflow cannot be asked; see format_mark
     ORCHESTRATE_VERSION = "orchestrate_version"  # version that created the run
 
     # A trial's run.
@@ -154,6 +159,23 @@ def read_weights(params: Mapping[str, str]) -> dict[str, float]:
 def read_flips(params: Mapping[str, str]) -> dict[str, str]:
     """Key -> flips, of an ensemble's members with other flips than they were validated with."""
     return {name.removeprefix(_FLIPS): value for name, value in params.items() if name.startswith(_FLIPS)}
+
+
+def format_mark(now_s: float) -> str:
+    """The value of ``Tag.WRITTEN`` at a moment, such as ``2026-11-22T18:05`` (UTC)."""
+    return time.strftime("%Y-%m-%dT%H:%M", time.gmtime(now_s))
+
+
+def list_prefixes(since_s: float, until_s: float) -> list[str] | None:
+    """The few beginnings that all marks of a period have; None if there would be too many.
+
+    MLflow compares tags only by LIKE. So a period is searched for in tens of minutes, hours or days.
+    """
+    for step_s, length in _MARK_STEPS:
+        first, last = int(since_s // step_s), int(until_s // step_s)
+        if last - first < _MAX_PREFIXES and (last - first < 12 or step_s == _MARK_STEPS[-1][0]):
+            return [format_mark(number * step_s)[:length] for number in range(first, last + 1)]
+    return None
 
 
 def legalize(names: Iterable[str]) -> list[str]:

@@ -89,7 +89,6 @@ def _start_server(location: TrackingLocation, port: int) -> tuple[subprocess.Pop
     environment = os.environ | {
         "MLFLOW_BACKEND_STORE_URI": location.uri,
         "MLFLOW_ARTIFACTS_DESTINATION": str(location.artifacts),
-        "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # for LLM evaluations: costs processes and seconds
     }
     environment.pop("MLFLOW_TRACKING_URI", None)

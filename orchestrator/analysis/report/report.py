@@ -39,7 +39,7 @@ def load_table(reader: RunReader, sweep: str, *, cache: Path) -> ReportTable:
     values = ValueCache(cache / "figures", [sweep], place=reader.location.uri)
     loader = TrialLoader(reader, cache, values)
     trials = loader.load_all(runs)
-    ensembles = [_load_ensemble(loader, run) for run in reader.list_table_ensembles(sweep)]
+    ensembles = [_load_ensemble(loader, run) for run in reader.list_ensembles([sweep]) if Tag.ROW in run.tags]
     table = make_table(sweep, trials, ensembles, class_names=_find_class_names(loader, runs, trials))
     values.save(keep_unused=True)
     return table

@@ -69,8 +69,8 @@ def check_tracking(home: Home) -> Iterator[Finding]:
         yield _open_database(home, location)
         return
     try:
-        version = health.ask_version(location)
-        answer = health.ask_experiments(location)
+        version = health.ask(location, health.VERSION)
+        answer = health.ask(location, health.EXPERIMENTS)
         if (refusal := _check_login(location, answer)) is not None:
             yield refusal
             return

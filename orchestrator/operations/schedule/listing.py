@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import Timeout
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
@@ -16,7 +15,8 @@ from rich.text import Text
 
 from orchestrator.operations.schedule.clock import next_times
 from orchestrator.operations.schedule.record import Occurrence, OccurrenceState, ScheduleRecord, WatchedSweep, name_occurrence
-from orchestrator.operations.schedule.run import load_scheduled, scheduler_lock
+from orchestrator.operations.schedule.run import LOCK, load_scheduled
+from orchestrator.state.files import is_locked
 from orchestrator.state.home import Home
 
 NUM_SHOWN = 20
@@ -89,17 +89,8 @@ def list_schedule(files: Sequence[Path], home: Home) -> ScheduleReport:
         for name, watch in watched.items()
     ]
     past = [occurrence for occurrence in record.occurrences().values() if not files or occurrence.sweep in watched]
-    return ScheduleReport(_is_watched(home), tuple(schedules), tuple(past))
-
-
-def _is_watched(home: Home) -> bool:
-    if not home.locks.is_dir():
-        return False
-    try:
-        with scheduler_lock(home).acquire(blocking=False):
-            return False
-    except Timeout:
-        return True
+    is_watched = home.locks.is_dir() and is_locked(home.locks / LOCK)
+    return ScheduleReport(is_watched, tuple(schedules), tuple(past))
 
 
 def _make_table(title: str, columns: Sequence[str]) -> Table:

@@ -97,14 +97,7 @@ class ScheduleRecord:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-
-    @property
-    def _lines(self) -> Path:
-        return self.folder / "occurrences.jsonl"
-
-    @property
-    def _watched(self) -> Path:
-        return self.folder / "watched.json"
+        self._lines, self._watched = folder / "occurrences.jsonl", folder / "watched.json"
 
     def log_of(self, id: str) -> Path:
         """What an occurrence's sweep printed."""

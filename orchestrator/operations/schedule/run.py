@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import signal
 import sys
-import types
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-
-from filelock import FileLock, Timeout
 
 from orchestrator.errors import ScheduleError, SpecError
 from orchestrator.operations.schedule.clock import Clock
 from orchestrator.operations.schedule.launch import SweepProcess, sweep_command
 from orchestrator.operations.schedule.record import Occurrence, ScheduleRecord, WatchedSweep
-from orchestrator.operations.schedule.scheduler import Due, Ended, Message, ScheduledSweep, Scheduler, Stop
+from orchestrator.operations.schedule.scheduler import Call, ScheduledSweep, Scheduler
 from orchestrator.spec import load_spec
+from orchestrator.state.files import try_lock
 from orchestrator.state.home import Home
+
+LOCK = "schedule.lock"
+"""In the home's folder of locks; the scheduler holds it."""
 
 
 def load_scheduled(files: Sequence[Path]) -> list[ScheduledSweep]:
@@ -52,36 +54,26 @@ def run_schedule(sweeps: Sequence[ScheduledSweep], home: Home, *, at_once: int) 
         ScheduleError: another scheduler runs in this home.
     """
     record = ScheduleRecord(home.schedule)
-    inbox: SimpleQueue[Message] = SimpleQueue()
+    inbox: SimpleQueue[Call] = SimpleQueue()
 
     def launch(occurrence: Occurrence, sweep: ScheduledSweep) -> SweepProcess:
         command = sweep_command(sweep.file, occurrence.id if sweep.schedule.again else None)
-        return SweepProcess(occurrence, command, record, lambda id, code: inbox.put(Ended(id, code)))
+        return SweepProcess(occurrence, command, record, lambda id, code: inbox.put(partial(scheduler.end, id, code)))
 
-    scheduler = Scheduler(
-        sweeps,
-        record,
-        home,
-        at_once=at_once,
-        launch=launch,
-        say=_say,
-        now=_now,
-    )
-    with _lock(home), _stopping(inbox), closing(Clock(lambda name, times: inbox.put(Due(name, times)))) as clock:
+    scheduler = Scheduler(sweeps, record, home, at_once=at_once, launch=launch, say=_say, now=_now)
+    clock = Clock(lambda name, times: inbox.put(partial(scheduler.decide, name, times)))
+    # a SimpleQueue is the only queue that a signal handler may put to
+    with _lock(home), _on_signals(lambda: inbox.put(scheduler.stop)), closing(clock):
         scheduler.resume()
         for name, watch in _watch(sweeps, record).items():
             handled = [occurrence.planned for occurrence in record.occurrences().values() if occurrence.sweep == name]
             clock.watch(name, watch.cron, watch.timezone, since=max([watch.since, *handled]))
         for sweep in sweeps:
-            _say(f"{sweep.name}: {describe_line(sweep)}")
+            zone = f" ({sweep.schedule.timezone})" if sweep.schedule.timezone else ""
+            _say(f"{sweep.name}: {sweep.schedule.cron}{zone}")
         clock.start()
         scheduler.run(inbox)
     return scheduler.exit_code
-
-
-def describe_line(sweep: ScheduledSweep) -> str:
-    """The cron line and its zone, for people."""
-    return sweep.schedule.cron + (f" ({sweep.schedule.timezone})" if sweep.schedule.timezone else "")
 
 
 def _watch(sweeps: Sequence[ScheduledSweep], record: ScheduleRecord) -> dict[str, WatchedSweep]:
@@ -98,34 +90,23 @@ def _watch(sweeps: Sequence[ScheduledSweep], record: ScheduleRecord) -> dict[str
 @contextmanager
 def _lock(home: Home) -> Iterator[None]:
     """Keep other schedulers out: two would run every occurrence twice."""
-    lock = scheduler_lock(home)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
+    home.locks.mkdir(parents=True, exist_ok=True)
+    lock = try_lock(home.locks / LOCK)
+    if lock is None:
         raise ScheduleError(
             f"{home.root}: another `orchestrate schedule` is running here. Stop it and pass all files to one, "
             "or give this one its own ORCHESTRATE_HOME."
-        ) from None
+        )
     try:
         yield
     finally:
         lock.release()
 
 
-def scheduler_lock(home: Home) -> FileLock:
-    """The lock that the scheduler of a home holds."""
-    home.locks.mkdir(parents=True, exist_ok=True)
-    return FileLock(home.locks / "schedule.lock", thread_local=False)
-
-
 @contextmanager
-def _stopping(inbox: SimpleQueue[Message]) -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into messages."""
-
-    def stop(_number: int, _frame: types.FrameType | None) -> None:
-        inbox.put(Stop())  # the only queue that a signal handler may put to
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+def _on_signals(call: Call) -> Iterator[None]:
+    """Make this call on SIGINT and SIGTERM."""
+    before = {number: signal.signal(number, lambda *_: call()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

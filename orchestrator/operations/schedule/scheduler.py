@@ -1,4 +1,4 @@
-"""Decides what happens to each due time: one thread reads messages from an inbox, starts sweeps and writes the record."""
+"""Decides what happens to each due time: one thread makes the calls of an inbox, starts sweeps and writes the record."""
 
 from __future__ import annotations
 
@@ -28,36 +28,15 @@ class ScheduledSweep:
     priority: int = 0
 
 
-@dataclass(frozen=True)
-class Due:
-    """Times of a sweep that have come, in order; several if no scheduler was running."""
-
-    sweep: str
-    times: Sequence[datetime]
-
-
-@dataclass(frozen=True)
-class Ended:
-    """An occurrence's process has ended."""
-
-    id: str
-    exit_code: int
-
-
-@dataclass(frozen=True)
-class Stop:
-    """The scheduler must stop."""
-
-
-Message = Due | Ended | Stop
-
-
 class RunningSweep(Protocol):
-    """A running sweep; its end is reported by an ``Ended``."""
+    """A running sweep; its end is reported by ``Scheduler.end``."""
 
     def stop(self) -> None:
         """Ask for a graceful stop; a second call asks for an immediate one."""
 
+
+Call = Callable[[], None]
+"""Of ``Scheduler.decide``, ``end`` or ``stop``, put into the inbox by other threads and signal handlers."""
 
 TOGETHER_S = 0.2
 """Sweeps due at the same minute are reported one by one; after such a pause all of them have been reported."""
@@ -106,29 +85,16 @@ class Scheduler:
             if left.state.is_open and left.sweep in self._sweeps:
                 self._enqueue(left, f"{left.id}: was {left.state} when the scheduler ended, and is resumed")
 
-    def handle(self, message: Message) -> None:
-        """Process one message."""
-        match message:
-            case Due():
-                self._decide(self._sweeps[message.sweep], message.times)
-            case Ended():
-                self._end(message.id, message.exit_code)
-            case Stop():
-                self._stop()
-
-    def run(self, inbox: SimpleQueue[Message]) -> None:
-        """Process messages until it is over."""
-        self._handle_rest(inbox)
-        self.start_next()
-        while not self.is_over:
-            self.handle(inbox.get())
-            self._handle_rest(inbox)
+    def run(self, inbox: SimpleQueue[Call]) -> None:
+        """Make the calls that arrive in ``inbox`` until it is over."""
+        while True:
+            with suppress(Empty):
+                while True:
+                    inbox.get(timeout=TOGETHER_S)()
             self.start_next()
-
-    def _handle_rest(self, inbox: SimpleQueue[Message]) -> None:
-        with suppress(Empty):
-            while True:
-                self.handle(inbox.get(timeout=TOGETHER_S))
+            if self.is_over:
+                return
+            inbox.get()()
 
     def start_next(self) -> None:
         """Start waiting occurrences while fewer than ``at_once`` run."""
@@ -144,8 +110,12 @@ class Scheduler:
             self._running[occurrence.id] = occurrence, running
             self._say(f"{occurrence.id}: started; log: {self._record.log_of(occurrence.id)}")
 
-    def _decide(self, sweep: ScheduledSweep, times: Sequence[datetime]) -> None:
-        """The last of the times stands for all. It is run unless it is too late or its predecessor has not ended."""
+    def decide(self, name: str, times: Sequence[datetime]) -> None:
+        """Decide about times of a sweep that have come, in order; several if no scheduler was running.
+
+        The last of them stands for all. It is run unless it is too late or its predecessor has not ended.
+        """
+        sweep = self._sweeps[name]
         occurrence = Occurrence(
             id=name_occurrence(sweep.name, times[-1]),
             sweep=sweep.name,
@@ -175,7 +145,8 @@ class Scheduler:
         is_full = len(self._running) >= self._at_once
         self._say(f"{said}; waits for {', '.join(self._running)}" if is_full else said)
 
-    def _end(self, id: str, exit_code: int) -> None:
+    def end(self, id: str, exit_code: int) -> None:
+        """Record the end of an occurrence's process; exit_code: negative after a signal."""
         occurrence, _ = self._running.pop(id)
         trials = count_trials(occurrence, self._record)
         state = OUTCOMES.get(exit_code, OccurrenceState.CRASHED)
@@ -195,7 +166,8 @@ class Scheduler:
         counted = ", ".join(f"{number} {kind.lower()}" for kind, number in occurrence.trials.items())
         self._say(f"{occurrence.id}: {state}" + "".join(f": {text}" for text in (counted, note) if text))
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Stop running sweeps and start no more; a second call stops them at once."""
         self._num_stops += 1
         for occurrence, running in self._running.values():
             running.stop()

@@ -8,7 +8,6 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from types import MappingProxyType
 
 import mlflow  # noqa: F401  whole, before its parts (see tracking/__init__.py)
 from filelock import FileLock
@@ -26,7 +25,6 @@ from orchestrator.tracking.mirror.current_runs import make_current, read_deviati
 from orchestrator.tracking.mirror.ensembles import log_table
 from orchestrator.tracking.mirror.run_data import (
     MirroredEpochs,
-    Point,
     continue_series,
     describe_events,
     describe_result,
@@ -38,7 +36,6 @@ from orchestrator.tracking.mirror.run_data import (
 from orchestrator.tracking.mirror_state import MirrorState, read_mirror_state, write_mirror_state
 from orchestrator.tracking.tags import EnsembleRecord, RunKind, RunLabel, Tag, match_trials
 
-NOTHING: Mapping[str, str] = MappingProxyType({})
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAILED: "FAILED"}
 _METRICS_PER_BATCH, _OTHERS_PER_BATCH = 800, 100  # MLflow allows 1000 items in all, 100 params, 100 tags, 1 MB
 _ABANDONED_ENSEMBLE_S = 600  # logging one takes seconds
@@ -53,8 +50,8 @@ class Recorder:
     """
 
     def __init__(self, location: TrackingLocation) -> None:
-        self._location = location
-        self._client = connect(location)
+        self.location = location
+        self.client = connect(location)
         self._identity = _describe_origin()
 
     def send(self, sweep: str, folder: TrialFolder, *, ended: bool, label: RunLabel | None = None) -> str:
@@ -69,9 +66,9 @@ class Recorder:
         Raises:
             TrialError: the folder is not a trial's.
         """
-        with FileLock(folder.path / TrialFile.MIRROR_LOCK, thread_local=False), translate_errors(self._location):
+        with FileLock(folder.path / TrialFile.MIRROR_LOCK, thread_local=False), translate_errors(self.location):
             # The lock keeps out other mirrors of this machine, as of two dispatchers on one sweep: both would create the run.
-            result, state = folder.result(), read_mirror_state(folder, str(self._location))
+            result, state = folder.result(), read_mirror_state(folder, str(self.location))
             if state is None and result is not None:
                 first = self._find_anywhere(folder.spec().key, result)
                 if first is not None and not _is_ahead(first, result):
@@ -86,24 +83,24 @@ class Recorder:
 
     def relabel(self, sweep: str, labels: Mapping[str, RunLabel]) -> None:
         """Rename the sweep's runs as its present plan labels them; labels: key -> label."""
-        with translate_errors(self._location):
-            relabel_runs(self._client, sweep, labels)
+        with translate_errors(self.location):
+            relabel_runs(self.client, sweep, labels)
 
     def record_keep(self, sweep: str, rule: str) -> None:
         """Record which checkpoints the sweep keeps, for `orchestrate clean`."""
-        with translate_errors(self._location):
-            self._client.set_experiment_tag(ensure_experiment(self._client, self._location, sweep), Tag.KEEP, rule)
+        with translate_errors(self.location):
+            self.client.set_experiment_tag(ensure_experiment(self.client, self.location, sweep), Tag.KEEP, rule)
 
     def log_table(self, sweep: str, records: Sequence[EnsembleRecord]) -> list[str]:
         """Record the fixed ensembles of the sweep's table; returns their runs' ids."""
-        with translate_errors(self._location):
-            return log_table(self._client, self._location, sweep, records)
+        with translate_errors(self.location):
+            return log_table(self.client, self.location, sweep, records)
 
     def refer(self, sweep: str, spec: TrialSpec, result: TrialResult, *, label: RunLabel | None = None) -> str:
         """Show a cached trial in the sweep's experiment; its files stay with its first run. Returns the run's id."""
-        folder = TrialFolder(self._location.trials / spec.key)
-        with translate_errors(self._location):
-            experiment = ensure_experiment(self._client, self._location, sweep)
+        folder = TrialFolder(self.location.trials / spec.key)
+        with translate_errors(self.location):
+            experiment = ensure_experiment(self.client, self.location, sweep)
             own, first = self._find_current(experiment, result), self._find_anywhere(spec.key, result)
             if folder.result() is not None and not has_result(first, result):
                 # The sweep that trained it ended before its mirror had sent everything.
@@ -127,9 +124,9 @@ class Recorder:
         self._log(run_id, tags=origin)
         params = {name: value for name, value in make_params(spec).items() if name not in known}
         tags = describe_result(result)
-        points, progress = continue_series(TrialFolder(self._location.trials / spec.key).events()[0], MirroredEpochs())
+        points, progress = continue_series(TrialFolder(self.location.trials / spec.key).events()[0], MirroredEpochs())
         self._log(run_id, points=points + final_points(result, progress), params=params, tags=tags)
-        self._client.set_terminated(run_id, STATUS[result.state], round(result.ended_s * 1000))
+        self.client.set_terminated(run_id, STATUS[result.state], round(result.ended_s * 1000))
         return run_id
 
     def find_abandoned(self, sweep: str, live_keys: Callable[[], Collection[str]]) -> list[str]:
@@ -137,8 +134,8 @@ class Recorder:
 
         Also closes ensembles whose process was killed while logging them.
         """
-        with translate_errors(self._location):
-            running = search_sweep(self._client, sweep, "attributes.status = 'RUNNING'")
+        with translate_errors(self.location):
+            running = search_sweep(self.client, sweep, "attributes.status = 'RUNNING'")
             live = live_keys() if running else ()
             here: list[str] = []
             for run in running:
@@ -147,18 +144,18 @@ class Recorder:
                 if kind == RunKind.ENSEMBLE and age_s > _ABANDONED_ENSEMBLE_S:
                     tags: dict[str, str] = {Tag.STATE: TrialState.FAILED, Tag.CURRENT: "false"}
                     self._log(run.info.run_id, tags=tags)
-                    self._client.set_terminated(run.info.run_id, "KILLED")
+                    self.client.set_terminated(run.info.run_id, "KILLED")
                 if kind != RunKind.TRIAL or key in live:
                     continue
-                if TrialFolder(self._location.trials / key).has_trial:
+                if TrialFolder(self.location.trials / key).has_trial:
                     here.append(key)
-                elif self._client.get_run(run.info.run_id).info.status == "RUNNING":  # another machine may just have ended it
+                elif self.client.get_run(run.info.run_id).info.status == "RUNNING":  # another machine may just have ended it
                     self._stop(run.info.run_id)
             return here
 
     def _send_own(self, sweep: str, folder: TrialFolder, *, ended: bool, label: RunLabel | None) -> tuple[str, str]:
         """Bring the folder's own run up to date; returns its id and its sweep, which is ``sweep`` for a new run."""
-        state = read_mirror_state(folder, str(self._location)) or MirrorState(server=str(self._location), sweep=sweep)
+        state = read_mirror_state(folder, str(self.location)) or MirrorState(server=str(self.location), sweep=sweep)
         if state.deviation != (deviation := read_deviation(folder)):  # a new run, sent from the first epoch on
             state = MirrorState(server=state.server, sweep=state.sweep, deviation=deviation)
         try:
@@ -190,11 +187,11 @@ class Recorder:
             state = self._send_files(run_id, folder, state)
         if result:  # after the files: a run that is COMPLETE has all of them
             self._log(run_id, points=final_points(result, progress), tags=describe_result(result))
-            self._client.set_terminated(run_id, STATUS[result.state], round(result.ended_s * 1000))
+            self.client.set_terminated(run_id, STATUS[result.state], round(result.ended_s * 1000))
         elif ended:
             self._stop(run_id, round(events[-1].time_s * 1000) if events else None)
         elif not state.running:
-            self._client.update_run(run_id, "RUNNING")  # a resumed attempt continues its run
+            self.client.update_run(run_id, "RUNNING")  # a resumed attempt continues its run
         write_mirror_state(folder, state.model_copy(update={"ended": result is not None, "running": not (ended or result)}))
         return run_id
 
@@ -202,8 +199,8 @@ class Recorder:
         self, state: MirrorState, spec: TrialSpec, folder: TrialFolder, *, label: RunLabel | None
     ) -> tuple[str, MirrorState]:
         """The trial's run, created if the server has none, and what was sent to it."""
-        experiment = ensure_experiment(self._client, self._location, state.sweep)
-        run = make_current(self._client, experiment, spec.key, deviation=state.deviation)
+        experiment = ensure_experiment(self.client, self.location, state.sweep)
+        run = make_current(self.client, experiment, spec.key, deviation=state.deviation)
         events, _ = folder.events()
         if run is None:
             started_s = events[0].time_s if events else (folder.path / TrialFile.SPEC).stat().st_mtime
@@ -213,8 +210,8 @@ class Recorder:
             return run_id, state
         missing = {name: value for name, value in make_params(spec).items() if name not in run.data.params}
         self._log(run.info.run_id, params=missing)  # params cannot change; a path may differ on this machine
-        history = self._client.get_metric_history(run.info.run_id, f"epoch/{OBJECTIVE}")
-        begun = pick_up_series([Point(one.key, one.value, one.timestamp, one.step) for one in history], events)
+        history = self.client.get_metric_history(run.info.run_id, f"epoch/{OBJECTIVE}")
+        begun = pick_up_series(history, events)
         return str(run.info.run_id), state.model_copy(update={"epoch": begun.epoch, "best": begun.best})
 
     def _create(
@@ -222,18 +219,18 @@ class Recorder:
     ) -> str:
         label = label or RunLabel(spec.name)
         every = {**tags, **self._identity, **label.tags}
-        run = self._client.create_run(experiment, start_time=round(start_s * 1000), tags=every, run_name=label.name)
+        run = self.client.create_run(experiment, start_time=round(start_s * 1000), tags=every, run_name=label.name)
         return str(run.info.run_id)
 
     def _log(
-        self, run_id: str, *, points: Sequence[Point] = (), params: Mapping[str, str] = NOTHING, tags: Mapping[str, str] = NOTHING
+        self, run_id: str, *, points: Sequence[Metric] = (), params: Mapping[str, str] = {}, tags: Mapping[str, str] = {}
     ) -> None:
         """Send in as few batches as MLflow's limits allow."""
-        metrics = [Metric(point.key, point.value, point.time_ms, point.step) for point in points]
+        metrics = list(points)
         all_params = [Param(name, value) for name, value in params.items()]
         all_tags = [RunTag(name, value) for name, value in tags.items()]
         while metrics or all_params or all_tags:
-            self._client.log_batch(
+            self.client.log_batch(
                 run_id,
                 metrics[:_METRICS_PER_BATCH],
                 all_params[:_OTHERS_PER_BATCH],
@@ -250,7 +247,7 @@ class Recorder:
         for name in names:
             path = folder.path / name
             if path.exists() and (mark := mark_file(path)) != state.artifacts.get(name):
-                self._client.log_artifact(run_id, str(path), os.path.dirname(name) or None)
+                self.client.log_artifact(run_id, str(path), os.path.dirname(name) or None)
                 state = state.model_copy(update={"artifacts": state.artifacts | {name: mark}})
                 write_mirror_state(folder, state)
         return state
@@ -258,14 +255,14 @@ class Recorder:
     def _stop(self, run_id: str, end_ms: int | None = None) -> None:
         """Close a run whose trial waits to be resumed."""
         self._log(run_id, tags={Tag.STATE: str(TrialState.WAITING)})
-        self._client.set_terminated(run_id, "KILLED", end_ms)
+        self.client.set_terminated(run_id, "KILLED", end_ms)
 
     def _find_current(self, experiment: str, result: TrialResult) -> Run | None:
-        return make_current(self._client, experiment, result.key, deviation=result.deviation or "")
+        return make_current(self.client, experiment, result.key, deviation=result.deviation or "")
 
     def _find_anywhere(self, key: str, result: TrialResult) -> Run | None:
         """The run that first recorded a trial, in any sweep; of several the one that ended with ``result``."""
-        runs = search_everywhere(self._client, match_trials(key))
+        runs = search_everywhere(self.client, match_trials(key))
         firsts = [run for run in runs if Tag.CACHED_FROM not in run.data.tags]
         return next((run for run in firsts if has_result(run, result)), firsts[0] if firsts else None)
 

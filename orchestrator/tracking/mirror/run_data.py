@@ -1,5 +1,7 @@
 """Events and configuration of a trial -> the metrics, params and tags that MLflow shows. Needs no server.
 
+MLflow counts points once that are equal in every field, so a point may be sent again.
+
 MLflow's table shows the value of a metric at its highest step. So the measurements of an epoch are logged as ``epoch/<name>``.
 The plain ``<name>`` is the value at the best epoch so far, logged once more when the trial has ended.
 Sorting the page by ``val/miou`` therefore sorts it by the trials' results.
@@ -13,21 +15,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import mlflow  # noqa: F401  whole, before its parts (see tracking/__init__.py)
+from mlflow.entities import Metric
+
 from orchestrator.state.trial.records import FLIPS, OBJECTIVE, Event, TrialResult, TrialSpec
 from orchestrator.tracking.tags import SYSTEM, RunKind, Tag, legalize
 
 _MAX_PARAM = 6000
 _MAX_TAG = 1000
-
-
-@dataclass(frozen=True)
-class Point:
-    """One value of one metric; points that are equal in every field count once in MLflow."""
-
-    key: str
-    value: float
-    time_ms: int
-    step: int
 
 
 @dataclass(frozen=True)
@@ -38,12 +33,12 @@ class MirroredEpochs:
     best: float | None = None
 
 
-def continue_series(events: Iterable[Event], before: MirroredEpochs) -> tuple[list[Point], MirroredEpochs]:
+def continue_series(events: Iterable[Event], before: MirroredEpochs) -> tuple[list[Metric], MirroredEpochs]:
     """The points that ``events`` add after ``before``.
 
     Each epoch counts once: epochs that a resumed attempt trains again are skipped.
     """
-    points: list[Point] = []
+    points: list[Metric] = []
     epoch, best = before.epoch, before.best
     for event in events:
         if event.kind != "epoch" or event.epoch is None or event.epoch <= epoch:
@@ -57,7 +52,7 @@ def continue_series(events: Iterable[Event], before: MirroredEpochs) -> tuple[li
     return points, MirroredEpochs(epoch=epoch, best=best)
 
 
-def pick_up_series(sent: Iterable[Point], events: Iterable[Event]) -> MirroredEpochs:
+def pick_up_series(sent: Iterable[Metric], events: Iterable[Event]) -> MirroredEpochs:
     """How much of a run's metrics is on the server, according to the server alone; sent: its points of ``epoch/val/miou``.
 
     Epochs sent by another machine stand when they are trained again here. If the last point equals one of our own events, the
@@ -66,12 +61,12 @@ def pick_up_series(sent: Iterable[Point], events: Iterable[Event]) -> MirroredEp
     by_step = {point.step: point for point in sent}
     own = {(event.epoch, round(event.time_s * 1000)) for event in events if event.kind == "epoch"}
     last = by_step.get(max(by_step, default=0))
-    if last is None or (last.step, last.time_ms) in own:
+    if last is None or (last.step, last.timestamp) in own:
         return MirroredEpochs()
     return MirroredEpochs(last.step, max(point.value for point in by_step.values()))
 
 
-def final_points(result: TrialResult, progress: MirroredEpochs) -> list[Point]:
+def final_points(result: TrialResult, progress: MirroredEpochs) -> list[Metric]:
     """The trial's result, as the last step of the plain metrics."""
     return _points(result.metrics, time_s=result.ended_s, step=max(result.epochs_run, progress.epoch))
 
@@ -136,12 +131,12 @@ def describe_system(facts: Mapping[str, Any]) -> dict[str, str]:
     return {f"{SYSTEM}{name}": _text(value)[:_MAX_TAG] for name, value in facts.items()}
 
 
-def _points(metrics: Mapping[str, float], *, time_s: float, step: int, prefix: str = "") -> list[Point]:
+def _points(metrics: Mapping[str, float], *, time_s: float, step: int, prefix: str = "") -> list[Metric]:
     """Drops values that are not finite: MLflow would show 1.8e308 for infinity."""
     time_ms = round(time_s * 1000)
     names = legalize(prefix + key for key in metrics)
     named = zip(names, metrics.values(), strict=True)
-    return [Point(name, float(v), time_ms, step) for name, v in named if v is not None and math.isfinite(v)]
+    return [Metric(name, float(v), time_ms, step) for name, v in named if v is not None and math.isfinite(v)]
 
 
 def _flatten(prefix: str, value: Mapping[str, Any], into: dict[str, str]) -> None:

@@ -41,9 +41,21 @@ class ModelParts:
     identity: str
 
 
-def save_model(parts: ModelParts, folder: Path) -> None:
+def save_model(parts: ModelParts, folder: Path, described_as: Model | None = None) -> None:
     """Write the model to ``folder``, which must not exist, for ``mlflow.pyfunc.load_model`` and ``mlflow models serve``."""
-    _save(parts, folder, Model())
+    uint8, channels = np.dtype(np.uint8), () if parts.in_channels == 1 else (parts.in_channels,)  # gray: no channel axis
+    images = TensorSpec(uint8, (-1, -1, -1, *channels))
+    mlflow.pyfunc.save_model(
+        str(folder),
+        python_model=str(_SCRIPT),
+        artifacts={"members": str(parts.members)},
+        code_paths=[str(path) for path in parts.code],
+        mlflow_model=described_as,
+        signature=ModelSignature(inputs=Schema([images]), outputs=Schema([TensorSpec(uint8, (-1, -1, -1))])),
+        input_example=np.zeros((1, *parts.size, *channels), np.uint8),
+        # without the local part of a version (``+cu128``), which no registry has
+        pip_requirements=[f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in LIBRARIES],
+    )
 
 
 def log_model(location: TrackingLocation, run_id: str, parts: ModelParts) -> str:
@@ -66,30 +78,10 @@ def log_model(location: TrackingLocation, run_id: str, parts: ModelParts) -> str
             with tempfile.TemporaryDirectory() as scratch:
                 folder = Path(scratch) / "model"
                 described = Model(model.artifact_location, run_id, model_uuid=model.model_id, model_id=model.model_id)
-                _save(parts, folder, described)
+                save_model(parts, folder, described)
                 client.log_model_artifacts(model.model_id, str(folder))
             client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
             status = LoggedModelStatus.READY
         finally:
             client.finalize_logged_model(model.model_id, status)
         return str(model.model_uri)
-
-
-def _save(parts: ModelParts, folder: Path, model: Model) -> None:
-    uint8, channels = np.dtype(np.uint8), () if parts.in_channels == 1 else (parts.in_channels,)  # gray: no channel axis
-    images = TensorSpec(uint8, (-1, -1, -1, *channels))
-    mlflow.pyfunc.save_model(
-        str(folder),
-        python_model=str(_SCRIPT),
-        artifacts={"members": str(parts.members)},
-        code_paths=[str(path) for path in parts.code],
-        mlflow_model=model,
-        signature=ModelSignature(inputs=Schema([images]), outputs=Schema([TensorSpec(uint8, (-1, -1, -1))])),
-        input_example=np.zeros((1, *parts.size, *channels), np.uint8),
-        pip_requirements=list_requirements(),
-    )
-
-
-def list_requirements() -> list[str]:
-    """The installed versions, without the local part (``+cu128``), which no registry has."""
-    return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in LIBRARIES]

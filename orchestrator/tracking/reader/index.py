@@ -13,11 +13,10 @@ from typing import Any
 from filelock import FileLock
 
 from orchestrator.state.files import replacing
-from orchestrator.tracking.change_marks import list_prefixes
 from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.reader.row import RunRow
 from orchestrator.tracking.reader.source import RunSource
-from orchestrator.tracking.tags import Tag
+from orchestrator.tracking.tags import Tag, list_prefixes
 
 INDEX_VERSION = 3
 

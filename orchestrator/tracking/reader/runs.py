@@ -35,7 +35,7 @@ class RunReader:
     """Reads runs of one tracking location. For one thread."""
 
     def __init__(self, location: TrackingLocation) -> None:
-        self._location = location
+        self.location = location
         self._source = open_source(location)
         self._index = None if location.index is None or location.is_database else RunIndex(location, self._source, location.index)
 
@@ -44,11 +44,7 @@ class RunReader:
         """Downloads files; created when first needed, because importing mlflow takes seconds."""
         from orchestrator.tracking.client import connect
 
-        return connect(self._location)
-
-    @property
-    def location(self) -> TrackingLocation:
-        return self._location
+        return connect(self.location)
 
     def list_runs(self, sweeps: Sequence[str] = ()) -> list[RunRow]:
         """Current runs of trials of these sweeps, or of all, in the order of their start.
@@ -56,7 +52,7 @@ class RunReader:
         Raises:
             TrackingError: the server cannot be used, or has no such sweep.
         """
-        with translate_errors(self._location):
+        with translate_errors(self.location):
             return self._list_current(RunKind.TRIAL, sweeps)
 
     def list_ensembles(self, sweeps: Sequence[str] = ()) -> list[RunRow]:
@@ -65,36 +61,29 @@ class RunReader:
         Raises:
             TrackingError: the server cannot be used, or has no such sweep.
         """
-        with translate_errors(self._location):
+        with translate_errors(self.location):
             return self._list_current(RunKind.ENSEMBLE, sweeps)
-
-    def list_table_ensembles(self, sweep: str) -> list[RunRow]:
-        """Current runs of a sweep's fixed ensembles, which are rows of its table.
-
-        Raises:
-            TrackingError: the server cannot be used, or has no such sweep.
-        """
-        return [row for row in self.list_ensembles([sweep]) if Tag.ROW in row.tags]
 
     def latest_sweep(self) -> str | None:
         """The sweep whose trial started last."""
-        with translate_errors(self._location):
+        with translate_errors(self.location):
             latest = self._source.find_latest(self._experiments(()), match_trials())
             return latest.sweep if latest is not None else None
 
     def find_finished(self, keys: Iterable[str]) -> dict[str, RunRow]:
         """Key -> COMPLETE run, of any machine and sweep; keys without one are missing."""
-        with translate_errors(self._location):
+        with translate_errors(self.location):
             wanted = frozenset(keys)
             if not wanted:
                 return {}
             # All in one search: MLflow 3.17 has no IN for tags, and one search per key is one round trip per key.
+            complete = {Tag.KIND: RunKind.TRIAL, Tag.STATE: TrialState.COMPLETE}
             experiments = self._source.list_experiments()
-            if self._index is not None:  # which would otherwise cache the runs of other tools
-                experiments = [found for found in experiments if is_sweep(found.tags)]
-            ids = [found.experiment_id for found in experiments]
-            complete = self._select(ids, {Tag.KIND: RunKind.TRIAL, Tag.STATE: TrialState.COMPLETE})
-            return one_run_per_key(row for row in complete if row.key in wanted)
+            sweeps = [found.experiment_id for found in experiments if is_sweep(found.tags)]
+            # made by hand, or by other tools, whose runs the index would cache
+            others = [found.experiment_id for found in experiments if not is_sweep(found.tags)]
+            rows = [*self._select(sweeps, complete), *self._search(others, complete)]
+            return one_run_per_key(row for row in rows if row.key in wanted)
 
     def fetch(self, run: RunRow, name: str, cache: Path, *, from_folder: bool = True) -> Path:
         """A file of the run's trial, from its folder on this machine or, once per result, from the server.
@@ -107,7 +96,7 @@ class RunReader:
         path = self.find_file(run, name, cache, from_folder=from_folder)
         if path is None:
             raise TrackingError(
-                f"{self._location}: run {run.files_run_id} ({run.name}) has no file {name}. Was its artifact folder removed, or "
+                f"{self.location}: run {run.files_run_id} ({run.name}) has no file {name}. Was its artifact folder removed, or "
                 "is it on another machine? Run the sweep again to train the trial again."
             )
         return path
@@ -118,7 +107,7 @@ class RunReader:
         Raises:
             TrackingError: the server cannot be used.
         """
-        local = TrialFolder(self._location.trials / run.key)
+        local = TrialFolder(self.location.trials / run.key)
         if from_folder and (local.path / name).exists() and _is_of(local, run):
             return local.path / name
         fetched = cache / run.files_run_id
@@ -126,7 +115,7 @@ class RunReader:
         if _is_current(fetched, run) and target.exists():
             return target
         _make_current(fetched, run)
-        with translate_errors(self._location):
+        with translate_errors(self.location):
             if name not in self._source.list_files(run.files_run_id, os.path.dirname(name)):
                 return None
             target.parent.mkdir(exist_ok=True)
@@ -137,12 +126,12 @@ class RunReader:
     def has_file_here(self, run: RunRow, name: str, cache: Path) -> bool:
         """Whether ``find_file`` needs no server."""
         fetched = cache / run.files_run_id
-        return (self._location.trials / run.key / name).exists() or (_is_current(fetched, run) and (fetched / name).exists())
+        return (self.location.trials / run.key / name).exists() or (_is_current(fetched, run) and (fetched / name).exists())
 
     def mark_own_file(self, run: RunRow, name: str) -> str | None:
         """A mark that changes with a file of the trial's folder on this machine; None if there is no such file."""
         try:
-            return mark_file(f"{self._location.trials}/{run.key}/{name}")  # creating a Path takes longer than the stat
+            return mark_file(f"{self.location.trials}/{run.key}/{name}")  # creating a Path takes longer than the stat
         except OSError:
             return None
 
@@ -152,7 +141,7 @@ class RunReader:
         Raises:
             TrackingError: there is none.
         """
-        with translate_errors(self._location):
+        with translate_errors(self.location):
             return self._experiments([sweep])[0]
 
     def _list_current(self, kind: RunKind, sweeps: Sequence[str]) -> list[RunRow]:
@@ -162,8 +151,11 @@ class RunReader:
     def _select(self, experiments: Sequence[str], wanted: Mapping[Tag, str]) -> list[RunRow]:
         """Runs with all these tags."""
         if self._index is None:
-            return self._source.search(experiments, match_tags(wanted)) if experiments else []
+            return self._search(experiments, wanted)
         return [row for row in self._index.read(experiments) if wanted.items() <= row.tags.items()]
+
+    def _search(self, experiments: Sequence[str], wanted: Mapping[Tag, str]) -> list[RunRow]:
+        return self._source.search(experiments, match_tags(wanted)) if experiments else []
 
     def _experiments(self, sweeps: Sequence[str]) -> list[str]:
         if not sweeps:
@@ -173,7 +165,7 @@ class RunReader:
         if missing:
             known = sorted(e.name for e in self._source.list_experiments() if is_sweep(e.tags))
             raise TrackingError(
-                f"{self._location}: {describe_unknown(missing[0], known, 'sweep')} "
+                f"{self.location}: {describe_unknown(missing[0], known, 'sweep')} "
                 "Run `orchestrate sweep FILE` first, or point MLFLOW_TRACKING_URI at the server that has it."
             )
         return [experiment for experiment in found.values() if experiment is not None]

@@ -61,7 +61,7 @@ def test_only_what_is_missing_is_sent(location, worker, ledger) -> None:
     report = sync(["s"])
     assert report.exit_code == 0
     [done] = report.sweeps
-    assert (done.num_checked, set(done.sent), done.refused) == (4, {"deleted", "half", "unsent"}, {})
+    assert (done.checked, set(done.sent), done.refused) == (4, {"deleted", "half", "unsent"}, {})
     runs = {run.data.tags["key"]: run for run in runs_of(location)}
     assert {key: run.info.status for key, run in runs.items()} == {
         "whole": "FINISHED",
@@ -97,7 +97,7 @@ def test_an_attempt_that_another_machine_overtook_is_not_sent(location, worker, 
     mirror(location, folder)
     enter(ledger, "k1")
     (folder.path / "result.json").unlink()
-    assert (synced().num_checked, synced().sent) == (0, {})
+    assert (synced().checked, synced().sent) == (0, {})
     (run,) = runs_of(location)
     assert (run.info.status, run.data.tags["state"]) == ("FINISHED", "COMPLETE")
 

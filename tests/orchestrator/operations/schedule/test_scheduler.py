@@ -1,4 +1,4 @@
-"""The handling of due times: order, overlap, grace, restarts; with messages and a clock that the test sets."""
+"""The handling of due times: order, overlap, grace, restarts; with calls and a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.operations.schedule.record import Occurrence, OccurrenceState, ScheduleRecord
-from orchestrator.operations.schedule.scheduler import Due, Ended, ScheduledSweep, Scheduler, Stop
+from orchestrator.operations.schedule.scheduler import ScheduledSweep, Scheduler
 from orchestrator.spec.sections import ScheduleSpec
 from orchestrator.state.home import Home
 from orchestrator.state.trial.folder import TrialFolder
@@ -61,14 +61,14 @@ class Evening:
     def due(self, *names: str, at: datetime = TEN) -> None:
         """These sweeps are due, in this order."""
         for name in names:
-            self.scheduler.handle(Due(name, [at]))
+            self.scheduler.decide(name, [at])
         self.scheduler.start_next()
 
     def end(self, id: str, code: int = 0, *states: str) -> None:
         """A sweep ends with these trials."""
         document = {"trials": [{"key": f"{i:016x}", "state": state} for i, state in enumerate(states)]}
         self.record.document_of(id).write_text(json.dumps(document))
-        self.scheduler.handle(Ended(id, code))
+        self.scheduler.end(id, code)
         self.scheduler.start_next()
 
     def states(self) -> dict[str, OccurrenceState]:
@@ -119,7 +119,7 @@ def test_missed_times_are_run_once_within_grace(tmp_path: Path) -> None:
     """The last one stands for all; the number is reported and recorded."""
     evening = Evening(tmp_path, a=0)
     evening.now = TEN + timedelta(seconds=600)
-    evening.scheduler.handle(Due("a", [TEN - timedelta(days=2), TEN - timedelta(days=1), TEN]))
+    evening.scheduler.decide("a", [TEN - timedelta(days=2), TEN - timedelta(days=1), TEN])
     evening.scheduler.start_next()
     assert list(evening.started) == [at("a")]
     assert evening.record.occurrences()[at("a")].stands_for == 3
@@ -197,7 +197,7 @@ def test_a_stop_is_forwarded_and_waited_for(tmp_path: Path) -> None:
     """Nothing more is started; the next scheduler resumes what ran and what waited, under the same ids."""
     evening = Evening(tmp_path, a=1, b=0)
     evening.due("a", "b")
-    evening.scheduler.handle(Stop())
+    evening.scheduler.stop()
     assert evening.started[at("a")].num_stops == 1
     assert not evening.scheduler.is_over
     evening.end(at("a"), 130, "WAITING")

@@ -109,9 +109,9 @@ def test_only_the_last_ensemble_of_a_row_is_current(location: TrackingLocation) 
     first, kept = log(location, record("5", "ab"), record("7", "ac"))
     (second, _) = log(location, record("5", "cd"), record("7", "ac"))
     reader = RunReader(location)
-    assert [run.run_id for run in reader.list_table_ensembles("s")] == [kept, second]
+    assert [run.run_id for run in reader.list_ensembles(["s"])] == [kept, second]
     failed, _ = log(location, record("5", "cd", reason="row 4 is FAILED"), record("7", "ac"))
-    states = {run.run_id: (run.state, run.tags.get("reason")) for run in reader.list_table_ensembles("s")}
+    states = {run.run_id: (run.state, run.tags.get("reason")) for run in reader.list_ensembles(["s"])}
     assert states == {kept: ("COMPLETE", None), failed: ("FAILED", "row 4 is FAILED")}
     log(location, record("5", "ab"))
-    assert [run.run_id for run in reader.list_table_ensembles("s")] == [first]
+    assert [run.run_id for run in reader.list_ensembles(["s"])] == [first]

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 
-from orchestrator.tracking.change_marks import format_mark, list_prefixes
 from orchestrator.tracking.client import connect
 from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.reader.index import WHOLE_S, RunIndex
 from orchestrator.tracking.reader.mlflow_client import ClientSource, make_row
 from orchestrator.tracking.reader.runs import RunReader
-from orchestrator.tracking.tags import Tag
+from orchestrator.tracking.tags import SWEEP_EXPERIMENT, RunKind, Tag, format_mark, list_prefixes
+from tests.orchestrator.tracking.conftest import Server
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # mlflow 3.17, SQLAlchemy 2.1
 
@@ -126,3 +126,15 @@ def test_an_embedded_database_needs_none(location: TrackingLocation, tmp_path: P
     Indexed(location, tmp_path)
     assert RunReader(replace(location, index=tmp_path / "index")).list_runs(["s"]) == []
     assert not (tmp_path / "index").exists()
+
+
+def test_a_finished_trial_is_found_in_an_experiment_made_by_hand(server: Server, tmp_path: Path) -> None:
+    """As in one that a sweep made; only the latter is cached, because the other may hold runs of other tools."""
+    server.start()
+    location = TrackingLocation(server.uri, tmp_path, tmp_path, tmp_path / "locks", tmp_path / "index")
+    client = connect(location)
+    made = client.create_experiment("made", tags={Tag.ORCHESTRATE: SWEEP_EXPERIMENT})
+    for key, experiment in (("k0", made), ("k1", client.create_experiment("by hand"))):
+        client.create_run(experiment, tags={Tag.KIND: RunKind.TRIAL, Tag.STATE: "COMPLETE", Tag.KEY: key})
+    assert set(RunReader(location).find_finished(["k0", "k1", "k2"])) == {"k0", "k1"}
+    assert [file.stem for file in (tmp_path / "index").rglob("*.json")] == [made]

@@ -138,11 +138,7 @@ def is_held(row: LedgerRow, ledger: Ledger, home: Home) -> bool:
 
 
 def _retry(work: Callable[[], T], *, patience_s: float) -> T:
-    """Retry what fails because of the server, for ``patience_s``.
-
-    Raises:
-        TrackingError: it still fails, or the server refuses this one request.
-    """
+    """Retry what fails because of the server, for ``patience_s``, unless it refuses this one request."""
     deadline_s, pause_s = time.monotonic() + patience_s, 1.0
     while True:
         try:

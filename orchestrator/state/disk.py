@@ -104,9 +104,14 @@ class DiskEstimate:
 
 
 def free_gb(folder: Path) -> float:
+    """As ``free_bytes``, in GB of 10**9 bytes."""
+    return free_bytes(folder) / GB
+
+
+def free_bytes(folder: Path) -> int:
     """Free space on the disk of a folder, which need not exist yet."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    return shutil.disk_usage(existing).free / GB
+    return shutil.disk_usage(existing).free
 
 
 def say_full(folder: Path, found: str) -> str:

@@ -31,7 +31,7 @@ class CheckReport:
     sheet: Path | None
 
     def to_json(self) -> dict[str, Any]:
-        found, names = self.findings, self.data.names
+        found, names, positions = self.findings, self.data.names, self.data.positions.tolist()
         return {
             "schema_version": SCHEMA_VERSION,
             "source": self.data.source,
@@ -41,7 +41,7 @@ class CheckReport:
             "class_shares": [round(share, 6) for share in found.class_shares],
             "images_per_class": list(found.images_per_class),
             "outliers": [
-                {"index": self._place(outlier.index), "name": names[outlier.index], "reasons": list(outlier.reasons)}
+                {"index": positions[outlier.index], "name": names[outlier.index], "reasons": list(outlier.reasons)}
                 for outlier in found.outliers
             ],
             "duplicates": [
@@ -55,7 +55,7 @@ class CheckReport:
             "repeated_masks": [self._places(indices) for indices in found.repeated_masks],
             "all_ignored": self._places(found.all_ignored),
             "odd_intensities": [
-                {"index": self._place(odd.index), "name": names[odd.index], "reason": odd.reason} for odd in found.odd_intensities
+                {"index": positions[odd.index], "name": names[odd.index], "reason": odd.reason} for odd in found.odd_intensities
             ],
             "sheet": str(self.sheet) if self.sheet else None,
         }
@@ -99,9 +99,6 @@ class CheckReport:
             "+".join(map(str, self._places(group[:4]))) + ("+..." if len(group) > 4 else "") for group in groups[:5]
         )
         return f"{what}: {len(groups)} groups: {shown}" + ("; ..." if len(groups) > 5 else "")
-
-    def _place(self, index: int) -> int:
-        return int(self.data.positions[index])
 
     def _places(self, indices: Sequence[int]) -> list[int]:
         positions = self.data.positions

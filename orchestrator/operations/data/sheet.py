@@ -97,22 +97,17 @@ def write_text(lines: Sequence[str], width: int) -> RGB:
 def draw_legend(data: DataSet, width: int) -> RGB:
     """Colour and name of each class: (h, width, 3) uint8."""
     palette = make_palette(data.num_classes)
-    entries = [(title_class(number, name), palette[number]) for number, name in enumerate(data.class_names)]
-    canvas = Image.new("RGB", (width, 3), "white")
+    canvas = Image.new("RGB", (width, (data.num_classes + 1) * (LINE_HEIGHT + 2)), "white")  # cropped below
     draw, font, x, y = ImageDraw.Draw(canvas), ImageFont.load_default(FONT_SIZE), 4, 2
-    places = []
-    for text, color in entries:
+    for number, name in enumerate(data.class_names):
+        text = title_class(number, name)
         needed = 22 + int(draw.textlength(text, font=font)) + 16
         if x + needed > width and x > 4:
             x, y = 4, y + LINE_HEIGHT + 2
-        places.append((x, y, text, color))
-        x += needed
-    canvas = Image.new("RGB", (width, y + LINE_HEIGHT + 4), "white")
-    draw = ImageDraw.Draw(canvas)
-    for x, y, text, color in places:
-        draw.rectangle((x, y, x + 16, y + LINE_HEIGHT - 3), fill=tuple(map(int, color)), outline="black")
+        draw.rectangle((x, y, x + 16, y + LINE_HEIGHT - 3), fill=tuple(map(int, palette[number])), outline="black")
         draw.text((x + 22, y), text, fill="black", font=font)
-    return np.asarray(canvas, np.uint8)
+        x += needed
+    return np.asarray(canvas, np.uint8)[: y + LINE_HEIGHT + 4]
 
 
 def title_class(number: int, name: str) -> str:

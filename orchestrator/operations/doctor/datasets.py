@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.errors import DataError, SpecError, TrackingError
 from orchestrator.operations.doctor.findings import Finding, error, ok, warning
 from orchestrator.planning.preflight import DATA_FOLDER, locate_source
-from orchestrator.planning.shared import SharedPlan, read_shared_plan
+from orchestrator.planning.shared import read_shared_plan
 from orchestrator.state.disk import GB
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
@@ -48,22 +49,18 @@ def _check_folder(folder: Path) -> Finding:
 
 def _find_missing(home: Home, folder: str | None) -> Iterator[Finding]:
     """Sweeps of a shared ledger that this machine cannot join."""
+    plans = []
     try:
         ledger = Ledger(home.ledger_url)
-        plans = [plan for sweep in ledger.roster.sweeps() if (plan := _read(ledger, sweep)) is not None]
+        for sweep in ledger.roster.sweeps():
+            with suppress(SpecError):  # of another version: `orchestrate worker` reports it
+                plans.append(read_shared_plan(ledger, sweep))
         ledger.close()
     except TrackingError:
         return  # the ledger's own check reports it
-    for plan in plans:
+    for plan in filter(None, plans):
         for known in plan.data:
             try:
                 locate_source(DataConfig.model_validate_json(known.source), folder)
             except DataError as failure:
                 yield warning(f"data of {plan.spec.name}", str(failure), "This machine cannot join the sweep.")
-
-
-def _read(ledger: Ledger, sweep: str) -> SharedPlan | None:
-    try:
-        return read_shared_plan(ledger, sweep)
-    except SpecError:
-        return None  # of another version: `orchestrate worker` reports it

@@ -51,11 +51,9 @@ def _find_fault(requirement: Requirement) -> str | None:
         found = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
         return f"{requirement.name} is not installed"
-    return (
-        None
-        if requirement.specifier.contains(found, prereleases=True)
-        else f"{requirement.name} {found} is not {requirement.specifier}"
-    )
+    if requirement.specifier.contains(found, prereleases=True):
+        return None
+    return f"{requirement.name} {found} is not {requirement.specifier}"
 
 
 def check_gpus(list_gpus: Callable[[], GpuListing] = ask_driver) -> Iterator[Finding]:

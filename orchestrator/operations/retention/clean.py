@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,19 +17,19 @@ from orchestrator.operations.retention.reclaimable import (
     ReclaimableKind,
     Skipped,
     find_data,
-    find_dispatchers,
     find_leftovers,
-    find_resume_checkpoint,
     find_unpacked,
+    find_users,
     has_ended,
     list_trials,
 )
 from orchestrator.operations.retention.removal import remove, remove_shared
 from orchestrator.operations.retention.rules import DEFAULT
 from orchestrator.spec.sections import Rule
+from orchestrator.state.disk import free_bytes, measure
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
-from orchestrator.state.trial.folder import is_worked_on
+from orchestrator.state.trial.folder import TrialFile, is_worked_on
 from orchestrator.state.units import format_bytes
 from orchestrator.tracking.location import TrackingLocation
 
@@ -73,7 +72,7 @@ class CleanReport:
                 }
                 for item in self.items
             ],
-            "skipped": [{"what": one.what, "why": one.why} for one in self.skipped],
+            "skipped": [asdict(one) for one in self.skipped],
         }
 
     def render(self) -> Group:
@@ -103,7 +102,7 @@ def clean(home: Home, sweeps: Sequence[str], *, dry_run: bool, console: Console)
     """
     if not home.root.is_dir():
         raise SpecError(f"{home.root}: not found. Clean where the sweeps ran, or set ORCHESTRATE_HOME.")
-    free_before = _measure_free(home)
+    free_before = free_bytes(home.root)
     ledger, cleared = _open_ledger(home, may_clear=not (sweeps or dry_run))
     ledger.check_sweeps(sweeps)
     keys = {key for name in sweeps for key in ledger.members(name)} if sweeps else None
@@ -122,10 +121,10 @@ def clean(home: Home, sweeps: Sequence[str], *, dry_run: bool, console: Console)
     removed: list[Reclaimable] = []
     if items and not dry_run:
         console.print(f"freeing {format_bytes(_add_up(items.values()))} in {len(items)} files and folders", highlight=False)
-        removed, more = remove(list(items.values()), home, ledger, record=_recording(records))
+        removed, more = remove(list(items.values()), home, ledger, records)
         skipped += more
     every, gone = (*cleared, *items.values()), (*cleared, *removed)
-    return CleanReport(home, every, gone, tuple(skipped), dry_run, free_before, _measure_free(home))
+    return CleanReport(home, every, gone, tuple(skipped), dry_run, free_before, free_bytes(home.root))
 
 
 def _open_ledger(home: Home, *, may_clear: bool) -> tuple[Ledger, list[Reclaimable]]:
@@ -135,7 +134,7 @@ def _open_ledger(home: Home, *, may_clear: bool) -> tuple[Ledger, list[Reclaimab
     except TrackingError as error:
         cleared = remove_shared(list(find_unpacked(home)), home)[0] if may_clear else []
         if not cleared:
-            free = format_bytes(_measure_free(home))
+            free = format_bytes(free_bytes(home.root))
             raise TrackingError(f"{error} {free} are free on its disk: if it is full, remove one file by hand first.") from error
         return Ledger(home.ledger_url), cleared
 
@@ -150,7 +149,7 @@ def apply_keep(home: Home, sweep: str) -> tuple[list[Reclaimable], list[Skipped]
 
     ledger, records = Ledger(home.ledger_url), _open_records(home)
     items = list(CheckpointFinder(home, ledger, records, ledger.members(sweep)).find_not_kept())
-    return remove(items, home, ledger, record=_recording(records))
+    return remove(items, home, ledger, records)
 
 
 def keep_at_end(home: Home, sweep: str, rule: Rule) -> list[str]:
@@ -186,13 +185,14 @@ def _find_all(
         row = rows.get(trial.path.name)
         if (row is not None and row.is_held(now_s)) or is_worked_on(trial):
             continue
-        if has_ended(trial, row):
-            yield from find_resume_checkpoint(trial)
+        checkpoint = trial.path / TrialFile.CHECKPOINT
+        if checkpoint.exists() and has_ended(trial, row):
+            yield Reclaimable(ReclaimableKind.resume, checkpoint, measure(checkpoint), key=trial.path.name)
         yield from find_leftovers(trial.path, key=trial.path.name)
     if keys is not None:
         return
-    if running := find_dispatchers(home):
-        yield Skipped("caches and prepared data", f"{', '.join(running)} may need them")
+    if (users := find_users(home)) is not None:
+        yield users
         return
     yield from find_unpacked(home)
     yield from find_leftovers(home.cache / "checkpoints")
@@ -203,15 +203,6 @@ def _open_records(home: Home) -> CheckpointRecords:
     from orchestrator.tracking.checkpoints.retention import CheckpointRecords  # imports mlflow, which takes seconds
 
     return CheckpointRecords(TrackingLocation.of(home))
-
-
-def _recording(records: CheckpointRecords | None) -> Callable[[str, str], None]:
-    return records.record_removal if records is not None else lambda run_id, reason: None
-
-
-def _measure_free(home: Home) -> int:
-    existing = next(path for path in (home.root, *home.root.parents) if path.exists())
-    return shutil.disk_usage(existing).free
 
 
 def _add_up(items: Iterable[Reclaimable]) -> int:

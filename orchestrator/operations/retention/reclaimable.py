@@ -71,13 +71,6 @@ def has_ended(folder: TrialFolder, row: LedgerRow | None) -> bool:
     return result is not None and (row is None or row.state.has_ended)
 
 
-def find_resume_checkpoint(folder: TrialFolder) -> Iterator[Reclaimable]:
-    """The resume checkpoint of a trial that has ended."""
-    file = folder.path / TrialFile.CHECKPOINT
-    if file.exists():
-        yield Reclaimable(ReclaimableKind.resume, file, file.stat().st_size, key=folder.path.name)
-
-
 def find_leftovers(folder: Path, *, key: str | None = None) -> Iterator[Reclaimable]:
     """Half-written files in a folder that no process works in."""
     for path in _list(folder):
@@ -108,10 +101,11 @@ def find_data(home: Home) -> Iterator[Reclaimable | Skipped]:
             yield Reclaimable(ReclaimableKind.data, path, measure(path))
 
 
-def find_dispatchers(home: Home) -> list[str]:
-    """Dispatchers that may be running in this home and need its data and caches."""
+def find_users(home: Home) -> Skipped | None:
+    """Dispatchers that may be running in this home and need its data and caches; None if there are none."""
     names = [path.name.removesuffix(".lock") for path in _list(home.locks) if path.name.count(":") == 2]
-    return [name for name in names if not home.is_dead(name)]
+    running = [name for name in names if not home.is_dead(name)]
+    return Skipped("caches and prepared data", f"{', '.join(running)} may need them") if running else None
 
 
 @contextmanager

@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from orchestrator.errors import TrackingError
-from orchestrator.operations.retention.reclaimable import Reclaimable, ReclaimableKind, Skipped, find_dispatchers, has_ended, hold
+from orchestrator.operations.retention.reclaimable import Reclaimable, ReclaimableKind, Skipped, find_users, has_ended, hold
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
 from orchestrator.state.trial.folder import TrialFolder, write_removal
 
-RecordRemoval = Callable[[str, str], None]
-"""Run id, reason: shows on the run's page why its checkpoint is gone."""
+if TYPE_CHECKING:
+    from orchestrator.tracking.checkpoints.retention import CheckpointRecords
 
 
 def remove(
-    items: Sequence[Reclaimable], home: Home, ledger: Ledger, *, record: RecordRemoval
+    items: Sequence[Reclaimable], home: Home, ledger: Ledger, records: CheckpointRecords | None
 ) -> tuple[list[Reclaimable], list[Skipped]]:
     """Delete files and folders; returns what was deleted, and what was skipped and why. A failure does not stop the rest.
 
-    A trial's files are deleted while no worker can enter its folder and no dispatcher holds the trial.
+    A trial's files are deleted while no worker can enter its folder and no dispatcher holds the trial. records: where the runs
+    of removed checkpoints are; None if no item has runs.
     """
     removed: list[Reclaimable] = []
     skipped: list[Skipped] = []
     for (_, key), group in groupby(sorted(items, key=_order), key=_order):
         some = list(group)
-        gone, problem = _remove_of(key, some, home, ledger, record) if key else remove_shared(some, home)
+        gone, problem = _remove_of(key, some, home, ledger, records) if key else remove_shared(some, home)
         removed += gone
         if problem is not None:
             skipped.append(problem)
@@ -36,9 +38,8 @@ def remove(
 
 def remove_shared(items: Sequence[Reclaimable], home: Home) -> tuple[list[Reclaimable], Skipped | None]:
     """Delete what belongs to no single trial, unless a running dispatcher may need it."""
-    if running := find_dispatchers(home):
-        return [], Skipped("caches and prepared data", f"{', '.join(running)} may need them")
-    return _remove_all(items)
+    problem = find_users(home)
+    return ([], problem) if problem else _remove_all(items)
 
 
 def _order(item: Reclaimable) -> tuple[bool, str]:
@@ -56,19 +57,19 @@ def is_needed(ledger: Ledger, folder: TrialFolder, items: Iterable[Reclaimable])
 
 
 def _remove_of(
-    key: str, items: Sequence[Reclaimable], home: Home, ledger: Ledger, record: RecordRemoval
+    key: str, items: Sequence[Reclaimable], home: Home, ledger: Ledger, records: CheckpointRecords | None
 ) -> tuple[list[Reclaimable], Skipped | None]:
     folder = TrialFolder(home.trial_folder(key))
     if not folder.path.is_dir():
-        return _record_and_remove(folder, items, record)
+        return _record_and_remove(folder, items, records)
     with hold(folder) as is_free:
         if not is_free or is_needed(ledger, folder, items):
             return [], Skipped(key, "a dispatcher works on it or is about to")
-        return _record_and_remove(folder, items, record)
+        return _record_and_remove(folder, items, records)
 
 
 def _record_and_remove(
-    folder: TrialFolder, items: Sequence[Reclaimable], record: RecordRemoval
+    folder: TrialFolder, items: Sequence[Reclaimable], records: CheckpointRecords | None
 ) -> tuple[list[Reclaimable], Skipped | None]:
     """Record first: a kill in between leaves a record too many, but never a missing file without one."""
     reasons = {item.reason: item for item in items if item.reason is not None}
@@ -77,7 +78,8 @@ def _record_and_remove(
             if folder.path.is_dir():
                 write_removal(folder, reason)
             for run_id in item.run_ids:
-                record(run_id, reason)
+                assert records is not None, "what has runs was found in them"
+                records.record_removal(run_id, reason)
     except (OSError, TrackingError) as error:
         return [], Skipped(folder.path.name, str(error))
     return _remove_all(items)

@@ -1,8 +1,7 @@
 """`orchestrate status`: how sweeps stand, from ledger and trial folders alone; needs no server, torch or dispatcher.
 
-reading.py   ledger and folders -> the state of each trial
+reading.py   ledger, folders and locks -> the state of each trial and slot
 pace.py      trials per hour and time left
-slots.py     which slots of this machine are in use
 report.py    what is printed
 """
 

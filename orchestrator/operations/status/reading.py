@@ -1,16 +1,19 @@
-"""Reads from ledger and trial folders how a sweep and its trials stand. Changes nothing."""
+"""Reads how a sweep and its trials stand, from ledger and trial folders, and which slots are in use. Changes nothing."""
 
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from orchestrator.errors import TrialError
+from orchestrator.errors import LaunchError, TrialError
+from orchestrator.launchers.slots.locks import LockFolder
+from orchestrator.launchers.slots.table import find_slots
 from orchestrator.operations.status.pace import TimeLeft, TrialProgress, estimate_left, trials_per_hour
 from orchestrator.operations.sync import is_held, list_idle
-from orchestrator.planning.shared import SharedPlan, read_shared_plan
+from orchestrator.planning.shared import read_shared_plan
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import DispatcherRow, Ledger, LedgerRow
 from orchestrator.state.trial.folder import TrialFile, TrialFolder
@@ -86,23 +89,23 @@ def read_sweep(sweep: str, *, home: Home, ledger: Ledger) -> SweepStatus:
         SpecError: another version wrote its plan.
     """
     shared = read_shared_plan(ledger, sweep)
-    names = _Names(home, shared)
-    every = [*names.planned, *sorted(ledger.members(sweep).keys() - names.planned.keys())]
-    known = ledger.states(every, sweep)
+    names = {trial.key: trial.name for trial in shared.trials} if shared else {}
+    names |= {key: _read_name(home, key) for key in sorted(ledger.members(sweep).keys() - names.keys())}
+    known = ledger.states(names, sweep)
     held = {key: row for key, row in known.items() if is_held(row, ledger, home)}
     left_out = set(shared.left_out) - held.keys() if shared else set()  # a dispatcher may still run an earlier form of the file
-    keys = [key for key in every if key not in left_out]
+    keys = [key for key in names if key not in left_out]
     rows = {key: known[key] for key in keys if key in known}
     states = {key: _state_of(rows.get(key), is_held=key in held) for key in keys}
     dispatchers = tuple(row for row in ledger.roster.list_alive(home.is_alive) if row.sweep == sweep)
     now_s = ledger.now_s()
-    running = tuple(_read_running(key, names.of(key), row, home=home, now_s=now_s) for key, row in held.items())
+    running = tuple(_read_running(key, names[key], row, home=home, now_s=now_s) for key, row in held.items())
     results, unreadable = _read_results(home, [key for key, state in states.items() if state.has_ended])
     own = [result for key, result in results.items() if rows[key].sweep == sweep]
     num_later = max(0, shared.num_allowed - len(keys)) if shared and shared.num_allowed is not None else 0
     num_waiting = num_later + sum(state is TrialState.WAITING for state in states.values())
     complete = {key: result for key, result in results.items() if result.state is TrialState.COMPLETE}
-    scores = [(names.of(key), value) for key, r in complete.items() if math.isfinite(value := r.metrics.get(OBJECTIVE, math.nan))]
+    scores = [(names[key], value) for key, r in complete.items() if math.isfinite(value := r.metrics.get(OBJECTIVE, math.nan))]
     since_s = min((row.started_s for row in dispatchers), default=math.inf)  # without a dispatcher there is no pace
     return SweepStatus(
         sweep=sweep,
@@ -110,14 +113,14 @@ def read_sweep(sweep: str, *, home: Home, ledger: Ledger) -> SweepStatus:
         num_proposed_later=num_later,
         dispatchers=dispatchers,
         running=running,
-        interrupted=tuple(names.of(key) for key, row in rows.items() if row.state is TrialState.RUNNING and key not in held),
+        interrupted=tuple(names[key] for key, row in rows.items() if row.state is TrialState.RUNNING and key not in held),
         failed=tuple(
-            _read_failed(key, names.of(key), rows[key], results.get(key))
+            _read_failed(key, names[key], rows[key], results.get(key))
             for key, state in states.items()
             if state is TrialState.FAILED
         ),
         unreadable=tuple(unreadable),
-        unmirrored=tuple(names.of(folder.path.name) for folder in _list_unmirrored(sweep, home, ledger)),
+        unmirrored=tuple(names.get(folder.path.name, folder.path.name) for folder in _list_unmirrored(sweep, home, ledger)),
         best=max(scores, key=lambda named: named[1], default=None),
         trials_per_h=trials_per_hour([result.ended_s for result in own], since_s=since_s, now_s=now_s),
         left=estimate_left([trial.progress for trial in running], num_waiting, _list_durations(own)),
@@ -125,20 +128,11 @@ def read_sweep(sweep: str, *, home: Home, ledger: Ledger) -> SweepStatus:
     )
 
 
-class _Names:
-    """Names of trials: from the sweep's plan, else from their folders, else their keys."""
-
-    def __init__(self, home: Home, shared: SharedPlan | None) -> None:
-        self._home = home
-        self.planned = {trial.key: trial.name for trial in shared.trials} if shared else {}
-
-    def of(self, key: str) -> str:
-        if key in self.planned:
-            return self.planned[key]
-        try:
-            return TrialFolder(self._home.trial_folder(key)).spec().name
-        except TrialError:  # on another machine, or damaged
-            return key
+def _read_name(home: Home, key: str) -> str:
+    try:
+        return TrialFolder(home.trial_folder(key)).spec().name
+    except TrialError:  # on another machine, or damaged
+        return key
 
 
 def _state_of(row: LedgerRow | None, *, is_held: bool) -> TrialState:
@@ -227,3 +221,36 @@ def _list_unmirrored(sweep: str, home: Home, ledger: Ledger) -> Iterator[TrialFo
             state = read_mirror_state(folder, server)
             if state is None or state.running or state.ended != folder.has_result or state.offset < progress.stat().st_size:
                 yield folder
+
+
+@dataclass(frozen=True)
+class SlotUse:
+    """Names of slots. free: of those that a sweep uses by default. problem: why this machine's slots are unknown."""
+
+    in_use: tuple[str, ...]
+    free: tuple[str, ...]
+    problem: str | None = None
+
+    def describe(self) -> str:
+        """One line for people."""
+        names = f" ({', '.join(self.in_use)})" if self.in_use else ""
+        return f"slots of this machine: {len(self.in_use)} in use{names}, {self.problem or f'{len(self.free)} free'}"
+
+
+def find_slot_use() -> SlotUse:
+    """Check all slots that were ever used here, and those that a sweep uses by default."""
+    try:
+        folder = LockFolder()
+        locked = []
+        for path in sorted(folder.path.glob("*.lock")):
+            if (descriptor := folder.try_lock(path.stem)) is None:
+                locked.append(path.stem)
+            else:
+                os.close(descriptor)
+    except LaunchError as error:
+        return SlotUse((), (), str(error))
+    try:
+        own = [slot.name for slot in find_slots()]
+    except LaunchError as error:
+        return SlotUse(tuple(locked), (), str(error))
+    return SlotUse(tuple(locked), tuple(name for name in own if name not in locked))

@@ -12,8 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.operations.status.reading import FailedTrial, RunningTrial, SweepStatus, read_sweep
-from orchestrator.operations.status.slots import SlotUse, find_slot_use
+from orchestrator.operations.status.reading import FailedTrial, RunningTrial, SlotUse, SweepStatus, find_slot_use, read_sweep
 from orchestrator.operations.stop import describe_dispatcher
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
@@ -35,7 +34,7 @@ class StatusReport:
     slots: SlotUse
 
     def to_json(self) -> dict[str, Any]:
-        return {"sweeps": [_describe(sweep) for sweep in self.sweeps], "slots": self.slots.to_json()}
+        return {"sweeps": [_describe(sweep) for sweep in self.sweeps], "slots": asdict(self.slots)}
 
     def render(self) -> Group:
         parts = [part for sweep in self.sweeps for part in _draw(sweep)]

@@ -15,7 +15,7 @@ from orchestrator.dispatch.run import PlanRun, build_launcher
 from orchestrator.dispatch.shutdown import registered
 from orchestrator.dispatch.summary import SweepReport, summarize_plan
 from orchestrator.errors import DataError, SpecError, TrackingError
-from orchestrator.launchers.base import Launcher, NothingToLaunch
+from orchestrator.launchers.base import NothingToLaunch
 from orchestrator.planning.configuration import Facts
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.preflight import DATA_FOLDER, locate_source
@@ -47,19 +47,17 @@ def join_sweep(sweep: str, *, launcher: str, slots: int | None, leave_after_s: f
     shared = _read(ledger, sweep)
     _check_exchange(shared, home)
     spec = shared.spec
-    with registered(home, ledger, sweep, Role.WORKER) as me:
+    with registered(home, ledger, sweep, Role.WORKER) as listener:
         locate = partial(locate_source, folder=os.environ.get(DATA_FOLDER))
         facts = check_inputs(spec, home, again=shared.again, locate=locate)
         _check_facts(shared, facts)
         plan = make_current_plan(spec, facts, home, ledger, console)
         _check_trials(shared, plan)
         console.print(f"joining {summarize_plan(spec, plan)}", highlight=False, markup=False, soft_wrap=True)
-        workers: Launcher = NothingToLaunch()
-        if plan.has_work:
-            workers = build_launcher(launcher, spec, slots=slots)
+        workers = build_launcher(launcher, spec, slots=slots) if plan.has_work else NothingToLaunch()
         try:
-            session = Session(sweep, me.owner, home, ledger)
-            run = PlanRun(spec, plan, plan, session, me.listener, workers, console, is_worker=True, leave_after_s=leave_after_s)
+            session = Session(sweep, listener.owner, home, ledger)
+            run = PlanRun(spec, plan, plan, session, listener, workers, console, is_worker=True, leave_after_s=leave_after_s)
             return run.run()
         finally:
             workers.close()

@@ -14,8 +14,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from orchestrator.dispatch.loop.ports import SweepOutcome
 from orchestrator.dispatch.summary import SweepReport, count_states
@@ -42,12 +41,8 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9]*)://")
 _LOGGERS = ("apprise", "urllib3", "requests", "paho", "slixmpp")
 
 
-class Kind(StrEnum):
-    """Apprise's kinds of messages."""
-
-    success = "success"
-    warning = "warning"
-    failure = "failure"
+Kind = Literal["success", "warning", "failure"]
+"""Apprise's kinds of messages."""
 
 
 @dataclass(frozen=True)
@@ -84,19 +79,19 @@ def describe_end(report: SweepReport, home: Home) -> Message:
 def describe_failure(sweep: str, error: BaseException, home: Home) -> Message:
     """The message about a sweep that ended with an error or an interruption."""
     if isinstance(error, KeyboardInterrupt | SystemExit):
-        return _write(sweep, "interrupted", ["It was interrupted before its trials ended."], Kind.warning, home)
+        return _write(sweep, "interrupted", ["It was interrupted before its trials ended."], "warning", home)
     text = str(error) if isinstance(error, OrchestrateError) else f"{type(error).__name__}: {error}"
-    return _write(sweep, "failed", [text], Kind.failure, home)
+    return _write(sweep, "failed", [text], "failure", home)
 
 
 def _judge(outcome: SweepOutcome, *, num_failed: int) -> tuple[str, Kind]:
     if outcome.interrupted:
-        return "interrupted", Kind.warning
+        return "interrupted", "warning"
     if outcome.halted:
-        return "halted", Kind.failure
+        return "halted", "failure"
     if num_failed:
-        return f"ended, {num_failed} of {len(outcome.trials)} trials failed", Kind.warning
-    return "done", Kind.success
+        return f"ended, {num_failed} of {len(outcome.trials)} trials failed", "warning"
+    return "done", "success"
 
 
 def _write(sweep: str, how: str, lines: list[str], kind: Kind, home: Home) -> Message:
@@ -114,27 +109,16 @@ class Service:
     sender: Apprise
 
     def send(self, message: Message) -> str | None:
-        """Send a message; returns what failed, without the address."""
+        """Send a message; returns what failed, without the address, which fails nothing else."""
         with _silence():
             try:
-                is_sent = bool(self.sender.notify(title=message.title, body=message.body, notify_type=message.kind.value))
+                is_sent = bool(self.sender.notify(title=message.title, body=message.body, notify_type=message.kind))
             except Exception as error:  # its text may show the address
                 return f"{self.where} ({self.name}) could not be notified: {type(error).__name__}."
         return None if is_sent else f"{self.where} ({self.name}) could not be notified: refused or unreachable."
 
 
-@dataclass(frozen=True)
-class Notifier:
-    """Sends messages to every address of a sweep. Used by one thread."""
-
-    services: tuple[Service, ...]
-
-    def notify(self, message: Message) -> list[str]:
-        """Send a message; returns one line per service that failed, which fails nothing else."""
-        return [trouble for service in self.services if (trouble := service.send(message)) is not None]
-
-
-def open_notifier(spec: SweepSpec, environment: Mapping[str, str] = os.environ) -> Notifier:
+def open_services(spec: SweepSpec, environment: Mapping[str, str] = os.environ) -> list[Service]:
     """Open the addresses of the sweep's ``notify`` and of ORCHESTRATE_NOTIFY, each once; nothing is sent yet.
 
     Raises:
@@ -144,7 +128,7 @@ def open_notifier(spec: SweepSpec, environment: Mapping[str, str] = os.environ) 
     for i, written in enumerate(spec.notify):
         where = f"{spec.document.where(('notify', i))}: notify[{i}]"
         addresses |= dict.fromkeys(_expand(written, where, environment).split(), where)
-    return Notifier(tuple(_open(address, where) for address, where in addresses.items()))
+    return [_open(address, where) for address, where in addresses.items()]
 
 
 def _expand(written: str, where: str, environment: Mapping[str, str]) -> str:
@@ -180,18 +164,15 @@ def _explain(address: str) -> str:
     found = _SCHEME.match(address)
     if found is None:
         return ": it does not begin with a service, such as mailto:// or slack://"
-    scheme, known = found[1].lower(), _list_schemes()
-    if scheme in known:
-        return f": something after {scheme}:// is missing or wrong"
-    return f": {scheme!r} is not one of its {len(known)} services.{suggest(scheme, known)}"
-
-
-def _list_schemes() -> list[str]:
     import apprise
 
     with _silence():
         described = apprise.Apprise().details()["schemas"]
-    return sorted({scheme for entry in described for kind in ("protocols", "secure_protocols") for scheme in entry[kind] or ()})
+    known = sorted({scheme for entry in described for kind in ("protocols", "secure_protocols") for scheme in entry[kind] or ()})
+    scheme = found[1].lower()
+    if scheme in known:
+        return f": something after {scheme}:// is missing or wrong"
+    return f": {scheme!r} is not one of its {len(known)} services.{suggest(scheme, known)}"
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from orchestrator.dispatch.notifications import open_notifier
+from orchestrator.dispatch.notifications import open_services
 from orchestrator.dispatch.summary import PlanReport
 from orchestrator.ensemble.fixed import look_up_ensembles
 from orchestrator.errors import TrackingError
@@ -36,7 +36,7 @@ def plan_sweep(file: Path, *, overrides: Sequence[str], launcher: str, slots: in
     """
     spec = load_spec(file, overrides)
     home = Home.from_environment()
-    open_notifier(spec)  # refuses unusable addresses
+    open_services(spec)  # refuses unusable addresses
     facts = check_inputs(spec, home, again=again)
     ledger = Ledger(home.ledger_url)
     plan = make_current_plan(spec, facts, home, ledger, Console(stderr=True))

@@ -14,7 +14,7 @@ from rich.markup import escape
 from orchestrator.dispatch.loop.dispatcher import Dispatcher
 from orchestrator.dispatch.loop.memory import MemoryEstimates, read_peaks
 from orchestrator.dispatch.loop.ports import Policy, Ports, Session, SweepOutcome
-from orchestrator.dispatch.notifications import Message, Notifier, describe_end, describe_failure, open_notifier
+from orchestrator.dispatch.notifications import Message, Service, describe_end, describe_failure, open_services
 from orchestrator.dispatch.preparation import check_inputs, count_slots, fetch_result, make_current_plan
 from orchestrator.dispatch.progress import SweepProgress
 from orchestrator.dispatch.shutdown import StopListener, interrupt_on_request, registered, stop_on_request
@@ -69,19 +69,20 @@ def run_sweep(file: Path, *, overrides: Sequence[str], launcher: str, slots: int
     console.print(f"reading {file}", highlight=False, markup=False, soft_wrap=True)
     spec = load_spec(file, overrides)
     home = Home.from_environment()
-    notifier = open_notifier(spec)
+    services = open_services(spec)
     try:
         report = _run_spec(spec, home, launcher=launcher, slots=slots, again=again, console=console)
     except BaseException as error:  # interruptions too
-        _notify(notifier, describe_failure(spec.name, error, home), console)
+        _notify(services, describe_failure(spec.name, error, home), console)
         raise
-    _notify(notifier, describe_end(report, home), console)
+    _notify(services, describe_end(report, home), console)
     return report
 
 
-def _notify(notifier: Notifier, message: Message, console: Console) -> None:
-    for trouble in notifier.notify(message):
-        console.print(f"[yellow]notify[/]: {escape(trouble)}", soft_wrap=True)
+def _notify(services: Sequence[Service], message: Message, console: Console) -> None:
+    for service in services:
+        if (trouble := service.send(message)) is not None:
+            console.print(f"[yellow]notify[/]: {escape(trouble)}", soft_wrap=True)
 
 
 def _run_spec(
@@ -92,7 +93,7 @@ def _run_spec(
     try:
         if not ledger.members(spec.name):  # a new sweep: workers import torch in the background while the plan is made
             workers = build_launcher(launcher, spec, slots=slots)
-        with registered(home, ledger, spec.name, Role.SWEEP) as me:  # before the data are read: `clean` then keeps them
+        with registered(home, ledger, spec.name, Role.SWEEP) as listener:  # before the data are read: `clean` then keeps them
             facts = check_inputs(spec, home, again=again)
             plan = make_current_plan(spec, facts, home, ledger, console)
             outlook = look_ahead(spec, plan, home, ledger, slots=count_slots(launcher, slots))
@@ -101,11 +102,11 @@ def _run_spec(
             if outlook.disk and (lack := outlook.disk.find_shortage()):
                 raise LaunchError(lack)
             share_plan(spec, plan, home=home, ledger=ledger)
-            _store_snapshot(outlook.snapshot, spec.name, home, console)
+            _store_snapshot(outlook.snapshot, home, console)
             if workers is None:
                 workers = build_launcher(launcher, spec, slots=slots) if plan.has_work else NothingToLaunch()
-            session = Session(spec.name, me.owner, home, ledger)
-            return PlanRun(spec, plan, outlook.start_order, session, me.listener, workers, console).run()
+            session = Session(spec.name, listener.owner, home, ledger)
+            return PlanRun(spec, plan, outlook.start_order, session, listener, workers, console).run()
     finally:
         if workers is not None:
             workers.close()
@@ -122,10 +123,10 @@ def build_launcher(name: str, spec: SweepSpec, *, slots: int | None) -> Launcher
     return LAUNCHERS[name](SlotRequest(slots or asked.slots, asked.threads_per_slot, asked.trials_per_gpu, requester))
 
 
-def _store_snapshot(snapshot: PlanSnapshot, sweep: str, home: Home, console: Console) -> None:
+def _store_snapshot(snapshot: PlanSnapshot, home: Home, console: Console) -> None:
     """Store what the next plan is compared with; the sweep also runs without it."""
     try:
-        write_snapshot(home.plans, sweep, snapshot)
+        write_snapshot(home.plans, snapshot)
     except OSError as error:
         console.print(f"[yellow]the next plan cannot show what was changed[/]: {escape(str(error))}", soft_wrap=True)
 
@@ -198,7 +199,7 @@ class PlanRun:
             )
             policy = Policy(spec.retry, spec.limits, spec.keep, self.leave_after_s)
             dispatcher = Dispatcher(self.session, ports, policy, memory=MemoryEstimates(read_peaks(home)))
-            with stop_on_request(dispatcher, self.listener, progress.note):
+            with stop_on_request(dispatcher.request_stop, self.listener, progress.note):
                 return dispatcher.run()
 
     def _evaluate(self, outcome: SweepOutcome, tracker: MlflowTracker) -> tuple[SweepOutcome, list[EnsembleOutcome]]:

@@ -8,9 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol
 
 from orchestrator.errors import TrackingError
 from orchestrator.state.home import Home, Owner
@@ -32,9 +30,11 @@ class StopListener:
     """Reads stop requests from the ledger in a separate thread, from the command's start. A context manager.
 
     Each read also renews its owner's sign of life. look_s: regular interval of reads. num_looks: number of reads so far.
+    owner: the command's name in the ledger.
     """
 
     def __init__(self, roster: Roster, owner: Owner, *, look_s: float = LOOK_S) -> None:
+        self.owner = owner.name
         self.num_looks = 0
         self._roster, self._owner, self._look_s = roster, owner, look_s
         self._num_requests = 0
@@ -70,7 +70,7 @@ class StopListener:
 
     def _look(self) -> None:
         try:
-            num_stops = self._roster.check_in(self._owner.name)
+            num_stops = self._roster.check_in(self.owner)
         except TrackingError as error:  # unreachable for a moment: the dispatcher reports it, this read can wait
             _log.debug("%s", error)
             return
@@ -81,23 +81,8 @@ class StopListener:
             self._num_requests = max(num_stops, self._num_requests)
 
 
-class Stoppable(Protocol):
-    """Something that can be stopped, such as a Dispatcher."""
-
-    def request_stop(self) -> None:
-        """First call: end gracefully. Second call: at once. From any thread, or from a signal handler."""
-
-
-@dataclass(frozen=True)
-class Registration:
-    """A registered command. owner: its name in the ledger."""
-
-    owner: str
-    listener: StopListener
-
-
 @contextmanager
-def registered(home: Home, ledger: Ledger, sweep: str, role: Role) -> Iterator[Registration]:
+def registered(home: Home, ledger: Ledger, sweep: str, role: Role) -> Iterator[StopListener]:
     """Register this command as working on ``sweep``, and listen for stop requests."""
     ledger.roster.remove_dead(home.is_dead)
     with (
@@ -105,12 +90,12 @@ def registered(home: Home, ledger: Ledger, sweep: str, role: Role) -> Iterator[R
         ledger.roster.registered(owner.name, sweep, role),
         StopListener(ledger.roster, owner) as listener,
     ):
-        yield Registration(owner.name, listener)
+        yield listener
 
 
 @contextmanager
-def stop_on_request(target: Stoppable, listener: StopListener, say: Callable[[str], None]) -> Iterator[None]:
-    """Stop ``target`` on Ctrl-C, SIGTERM and `orchestrate stop`: gracefully the first time, at once the second.
+def stop_on_request(request_stop: Callable[[], None], listener: StopListener, say: Callable[[str], None]) -> Iterator[None]:
+    """Call ``request_stop`` on each Ctrl-C, SIGTERM and `orchestrate stop`, from any thread or a signal handler.
 
     SIGTERM right after SIGINT, or the reverse, counts as the same request.
     """
@@ -127,7 +112,7 @@ def stop_on_request(target: Stoppable, listener: StopListener, say: Callable[[st
         num_stops += 1
         if num_stops == 1:
             say("stopping: running epochs end and are kept; once more to stop at once")
-        target.request_stop()
+        request_stop()
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     listener.set_handler(stop)

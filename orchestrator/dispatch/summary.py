@@ -18,7 +18,7 @@ from orchestrator.dispatch.loop.ports import SweepOutcome, TrialOutcome
 from orchestrator.dispatch.progress import STATE_COLORS
 from orchestrator.ensemble.fixed import EnsembleOutcome, EnsembleState
 from orchestrator.planning.forecast.outlook import Outlook
-from orchestrator.planning.plan import Plan, PlannedTrial, row_of
+from orchestrator.planning.plan import Plan, row_of
 from orchestrator.spec import SweepSpec
 from orchestrator.state.trial.records import TrialState
 
@@ -130,7 +130,9 @@ class PlanReport:
         for title in ("", "trial", "epochs", "seed", "key", "state"):
             table.add_column(title, justify="right" if title in ("", "epochs", "seed") else "left", overflow="fold")
         for number, trial in enumerate(self.plan.trials, start=1):
-            table.add_row(str(number), *_plan_row(trial))
+            spec, state = trial.spec, "new" if trial.state is TrialState.WAITING else trial.state.lower()
+            colored = f"[{STATE_COLORS.get(trial.state, 'default')}]{state}[/]"
+            table.add_row(str(number), escape(spec.name), str(spec.train.epochs), str(spec.seed), spec.key, colored)
         parts = [table] if not self.ensembles else [table, _draw_ensembles(self.ensembles)]
         lines = (*describe_data(self.plan), summarize_plan(self.spec, self.plan), *(self.outlook.lines() if self.outlook else ()))
         return Group(*parts, *map(Text, lines))
@@ -166,13 +168,6 @@ def _write_beyond_budget(spec: SweepSpec, plan: Plan) -> str:
     what = "rows" if spec.rows else "configurations"
     left_out = f"leaves out {len(plan.beyond_budget)} of {every} {what} ({plan.num_beyond_budget} trials)"
     return f"; budget.trials {spec.budget.trials} {left_out}, from {plan.beyond_budget[0].label} on"
-
-
-def _plan_row(trial: PlannedTrial) -> tuple[str, ...]:
-    train, state = trial.spec.train, trial.state
-    shown = "new" if state is TrialState.WAITING else state.lower()
-    color = STATE_COLORS.get(state, "default")
-    return escape(trial.spec.name), str(train.epochs), str(trial.spec.seed), trial.spec.key, f"[{color}]{shown}[/]"
 
 
 def _draw_ensembles(ensembles: Sequence[EnsembleOutcome]) -> Table:

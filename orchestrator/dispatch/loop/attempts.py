@@ -113,7 +113,7 @@ class RunningAttempt:
 class Attempts:
     """The running attempts. ``stop`` may be called from a signal handler, everything else from one thread.
 
-    on_epoch: called for each epoch. silence_s: an attempt without a sign of life for longer is killed.
+    on_epoch: called for each epoch. silence_s: an attempt without a sign of life for longer is killed. num_started: so far.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class Attempts:
         self._clock = clock
         self._oom_kills = OomKills(clock)
         self._running: dict[str, RunningAttempt] = {}
-        self._num_started = self._num_failed_launches = 0
+        self.num_started = self._num_failed_launches = 0
         self._is_stopping = self._is_forced = False
         self._renewal = Timer(session.ledger.lease_s / 3, clock)
         self._watch = Timer(WATCH_S, clock)
@@ -142,11 +142,6 @@ class Attempts:
 
     def __len__(self) -> int:
         return len(self._running)
-
-    @property
-    def num_started(self) -> int:
-        """Number of attempts started so far."""
-        return self._num_started
 
     def start(self, trial: PlannedTrial, folder: TrialFolder, attempt: int, *, need: MemoryEstimate) -> None:
         """Launch an attempt in a prepared folder.
@@ -157,7 +152,7 @@ class Attempts:
         _, offset = folder.events()
         job = self._launcher.launch(folder.path, need)
         self._num_failed_launches = 0
-        self._num_started += 1
+        self.num_started += 1
         silence = Silence(folder.path / TrialFile.HEARTBEAT, self._clock())
         self._running[trial.spec.key] = RunningAttempt(trial, attempt, folder, job, silence, offset)
         self._monitor.started(trial.spec, attempt)
@@ -183,13 +178,20 @@ class Attempts:
         return ended
 
     def tend(self) -> None:
-        """Renew claims, report progress and mirror, each at its own interval."""
+        """Renew claims, report progress, kill silent attempts and mirror, each at its own interval."""
         if self._running and self._renewal.is_due():
             for key in self._session.ledger.renew(self._session.owner, list(self._running)):
                 self._running[key].is_lost = True
                 self._running[key].job.stop(force=True)
         if self._watch.is_due():
-            self._check_progress()
+            self._oom_kills.update()
+            now_s = self._clock()
+            for running in self._running.values():
+                self._report(running)
+                silent_s = running.silence.check(now_s)
+                if silent_s > self._silence_s and running.hung_s is None:
+                    running.hung_s = silent_s
+                    running.job.stop(force=True)
         if self._mirror.is_due():
             for running in self._running.values():
                 self._disk.note(running.folder.path)
@@ -217,17 +219,6 @@ class Attempts:
         """What is known about an attempt that has just ended."""
         had_oom_kills = self._oom_kills.were_recent() if exit.code < 0 else None  # explains only signals
         return Circumstances(was_stopped, running.hung_s, had_oom_kills)
-
-    def _check_progress(self) -> None:
-        """Report progress, and kill attempts without a sign of life for too long."""
-        self._oom_kills.update()
-        now_s = self._clock()
-        for running in self._running.values():
-            self._report(running)
-            silent_s = running.silence.check(now_s)
-            if silent_s > self._silence_s and running.hung_s is None:
-                running.hung_s = silent_s
-                running.job.stop(force=True)
 
     def _report(self, running: RunningAttempt) -> None:
         events, running.offset = running.folder.events(running.offset)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from orchestrator.dispatch.loop.outcomes import AttemptOutcome
 from orchestrator.dispatch.loop.ports import Configuration, PlannedTrial, Ports, Session, TrialOutcome
@@ -22,7 +22,6 @@ class Proposal:
 
     configuration: Configuration
     keys: tuple[str, ...]
-    open_keys: set[str] = field(default_factory=set)
     is_given_up: bool = False
 
 
@@ -42,33 +41,26 @@ class Proposals:
 
     def add(self, configuration: Configuration, keys: Iterable[str]) -> list[Proposal]:
         """Add a proposal; returns it if it is ready because all its trials have ended already."""
-        names = tuple(keys)
-        proposal = Proposal(configuration, names, {key for key in names if key not in self._ends})
-        for key in names:
+        proposal = Proposal(configuration, tuple(keys))
+        for key in proposal.keys:
             self._containing[key].append(proposal)
-        return [] if proposal.open_keys else [proposal]
+        return [] if self._open_keys(proposal) else [proposal]
 
     def end(self, key: str, state: TrialState, value: float | None, *, reason: str | None = None) -> list[Proposal]:
         """Record how a trial ended; returns the proposals that are now ready. reason: the trial's name and its failure."""
         self._ends[key] = _End(state, value, reason)
-        ready = []
-        for proposal in self._containing[key]:
-            if key in proposal.open_keys:
-                proposal.open_keys.discard(key)
-                if not proposal.open_keys:
-                    ready.append(proposal)
-        return ready
+        return [proposal for proposal in self._containing[key] if not self._open_keys(proposal)]
 
     def give_up(self, key: str) -> list[str]:
         """Give up a trial's configurations; returns their open trials that no other configuration waits for."""
         for proposal in self._containing[key]:
             proposal.is_given_up = True
-        beside = {other for proposal in self._containing[key] for other in proposal.open_keys}
+        beside = {other for proposal in self._containing[key] for other in self._open_keys(proposal)}
         return sorted(other for other in beside if self.is_unneeded(other))
 
     def is_unneeded(self, key: str) -> bool:
         """Whether only configurations that were given up, or that have a pruned trial, wait for an open trial."""
-        waiting = [proposal for proposal in self._containing[key] if key in proposal.open_keys]
+        waiting = [] if key in self._ends else self._containing[key]
         return bool(waiting) and all(
             proposal.is_given_up or any(end.state is TrialState.PRUNED for end in self._ends_of(proposal)) for proposal in waiting
         )
@@ -84,6 +76,9 @@ class Proposals:
         if len(values) < len(ends):
             return None, TrialState.FAILED, f"complete, but without {OBJECTIVE}"
         return sum(values) / len(values), TrialState.COMPLETE, None
+
+    def _open_keys(self, proposal: Proposal) -> list[str]:
+        return [key for key in proposal.keys if key not in self._ends]
 
     def _ends_of(self, proposal: Proposal) -> list[_End]:
         return [self._ends[key] for key in proposal.keys if key in self._ends]

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from enum import Enum
 from itertools import islice, takewhile
+from operator import attrgetter
 
 from orchestrator.dispatch.loop.memory import MemoryEstimates
 from orchestrator.dispatch.loop.ports import PlannedTrial
@@ -42,11 +43,11 @@ class Queue:
 
     def put_first(self, trial: PlannedTrial) -> None:
         """Insert before the other trials of its round."""
-        bisect.insort_left(self._trials, trial, key=_round_of)
+        bisect.insort_left(self._trials, trial, key=attrgetter("round"))
 
     def put_last(self, trial: PlannedTrial) -> None:
         """Insert after the other trials of its round."""
-        bisect.insort_right(self._trials, trial, key=_round_of)
+        bisect.insort_right(self._trials, trial, key=attrgetter("round"))
 
     def remove(self, trial: PlannedTrial) -> None:
         self._trials.remove(trial)
@@ -61,7 +62,8 @@ class Queue:
             return None
         if may_propose and (not self._trials or self._trials[0].round > 0):
             return Step.PROPOSE  # a configuration not proposed yet may have trials of a lower round
-        fitting = self._find_fitting()
+        count_free = functools.cache(self._launcher.free_slots)  # one look at the slots per distinct need
+        fitting = next((trial for trial in self._first_round() if count_free(self._memory.of(trial.spec)) > 0), None)
         if fitting is None and may_propose and len(self._trials) < LOOK_AHEAD:
             return Step.PROPOSE
         return fitting
@@ -75,15 +77,6 @@ class Queue:
     def _first_round(self) -> Iterator[PlannedTrial]:
         lowest = self._trials[0].round if self._trials else None
         return takewhile(lambda trial: trial.round == lowest, self._trials)
-
-    def _find_fitting(self) -> PlannedTrial | None:
-        """The first trial of the lowest round that fits a free slot."""
-        count_free = functools.cache(self._launcher.free_slots)  # one look at the slots per distinct need
-        return next((trial for trial in self._first_round() if count_free(self._memory.of(trial.spec)) > 0), None)
-
-
-def _round_of(trial: PlannedTrial) -> int:
-    return trial.round
 
 
 class SlotShortage:

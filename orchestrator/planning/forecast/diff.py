@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from orchestrator.planning.forecast.snapshot import ConfigurationSnapshot, PlanSnapshot
@@ -27,17 +27,14 @@ Pairs = list[tuple[ConfigurationSnapshot, ConfigurationSnapshot]]
 
 @dataclass(frozen=True)
 class FieldChange:
-    """A field with another value. None: it did not exist, or does not exist any more."""
+    """A field, by its dotted path, with another value. None: it did not exist, or does not exist any more."""
 
-    path: str
+    field: str
     old: Any
     new: Any
 
     def describe(self) -> str:
-        return f"{self.path} {_shorten(_show(self.old))} -> {_shorten(_show(self.new))}"
-
-    def to_json(self) -> dict[str, Any]:
-        return {"field": self.path, "old": self.old, "new": self.new}
+        return f"{self.field} {_shorten(_show(self.old))} -> {_shorten(_show(self.new))}"
 
 
 @dataclass(frozen=True)
@@ -69,10 +66,10 @@ class PlanDiff:
             "added": [_name_json(one) for one in self.added],
             "removed": [_name_json(one) for one in self.removed],
             "changed": [
-                _name_json(one.configuration) | {"fields": [change.to_json() for change in one.changes]} for one in self.changed
+                _name_json(one.configuration) | {"fields": [asdict(change) for change in one.changes]} for one in self.changed
             ],
             "unchanged": self.num_unchanged,
-            "settings": [change.to_json() for change in self.settings],
+            "settings": [asdict(change) for change in self.settings],
         }
 
     def describe(self, num_left: Mapping[str, int]) -> list[str]:
@@ -82,7 +79,7 @@ class PlanDiff:
             lines.append(f"added: {_list_names(self.added)}{_say_left(self.added, num_left)}")
         if self.removed:
             lines.append(f"removed: {_list_names(self.removed)}; finished trials stay, and count again if it comes back")
-        of_trials = [change for change in self.settings if change.path.split(".")[0] in TRIAL_SETTINGS]
+        of_trials = [change for change in self.settings if change.field.split(".")[0] in TRIAL_SETTINGS]
         others = [change for change in self.settings if change not in of_trials]
         lines += [change.describe() for change in of_trials]
         if others:
@@ -107,19 +104,20 @@ def compare(old: PlanSnapshot, new: PlanSnapshot) -> PlanDiff:
     """Find what was added, removed and changed from ``old`` to ``new``."""
     before, after = old.configurations, new.configurations
     pairs: Pairs = []
-    ways: tuple[Callable[[ConfigurationSnapshot], object], ...] = (lambda c: (c.point, _key(c)), lambda c: c.point, _key)
-    for identify in ways:
-        matched, before, after = _match(before, after, identify)
-        pairs += matched
-    nearest, before, after = _match_nearest(before, after)
-    changed = [(was, now) for was, now in pairs if _key(was) != _key(now)] + nearest
+    identities: tuple[Callable[[ConfigurationSnapshot], object], ...] = (lambda c: (c.point, _key(c)), lambda c: c.point, _key)
+    ways: list[Callable[[Configurations, Configurations], Pairs]] = [partial(_match, identify) for identify in identities]
+    for match in (*ways, _match_nearest):
+        pairs += match(before, after)
+        taken = {id(one) for pair in pairs for one in pair}
+        before, after = (tuple(one for one in found if id(one) not in taken) for found in (before, after))
+    changed = [(was, now) for was, now in pairs if _key(was) != _key(now)]
     return PlanDiff(
-        since_s=old.written_s or 0.0,
+        since_s=old.written_s,
         added=after,
         removed=() if _is_open_ended(new) else before,
         changed=tuple(ChangedConfiguration(now, tuple(find_changes(was.fields, now.fields))) for was, now in changed),
         settings=tuple(_compare_settings(old, new)),
-        num_unchanged=len(pairs) + len(nearest) - len(changed),
+        num_unchanged=len(pairs) - len(changed),
     )
 
 
@@ -134,39 +132,26 @@ def _is_open_ended(snapshot: PlanSnapshot) -> bool:
 
 def _compare_settings(old: PlanSnapshot, new: PlanSnapshot) -> Iterator[FieldChange]:
     if _is_open_ended(old) == _is_open_ended(new):
-        return find_changes(old.settings, new.settings)
+        yield from find_changes(old.settings, new.settings)
+        return
+    methods = ((snapshot.settings.get("search") or {}).get("method") for snapshot in (old, new))
+    yield FieldChange("search.method", *methods)
     left_out = ("base", "data", "search")  # settings of an open-ended search, part of each configuration otherwise
-    ours, theirs = ({k: v for k, v in snapshot.settings.items() if k not in left_out} for snapshot in (new, old))
-    method = FieldChange("search.method", _method(old), _method(new))
-    return itertools.chain([method], find_changes(theirs, ours))
+    theirs, ours = ({k: v for k, v in snapshot.settings.items() if k not in left_out} for snapshot in (old, new))
+    yield from find_changes(theirs, ours)
 
 
-def _method(snapshot: PlanSnapshot) -> str | None:
-    search = snapshot.settings.get("search")
-    return search["method"] if search else None
+def _match(identify: Callable[[ConfigurationSnapshot], object], before: Configurations, after: Configurations) -> Pairs:
+    """Pairs with equal ``identify``, which is unique in a plan."""
+    by_identity = {identify(one): one for one in before}
+    return [(by_identity[identify(now)], now) for now in after if identify(now) in by_identity]
 
 
-def _match(
-    before: Configurations, after: Configurations, identify: Callable[[ConfigurationSnapshot], object]
-) -> tuple[Pairs, Configurations, Configurations]:
-    """Pairs with equal ``identify``, and the rest of both."""
-    by_name = {identify(one): one for one in before}
-    pairs: Pairs = []
-    left: list[ConfigurationSnapshot] = []
-    for now in after:
-        was = by_name.pop(identify(now), None)
-        if was is None:
-            left.append(now)
-        else:
-            pairs.append((was, now))
-    return pairs, tuple(by_name.values()), tuple(left)
-
-
-def _match_nearest(before: Configurations, after: Configurations) -> tuple[Pairs, Configurations, Configurations]:
+def _match_nearest(before: Configurations, after: Configurations) -> Pairs:
     """Pairs of points that are each other's only nearest neighbour; rows are matched only by their ids."""
     ours, theirs = ([(one, frozenset(_leaves(one.fields))) for one in found if one.row is None] for found in (after, before))
     if not ours or not theirs or len(ours) * len(theirs) > MAX_PAIRS:
-        return [], before, after
+        return []
     distances = [[len(leaves ^ others) for _, others in theirs] for _, leaves in ours]
     pairs: Pairs = []
     for i, row in enumerate(distances):
@@ -174,8 +159,7 @@ def _match_nearest(before: Configurations, after: Configurations) -> tuple[Pairs
         column = [distances_of_other[j] for distances_of_other in distances]
         if row.count(min(row)) == 1 and column.count(min(column)) == 1 and column.index(min(column)) == i:
             pairs.append((theirs[j][0], ours[i][0]))
-    taken = {id(one) for pair in pairs for one in pair}
-    return pairs, tuple(c for c in before if id(c) not in taken), tuple(c for c in after if id(c) not in taken)
+    return pairs
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[str]:
@@ -188,7 +172,7 @@ def _leaves(value: Any, path: str = "") -> Iterator[str]:
 
 
 def find_changes(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> Iterator[FieldChange]:
-    """Changed fields, by dotted path. A named object, such as a loss, changes as a whole if its name changes."""
+    """Changed fields below ``path``. A named object, such as a loss, changes as a whole if its name changes."""
     for name in [*old, *(name for name in new if name not in old)]:
         was, now, place = old.get(name), new.get(name), f"{path}.{name}" if path else name
         if was == now:
@@ -210,10 +194,10 @@ def _show(value: Any) -> str:
     return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
-def _without_echo(changes: Sequence[FieldChange]) -> Iterator[FieldChange]:
+def _without_echo(changes: Sequence[FieldChange]) -> Sequence[FieldChange]:
     """Leave out the data's fingerprint if the file asks for other data anyway."""
-    others = [change for change in changes if change.path != "data.content"]
-    return iter(others if any(change.path.startswith("data.") for change in others) else changes)
+    others = [change for change in changes if change.field != "data.content"]
+    return others if any(change.field.startswith("data.") for change in others) else changes
 
 
 def _shorten(text: str) -> str:

@@ -7,6 +7,7 @@ Both scale with epochs and with the pixels per epoch, for training and validatio
 from __future__ import annotations
 
 import heapq
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -120,11 +121,16 @@ class SweepEstimate:
 
 @dataclass(frozen=True)
 class _Rates:
-    """Medians over similar trials. train_s, val_s: seconds per epoch, image and pixel. overhead_s: per trial, outside epochs."""
+    """Medians over similar trials. train_s, val_s: seconds per epoch, image and pixel. overhead_s: per trial, outside epochs.
+
+    weights_bytes: of the best checkpoint. other_bytes: what else stays, per validation image and pixel.
+    """
 
     train_s: float
     val_s: float
     overhead_s: float
+    weights_bytes: float
+    other_bytes: float
 
 
 class Estimator:
@@ -146,13 +152,18 @@ class Estimator:
         if known is None:
             return None
         basis, group = known
-        rates = self._measure(group)
-        train_s = rates.train_s * work.num_train * _repetitions(work.spec)
-        val_s = rates.val_s * work.num_val * len(FLIPPED_AXES[work.spec.train.test_time_flips])
-        epochs_s = work.spec.train.epochs * (train_s + val_s) * _pixels(work.size)
-        share = self._machine.num_threads if self._machine.is_cpu else 1
-        kept, running = self._measure_bytes(group, work)
-        return Cost(epochs_s / share + rates.overhead_s, kept, running, basis)
+        rates, train = self._measure(group), work.spec.train
+        # how often each image is shown, as far as that does not depend on its content
+        repetitions = math.prod(repeat.factor for repeat in train.sampling.repeat if repeat.classes == "all")
+        train_s = rates.train_s * work.num_train * repetitions
+        val_s = rates.val_s * work.num_val * len(FLIPPED_AXES[train.test_time_flips])
+        epochs_s = train.epochs * (train_s + val_s) * _pixels(work.size)
+        return Cost(
+            seconds=epochs_s / self._cores(self._machine) + rates.overhead_s,
+            kept_bytes=rates.weights_bytes + rates.other_bytes * work.num_val * _pixels(work.size),
+            running_bytes=rates.weights_bytes * (1 + 2 * BEST_CHECKPOINTS_OF_LAST),  # a new one is written beside the last
+            basis=basis,
+        )
 
     def _measure(self, group: tuple[object, ...]) -> _Rates:
         if group not in self._rates:
@@ -161,18 +172,13 @@ class Estimator:
                 train_s=median(t.train_s * self._cores(t) / (t.num_samples * _pixels(t.size)) for t in timings),
                 val_s=median(t.val_s * self._cores(t) / (max(1, t.num_val * t.views) * _pixels(t.size)) for t in timings),
                 overhead_s=median(t.overhead_s for t in timings),
+                weights_bytes=median([t.weights_bytes for t in timings if t.weights_bytes] or [0]),
+                other_bytes=median(t.other_bytes / (max(1, t.num_val) * _pixels(t.size)) for t in timings),
             )
         return self._rates[group]
 
-    def _cores(self, timing: Timing) -> int:
-        return timing.num_threads if self._machine.is_cpu else 1
-
-    def _measure_bytes(self, group: tuple[object, ...], work: Workload) -> tuple[float, float]:
-        """Bytes that stay, and bytes in addition while it runs: a new checkpoint is written beside the one it replaces."""
-        timings = self._groups[group]
-        weights = median([t.weights_bytes for t in timings if t.weights_bytes] or [0])
-        per_pixel = median(t.other_bytes / (max(1, t.num_val) * _pixels(t.size)) for t in timings)
-        return weights + per_pixel * work.num_val * _pixels(work.size), weights * (1 + 2 * BEST_CHECKPOINTS_OF_LAST)
+    def _cores(self, who: Timing | Machine) -> int:
+        return who.num_threads if self._machine.is_cpu else 1
 
 
 def estimate(
@@ -224,11 +230,3 @@ def _groups(arch: str, encoder: str, size: Size) -> tuple[tuple[object, ...], ..
 def _pixels(size: Size | None) -> int:
     assert size is not None, "Estimator drops timings without a size"
     return size[0] * size[1]
-
-
-def _repetitions(spec: TrialSpec) -> int:
-    """How often each image is shown, as far as that does not depend on its content."""
-    factor = 1
-    for repeat in spec.train.sampling.repeat:
-        factor *= repeat.factor if repeat.classes == "all" else 1
-    return factor

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,23 +38,17 @@ class ConfigurationSnapshot(_Part):
     fields: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class PlanSnapshot:
-    """The configurations of a plan, and the settings of its file that belong to none. written_s: when it was stored."""
+class PlanSnapshot(_Part):
+    """The configurations of a plan, and the settings of its file that belong to none. written_s: when it was made.
 
-    settings: dict[str, Any]
-    configurations: tuple[ConfigurationSnapshot, ...]
-    written_s: float | None = None
-
-
-class _File(_Part):
-    """``common`` holds the first configuration's fields, and ``fields`` of each one those that differ: that keeps it small."""
+    common: only in the file, fields of the first configuration; ``fields`` of each then holds those that differ.
+    """
 
     schema_version: Literal[1] = 1
     sweep: str
     written_s: float
     settings: dict[str, Any]
-    common: dict[str, Any]
+    common: dict[str, Any] = {}
     configurations: tuple[ConfigurationSnapshot, ...]
 
 
@@ -68,7 +61,7 @@ def take_snapshot(spec: SweepSpec, plan: Plan) -> PlanSnapshot:
         settings["base"] |= {"trainer_version": TRAINER_VERSION}
         settings["data"] |= {"content": sorted({data.fingerprint for data in plan.facts.data.values()})}
     found = () if plan.open_ended else tuple(_describe(c, plan.facts) for c in plan.configurations)
-    return PlanSnapshot(_redact(settings), found)
+    return PlanSnapshot(sweep=spec.name, written_s=time.time(), settings=_redact(settings), configurations=found)
 
 
 def _describe(configuration: Configuration, facts: Facts) -> ConfigurationSnapshot:
@@ -97,16 +90,16 @@ def _redact(value: Any) -> Any:
     return [_redact(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def write_snapshot(folder: Path, sweep: str, snapshot: PlanSnapshot) -> None:
+def write_snapshot(folder: Path, snapshot: PlanSnapshot) -> None:
     """Store a sweep's snapshot in place of the last one."""
     common = dict(snapshot.configurations[0].fields) if snapshot.configurations else {}
     shortened = tuple(
         one.model_copy(update={"fields": {k: v for k, v in one.fields.items() if k not in common or common[k] != v}})
         for one in snapshot.configurations
     )
-    file = _File(sweep=sweep, written_s=time.time(), settings=snapshot.settings, common=common, configurations=shortened)
+    file = snapshot.model_copy(update={"common": common, "configurations": shortened})
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / f"{sweep}.json", file.model_dump_json())
+    write_atomically(folder / f"{snapshot.sweep}.json", file.model_dump_json())
 
 
 def read_snapshot(folder: Path, sweep: str) -> PlanSnapshot | None:
@@ -117,11 +110,11 @@ def read_snapshot(folder: Path, sweep: str) -> PlanSnapshot | None:
     """
     path = folder / f"{sweep}.json"
     try:
-        file = _File.model_validate_json(path.read_bytes())
+        file = PlanSnapshot.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except ValidationError as error:
         raise TrialError(f"{path}: this version cannot read it, so that edits of the file cannot be shown: {error}") from error
     file.settings.get("keep", {}).pop("predictions", None)  # earlier versions wrote it
     configurations = tuple(one.model_copy(update={"fields": file.common | one.fields}) for one in file.configurations)
-    return PlanSnapshot(file.settings, configurations, file.written_s)
+    return file.model_copy(update={"common": {}, "configurations": configurations})

@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.cli import main
 from orchestrator.dispatch.loop.ports import SweepOutcome, TrialOutcome
-from orchestrator.dispatch.notifications import VARIABLE, Kind, Message, describe_end, describe_failure, open_notifier
+from orchestrator.dispatch.notifications import VARIABLE, Message, describe_end, describe_failure, open_services
 from orchestrator.dispatch.summary import SweepReport
 from orchestrator.errors import DataError, SpecError
 from orchestrator.spec import SweepSpec, load_spec
@@ -21,7 +21,7 @@ from tests.orchestrator.conftest import SECRET, Chat
 from tests.orchestrator.dispatch.loop.conftest import a_result
 from tests.orchestrator.dispatch.loop.conftest import spec as trial
 
-MESSAGE = Message("losses: done", "4 complete", Kind.success)
+MESSAGE = Message("losses: done", "4 complete", "success")
 
 
 @pytest.fixture(autouse=True)
@@ -42,11 +42,16 @@ def read(tmp_path: Path) -> Callable[..., SweepSpec]:
     return read
 
 
+def send(spec: SweepSpec, environment: dict[str, str]) -> list[str | None]:
+    """Send the message to each service; returns what failed."""
+    return [service.send(MESSAGE) for service in open_services(spec, environment)]
+
+
 def test_each_address_gets_the_message_once(chat: Chat, read: Callable[..., SweepSpec]) -> None:
     """Addresses in the file, in its variables and in the environment."""
     spec = read(f"notify: ['${{CHAT}}', 'json://${{WHO}}:{SECRET}@127.0.0.1:{chat.server.server_port}/other']\n")
     environment = {VARIABLE: f"{chat.address} ", "CHAT": chat.address, "WHO": "me"}
-    assert open_notifier(spec, environment).notify(MESSAGE) == []
+    assert send(spec, environment) == [None, None]
     assert [(got["title"], got["message"], got["type"]) for got in chat.received] == [
         ("losses: done", "4 complete", "success")
     ] * 2
@@ -54,7 +59,7 @@ def test_each_address_gets_the_message_once(chat: Chat, read: Callable[..., Swee
 
 def test_without_addresses_nothing_is_sent(chat: Chat, read: Callable[..., SweepSpec]) -> None:
     """Apprise is not needed either."""
-    assert open_notifier(read("name: a\n"), {}).notify(MESSAGE) == []
+    assert send(read("name: a\n"), {}) == []
 
 
 @pytest.mark.parametrize("status", [500, 404, None])
@@ -69,7 +74,8 @@ def test_a_failed_message_is_a_warning(
     caplog.set_level(logging.NOTSET)
     address = chat.address if status else f"json://somebody:{SECRET}@127.0.0.1:9/{SECRET}"
     chat.status = status or 0
-    [trouble] = open_notifier(read("name: a\nnotify: ${CHAT}\n"), {"CHAT": address}).notify(MESSAGE)
+    [trouble] = send(read("name: a\nnotify: ${CHAT}\n"), {"CHAT": address})
+    assert trouble is not None
     assert "losses.yaml:2: notify[0] (JSON) could not be notified" in trouble
     assert SECRET not in trouble + caplog.text + "".join(capfd.readouterr())
 
@@ -94,7 +100,7 @@ def test_an_unusable_address_is_explained(
     """With its place and what is wrong with it, without showing it."""
     caplog.set_level(logging.NOTSET)
     with pytest.raises(SpecError) as caught:
-        open_notifier(read(text, *options), {})
+        open_services(read(text, *options), {})
     assert [piece for piece in pieces if piece not in str(caught.value)] == []
     assert SECRET not in str(caught.value) + caplog.text
 
@@ -139,7 +145,7 @@ def report(**changed: Any) -> SweepReport:
 def test_a_message_has_the_essentials(tmp_path: Path) -> None:
     """Counts, time, the best trial, reasons of failures, where to look; no password."""
     message = describe_end(report(), Home(tmp_path, tracking="http://me:hunter2@server:5000"))
-    assert (message.title, message.kind) == ("losses: ended, 1 of 3 trials failed", Kind.warning)
+    assert (message.title, message.kind) == ("losses: ended, 1 of 3 trials failed", "warning")
     assert message.body.splitlines() == [
         "1 complete, 1 cached, 1 failed in 1 h 2 min",
         "best: focal, val/miou 0.7000",
@@ -151,12 +157,12 @@ def test_a_message_has_the_essentials(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "title", "kind"),
     [
-        ({"trials": ()}, "losses: done", Kind.success),
-        ({"interrupted": True}, "losses: interrupted", Kind.warning),
-        ({"halted": "the disk is full"}, "losses: halted", Kind.failure),
+        ({"trials": ()}, "losses: done", "success"),
+        ({"interrupted": True}, "losses: interrupted", "warning"),
+        ({"halted": "the disk is full"}, "losses: halted", "failure"),
     ],
 )
-def test_each_end_has_its_title(tmp_path: Path, changed: dict[str, Any], title: str, kind: Kind) -> None:
+def test_each_end_has_its_title(tmp_path: Path, changed: dict[str, Any], title: str, kind: str) -> None:
     """And its kind."""
     message = describe_end(report(**changed), Home(tmp_path))
     assert (message.title, message.kind) == (title, kind)

@@ -34,7 +34,7 @@ script = {"graceful": stop_when_asked, "stubborn": lambda job: -9 if True in job
 ledger = Ledger(home.ledger_url)
 with registered(home, ledger, SWEEP, Role.SWEEP) as me:
     dispatcher = Bench(home, ledger, me.owner).dispatcher(points("a", "b", "c"), ScriptedLauncher(script))
-    with stop_on_request(dispatcher, me.listener, lambda text: print(text, flush=True)):
+    with stop_on_request(dispatcher.request_stop, me, lambda text: print(text, flush=True)):
         sys.exit(130 if dispatcher.run().interrupted else 0)
 """
 
@@ -47,7 +47,7 @@ from orchestrator.dispatch.shutdown import interrupt_on_request, registered
 from tests.orchestrator.dispatch.loop.conftest import SWEEP
 
 home = Home(Path(sys.argv[1]))
-with registered(home, Ledger(home.ledger_url), SWEEP, Role.SWEEP) as me, interrupt_on_request(me.listener):
+with registered(home, Ledger(home.ledger_url), SWEEP, Role.SWEEP) as me, interrupt_on_request(me):
     try:
         print("waiting", flush=True)
         time.sleep(60)

@@ -31,7 +31,7 @@ def read(folder: Path, text: str) -> SweepSpec:
 def edit(folder: Path, before: str, after: str, facts: Facts = FACTS) -> PlanDiff:
     """Store the snapshot of one text as a run does, and compare another text with it."""
     old = read(folder, before)
-    write_snapshot(folder / "plans", old.name, take_snapshot(old, make_plan(old, FACTS)))
+    write_snapshot(folder / "plans", take_snapshot(old, make_plan(old, FACTS)))
     kept = read_snapshot(folder / "plans", "sweep")
     assert kept is not None
     new = read(folder, after)
@@ -139,7 +139,7 @@ def test_a_snapshot_with_the_retired_field_for_16_bits_is_no_change(tmp_path: Pa
     spec = read(tmp_path, ROWS)
     content = take_snapshot(spec, make_plan(spec, FACTS))
     content.settings["keep"]["predictions"] = "u16"
-    write_snapshot(tmp_path / "plans", spec.name, content)
+    write_snapshot(tmp_path / "plans", content)
     kept = read_snapshot(tmp_path / "plans", spec.name)
     assert kept is not None
     assert compare(kept, take_snapshot(spec, make_plan(spec, FACTS))).is_empty

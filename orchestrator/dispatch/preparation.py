@@ -76,7 +76,7 @@ def make_current_plan(spec: SweepSpec, facts: Facts, home: Home, ledger: Ledger,
     plan = make_plan(spec, facts, known=known)
     specs = [trial.spec for trial in plan.trials]
     states = {key: row.state for key, row in ledger.states([trial.key for trial in specs], spec.name).items()}
-    missing = {trial.key: trial for trial in specs if _find_local_result(home, trial) is None}
+    missing = {trial.key: trial for trial in specs if TrialFolder(home.trial_folder(trial.key)).complete_result() is None}
     found = set(_adopt(home, list(missing.values()), console)) if home.tracking and missing else set()
     for trial in specs:
         if trial.key not in missing or trial.key in found:
@@ -97,14 +97,8 @@ def _adopt(home: Home, specs: Sequence[TrialSpec], console: Console) -> list[str
         return []
 
 
-def _find_local_result(home: Home, spec: TrialSpec) -> TrialResult | None:
-    """A finished trial's result in its folder on this machine."""
-    result = TrialFolder(home.trial_folder(spec.key)).result()
-    return result if result is not None and result.state is TrialState.COMPLETE else None
-
-
 def fetch_result(home: Home, spec: TrialSpec) -> TrialResult | None:
     """The result of a trial that another machine finished, from the tracking server."""
     from orchestrator.tracking.reader.adopt import adopt_finished
 
-    return _find_local_result(home, spec) if adopt_finished(home, [spec]) else None
+    return TrialFolder(home.trial_folder(spec.key)).complete_result() if adopt_finished(home, [spec]) else None

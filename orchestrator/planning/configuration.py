@@ -27,7 +27,6 @@ class DataFacts:
     num_images: int
     height: int
     width: int
-    num_channels: int
     num_classes: int
     class_names: tuple[str, ...]
     removed: tuple[int, ...] = ()
@@ -119,7 +118,11 @@ def resolve(spec: SweepSpec, choice: Params | Row, facts: Facts) -> Configuratio
         BuildError: the values do not fit.
     """
     built = _build(spec, choice)
-    label, seed = (choice.title, choice.seed) if isinstance(choice, Row) else (_label(built), None)
+    if isinstance(choice, Row):
+        label, seed = choice.title, choice.seed
+    else:  # what varies: ``focal-2``, ``Unet-resnet18``, ``dice-lr=0.001``
+        varied = "-".join(_label_value(path, value) for path, value in built.params.items())
+        label, seed = varied or f"{built.train.arch}-{built.train.encoder}", None
     id = facts.key_of(built.train, built.data)
     return Configuration(built.train, built.data, built.params, label=label, id=id, seed=seed)
 
@@ -179,13 +182,6 @@ def each_augmentation(train: TrainConfig) -> Iterator[tuple[Place, Augmentation]
     for i, repeat in enumerate(train.sampling.repeat):
         if repeat.augmentation is not None:
             yield ("sampling", "repeat", i, "augmentation"), repeat.augmentation
-
-
-def _label(built: UncheckedConfiguration) -> str:
-    """What varies, for people: ``focal-2``, ``Unet-resnet18``, ``dice-lr=0.001``."""
-    if not built.params:
-        return f"{built.train.arch}-{built.train.encoder}"
-    return "-".join(_label_value(path, value) for path, value in built.params.items())
 
 
 def _label_value(path: str, value: Any) -> str:

@@ -125,7 +125,6 @@ def _prepare_data(
             num_images=data.images.shape[0],
             height=data.images.shape[1],
             width=data.images.shape[2],
-            num_channels=data.images.shape[3],
             num_classes=data.num_classes,
             class_names=data.class_names,
             removed=data.removed,

@@ -86,7 +86,7 @@ class Preparation:
     def set_terms(self, spec: TrialSpec, folder: TrialFolder) -> Terms:
         """Choose the terms of a trial's next attempt and use them for its memory estimate."""
         terms = self.retries.choose_terms(spec, folder.events()[0])
-        self.memory.set_terms(spec, terms)
+        self.memory.terms[spec.key] = terms
         return terms
 
 

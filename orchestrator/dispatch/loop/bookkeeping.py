@@ -108,7 +108,6 @@ class Bookkeeping:
         return [(trial, rows[trial.spec.key]) for trial in new]
 
     def start(self, spec: TrialSpec, attempt: int) -> None:
-        """Record that an attempt is being started."""
         self._note(spec, TrialState.RUNNING, attempts=attempt)
 
     def take_back(self, spec: TrialSpec, attempt: int) -> None:

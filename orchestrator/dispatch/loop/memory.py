@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator
 
 from orchestrator.dispatch.loop.retries import Terms
@@ -9,33 +10,29 @@ from orchestrator.errors import TrialError
 from orchestrator.launchers.base import UNKNOWN, MemoryEstimate
 from orchestrator.state.home import Home
 from orchestrator.state.trial.folder import TrialFolder
-from orchestrator.state.trial.records import Event, TrialSpec, TrialState
+from orchestrator.state.trial.records import Event, TrialSpec
 
 
 class MemoryEstimates:
     """Memory estimates for a sweep's trials. Used by one thread.
 
     The estimate is the largest peak of any trial of the same kind (see ``kind_of``), in whichever sweep it was measured.
+    terms: of each trial's next attempt, by key.
     """
 
     def __init__(self, peaks: Iterable[tuple[Hashable, float]] = ()) -> None:
+        self.terms: defaultdict[str, Terms] = defaultdict(Terms)
         self._peaks_mb: dict[Hashable, float] = {}
-        self._terms: dict[str, Terms] = {}
         self._kinds: dict[tuple[str, int], Hashable] = {}
         for kind, peak_mb in peaks:
             self._add(kind, peak_mb)
 
     def of(self, spec: TrialSpec) -> MemoryEstimate:
         """The estimate for a trial's next attempt on its current terms."""
-        terms = self._terms.get(spec.key, Terms())
-        if terms.more_than_mb is not None:
-            return MemoryEstimate(terms.more_than_mb + 1)
+        if (more_than_mb := self.terms[spec.key].more_than_mb) is not None:
+            return MemoryEstimate(more_than_mb + 1)
         peak_mb = self._peaks_mb.get(self._kind(spec))
         return UNKNOWN if peak_mb is None else MemoryEstimate.of_peak(peak_mb)
-
-    def set_terms(self, spec: TrialSpec, terms: Terms) -> None:
-        """Set the terms of a trial's next attempt."""
-        self._terms[spec.key] = terms
 
     def record_epoch(self, spec: TrialSpec, event: Event) -> None:
         """Record the peak of a running attempt; on the CPU there is none."""
@@ -43,7 +40,7 @@ class MemoryEstimates:
             self._add(self._kind(spec), peak_mb)
 
     def _kind(self, spec: TrialSpec) -> Hashable:
-        accumulate = self._terms.get(spec.key, Terms()).accumulate
+        accumulate = self.terms[spec.key].accumulate
         known = (spec.configuration, accumulate)
         if known not in self._kinds:
             self._kinds[known] = kind_of(spec, accumulate)
@@ -75,11 +72,9 @@ def read_peaks(home: Home) -> Iterator[tuple[Hashable, float]]:
     for path in home.trials.iterdir() if home.trials.is_dir() else ():
         folder = TrialFolder(path)
         try:
-            result = folder.result()
-            if result is None or result.state is not TrialState.COMPLETE:
-                continue
-            device = result.facts.get("device")
-            if isinstance(device, str) and not device.startswith("cpu"):
+            result = folder.complete_result()
+            device = result.facts.get("device") if result else None
+            if result and isinstance(device, str) and not device.startswith("cpu"):
                 yield kind_of(folder.spec(), folder.attempt().accumulate), float(result.facts["peak_memory_mb"])
         except (TrialError, KeyError):  # written by another version
             continue

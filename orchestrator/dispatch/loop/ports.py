@@ -94,6 +94,10 @@ class CheckpointSource(Protocol):
         """
 
 
+FindResult = Callable[[TrialSpec], TrialResult | None]
+"""Looks up a complete trial's result outside its folder, in the dispatcher's thread; may raise TrackingError."""
+
+
 class Monitor(Protocol):
     """Watches a sweep. Called in the dispatcher's thread."""
 
@@ -115,23 +119,18 @@ class Session:
     ledger: Ledger
 
     def folder_of(self, spec: TrialSpec) -> TrialFolder:
-        """The trial's folder on this machine."""
         return TrialFolder(self.home.trial_folder(spec.key))
 
 
 @dataclass(frozen=True)
 class Ports:
-    """The systems around a dispatcher.
-
-    find_result: looks up a complete trial's result outside its folder, in the dispatcher's thread; may raise TrackingError.
-    open_checkpoints: opens the checkpoint store of other machines, in a separate thread.
-    """
+    """The systems around a dispatcher. open_checkpoints: opens the checkpoint store of other machines, in a separate thread."""
 
     search: Search
     launcher: Launcher
     tracker: Tracker
     monitor: Monitor
-    find_result: Callable[[TrialSpec], TrialResult | None] | None = None
+    find_result: FindResult | None = None
     open_checkpoints: Callable[[], CheckpointSource] | None = None
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from orchestrator.dispatch.loop.outcomes import AttemptOutcome
-from orchestrator.dispatch.loop.ports import CheckpointSource, PlannedTrial, Session
+from orchestrator.dispatch.loop.ports import CheckpointSource, FindResult, PlannedTrial, Session
 from orchestrator.errors import TrackingError
 from orchestrator.state.ledger import LedgerRow
 from orchestrator.state.trial.checkpoint import enter, find_epoch
@@ -55,17 +55,9 @@ def reclaim_orphans(session: Session) -> Iterator[tuple[str, TrialFolder]]:
 
 
 class FinishedTrials:
-    """Outcomes of trials that ended before this dispatcher came to them.
+    """Outcomes of trials that ended before this dispatcher came to them."""
 
-    find_result: as in Ports.
-    """
-
-    def __init__(
-        self,
-        session: Session,
-        find_result: Callable[[TrialSpec], TrialResult | None] | None,
-        clock: Callable[[], float],
-    ) -> None:
+    def __init__(self, session: Session, find_result: FindResult | None, clock: Callable[[], float]) -> None:
         self._session = session
         self._find_result = find_result
         self._clock = clock
@@ -74,16 +66,15 @@ class FinishedTrials:
 
     def read(self, spec: TrialSpec, row: LedgerRow) -> AttemptOutcome | None:
         """How a trial ended that has ended in the ledger; None if it is COMPLETE and its result cannot be found now."""
-        result = self._session.folder_of(spec).result()
-        if _is_complete(result):  # possibly after a failure here, which another machine took over
+        folder = self._session.folder_of(spec)
+        if (result := folder.complete_result()) is not None:  # possibly after a failure here, which another machine took over
             return AttemptOutcome(TrialState.COMPLETE, result)
         if row.state is not TrialState.COMPLETE:
-            return AttemptOutcome(row.state, result, row.reason)
+            return AttemptOutcome(row.state, folder.result(), row.reason)
         if (found := self._ask(spec)) is None:
             self._missing_since_s.setdefault(spec.key, self._clock())
             return None
-        is_here = _is_complete(self._session.folder_of(spec).result())
-        return AttemptOutcome(TrialState.COMPLETE, found, is_others=not is_here)
+        return AttemptOutcome(TrialState.COMPLETE, found, is_others=folder.complete_result() is None)
 
     def may_come(self, spec: TrialSpec) -> bool:
         """Whether a result that ``read`` did not find may still arrive."""
@@ -95,16 +86,11 @@ class FinishedTrials:
             return None
         self._asked_s[spec.key] = now_s
         try:
-            result = self._find_result(spec)
+            return self._find_result(spec)
         except TrackingError as error:
             _log.warning("%s: the tracking server did not return its result: %s", spec.name, error)
             self._missing_since_s[spec.key] = self._clock()
             return None
-        return result if _is_complete(result) else None
-
-
-def _is_complete(result: TrialResult | None) -> bool:
-    return result is not None and result.state is TrialState.COMPLETE
 
 
 @dataclass(frozen=True)

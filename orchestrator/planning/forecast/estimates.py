@@ -110,7 +110,6 @@ class SweepEstimate:
         }
 
     def describe(self) -> str:
-        """One line for people."""
         kind, what = ("core", "the CPU") if self.machine.is_cpu else ("GPU", self.machine.device)
         slots = f"{self.machine.num_slots} slot{'s' * (self.machine.num_slots > 1)}"
         text = f"estimate: {format_duration(self.wall_s)} on {slots} of {what}, {write_hours(self.device_hours)} {kind}-hours"

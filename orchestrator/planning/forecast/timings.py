@@ -11,7 +11,7 @@ from orchestrator.errors import TrialError
 from orchestrator.state.disk import measure
 from orchestrator.state.machine import PREFIX
 from orchestrator.state.trial.folder import TrialFile, TrialFolder
-from orchestrator.state.trial.records import TrialResult, TrialSpec, TrialState, read_number
+from orchestrator.state.trial.records import TrialResult, TrialSpec, read_number
 from trainers.config import FLIPPED_AXES
 
 MAX_OTHERS = 2000
@@ -69,8 +69,8 @@ def read_timings(trials: Path, keys: Collection[str], sizes: Mapping[str, Size])
 
 def _read(folder: TrialFolder, sizes: Mapping[str, Size]) -> Timing | None:
     try:
-        result = folder.result()
-        if result is None or result.state is not TrialState.COMPLETE or not result.facts:
+        result = folder.complete_result()
+        if result is None or not result.facts:
             return None
         spec, weights = folder.spec(), measure(folder.path / TrialFile.WEIGHTS)
         others = max(0, measure(folder.path) - weights)

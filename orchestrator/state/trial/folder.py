@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from orchestrator.errors import TrialError
 from orchestrator.state.files import append_line, is_locked, write_atomically
-from orchestrator.state.trial.records import FLIPS, Attempt, Event, Record, TrialResult, TrialSpec
+from orchestrator.state.trial.records import FLIPS, Attempt, Event, Record, TrialResult, TrialSpec, TrialState
 
 R = TypeVar("R", bound=Record)
 
@@ -146,6 +146,11 @@ class TrialFolder:
     def result(self) -> TrialResult | None:
         """None until the trial has ended."""
         return self._read(TrialResult, TrialFile.RESULT) if self.has_result else None
+
+    def complete_result(self) -> TrialResult | None:
+        """The result if the trial is COMPLETE."""
+        result = self.result()
+        return result if result is not None and result.state is TrialState.COMPLETE else None
 
     def discard_result(self) -> None:
         """Delete the result, so that the trial can be tried again."""

@@ -15,7 +15,7 @@ from orchestrator.spec import SweepSpec, load_spec
 from orchestrator.spec.space import BuildError, fits
 from trainers.config import DataConfig, DiceLoss, FocalLoss, OptimizerConfig, TrainConfig
 
-FACTS = DataFacts("f" * 16, Path("prepared"), 16, 64, 128, 1, 5, ("background", "soil", "bedrock", "sand", "rock"))
+FACTS = DataFacts("f" * 16, Path("prepared"), 16, 64, 128, 5, ("background", "soil", "bedrock", "sand", "rock"))
 
 
 class AnyData(dict[str, DataFacts]):

@@ -24,7 +24,7 @@ def read(folder: Path, text: str) -> SweepSpec:
 
 def facts(*sets: DataConfig) -> Facts:
     """The same facts of the default set and of ``sets``."""
-    known = DataFacts("f" * 16, Path("prepared"), 16, 64, 128, 1, 5, ("a", "b", "c", "d", "e"))
+    known = DataFacts("f" * 16, Path("prepared"), 16, 64, 128, 5, ("a", "b", "c", "d", "e"))
     return Facts(data={source_part(data): known for data in (DataConfig(), *sets)})
 
 

@@ -34,7 +34,7 @@ def read(folder: Path, text: str) -> SweepSpec:
 
 def plan(spec: SweepSpec) -> Plan:
     """The plan of a sweep on its data, without finished trials."""
-    known = DataFacts("f" * 16, Path("prepared"), 16, 64, 128, 1, 5, ("a", "b", "c", "d", "e"))
+    known = DataFacts("f" * 16, Path("prepared"), 16, 64, 128, 5, ("a", "b", "c", "d", "e"))
     return make_plan(spec, Facts(data={source_part(spec.data): known}))
 
 

@@ -18,9 +18,7 @@ from orchestrator.spec import SweepSpec, load_spec
 from orchestrator.state.trial.records import TrialState
 from trainers.config import DataConfig
 
-FACTS = Facts(
-    data={source_part(DataConfig()): DataFacts("f" * 16, Path("prepared"), 16, 64, 128, 1, 5, ("a", "b", "c", "d", "e"))}
-)
+FACTS = Facts(data={source_part(DataConfig()): DataFacts("f" * 16, Path("prepared"), 16, 64, 128, 5, ("a", "b", "c", "d", "e"))})
 GRID = "search: {method: grid, space: {arch: [Unet, FPN], epochs: [1, 2]}}\n"
 LR = "search: {{method: {method}, space: {{optimizer.lr: {{low: 1e-4, high: 1e-1, log: true}}}}}}\nbudget: {{trials: {trials}}}\n"
 CONDITIONAL = """

@@ -65,7 +65,7 @@ def test_parts_of_a_batch_are_a_separate_kind(home: Home) -> None:
     finish(home, make_spec("a"), 4000, accumulate=2)
     needs = MemoryEstimates(read_peaks(home))
     cut, whole = make_spec("cut"), make_spec("whole")
-    needs.set_terms(cut, Terms(accumulate=2))
+    needs.terms[cut.key] = Terms(accumulate=2)
     assert needs.of(whole) == UNKNOWN
     assert needs.of(cut).is_measured
 
@@ -84,5 +84,5 @@ def test_more_than_what_was_too_little_replaces_a_peak(home: Home) -> None:
     needs = MemoryEstimates([*read_peaks(home)])
     spec = make_spec("a")
     needs.record_epoch(spec, Event(kind="epoch", time_s=0, attempt=1, epoch=1, facts={"peak_memory_mb": 1000}))
-    needs.set_terms(spec, Terms(more_than_mb=24000))
+    needs.terms[spec.key] = Terms(more_than_mb=24000)
     assert needs.of(spec) == MemoryEstimate(24001)

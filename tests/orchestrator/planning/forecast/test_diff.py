@@ -16,7 +16,7 @@ from orchestrator.planning.plan import make_plan
 from orchestrator.spec import SweepSpec, load_spec
 from trainers.config import DataConfig
 
-KNOWN = DataFacts("f" * 16, Path("prepared"), 16, 64, 128, 1, 5, ("a", "b", "c", "d", "e"))
+KNOWN = DataFacts("f" * 16, Path("prepared"), 16, 64, 128, 5, ("a", "b", "c", "d", "e"))
 FACTS = Facts(data={source_part(DataConfig()): KNOWN})
 ROWS = "seeds: [0, 1]\nrows:\n  - {id: 11, epochs: 2}\n  - {id: 12, loss: {name: focal, gamma: 2}}\n  - {id: 13, arch: FPN}\n"
 GRID = "search: {method: grid, space: {loss.gamma: [1, 2], arch: [Unet, FPN]}}\n"

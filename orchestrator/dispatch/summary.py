@@ -158,16 +158,11 @@ def summarize_plan(spec: SweepSpec, plan: Plan) -> str:
         return f"{plan.sweep}: {method} proposes as results come in, {allowed}"
     ensembles = f", then {len(plan.ensembles)} ensembles" if plan.ensembles else ""
     counted = f"{len(plan.configurations)} configurations, {len(plan.trials)} trials{done}{other}{ensembles}"
-    return f"{plan.sweep}: {counted}{_write_beyond_budget(spec, plan)}"
-
-
-def _write_beyond_budget(spec: SweepSpec, plan: Plan) -> str:
     if not plan.beyond_budget or spec.budget is None:
-        return ""
-    every = len(plan.configurations) + len(plan.beyond_budget)
-    what = "rows" if spec.rows else "configurations"
-    left_out = f"leaves out {len(plan.beyond_budget)} of {every} {what} ({plan.num_beyond_budget} trials)"
-    return f"; budget.trials {spec.budget.trials} {left_out}, from {plan.beyond_budget[0].label} on"
+        return f"{plan.sweep}: {counted}"
+    every = f"{len(plan.configurations) + len(plan.beyond_budget)} {'rows' if spec.rows else 'configurations'}"
+    left_out = f"leaves out {len(plan.beyond_budget)} of {every} ({plan.num_beyond_budget} trials)"
+    return f"{plan.sweep}: {counted}; budget.trials {spec.budget.trials} {left_out}, from {plan.beyond_budget[0].label} on"
 
 
 def _draw_ensembles(ensembles: Sequence[EnsembleOutcome]) -> Table:

@@ -5,8 +5,8 @@
 - queue: which waiting trial starts next
 - attempts: running attempts, from their prepared folder to their exit
 - outcomes: how an attempt ended
-- retries: whether a failed trial runs again, and on which terms
 - memory: how much GPU memory a trial needs
+- retries: whether a failed trial runs again, and on which terms
 - takeover: what other dispatchers left
 - bookkeeping: records outcomes, values configurations
 """

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from orchestrator.dispatch.loop.memory import MemoryEstimates
 from orchestrator.dispatch.loop.outcomes import AttemptOutcome, Circumstances, OomKills, find_unrecorded
 from orchestrator.dispatch.loop.ports import PlannedTrial, Policy, Ports, Session
-from orchestrator.dispatch.loop.retries import Retries, Terms
+from orchestrator.dispatch.loop.retries import Retries
 from orchestrator.dispatch.loop.takeover import Takeovers
 from orchestrator.errors import LaunchError
 from orchestrator.launchers.base import Job, JobExit, MemoryEstimate
@@ -50,7 +49,6 @@ class Preparation:
 
     ledger: Ledger
     retries: Retries
-    memory: MemoryEstimates
     takeovers: Takeovers
     policy: Policy
 
@@ -68,7 +66,7 @@ class Preparation:
             return outcome
         folder.discard_result()
         origin = self.takeovers.enter(spec, folder)
-        terms = self.set_terms(spec, folder)
+        terms = self.retries.set_terms(spec, folder)
         folder.write_attempt(
             Attempt(
                 number=attempt,
@@ -82,12 +80,6 @@ class Preparation:
             )
         )
         return None
-
-    def set_terms(self, spec: TrialSpec, folder: TrialFolder) -> Terms:
-        """Choose the terms of a trial's next attempt and use them for its memory estimate."""
-        terms = self.retries.choose_terms(spec, folder.events()[0])
-        self.memory.terms[spec.key] = terms
-        return terms
 
 
 @dataclass

@@ -57,9 +57,9 @@ class Dispatcher:
         self._attempts = Attempts(
             session, ports, self._disk, on_epoch=self._record_epoch, silence_s=policy.limits.silence_s, clock=clock
         )
-        self._retries = Retries(policy.retry, session.ledger, ports.launcher)
+        self._retries = Retries(policy.retry, session.ledger, ports.launcher, self._memory)
         self._takeovers = Takeovers(session, ports.open_checkpoints)
-        self._preparation = Preparation(session.ledger, self._retries, self._memory, self._takeovers, policy)
+        self._preparation = Preparation(session.ledger, self._retries, self._takeovers, policy)
         self._finished = FinishedTrials(session, ports.find_result, clock)
         self._queue = Queue(ports.launcher, self._memory)
         self._run_by_others: dict[str, PlannedTrial] = {}
@@ -266,7 +266,7 @@ class Dispatcher:
         if outcome.is_others:
             self._run_by_others[spec.key] = trial
         elif outcome.is_retry:
-            self._preparation.set_terms(spec, running.folder)
+            self._retries.set_terms(spec, running.folder)
             self._queue.put_last(trial)  # others first: what was lacking may be there later
         else:
             self._queue.put_first(trial)

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass
 
-from orchestrator.dispatch.loop.retries import Terms
 from orchestrator.errors import TrialError
 from orchestrator.launchers.base import UNKNOWN, MemoryEstimate
 from orchestrator.state.home import Home
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import Event, TrialSpec
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How an attempt trains. accumulate, deviation: as in Attempt. more_than_mb: GPU memory that was too little."""
+
+    accumulate: int = 1
+    deviation: str | None = None
+    more_than_mb: int | None = None
 
 
 class MemoryEstimates:

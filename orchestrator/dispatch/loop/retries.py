@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from orchestrator.dispatch.loop.memory import MemoryEstimates, Terms
 from orchestrator.dispatch.loop.outcomes import AttemptOutcome
 from orchestrator.errors import LaunchError
 from orchestrator.launchers.base import ANY, Launcher, MemoryEstimate, SlotOwner
@@ -31,15 +32,6 @@ class Failure:
     memory_mb: int | None = None
 
 
-@dataclass(frozen=True)
-class Terms:
-    """How an attempt trains. accumulate, deviation: as in Attempt. more_than_mb: GPU memory that was too little."""
-
-    accumulate: int = 1
-    deviation: str | None = None
-    more_than_mb: int | None = None
-
-
 def _fits_nowhere(_need: MemoryEstimate) -> bool:
     return False
 
@@ -52,10 +44,11 @@ class Retries:
     waits.
     """
 
-    def __init__(self, policy: RetrySpec, ledger: Ledger, launcher: Launcher) -> None:
+    def __init__(self, policy: RetrySpec, ledger: Ledger, launcher: Launcher, memory: MemoryEstimates) -> None:
         self._policy = policy
         self._ledger = ledger
         self._launcher = launcher
+        self._memory = memory
         self._fits: Fits = launcher.fits if isinstance(launcher, SlotOwner) else _fits_nowhere
 
     def reconsider(self, spec: TrialSpec, folder: TrialFolder, outcome: AttemptOutcome) -> AttemptOutcome:
@@ -81,10 +74,12 @@ class Retries:
         count = f"{_count(failures, kind)} of {self._policy.num_allowed(kind)} for {kind.words}"
         return replace(outcome, state=TrialState.WAITING, reason=f"{outcome.reason}; retrying{how} ({count})")
 
-    def choose_terms(self, spec: TrialSpec, events: Sequence[Event]) -> Terms:
-        """The terms of a trial's next attempt, from the events in its folder."""
+    def set_terms(self, spec: TrialSpec, folder: TrialFolder) -> Terms:
+        """Choose the terms of a trial's next attempt from its folder, and use them for its memory estimate."""
+        events, _ = folder.events()
         failures = self._failures(spec, events) if events else ()
-        return choose_terms(failures, spec.train.batch_size, fits=self._fits)
+        self._memory.terms[spec.key] = choose_terms(failures, spec.train.batch_size, fits=self._fits)
+        return self._memory.terms[spec.key]
 
     def _has_slots(self) -> bool:
         try:

@@ -38,21 +38,16 @@ class FieldChange:
 
 
 @dataclass(frozen=True)
-class ChangedConfiguration:
-    """A configuration that replaces an earlier one."""
-
-    configuration: ConfigurationSnapshot
-    changes: tuple[FieldChange, ...]
-
-
-@dataclass(frozen=True)
 class PlanDiff:
-    """The difference of two snapshots. settings: changes outside of configurations. num_unchanged: configurations."""
+    """The difference of two snapshots. settings: changes outside of configurations. num_unchanged: configurations.
+
+    changed: configurations that replace earlier ones, and how.
+    """
 
     since_s: float
     added: Configurations
     removed: Configurations
-    changed: tuple[ChangedConfiguration, ...]
+    changed: tuple[tuple[ConfigurationSnapshot, tuple[FieldChange, ...]], ...]
     settings: tuple[FieldChange, ...]
     num_unchanged: int
 
@@ -65,9 +60,7 @@ class PlanDiff:
             "since_s": self.since_s,
             "added": [_name_json(one) for one in self.added],
             "removed": [_name_json(one) for one in self.removed],
-            "changed": [
-                _name_json(one.configuration) | {"fields": [asdict(change) for change in one.changes]} for one in self.changed
-            ],
+            "changed": [_name_json(now) | {"fields": [asdict(change) for change in changes]} for now, changes in self.changed],
             "unchanged": self.num_unchanged,
             "settings": [asdict(change) for change in self.settings],
         }
@@ -89,8 +82,8 @@ class PlanDiff:
     def _describe_changed(self, num_left: Mapping[str, int]) -> Iterator[str]:
         """One line per set of configurations with the same change."""
         alike: defaultdict[str, list[ConfigurationSnapshot]] = defaultdict(list)
-        for changed in self.changed:
-            alike["; ".join(change.describe() for change in _without_echo(changed.changes))].append(changed.configuration)
+        for now, changes in self.changed:
+            alike["; ".join(change.describe() for change in _without_echo(changes))].append(now)
         for number, (what, found) in enumerate(alike.items()):
             if number == MAX_LINES:
                 yield f"{sum(map(len, list(alike.values())[number:]))} more changed; --plan --json lists them"
@@ -115,7 +108,7 @@ def compare(old: PlanSnapshot, new: PlanSnapshot) -> PlanDiff:
         since_s=old.written_s,
         added=after,
         removed=() if _is_open_ended(new) else before,
-        changed=tuple(ChangedConfiguration(now, tuple(find_changes(was.fields, now.fields))) for was, now in changed),
+        changed=tuple((now, tuple(find_changes(was.fields, now.fields))) for was, now in changed),
         settings=tuple(_compare_settings(old, new)),
         num_unchanged=len(pairs) - len(changed),
     )

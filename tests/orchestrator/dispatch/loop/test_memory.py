@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.dispatch.loop.memory import MemoryEstimates, read_peaks
-from orchestrator.dispatch.loop.retries import Terms
+from orchestrator.dispatch.loop.memory import MemoryEstimates, Terms, read_peaks
 from orchestrator.launchers.base import UNKNOWN, MemoryEstimate
 from orchestrator.state.home import Home
 from orchestrator.state.trial.folder import TrialFolder

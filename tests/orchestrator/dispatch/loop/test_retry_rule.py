@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.dispatch.loop.retries import Failure, Terms, choose_terms, may_retry, read_failures
+from orchestrator.dispatch.loop.memory import Terms
+from orchestrator.dispatch.loop.retries import Failure, choose_terms, may_retry, read_failures
 from orchestrator.launchers.base import MemoryEstimate
 from orchestrator.spec.sections import RetrySpec
 from orchestrator.state.trial.failures import FailureKind

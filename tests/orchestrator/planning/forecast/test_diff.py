@@ -53,8 +53,8 @@ def test_nothing_was_changed(tmp_path: Path) -> None:
 def test_rows_are_known_by_their_ids(tmp_path: Path) -> None:
     """A changed row names its fields and the number of trials to train."""
     changes = edit(tmp_path, ROWS, ROWS.replace("gamma: 2", "gamma: 3").replace("id: 13", "id: 14"))
-    (changed,) = changes.changed
-    assert lines(changes, {changed.configuration.id: 2}) == ["row 12 changed: loss.gamma 2 -> 3 (2 to train)"]
+    [(changed, _)] = changes.changed
+    assert lines(changes, {changed.id: 2}) == ["row 12 changed: loss.gamma 2 -> 3 (2 to train)"]
     assert changes.num_unchanged == 2
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import shutil
 import tempfile
@@ -123,11 +124,10 @@ class Takeovers:
     def __init__(
         self, session: Session, open_source: Callable[[], CheckpointSource] | None, *, patience_s: float = PATIENCE_S
     ) -> None:
-        self._open_source = open_source
+        self._open_source = functools.cache(open_source) if open_source else None
         self._ledger = session.ledger
         self._scratch = session.home.cache / "checkpoints"
         self._patience_s = patience_s
-        self._source: CheckpointSource | None = None
         self._awaited: dict[str, PlannedTrial] = {}
         self._origins: dict[str, _Origin] = {}
         self._requests: SimpleQueue[_Request] = SimpleQueue()
@@ -211,14 +211,13 @@ class Takeovers:
                 return _start_here(request, f"no checkpoint could be fetched: {type(error).__name__}: {error}")
 
     def _fetch(self, request: _Request) -> _Origin:
-        if self._source is None:
-            assert self._open_source is not None, "without a server nothing is requested"
-            self._source = self._open_source()
+        assert self._open_source is not None, "without a server nothing is requested"
+        source = self._open_source()
         self._scratch.mkdir(parents=True, exist_ok=True)
         copy = Path(tempfile.mkdtemp(dir=self._scratch))
         epoch = None
         try:
-            fetched = self._source.fetch(request.trial.spec.key, copy, after=find_epoch(request.folder))
+            fetched = source.fetch(request.trial.spec.key, copy, after=find_epoch(request.folder))
             epoch = fetched.epoch
         finally:
             if epoch is None:

@@ -133,10 +133,10 @@ class _Rates:
 
 
 class Estimator:
-    """Estimates trials from timings on one kind of device."""
+    """Estimates trials on ``machine`` from timings on the same kind of device."""
 
     def __init__(self, timings: Iterable[Timing], machine: Machine) -> None:
-        self._machine = machine
+        self.machine = machine
         self._groups: defaultdict[tuple[object, ...], list[Timing]] = defaultdict(list)
         for timing in timings:
             if timing.device == machine.device and timing.size is not None:
@@ -158,7 +158,7 @@ class Estimator:
         val_s = rates.val_s * work.num_val * len(FLIPPED_AXES[train.test_time_flips])
         epochs_s = train.epochs * (train_s + val_s) * _pixels(work.size)
         return Cost(
-            seconds=epochs_s / self._cores(self._machine) + rates.overhead_s,
+            seconds=epochs_s / self._cores(self.machine) + rates.overhead_s,
             kept_bytes=rates.weights_bytes + rates.other_bytes * work.num_val * _pixels(work.size),
             running_bytes=rates.weights_bytes * (1 + 2 * BEST_CHECKPOINTS_OF_LAST),  # a new one is written beside the last
             basis=basis,
@@ -177,16 +177,15 @@ class Estimator:
         return self._rates[group]
 
     def _cores(self, who: Timing | Machine) -> int:
-        return who.num_threads if self._machine.is_cpu else 1
+        return who.num_threads if self.machine.is_cpu else 1
 
 
-def estimate(
-    work: Sequence[Workload], estimator: Estimator, machine: Machine, *, unlisted: Sequence[Workload] = ()
-) -> SweepEstimate | None:
+def estimate(work: Sequence[Workload], estimator: Estimator, *, unlisted: Sequence[Workload] = ()) -> SweepEstimate | None:
     """Estimate trials in the order in which they start; None if nothing has run on this kind of device yet.
 
     unlisted: sample points for trials that the search has not proposed yet.
     """
+    machine = estimator.machine
     costs = [estimator.cost_of(one) for one in (*work, *unlisted)]
     known = [cost for cost in costs if cost is not None]
     if len(known) < len(costs):

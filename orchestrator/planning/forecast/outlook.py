@@ -126,10 +126,10 @@ def _estimate(
         return None, plan
     estimator = Estimator(timings, machine)
     start_order = plan
-    found = estimate([_workload(trial, plan) for trial in plan.left], estimator, machine, unlisted=unlisted)
+    found = estimate([_workload(trial, plan) for trial in plan.left], estimator, unlisted=unlisted)
     if found is not None:  # estimate again in the order that the durations imply
         start_order = longest_first(plan, spec, found.durations_s)
-        found = estimate([_workload(trial, plan) for trial in start_order.left], estimator, machine, unlisted=unlisted)
+        found = estimate([_workload(trial, plan) for trial in start_order.left], estimator, unlisted=unlisted)
     if found is None:
         where = "the CPU" if machine.is_cpu else machine.device
         notes.append(f"no estimate: nothing has been trained on {where} in {home.root} yet")

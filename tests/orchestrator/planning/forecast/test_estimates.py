@@ -72,13 +72,13 @@ def test_another_kind_of_device_does_not_count() -> None:
     """Without a training on such a device there is no estimate."""
     gpu = Machine("NVIDIA H100", 1, 8)
     assert Estimator([timing()], gpu).cost_of(job()) is None
-    assert estimate([job()], Estimator([timing()], gpu), gpu) is None
+    assert estimate([job()], Estimator([timing()], gpu)) is None
 
 
 def test_a_plan_is_estimated_as_a_whole() -> None:
     """Wall time on the slots, device hours, bytes on disk, and how much of it is a guess."""
     jobs = [job("a"), job("b"), job("c", arch="FPN"), job("d")]
-    found = estimate(jobs, Estimator([timing()], CPU), CPU, unlisted=[job("later")])
+    found = estimate(jobs, Estimator([timing()], CPU), unlisted=[job("later")])
     assert found is not None
     assert found.wall_s == pytest.approx(135)
     assert found.device_hours == pytest.approx(225 / 3600)
@@ -97,7 +97,7 @@ def test_a_shared_gpu_counts_once() -> None:
     """As in the budget of GPU-hours: two attempts that share it cost no more than one."""
     shared = Machine("NVIDIA H100", 4, 8, num_gpus=2)
     known = Estimator([timing(device="NVIDIA H100")], shared)
-    found = estimate([job(name) for name in "abcd"], known, shared)
+    found = estimate([job(name) for name in "abcd"], known)
     assert found is not None
     assert (found.wall_s, found.device_hours) == (pytest.approx(45), pytest.approx(2 * 45 / 3600))
 

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import SpecError, TrialError
-from orchestrator.operations.retention.reclaimable import hold
+from orchestrator.state.files import holding
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
-from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.folder import TrialFile, TrialFolder
 from orchestrator.state.trial.records import TrialState
+from orchestrator.state.units import format_count
 from orchestrator.tracking.location import TrackingLocation
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ def retry_failed(home: Home, sweeps: Sequence[str]) -> list[str]:
     lines = []
     for name in sweeps:
         reset = ledger.reset_failed(ledger.members(name))
-        lines.append(f"{name}: {len(reset)} failed trials will be retried" if reset else f"{name}: no failed trials")
+        outcome = f"{format_count(len(reset), 'failed trial')} will be retried" if reset else "no failed trials"
+        lines.append(f"{name}: {outcome}")
     return lines
 
 
@@ -58,7 +60,7 @@ def _reset(key: str, home: Home, ledger: Ledger, records: CheckpointRecords) -> 
     """The ledger comes last: after a kill the trial still counts as finished, and the command can be repeated."""
     folder = TrialFolder(home.trial_folder(key))
     folder.path.mkdir(parents=True, exist_ok=True)
-    with hold(folder) as is_free:
+    with holding(folder.path / TrialFile.LOCK) as is_free:
         row = ledger.states([key])[key]
         if not is_free or row.is_held(ledger.now_s()):
             raise TrialError(f"{folder.path}: a dispatcher is working on the trial. Let it finish first.")

@@ -15,6 +15,7 @@ from orchestrator.planning.shared import read_shared_plan
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger, LedgerRow
 from orchestrator.state.trial.folder import TrialFile, TrialFolder, is_worked_on
+from orchestrator.state.units import format_count
 from orchestrator.tracking.location import RefusedError, TrackingLocation
 
 LONGEST_PAUSE_S = 8.0
@@ -40,10 +41,10 @@ class SyncedSweep:
 
     def describe(self) -> str:
         """For people: one line, and one per problem."""
-        count = f"{self.checked} trials"
+        count = format_count(self.checked, "trial")
         done = [f"{len(self.sent)} of {count} sent" if self.sent or self.problem else f"{count} checked, nothing was missing"]
         if self.closed:
-            done.append(f"{len(self.closed)} abandoned runs closed")
+            done.append(f"{format_count(len(self.closed), 'abandoned run')} closed")
         problems = [f"  {key}: {reason}" for key, reason in self.refused.items()]
         if self.problem:
             problems.append(f"  not complete yet: {self.problem}")

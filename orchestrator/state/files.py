@@ -25,12 +25,21 @@ def try_lock(path: Path) -> BaseFileLock | None:
     return lock
 
 
+@contextmanager
+def holding(path: Path) -> Iterator[bool]:
+    """Hold the lock at ``path``; False if somebody else holds it. A missing file is created."""
+    lock = try_lock(path)
+    try:
+        yield lock is not None
+    finally:
+        if lock is not None:
+            lock.release()
+
+
 def is_locked(path: Path) -> bool:
     """Whether somebody holds the lock at ``path``; a missing file is created."""
-    lock = try_lock(path)
-    if lock is not None:
-        lock.release()
-    return lock is None
+    with holding(path) as is_free:
+        return not is_free
 
 
 NETWORK = ("nfs", "cifs", "smb", "sshfs", "fuse.sshfs", "afs", "fuse.rclone", "fuse.davfs", "davfs")

@@ -1,4 +1,4 @@
-"""Durations and sizes, written for people."""
+"""Durations, sizes and numbers of things, written for people."""
 
 from __future__ import annotations
 
@@ -25,3 +25,8 @@ def format_bytes(num_bytes: int) -> str:
         if num_bytes >= size:
             return f"{num_bytes / size:.1f} {unit}"
     return f"{num_bytes} bytes"
+
+
+def format_count(number: int, noun: str) -> str:
+    """As ``1 trial`` or ``2 trials``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -130,6 +130,29 @@ def search_sweep(client: MlflowClient, sweep: str, query: str) -> list[Run]:
 def search_everywhere(client: MlflowClient, query: str) -> list[Run]:
     """Every matching run of all experiments."""
     return search_runs(client, [str(found.experiment_id) for found in all_experiments(client)], query)
+
+
+def log_all(
+    client: MlflowClient,
+    run_id: str,
+    *,
+    points: Sequence[Metric] = (),
+    params: Mapping[str, str] = {},
+    tags: Mapping[str, str] = {},
+) -> None:
+    """Send in as few batches as MLflow's limits allow: 1000 items in all, 100 params, 100 tags, 1 MB."""
+    all_params = [Param(name, value) for name, value in params.items()]
+    all_tags = [RunTag(name, value) for name, value in tags.items()]
+    while points or all_params or all_tags:
+        client.log_batch(run_id, points[:800], all_params[:100], all_tags[:100], synchronous=True)
+        points, all_params, all_tags = points[800:], all_params[100:], all_tags[100:]
+
+
+def relabel(client: MlflowClient, run: Run, *, name: str, tags: Mapping[str, str]) -> None:
+    """Change what differs of a run's name and of these tags."""
+    log_all(client, run.info.run_id, tags={key: value for key, value in tags.items() if run.data.tags.get(key) != value})
+    if run.info.run_name != name:
+        client.update_run(run.info.run_id, name=name)
 
 
 def lock_database(location: TrackingLocation) -> FileLock:

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from orchestrator.operations.data.sheet import Cell, Section, title_class, write_sheet
 from orchestrator.operations.data.source import read_source
+from orchestrator.state.units import format_count
 from trainers.data import DataSet
 from trainers.data.quality.inspection import DuplicateGroup, Findings, inspect_dataset
 
@@ -70,7 +71,7 @@ class CheckReport:
         height, width, channels = self.data.images.shape[1:]
         size = f"{height}x{width}, {'gray' if channels == 1 else 'RGB'}"
         cleaned = f", {len(self.data.removed)} more removed by data.clean" if self.data.removed else ""
-        title = f"{self.data.source}: {len(self.data.names)} images of {size}{cleaned}"
+        title = f"{self.data.source}: {format_count(len(self.data.names), 'image')} of {size}{cleaned}"
         return Group(Text(title), classes, *map(Text, self._lines()))
 
     def _lines(self) -> Iterator[str]:
@@ -98,7 +99,7 @@ class CheckReport:
         shown = "; ".join(
             "+".join(map(str, self._places(group[:4]))) + ("+..." if len(group) > 4 else "") for group in groups[:5]
         )
-        return f"{what}: {len(groups)} groups: {shown}" + ("; ..." if len(groups) > 5 else "")
+        return f"{what}: {format_count(len(groups), 'group')}: {shown}" + ("; ..." if len(groups) > 5 else "")
 
     def _places(self, indices: Sequence[int]) -> list[int]:
         positions = self.data.positions

@@ -13,6 +13,7 @@ from orchestrator.errors import TrackingError
 from orchestrator.operations.doctor.findings import Finding, error, ok, warning
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
+from orchestrator.state.units import format_count
 from orchestrator.tracking.location import TrackingLocation
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def check_storage(home: Home) -> Iterator[Finding]:
         yield error("ledger", str(failure), "Does ORCHESTRATE_STORAGE match the server's .env? Is its port open?")
         return
     where = "PostgreSQL" if home.storage else f"{home.root}, for this machine only"
-    yield ok("ledger", f"{where}: works, {num_sweeps} sweeps")
+    yield ok("ledger", f"{where}: works, {format_count(num_sweeps, 'sweep')}")
     if home.storage:
         yield _check_clock("the database's", now_s - time.time())
     if home.storage and home.tracking is None:

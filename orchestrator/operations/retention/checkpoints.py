@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import TrialError
 from orchestrator.operations.retention.reclaimable import Reclaimable, ReclaimableKind, has_ended
-from orchestrator.operations.retention.rules import RankedTrial, choose_removable, read_rule
+from orchestrator.operations.retention.rules import choose_removable, read_rule
 from orchestrator.state.disk import measure
 from orchestrator.state.files import mark_file
 from orchestrator.state.home import Home
@@ -46,12 +46,8 @@ class CheckpointFinder:
 
     def find_not_kept(self) -> Iterator[Reclaimable]:
         """Checkpoints that no sweep keeps and no ensemble needs: in trial folders, in the cache and in this home's artifacts."""
-        trials = [
-            RankedTrial(run.key, run.sweep, run.miou if run.state == TrialState.COMPLETE else None, run.scored)
-            for run in self._read.runs
-        ]
         rules = {sweep: read_rule(text) for sweep, text in self._read.rules.items()}
-        removable = choose_removable(trials, rules, members=self._read.members, sweeps_of=self._memberships)
+        removable = choose_removable(self._read.runs, rules, members=self._read.members, sweeps_of=self._memberships)
         for key, reason in removable.items():
             if (runs := self._runs.get(key)) is None:
                 continue

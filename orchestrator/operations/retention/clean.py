@@ -30,7 +30,7 @@ from orchestrator.state.disk import free_bytes, measure
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
 from orchestrator.state.trial.folder import TrialFile, is_worked_on
-from orchestrator.state.units import format_bytes
+from orchestrator.state.units import format_bytes, format_count
 from orchestrator.tracking.location import TrackingLocation
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def keep_at_end(home: Home, sweep: str, rule: Rule) -> list[str]:
     except TrackingError as error:
         return [f"keep: {{checkpoints: {rule}}} is not applied yet; `orchestrate clean` will do it: {error}"]
     return [
-        f"keep: {{checkpoints: {rule}}}: {len(removed)} files deleted, {format_bytes(_add_up(removed))}",
+        f"keep: {{checkpoints: {rule}}}: {format_count(len(removed), 'file')} deleted, {format_bytes(_add_up(removed))}",
         *(f"skipped: {one.what}: {one.why}" for one in skipped),
     ]
 

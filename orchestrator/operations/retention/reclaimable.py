@@ -5,17 +5,16 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from orchestrator.errors import TrialError
 from orchestrator.state.disk import measure
-from orchestrator.state.files import is_locked, try_lock
+from orchestrator.state.files import is_locked
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import LedgerRow
-from orchestrator.state.trial.folder import TrialFile, TrialFolder
+from orchestrator.state.trial.folder import TrialFolder
 
 LEFTOVER_AGE_S = 3600.0
 """A write takes seconds: no process is still writing a file of that age."""
@@ -106,17 +105,6 @@ def find_users(home: Home) -> Skipped | None:
     names = [path.name.removesuffix(".lock") for path in _list(home.locks) if path.name.count(":") == 2]
     running = [name for name in names if not home.is_dead(name)]
     return Skipped("caches and prepared data", f"{', '.join(running)} may need them") if running else None
-
-
-@contextmanager
-def hold(folder: TrialFolder) -> Iterator[bool]:
-    """Keep workers out of a trial's folder; False if one is in it."""
-    lock = try_lock(folder.path / TrialFile.LOCK)
-    try:
-        yield lock is not None
-    finally:
-        if lock is not None:
-            lock.release()
 
 
 def _list(folder: Path) -> list[Path]:

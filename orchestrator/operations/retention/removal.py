@@ -8,10 +8,11 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import TrackingError
-from orchestrator.operations.retention.reclaimable import Reclaimable, ReclaimableKind, Skipped, find_users, has_ended, hold
+from orchestrator.operations.retention.reclaimable import Reclaimable, ReclaimableKind, Skipped, find_users, has_ended
+from orchestrator.state.files import holding
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
-from orchestrator.state.trial.folder import TrialFolder, write_removal
+from orchestrator.state.trial.folder import TrialFile, TrialFolder, write_removal
 
 if TYPE_CHECKING:
     from orchestrator.tracking.checkpoints.retention import CheckpointRecords
@@ -62,7 +63,7 @@ def _remove_of(
     folder = TrialFolder(home.trial_folder(key))
     if not folder.path.is_dir():
         return _record_and_remove(folder, items, records)
-    with hold(folder) as is_free:
+    with holding(folder.path / TrialFile.LOCK) as is_free:
         if not is_free or is_needed(ledger, folder, items):
             return [], Skipped(key, "a dispatcher works on it or is about to")
         return _record_and_remove(folder, items, records)

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from orchestrator.spec.sections import RULE_WORDS, Rule
+from orchestrator.state.trial.records import TrialState
+
+if TYPE_CHECKING:
+    from orchestrator.tracking.checkpoints.retention import CheckpointRun
 
 DEFAULT: Rule = "all"
-
-
-@dataclass(frozen=True)
-class RankedTrial:
-    """A trial in one sweep. miou: None if it is not COMPLETE and so cannot be among the best."""
-
-    key: str
-    sweep: str
-    miou: float | None
-    scored: str | None
-    """Fingerprint of the images, labels and classes it was scored on."""
 
 
 def read_rule(text: str | None) -> Rule:
@@ -30,7 +23,7 @@ def read_rule(text: str | None) -> Rule:
 
 
 def choose_removable(
-    trials: Iterable[RankedTrial],
+    runs: Iterable[CheckpointRun],
     rules: Mapping[str, Rule],
     *,
     members: Collection[str],
@@ -41,11 +34,11 @@ def choose_removable(
     rules: sweep -> rule; a sweep without one keeps everything. members: keys of ensembles' members. sweeps_of: key -> further
     sweeps that have the trial, but no run of it yet.
     """
-    in_sweep: dict[str, list[RankedTrial]] = defaultdict(list)
+    in_sweep: dict[str, list[CheckpointRun]] = defaultdict(list)
     sweeps: dict[str, set[str]] = defaultdict(set)
-    for trial in trials:
-        in_sweep[trial.sweep].append(trial)
-        sweeps[trial.key].update((trial.sweep, *sweeps_of.get(trial.key, ())))
+    for run in runs:
+        in_sweep[run.sweep].append(run)
+        sweeps[run.key].update((run.sweep, *sweeps_of.get(run.key, ())))
     kept = {key for sweep, some in in_sweep.items() for key in _choose_kept(some, rules.get(sweep, DEFAULT))}
     removable = {}
     for key, names in sorted(sweeps.items()):
@@ -55,14 +48,14 @@ def choose_removable(
     return removable
 
 
-def _choose_kept(trials: Collection[RankedTrial], rule: Rule) -> set[str]:
+def _choose_kept(runs: Collection[CheckpointRun], rule: Rule) -> set[str]:
     """The keys that one sweep keeps; of equally good trials the smaller key, as in an ensemble."""
     if rule == "all":
-        return {trial.key for trial in trials}
+        return {run.key for run in runs}
     if rule == "none":
         return set()
     blocks: dict[str | None, list[tuple[float, str]]] = defaultdict(list)
-    for trial in trials:
-        if trial.miou is not None:
-            blocks[trial.scored].append((-trial.miou, trial.key))
+    for run in runs:
+        if run.state == TrialState.COMPLETE and run.miou is not None:
+            blocks[run.scored].append((-run.miou, run.key))
     return {key for block in blocks.values() for _, key in sorted(set(block))[:rule]}

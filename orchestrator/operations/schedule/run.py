@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from orchestrator.operations.schedule.launch import SweepProcess, sweep_command
 from orchestrator.operations.schedule.record import Occurrence, ScheduleRecord, WatchedSweep
 from orchestrator.operations.schedule.scheduler import Call, ScheduledSweep, Scheduler
 from orchestrator.spec import load_spec
-from orchestrator.state.files import try_lock
+from orchestrator.state.files import holding
 from orchestrator.state.home import Home
 
 LOCK = "schedule.lock"
@@ -62,8 +62,15 @@ def run_schedule(sweeps: Sequence[ScheduledSweep], home: Home, *, at_once: int) 
 
     scheduler = Scheduler(sweeps, record, home, at_once=at_once, launch=launch, say=_say, now=_now)
     clock = Clock(lambda name, times: inbox.put(partial(scheduler.decide, name, times)))
-    # a SimpleQueue is the only queue that a signal handler may put to
-    with _lock(home), _on_signals(lambda: inbox.put(scheduler.stop)), closing(clock):
+    home.locks.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        if not stack.enter_context(holding(home.locks / LOCK)):
+            raise ScheduleError(
+                f"{home.root}: another `orchestrate schedule` is running here. Stop it and pass all files to one, "
+                "or give this one its own ORCHESTRATE_HOME."
+            )
+        stack.enter_context(_on_signals(lambda: inbox.put(scheduler.stop)))  # the only queue that a signal handler may put to
+        stack.enter_context(closing(clock))
         scheduler.resume()
         for name, watch in _watch(sweeps, record).items():
             handled = [occurrence.planned for occurrence in record.occurrences().values() if occurrence.sweep == name]
@@ -85,22 +92,6 @@ def _watch(sweeps: Sequence[ScheduledSweep], record: ScheduleRecord) -> dict[str
         watched[sweep.name] = old if old is not None and old.model_copy(update={"since": new.since}) == new else new
     record.watch(watched)
     return watched
-
-
-@contextmanager
-def _lock(home: Home) -> Iterator[None]:
-    """Keep other schedulers out: two would run every occurrence twice."""
-    home.locks.mkdir(parents=True, exist_ok=True)
-    lock = try_lock(home.locks / LOCK)
-    if lock is None:
-        raise ScheduleError(
-            f"{home.root}: another `orchestrate schedule` is running here. Stop it and pass all files to one, "
-            "or give this one its own ORCHESTRATE_HOME."
-        )
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextmanager

@@ -6,6 +6,8 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from orchestrator.state.units import format_count
+
 
 @dataclass(frozen=True)
 class TrialProgress:
@@ -64,5 +66,5 @@ def estimate_left(running: Sequence[TrialProgress], num_waiting: int, durations_
     for _ in range(num_waiting):
         heapq.heapreplace(ends, ends[0] + typical_s)
     if durations_s:
-        return TimeLeft(max(ends), f"from the mean of {len(durations_s)} finished trials")
+        return TimeLeft(max(ends), f"from the mean of {format_count(len(durations_s), 'finished trial')}")
     return TimeLeft(max(ends), "a guess from running epochs, as no trial has finished", is_guess=True)

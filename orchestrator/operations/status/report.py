@@ -18,7 +18,7 @@ from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
 from orchestrator.state.trial.folder import cut_tail
 from orchestrator.state.trial.records import OBJECTIVE, TrialState
-from orchestrator.state.units import format_duration
+from orchestrator.state.units import format_count, format_duration
 
 SHOWN_LOG_LINES = 5
 """Lines of a failed trial's log; --json has all that was kept."""
@@ -104,7 +104,7 @@ def _draw(sweep: SweepStatus) -> Iterator[RenderableType]:
         yield Text(f"  {trouble}")
     if sweep.unmirrored:
         hint = "" if sweep.dispatchers else f"; `orchestrate sync {sweep.sweep}` sends them"
-        yield Text(f"  not in MLflow yet: {len(sweep.unmirrored)} trials ({_shorten(sweep.unmirrored)}){hint}")
+        yield Text(f"  not in MLflow yet: {format_count(len(sweep.unmirrored), 'trial')} ({_shorten(sweep.unmirrored)}){hint}")
 
 
 def _write_counts(sweep: SweepStatus) -> str:

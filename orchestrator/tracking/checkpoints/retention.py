@@ -20,7 +20,7 @@ from orchestrator.tracking.tags import RunKind, Tag, match_tags, match_trials, r
 
 @dataclass(frozen=True)
 class CheckpointRun:
-    """A trial's run. miou, scored: as logged. holds_files: it does not refer to another run's files."""
+    """A trial's run. holds_files: it does not refer to another run's files."""
 
     run_id: str
     sweep: str
@@ -28,6 +28,7 @@ class CheckpointRun:
     state: str
     miou: float | None
     scored: str | None
+    """Fingerprint of the images, labels and classes it was scored on."""
     holds_files: bool
     files: Path | None
     """The folder of its files, if it belongs to this home; None if a server keeps them."""

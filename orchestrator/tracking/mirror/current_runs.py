@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mlflow import MlflowClient
-from mlflow.entities import Run, RunTag
+from mlflow.entities import Run
 
 from orchestrator.errors import TrialError
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import TrialState
-from orchestrator.tracking.client import search_runs, search_sweep
+from orchestrator.tracking.client import relabel, search_runs, search_sweep
 from orchestrator.tracking.tags import RunLabel, Tag, match_trials
 
 
@@ -24,24 +24,14 @@ def relabel_runs(client: MlflowClient, sweep: str, labels: Mapping[str, RunLabel
     runs of the present form have the tag ``row``, the others ``former_row``.
     """
     for run in search_sweep(client, sweep, match_trials()):
-        label = labels.get(run.data.tags.get(Tag.KEY, ""))
-        if label is not None:
-            _apply(client, run, label)
-        elif Tag.ROW in run.data.tags:
-            client.set_tag(run.info.run_id, Tag.FORMER_ROW, run.data.tags[Tag.ROW])
-            client.delete_tag(run.info.run_id, Tag.ROW)
-
-
-def _apply(client: MlflowClient, run: Run, label: RunLabel) -> None:
-    run_id, tags = run.info.run_id, run.data.tags
-    changed = [RunTag(name, value) for name, value in label.tags.items() if tags.get(name) != value]
-    if changed:
-        client.log_batch(run_id, tags=changed, synchronous=True)
-    for name in (Tag.ROW, Tag.REPORTED, Tag.FORMER_ROW):
-        if name in tags and name not in label.tags:
-            client.delete_tag(run_id, name)
-    if run.info.run_name != label.name:
-        client.update_run(run_id, name=label.name)
+        run_id, tags = run.info.run_id, run.data.tags
+        if (label := labels.get(tags.get(Tag.KEY, ""))) is not None:
+            relabel(client, run, name=label.name, tags=label.tags)
+            for name in ({Tag.ROW, Tag.REPORTED, Tag.FORMER_ROW} & tags.keys()) - label.tags.keys():
+                client.delete_tag(run_id, name)
+        elif Tag.ROW in tags:
+            client.set_tag(run_id, Tag.FORMER_ROW, tags[Tag.ROW])
+            client.delete_tag(run_id, Tag.ROW)
 
 
 def read_deviation(folder: TrialFolder) -> str:

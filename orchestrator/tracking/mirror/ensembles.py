@@ -9,16 +9,14 @@ import time
 from collections.abc import Sequence
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Metric, Run
 from mlflow.utils.mlflow_tags import MLFLOW_USER
 
 from orchestrator.state.trial.records import TrialState
-from orchestrator.tracking.client import connect, ensure_experiment, search_runs
+from orchestrator.tracking.client import connect, ensure_experiment, log_all, relabel, search_runs
 from orchestrator.tracking.errors import translate_errors
 from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.tags import EnsembleRecord, RunKind, Tag, legalize, match_tags
-
-_BATCH_SIZE = 100
 
 
 def log_ensemble(location: TrackingLocation, sweep: str, record: EnsembleRecord) -> str:
@@ -55,11 +53,7 @@ def _log(client: MlflowClient, experiment: str, sweep: str, record: EnsembleReco
     for run in known:
         if run.data.tags.get(Tag.ENSEMBLE) == identity and run.info.status in ("FINISHED", "FAILED"):
             # The sweep file may have changed what is no part of the document.
-            changed = [RunTag(name, value) for name, value in record.tags.items() if run.data.tags.get(name) != value]
-            if changed:
-                client.log_batch(run.info.run_id, tags=changed, synchronous=True)
-            if run.info.run_name != record.name:
-                client.update_run(run.info.run_id, name=record.name)
+            relabel(client, run, name=record.name, tags=record.tags)
             return str(run.info.run_id)
     tags: dict[str, str] = {
         Tag.KIND: RunKind.ENSEMBLE,
@@ -74,19 +68,11 @@ def _log(client: MlflowClient, experiment: str, sweep: str, record: EnsembleReco
     if record.reason:
         tags[Tag.REASON] = record.reason[:1000]
     run_id = str(client.create_run(experiment, tags=tags, run_name=record.name).info.run_id)
-    _log_metrics(client, run_id, record)
+    now_ms, names = round(time.time() * 1000), legalize(record.metrics)
+    points = [Metric(name, value, now_ms, 0) for name, value in zip(names, record.metrics.values(), strict=True)]
+    log_all(client, run_id, points=points, params=record.make_params())
     client.log_text(run_id, text, "ensemble.json")
     for path in record.files:
         client.log_artifact(run_id, str(path))
     client.set_terminated(run_id, "FAILED" if record.reason else "FINISHED")
     return run_id
-
-
-def _log_metrics(client: MlflowClient, run_id: str, record: EnsembleRecord) -> None:
-    now_ms = round(time.time() * 1000)
-    names = legalize(record.metrics)
-    points = [Metric(name, value, now_ms, 0) for name, value in zip(names, record.metrics.values(), strict=True)]
-    params = [Param(name, value) for name, value in record.make_params().items()]
-    client.log_batch(run_id, points, params[:_BATCH_SIZE], synchronous=True)
-    for start in range(_BATCH_SIZE, len(params), _BATCH_SIZE):
-        client.log_batch(run_id, (), params[start : start + _BATCH_SIZE], synchronous=True)

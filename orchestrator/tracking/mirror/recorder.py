@@ -11,14 +11,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import mlflow  # noqa: F401  whole, before its parts (see tracking/__init__.py)
 from filelock import FileLock
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_SOURCE_NAME, MLFLOW_SOURCE_TYPE, MLFLOW_USER
 
 from orchestrator.state.files import mark_file
 from orchestrator.state.trial.folder import ARTIFACTS, TrialFile, TrialFolder
 from orchestrator.state.trial.records import OBJECTIVE, TrialResult, TrialSpec, TrialState
-from orchestrator.tracking.client import connect, ensure_experiment, search_everywhere, search_sweep
+from orchestrator.tracking.client import connect, ensure_experiment, log_all, search_everywhere, search_sweep
 from orchestrator.tracking.errors import translate_errors
 from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.mirror.current_runs import make_current, read_deviation, relabel_runs
@@ -37,7 +37,6 @@ from orchestrator.tracking.mirror_state import MirrorState, read_mirror_state, w
 from orchestrator.tracking.tags import EnsembleRecord, RunKind, RunLabel, Tag, match_trials
 
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAILED: "FAILED"}
-_METRICS_PER_BATCH, _OTHERS_PER_BATCH = 800, 100  # MLflow allows 1000 items in all, 100 params, 100 tags, 1 MB
 _ABANDONED_ENSEMBLE_S = 600  # logging one takes seconds
 _GONE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}  # no such run; a deleted run
 
@@ -121,11 +120,11 @@ class Recorder:
         self, run_id: str, spec: TrialSpec, result: TrialResult, *, origin: Mapping[str, str], known: Collection[str]
     ) -> str:
         """Complete a run that refers to another: new, half written, or ended elsewhere. known: its params."""
-        self._log(run_id, tags=origin)
+        log_all(self.client, run_id, tags=origin)
         params = {name: value for name, value in make_params(spec).items() if name not in known}
         tags = describe_result(result)
         points, progress = continue_series(TrialFolder(self.location.trials / spec.key).events()[0], MirroredEpochs())
-        self._log(run_id, points=points + final_points(result, progress), params=params, tags=tags)
+        log_all(self.client, run_id, points=points + final_points(result, progress), params=params, tags=tags)
         self.client.set_terminated(run_id, STATUS[result.state], round(result.ended_s * 1000))
         return run_id
 
@@ -143,7 +142,7 @@ class Recorder:
                 kind, age_s = run.data.tags.get(Tag.KIND), time.time() - (run.info.start_time or 0) / 1000
                 if kind == RunKind.ENSEMBLE and age_s > _ABANDONED_ENSEMBLE_S:
                     tags: dict[str, str] = {Tag.STATE: TrialState.FAILED, Tag.CURRENT: "false"}
-                    self._log(run.info.run_id, tags=tags)
+                    log_all(self.client, run.info.run_id, tags=tags)
                     self.client.set_terminated(run.info.run_id, "KILLED")
                 if kind != RunKind.TRIAL or key in live:
                     continue
@@ -178,7 +177,7 @@ class Recorder:
         points, progress = continue_series(events, MirroredEpochs(state.epoch, state.best))
         unfinished = TrialState.WAITING if ended else TrialState.RUNNING
         tags: dict[str, str] = {} if result else {Tag.STATE: unfinished, Tag.REASON: ""}
-        self._log(run_id, points=points, tags=describe_events(events) | tags)
+        log_all(self.client, run_id, points=points, tags=describe_events(events) | tags)
         state = state.model_copy(
             update={"run_id": run_id, "offset": offset, "epoch": progress.epoch, "best": progress.best, "ended": False}
         )
@@ -186,7 +185,7 @@ class Recorder:
         if ended or result:
             state = self._send_files(run_id, folder, state)
         if result:  # after the files: a run that is COMPLETE has all of them
-            self._log(run_id, points=final_points(result, progress), tags=describe_result(result))
+            log_all(self.client, run_id, points=final_points(result, progress), tags=describe_result(result))
             self.client.set_terminated(run_id, STATUS[result.state], round(result.ended_s * 1000))
         elif ended:
             self._stop(run_id, round(events[-1].time_s * 1000) if events else None)
@@ -206,10 +205,10 @@ class Recorder:
             started_s = events[0].time_s if events else (folder.path / TrialFile.SPEC).stat().st_mtime
             tags = describe_trial(state.sweep, spec, deviation=state.deviation)
             run_id = self._create(experiment, spec, tags=tags, start_s=started_s, label=label)
-            self._log(run_id, params=make_params(spec))
+            log_all(self.client, run_id, params=make_params(spec))
             return run_id, state
         missing = {name: value for name, value in make_params(spec).items() if name not in run.data.params}
-        self._log(run.info.run_id, params=missing)  # params cannot change; a path may differ on this machine
+        log_all(self.client, run.info.run_id, params=missing)  # params cannot change; a path may differ on this machine
         history = self.client.get_metric_history(run.info.run_id, f"epoch/{OBJECTIVE}")
         begun = pick_up_series(history, events)
         return str(run.info.run_id), state.model_copy(update={"epoch": begun.epoch, "best": begun.best})
@@ -221,24 +220,6 @@ class Recorder:
         every = {**tags, **self._identity, **label.tags}
         run = self.client.create_run(experiment, start_time=round(start_s * 1000), tags=every, run_name=label.name)
         return str(run.info.run_id)
-
-    def _log(
-        self, run_id: str, *, points: Sequence[Metric] = (), params: Mapping[str, str] = {}, tags: Mapping[str, str] = {}
-    ) -> None:
-        """Send in as few batches as MLflow's limits allow."""
-        metrics = list(points)
-        all_params = [Param(name, value) for name, value in params.items()]
-        all_tags = [RunTag(name, value) for name, value in tags.items()]
-        while metrics or all_params or all_tags:
-            self.client.log_batch(
-                run_id,
-                metrics[:_METRICS_PER_BATCH],
-                all_params[:_OTHERS_PER_BATCH],
-                all_tags[:_OTHERS_PER_BATCH],
-                synchronous=True,
-            )
-            metrics = metrics[_METRICS_PER_BATCH:]
-            all_params, all_tags = all_params[_OTHERS_PER_BATCH:], all_tags[_OTHERS_PER_BATCH:]
 
     def _send_files(
         self, run_id: str, folder: TrialFolder, state: MirrorState, *, names: Collection[str] = ARTIFACTS
@@ -254,7 +235,7 @@ class Recorder:
 
     def _stop(self, run_id: str, end_ms: int | None = None) -> None:
         """Close a run whose trial waits to be resumed."""
-        self._log(run_id, tags={Tag.STATE: str(TrialState.WAITING)})
+        log_all(self.client, run_id, tags={Tag.STATE: str(TrialState.WAITING)})
         self.client.set_terminated(run_id, "KILLED", end_ms)
 
     def _find_current(self, experiment: str, result: TrialResult) -> Run | None:

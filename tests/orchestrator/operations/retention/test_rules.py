@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.operations.retention.rules import RankedTrial, choose_removable, read_rule
+from orchestrator.operations.retention.rules import choose_removable, read_rule
 from orchestrator.spec.sections import Rule
+from orchestrator.state.trial.records import TrialState
+from orchestrator.tracking.checkpoints.retention import CheckpointRun
 
-FOUR = [RankedTrial(key, "s", miou, "images") for key, miou in [("a", 0.5), ("b", 0.7), ("c", 0.6), ("d", 0.7)]]
+
+def run(key: str, sweep: str, miou: float | None, scored: str | None) -> CheckpointRun:
+    """Of a trial that is COMPLETE, or PRUNED if it has no score."""
+    state = TrialState.PRUNED if miou is None else TrialState.COMPLETE
+    return CheckpointRun("id", sweep, key, state, miou, scored, holds_files=True, files=None)
 
 
-def gone(trials: list[RankedTrial], rules: dict[str, Rule], *, members: tuple[str, ...] = (), **sweeps_of: set[str]) -> set[str]:
+FOUR = [run(key, "s", miou, "images") for key, miou in [("a", 0.5), ("b", 0.7), ("c", 0.6), ("d", 0.7)]]
+
+
+def gone(runs: list[CheckpointRun], rules: dict[str, Rule], *, members: tuple[str, ...] = (), **sweeps_of: set[str]) -> set[str]:
     """Keys whose checkpoints go."""
-    return set(choose_removable(trials, rules, members=members, sweeps_of=sweeps_of))
+    return set(choose_removable(runs, rules, members=members, sweeps_of=sweeps_of))
 
 
 def test_the_best_stay() -> None:
@@ -25,12 +34,12 @@ def test_the_best_stay() -> None:
 
 def test_what_cannot_be_compared_is_ranked_apart() -> None:
     """The best of each set of images."""
-    assert gone([*FOUR, RankedTrial("e", "s", 0.1, "other images")], {"s": 1}) == {"a", "c", "d"}
+    assert gone([*FOUR, run("e", "s", 0.1, "other images")], {"s": 1}) == {"a", "c", "d"}
 
 
 def test_a_pruned_trial_is_not_among_the_best() -> None:
     """Even where there are fewer finished ones."""
-    assert gone([*FOUR, RankedTrial("e", "s", None, None)], {"s": 9}) == {"e"}
+    assert gone([*FOUR, run("e", "s", None, None)], {"s": 9}) == {"e"}
 
 
 def test_a_member_of_an_ensemble_stays() -> None:
@@ -40,7 +49,7 @@ def test_a_member_of_an_ensemble_stays() -> None:
 
 def test_a_shared_trial_stays_while_one_sweep_keeps_it() -> None:
     """Also a sweep that has no run of it yet; the reason names all sweeps that do not keep it."""
-    shared = [*FOUR, RankedTrial("a", "t", 0.5, "images")]
+    shared = [*FOUR, run("a", "t", 0.5, "images")]
     assert gone(shared, {"s": 1, "t": "all"}) == gone(shared, {"s": 1}) == {"c", "d"}
     assert gone(FOUR, {"s": 1, "t": "none"}, a={"u"}, c={"t"}) == {"c", "d"}
     reasons = choose_removable(shared, {"s": 1, "t": "none"}, members=(), sweeps_of={})

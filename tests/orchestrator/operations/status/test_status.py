@@ -222,7 +222,7 @@ def test_the_time_left_follows_from_finished_trials(scene: Scene) -> None:
         status = scene.look()
     assert [row.owner for row in status.dispatchers] == [scene.owner]
     assert status.trials_per_h is not None
-    assert (status.left.seconds, status.left.basis) == (1200, "from the mean of 1 finished trials")
+    assert (status.left.seconds, status.left.basis) == (1200, "from the mean of 1 finished trial")
 
 
 def test_waiting_trials_go_to_the_slots_that_end_first() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from orchestrator.errors import SpecError, TrialError
 from orchestrator.state.files import holding
@@ -13,9 +12,6 @@ from orchestrator.state.trial.folder import TrialFile, TrialFolder
 from orchestrator.state.trial.records import TrialState
 from orchestrator.state.units import format_count
 from orchestrator.tracking.location import TrackingLocation
-
-if TYPE_CHECKING:
-    from orchestrator.tracking.checkpoints.retention import CheckpointRecords
 
 
 def retry_failed(home: Home, sweeps: Sequence[str]) -> list[str]:
@@ -52,24 +48,20 @@ def train_again(home: Home, sweeps: Sequence[str], names: Sequence[str]) -> list
 
     records = CheckpointRecords(TrackingLocation.of(home))
     for key in keys:
-        _reset(key, home, ledger, records)
+        folder = TrialFolder(home.trial_folder(key))
+        folder.path.mkdir(parents=True, exist_ok=True)
+        with holding(folder.path / TrialFile.LOCK) as is_free:
+            row = ledger.states([key])[key]
+            if not is_free or row.is_held(ledger.now_s()):
+                raise TrialError(f"{folder.path}: a dispatcher is working on the trial. Let it finish first.")
+            if row.state is TrialState.PRUNED:
+                raise TrialError(f"{key}: was pruned. Run its sweep without `pruner` to train it to the end.")
+            records.set_waiting(key, "to be trained again, on request")
+            folder.discard_result()
+            # last: after a kill the trial still counts as finished, and the command can be repeated
+            if not ledger.forget(key):
+                ledger.reset_failed([key])
     return [f"{key}: will be trained again" for key in keys]
-
-
-def _reset(key: str, home: Home, ledger: Ledger, records: CheckpointRecords) -> None:
-    """The ledger comes last: after a kill the trial still counts as finished, and the command can be repeated."""
-    folder = TrialFolder(home.trial_folder(key))
-    folder.path.mkdir(parents=True, exist_ok=True)
-    with holding(folder.path / TrialFile.LOCK) as is_free:
-        row = ledger.states([key])[key]
-        if not is_free or row.is_held(ledger.now_s()):
-            raise TrialError(f"{folder.path}: a dispatcher is working on the trial. Let it finish first.")
-        if row.state is TrialState.PRUNED:
-            raise TrialError(f"{key}: was pruned. Run its sweep without `pruner` to train it to the end.")
-        records.set_waiting(key, "to be trained again, on request")
-        folder.discard_result()
-        if not ledger.forget(key):
-            ledger.reset_failed([key])
 
 
 def _find_key(name: str, known: Sequence[str], sweeps: Sequence[str]) -> str:

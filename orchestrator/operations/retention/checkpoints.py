@@ -1,15 +1,15 @@
-"""Finds checkpoints that can be deleted according to MLflow: those that no sweep keeps, and copies of its own files."""
+"""Finds checkpoints that can be deleted according to MLflow: those that no `keep` rule keeps, and copies of its own files."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import TrialError
 from orchestrator.operations.retention.reclaimable import Reclaimable, ReclaimableKind, has_ended
-from orchestrator.operations.retention.rules import choose_removable, read_rule
+from orchestrator.spec.sections import RULE_WORDS, Rule
 from orchestrator.state.disk import measure
 from orchestrator.state.files import mark_file
 from orchestrator.state.home import Home
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 REMOVABLE_STATES = (TrialState.COMPLETE, TrialState.PRUNED)
 """States in which a rule may remove the checkpoint; a failed trial may be retried and resumes from it."""
+
+
+DEFAULT: Rule = "all"
 
 
 class CheckpointFinder:
@@ -107,3 +110,49 @@ class CheckpointFinder:
         if sent is None or sent.run_id != run.run_id:
             return False
         return sent.artifacts.get(TrialFile.WEIGHTS) == mark_file(folder.path / TrialFile.WEIGHTS)
+
+
+def read_rule(text: str | None) -> Rule:
+    """A rule from its text in MLflow; an unknown or missing text keeps everything."""
+    if text is not None and text.isdecimal() and int(text) >= 1:
+        return int(text)
+    return "none" if text == RULE_WORDS[1] else DEFAULT
+
+
+def choose_removable(
+    runs: Iterable[CheckpointRun],
+    rules: Mapping[str, Rule],
+    *,
+    members: Collection[str],
+    sweeps_of: Mapping[str, Collection[str]],
+) -> dict[str, str]:
+    """Keys whose checkpoint no sweep keeps and no ensemble needs -> the rules that remove it, in words.
+
+    rules: sweep -> rule; a sweep without one keeps everything. members: keys of ensembles' members. sweeps_of: key -> further
+    sweeps that have the trial, but no run of it yet.
+    """
+    in_sweep: dict[str, list[CheckpointRun]] = defaultdict(list)
+    sweeps: dict[str, set[str]] = defaultdict(set)
+    for run in runs:
+        in_sweep[run.sweep].append(run)
+        sweeps[run.key].update((run.sweep, *sweeps_of.get(run.key, ())))
+    kept = {key for sweep, some in in_sweep.items() for key in _choose_kept(some, rules.get(sweep, DEFAULT))}
+    removable = {}
+    for key, names in sorted(sweeps.items()):
+        if key in kept or key in members or any(rules.get(name, DEFAULT) == DEFAULT for name in names):
+            continue
+        removable[key] = " and ".join(f"`keep: {{checkpoints: {rules[name]}}}` of sweep {name}" for name in sorted(names))
+    return removable
+
+
+def _choose_kept(runs: Collection[CheckpointRun], rule: Rule) -> set[str]:
+    """The keys that one sweep keeps; of equally good trials the smaller key, as in an ensemble."""
+    if rule == "all":
+        return {run.key for run in runs}
+    if rule == "none":
+        return set()
+    blocks: dict[str | None, list[tuple[float, str]]] = defaultdict(list)
+    for run in runs:
+        if run.state == TrialState.COMPLETE and run.miou is not None:
+            blocks[run.scored].append((-run.miou, run.key))
+    return {key for block in blocks.values() for _, key in sorted(set(block))[:rule]}

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.errors import SpecError, TrackingError
+from orchestrator.operations.retention.checkpoints import DEFAULT, CheckpointFinder
 from orchestrator.operations.retention.reclaimable import (
     Reclaimable,
     ReclaimableKind,
@@ -24,7 +25,6 @@ from orchestrator.operations.retention.reclaimable import (
     list_trials,
 )
 from orchestrator.operations.retention.removal import remove, remove_shared
-from orchestrator.operations.retention.rules import DEFAULT
 from orchestrator.spec.sections import Rule
 from orchestrator.state.disk import free_bytes, measure
 from orchestrator.state.home import Home
@@ -145,8 +145,6 @@ def apply_keep(home: Home, sweep: str) -> tuple[list[Reclaimable], list[Skipped]
     Raises:
         TrackingError: MLflow or the ledger cannot be used; nothing was deleted.
     """
-    from orchestrator.operations.retention.checkpoints import CheckpointFinder
-
     ledger, records = Ledger(home.ledger_url), _open_records(home)
     items = list(CheckpointFinder(home, ledger, records, ledger.members(sweep)).find_not_kept())
     return remove(items, home, ledger, records)
@@ -171,8 +169,6 @@ def _find_all(
 ) -> Iterator[Reclaimable | Skipped]:
     """Everything that can be deleted, the most important first."""
     if records is not None:
-        from orchestrator.operations.retention.checkpoints import CheckpointFinder
-
         try:
             checkpoints = CheckpointFinder(home, ledger, records, keys)
             yield from checkpoints.find_not_kept()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -48,7 +49,7 @@ def _order(item: Reclaimable) -> tuple[bool, str]:
     return item.reason is not None, item.key or ""
 
 
-def is_needed(ledger: Ledger, folder: TrialFolder, items: Iterable[Reclaimable]) -> bool:
+def _is_needed(ledger: Ledger, folder: TrialFolder, items: Iterable[Reclaimable]) -> bool:
     """Whether a dispatcher holds the trial, or the trial will be resumed after all."""
     row = ledger.states([folder.path.name]).get(folder.path.name)
     if row is not None and row.is_held(ledger.now_s()):
@@ -60,30 +61,22 @@ def is_needed(ledger: Ledger, folder: TrialFolder, items: Iterable[Reclaimable])
 def _remove_of(
     key: str, items: Sequence[Reclaimable], home: Home, ledger: Ledger, records: CheckpointRecords | None
 ) -> tuple[list[Reclaimable], Skipped | None]:
-    folder = TrialFolder(home.trial_folder(key))
-    if not folder.path.is_dir():
-        return _record_and_remove(folder, items, records)
-    with holding(folder.path / TrialFile.LOCK) as is_free:
-        if not is_free or is_needed(ledger, folder, items):
-            return [], Skipped(key, "a dispatcher works on it or is about to")
-        return _record_and_remove(folder, items, records)
-
-
-def _record_and_remove(
-    folder: TrialFolder, items: Sequence[Reclaimable], records: CheckpointRecords | None
-) -> tuple[list[Reclaimable], Skipped | None]:
     """Record first: a kill in between leaves a record too many, but never a missing file without one."""
-    reasons = {item.reason: item for item in items if item.reason is not None}
-    try:
-        for reason, item in reasons.items():
-            if folder.path.is_dir():
-                write_removal(folder, reason)
-            for run_id in item.run_ids:
-                assert records is not None, "what has runs was found in them"
-                records.record_removal(run_id, reason)
-    except (OSError, TrackingError) as error:
-        return [], Skipped(folder.path.name, str(error))
-    return _remove_all(items)
+    folder = TrialFolder(home.trial_folder(key))
+    has_folder = folder.path.is_dir()
+    with holding(folder.path / TrialFile.LOCK) if has_folder else nullcontext(True) as is_free:
+        if not is_free or (has_folder and _is_needed(ledger, folder, items)):
+            return [], Skipped(key, "a dispatcher works on it or is about to")
+        try:
+            for reason, item in {item.reason: item for item in items if item.reason is not None}.items():
+                if has_folder:
+                    write_removal(folder, reason)
+                for run_id in item.run_ids:
+                    assert records is not None, "what has runs was found in them"
+                    records.record_removal(run_id, reason)
+        except (OSError, TrackingError) as error:
+            return [], Skipped(key, str(error))
+        return _remove_all(items)
 
 
 def _remove_all(items: Iterable[Reclaimable]) -> tuple[list[Reclaimable], Skipped | None]:

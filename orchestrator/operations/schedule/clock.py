@@ -15,9 +15,6 @@ from apscheduler.triggers.cron import CronTrigger
 
 from orchestrator.spec.cron import WEEKDAYS, CronLine, parse_line
 
-OnDue = Callable[[str, Sequence[datetime]], None]
-"""Called in the clock's thread with a name and the times that have come since its last call, in order."""
-
 
 def next_times(text: str, zone: str | None, *, since: datetime, count: int) -> list[datetime]:
     """The next times after ``since`` at which a line is due. zone: its name; None: this machine's."""
@@ -28,10 +25,12 @@ def next_times(text: str, zone: str | None, *, since: datetime, count: int) -> l
 class Clock:
     """Watches lines and reports due times, including missed ones. Must be closed.
 
+    on_due: called in the clock's thread with a name and the times that have come since its last call, in order.
+
     APScheduler would silently skip late or repeated times. So it gets no time limit and an empty task: only the times are used.
     """
 
-    def __init__(self, on_due: OnDue) -> None:
+    def __init__(self, on_due: Callable[[str, Sequence[datetime]], None]) -> None:
         self._on_due = on_due
         self._lines: dict[str, CronLine] = {}
         self._scheduler = BackgroundScheduler(
@@ -44,7 +43,7 @@ class Clock:
         self._lines[name] = line = parse_line(text)
         trigger = _make_trigger(line, zone)
         first = trigger.get_next_fire_time(since, since)
-        self._scheduler.add_job(_pass, trigger, id=name, next_run_time=first)
+        self._scheduler.add_job(lambda: None, trigger, id=name, next_run_time=first)
 
     def start(self) -> None:
         self._scheduler.start()
@@ -59,10 +58,6 @@ class Clock:
         times = [time for time in map(_normal, event.scheduled_run_times) if not _is_repeated(time, line)]
         if times:
             self._on_due(event.job_id, times)
-
-
-def _pass() -> None:
-    """The task that APScheduler runs."""
 
 
 def _make_trigger(line: CronLine, zone: str | None) -> BaseTrigger:

@@ -71,11 +71,8 @@ def write_calendar(line: CronLine, zone: str | None) -> list[str]:
     months = _numbers(line.month, 12)
     days = _numbers(line.day, 31)
     time = f"{_numbers(line.hour, 24)}:{_numbers(line.minute, 60)}:00" + (f" {zone}" if zone else "")
-    week = (
-        ""
-        if len(line.weekday.values) == 7
-        else ",".join(WEEKDAYS[n].title() for n in sorted(line.weekday.values, key=lambda day: (day - 1) % 7)) + " "
-    )
+    weekdays = sorted(line.weekday.values, key=lambda day: (day - 1) % 7)
+    week = ",".join(WEEKDAYS[n].title() for n in weekdays) + " " if len(weekdays) < 7 else ""
     if line.takes_either_day:
         return [f"*-{months}-{days} {time}", f"{week}*-{months}-* {time}"]
     return [f"{week}*-{months}-{days} {time}"]

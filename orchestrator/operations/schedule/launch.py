@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from orchestrator.operations.schedule.record import Occurrence, ScheduleRecord
@@ -18,35 +15,28 @@ from orchestrator.state.home import Home
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import TrialState
 
-OnEnd = Callable[[str, int], None]
-"""Called in a separate thread with an occurrence's id and its exit code, which is negative after a signal."""
-
 
 class SweepProcess:
-    """A sweep's process in a session of its own: only the scheduler receives Ctrl-C, and forwards it."""
+    """A sweep's process in a session of its own: only the scheduler receives Ctrl-C, and forwards it.
 
-    def __init__(self, occurrence: Occurrence, command: Sequence[str], record: ScheduleRecord, on_end: OnEnd) -> None:
-        self.id = occurrence.id
+    on_end: called in a separate thread with the exit code, which is negative after a signal.
+    """
+
+    def __init__(self, id: str, command: Sequence[str], record: ScheduleRecord, on_end: Callable[[int], None]) -> None:
         record.folder.mkdir(parents=True, exist_ok=True)
-        with open(record.document_of(self.id), "wb") as document, open(record.log_of(self.id), "ab") as log:
+        with open(record.document_of(id), "wb") as document, open(record.log_of(id), "ab") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=document, stderr=log, start_new_session=True)
-        threading.Thread(target=self._wait, args=(on_end,), name=f"wait for {self.id}", daemon=True).start()
+        threading.Thread(target=self._wait, args=(on_end,), name=f"wait for {id}", daemon=True).start()
 
     def stop(self) -> None:
         """Ask for a graceful stop; a second call asks for an immediate one."""
         self._process.send_signal(signal.SIGINT)
 
-    def _wait(self, on_end: OnEnd) -> None:
+    def _wait(self, on_end: Callable[[int], None]) -> None:
         code = self._process.wait()
         if self._process.stdin is not None:
             self._process.stdin.close()
-        on_end(self.id, code)
-
-
-def sweep_command(file: Path, again: str | None) -> list[str]:
-    """The command of a sweep that ends with this process. again: as for `orchestrate sweep`."""
-    options = [] if again is None else ["--again", again]
-    return [sys.executable, "-m", "orchestrator.cli.scheduled", str(os.getpid()), "sweep", str(file), "--json", *options]
+        on_end(code)
 
 
 def count_trials(occurrence: Occurrence, record: ScheduleRecord) -> dict[str, int]:

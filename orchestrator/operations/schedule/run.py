@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from queue import SimpleQueue
 
 from orchestrator.errors import ScheduleError, SpecError
 from orchestrator.operations.schedule.clock import Clock
-from orchestrator.operations.schedule.launch import SweepProcess, sweep_command
+from orchestrator.operations.schedule.launch import SweepProcess
 from orchestrator.operations.schedule.record import Occurrence, ScheduleRecord, WatchedSweep
 from orchestrator.operations.schedule.scheduler import Call, ScheduledSweep, Scheduler
 from orchestrator.spec import load_spec
@@ -57,8 +58,10 @@ def run_schedule(sweeps: Sequence[ScheduledSweep], home: Home, *, at_once: int) 
     inbox: SimpleQueue[Call] = SimpleQueue()
 
     def launch(occurrence: Occurrence, sweep: ScheduledSweep) -> SweepProcess:
-        command = sweep_command(sweep.file, occurrence.id if sweep.schedule.again else None)
-        return SweepProcess(occurrence, command, record, lambda id, code: inbox.put(partial(scheduler.end, id, code)))
+        again = ["--again", occurrence.id] if sweep.schedule.again else []
+        scheduled = [str(os.getpid()), "sweep", str(sweep.file), "--json", *again]  # which ends with this process
+        command = [sys.executable, "-m", "orchestrator.cli.scheduled", *scheduled]
+        return SweepProcess(occurrence.id, command, record, lambda code: inbox.put(partial(scheduler.end, occurrence.id, code)))
 
     scheduler = Scheduler(sweeps, record, home, at_once=at_once, launch=launch, say=_say, now=_now)
     clock = Clock(lambda name, times: inbox.put(partial(scheduler.decide, name, times)))

@@ -96,7 +96,9 @@ def read_sweep(sweep: str, *, home: Home, ledger: Ledger) -> SweepStatus:
     left_out = set(shared.left_out) - held.keys() if shared else set()  # a dispatcher may still run an earlier form of the file
     keys = [key for key in names if key not in left_out]
     rows = {key: known[key] for key in keys if key in known}
-    states = {key: _state_of(rows.get(key), is_held=key in held) for key in keys}
+    interrupted = [key for key, row in rows.items() if row.state is TrialState.RUNNING and key not in held]
+    states = {key: rows[key].state if key in rows else TrialState.WAITING for key in keys}
+    states |= dict.fromkeys(interrupted, TrialState.WAITING)
     dispatchers = tuple(row for row in ledger.roster.list_alive(home.is_alive) if row.sweep == sweep)
     now_s = ledger.now_s()
     running = tuple(_read_running(key, names[key], row, home=home, now_s=now_s) for key, row in held.items())
@@ -113,7 +115,7 @@ def read_sweep(sweep: str, *, home: Home, ledger: Ledger) -> SweepStatus:
         num_proposed_later=num_later,
         dispatchers=dispatchers,
         running=running,
-        interrupted=tuple(names[key] for key, row in rows.items() if row.state is TrialState.RUNNING and key not in held),
+        interrupted=tuple(names[key] for key in interrupted),
         failed=tuple(
             _read_failed(key, names[key], rows[key], results.get(key))
             for key, state in states.items()
@@ -133,13 +135,6 @@ def _read_name(home: Home, key: str) -> str:
         return TrialFolder(home.trial_folder(key)).spec().name
     except TrialError:  # on another machine, or damaged
         return key
-
-
-def _state_of(row: LedgerRow | None, *, is_held: bool) -> TrialState:
-    """A planned trial without a row waits, and so does a started one that no dispatcher holds."""
-    if row is None or (row.state is TrialState.RUNNING and not is_held):
-        return TrialState.WAITING
-    return row.state
 
 
 def _read_results(home: Home, keys: Iterable[str]) -> tuple[dict[str, TrialResult], list[str]]:
@@ -239,17 +234,14 @@ class SlotUse:
 
 def find_slot_use() -> SlotUse:
     """Check all slots that were ever used here, and those that a sweep uses by default."""
+    locked: list[str] = []
     try:
         folder = LockFolder()
-        locked = []
         for path in sorted(folder.path.glob("*.lock")):
             if (descriptor := folder.try_lock(path.stem)) is None:
                 locked.append(path.stem)
             else:
                 os.close(descriptor)
-    except LaunchError as error:
-        return SlotUse((), (), str(error))
-    try:
         own = [slot.name for slot in find_slots()]
     except LaunchError as error:
         return SlotUse(tuple(locked), (), str(error))

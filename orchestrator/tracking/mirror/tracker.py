@@ -37,10 +37,6 @@ class _Task:
     is_refused: bool = False
     """The server refuses it as it is: waiting does not help."""
 
-    def postpone(self, limit_s: float) -> None:
-        self.failures += 1
-        self.not_before_s = time.monotonic() + min(0.5 * 2 ** min(self.failures - 1, 10), limit_s)
-
 
 class MlflowTracker:
     """Mirrors trial folders to MLflow. No method but ``close`` ever waits, whatever the server does.
@@ -198,7 +194,9 @@ class MlflowTracker:
     def _keep(self, name: tuple[str, str], task: _Task, *, trouble: str, is_server: bool, is_refused: bool = False) -> None:
         with self._changed:
             self._current = None
-            task.postpone(_CLOSING_BACKOFF_S if self._closing else _MAX_BACKOFF_S)
+            task.failures += 1
+            limit_s = _CLOSING_BACKOFF_S if self._closing else _MAX_BACKOFF_S
+            task.not_before_s = time.monotonic() + min(0.5 * 2 ** min(task.failures - 1, 10), limit_s)
             newer = self._pending.get(name)
             kept = newer or task
             kept.failures, kept.not_before_s = task.failures, task.not_before_s

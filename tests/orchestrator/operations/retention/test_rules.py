@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.operations.retention.rules import choose_removable, read_rule
+from orchestrator.operations.retention.checkpoints import choose_removable, read_rule
 from orchestrator.spec.sections import Rule
 from orchestrator.state.trial.records import TrialState
 from orchestrator.tracking.checkpoints.retention import CheckpointRun

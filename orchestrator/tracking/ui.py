@@ -109,7 +109,6 @@ def _start_server(location: TrackingLocation, port: int) -> tuple[subprocess.Pop
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
         return port

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 from rich.table import Table
@@ -28,25 +29,15 @@ COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "red"}
 class Finding:
     """subject: what was checked. found: what there is. advice: what to do; empty if nothing is wrong."""
 
-    subject: str
     level: Level
+    subject: str
     found: str
     advice: str = ""
 
 
-def ok(subject: str, found: str) -> Finding:
-    """Nothing to do."""
-    return Finding(subject, Level.OK, found)
-
-
-def warning(subject: str, found: str, advice: str) -> Finding:
-    """Sweeps run, but perhaps not as expected."""
-    return Finding(subject, Level.WARNING, found, advice)
-
-
-def error(subject: str, found: str, advice: str) -> Finding:
-    """Sweeps do not run."""
-    return Finding(subject, Level.ERROR, found, advice)
+ok = partial(Finding, Level.OK)
+warning = partial(Finding, Level.WARNING)
+error = partial(Finding, Level.ERROR)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from orchestrator.errors import SpecError, TrackingError
@@ -206,10 +206,8 @@ def _add_up(items: Iterable[Reclaimable]) -> int:
 
 
 def _draw(items: Sequence[Reclaimable]) -> Table:
-    table = Table(box=None, padding=(0, 2), header_style="dim")
-    table.add_column("what")
-    table.add_column("files", justify="right")
-    table.add_column("size", justify="right")
+    right = [Column(title, justify="right") for title in ("files", "size")]
+    table = Table("what", *right, box=None, padding=(0, 2), header_style="dim")
     for kind in ReclaimableKind:
         some = [item for item in items if item.kind is kind]
         if some:

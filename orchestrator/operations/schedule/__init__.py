@@ -3,8 +3,7 @@
 clock.py       which lines are due
 record.py      the occurrences so far, on disk
 scheduler.py   decides what happens to each due occurrence
-launch.py      runs its sweep as a process
-run.py         the command: connects these until it is stopped
+run.py         the command: connects these, and runs sweeps as processes, until it is stopped
 listing.py     `--list`: past and next occurrences
 export.py      `--export`: the same lines for cron or systemd
 """

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from itertools import islice
 from zoneinfo import ZoneInfo
 
 from apscheduler.events import EVENT_JOB_SUBMITTED, JobSubmissionEvent
@@ -19,7 +18,12 @@ from orchestrator.spec.cron import WEEKDAYS, CronLine, parse_line
 def next_times(text: str, zone: str | None, *, since: datetime, count: int) -> list[datetime]:
     """The next times after ``since`` at which a line is due. zone: its name; None: this machine's."""
     line = parse_line(text)
-    return list(islice(_follow(_make_trigger(line, zone), line, since), count))
+    trigger, times = _make_trigger(line, zone), list[datetime]()
+    while len(times) < count and (time := trigger.get_next_fire_time(since, since)) is not None:
+        since = _normal(time)
+        if not _is_repeated(since, line):
+            times.append(since)
+    return times
 
 
 class Clock:
@@ -72,13 +76,6 @@ def _make_trigger(line: CronLine, zone: str | None) -> BaseTrigger:
     if line.takes_either_day:
         return OrTrigger([build(day, "*"), build("*", weekday)])
     return build(day, weekday)
-
-
-def _follow(trigger: BaseTrigger, line: CronLine, since: datetime) -> Iterator[datetime]:
-    while (time := trigger.get_next_fire_time(since, since)) is not None:
-        since = _normal(time)
-        if not _is_repeated(since, line):
-            yield since
 
 
 def _is_repeated(time: datetime, line: CronLine) -> bool:

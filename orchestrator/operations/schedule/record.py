@@ -9,11 +9,12 @@ mlruns/schedule/
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -106,6 +107,13 @@ class ScheduleRecord:
     def document_of(self, id: str) -> Path:
         """The result of an occurrence's sweep."""
         return self.folder / f"{id}.json"
+
+    def read_trials(self, id: str) -> list[dict[str, Any]]:
+        """The trials in the result of an occurrence's sweep; empty if it has none, because it was killed or refused."""
+        try:
+            return list(json.loads(self.document_of(id).read_bytes())["trials"])
+        except (FileNotFoundError, ValueError):
+            return []
 
     def write(self, occurrence: Occurrence) -> None:
         """Add the present state of an occurrence."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -14,7 +16,6 @@ from queue import SimpleQueue
 
 from orchestrator.errors import ScheduleError, SpecError
 from orchestrator.operations.schedule.clock import Clock
-from orchestrator.operations.schedule.launch import SweepProcess
 from orchestrator.operations.schedule.record import Occurrence, ScheduleRecord, WatchedSweep
 from orchestrator.operations.schedule.scheduler import Call, ScheduledSweep, Scheduler
 from orchestrator.spec import load_spec
@@ -44,6 +45,29 @@ def load_scheduled(files: Sequence[Path]) -> list[ScheduledSweep]:
             raise SpecError(f"{other.file} and {file}: both are named {spec.name!r}. Give each its own 'name'.")
         sweeps[spec.name] = ScheduledSweep(spec.name, file.absolute(), spec.schedule, spec.priority)
     return list(sweeps.values())
+
+
+class SweepProcess:
+    """A sweep's process in a session of its own: only the scheduler receives Ctrl-C, and forwards it.
+
+    on_end: called in a separate thread with the exit code, which is negative after a signal.
+    """
+
+    def __init__(self, id: str, command: Sequence[str], record: ScheduleRecord, on_end: Callable[[int], None]) -> None:
+        record.folder.mkdir(parents=True, exist_ok=True)
+        with open(record.document_of(id), "wb") as document, open(record.log_of(id), "ab") as log:
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=document, stderr=log, start_new_session=True)
+        threading.Thread(target=self._wait, args=(on_end,), name=f"wait for {id}", daemon=True).start()
+
+    def stop(self) -> None:
+        """Ask for a graceful stop; a second call asks for an immediate one."""
+        self._process.send_signal(signal.SIGINT)
+
+    def _wait(self, on_end: Callable[[int], None]) -> None:
+        code = self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        on_end(code)
 
 
 def run_schedule(sweeps: Sequence[ScheduledSweep], home: Home, *, at_once: int) -> int:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Protocol
+from typing import Any, Protocol
 
-from orchestrator.operations.schedule.launch import count_trials, has_news
 from orchestrator.operations.schedule.record import Occurrence, OccurrenceState, ScheduleRecord, name_occurrence
 from orchestrator.spec.sections import ScheduleSpec
 from orchestrator.state.home import Home
+from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.trial.records import TrialState
 from orchestrator.state.units import format_duration
 
 
@@ -148,18 +150,26 @@ class Scheduler:
     def end(self, id: str, exit_code: int) -> None:
         """Record the end of an occurrence's process; exit_code: negative after a signal."""
         occurrence, _ = self._running.pop(id)
-        trials = count_trials(occurrence, self._record)
+        trials = self._record.read_trials(id)
         state = OUTCOMES.get(exit_code, OccurrenceState.CRASHED)
         note = None
         if self._num_stops and (state is OccurrenceState.INTERRUPTED or exit_code == -signal.SIGINT):
             state, note = OccurrenceState.SUSPENDED, "the scheduler was stopped; the next one resumes it"
-        elif state is OccurrenceState.DONE and not has_news(occurrence, self._record, self._home):
+        elif state is OccurrenceState.DONE and not self._has_news(occurrence, trials):
             state, note = OccurrenceState.NOTHING_NEW, "file and data are unchanged since an earlier run: nothing was trained"
         elif state in (OccurrenceState.REFUSED, OccurrenceState.CRASHED):
             lines = self._record.log_of(id).read_text(encoding="utf-8", errors="replace").split("\n")
             note = next((line.strip()[:500] for line in reversed(lines) if line.strip()), None)  # the last line it printed
-        ended = occurrence.model_copy(update={"exit_code": exit_code, "trials": trials})
-        self._close(ended, state, note=note)
+        counts = dict(Counter(str(trial["state"]) for trial in trials))
+        self._close(occurrence.model_copy(update={"exit_code": exit_code, "trials": counts}), state, note=note)
+
+    def _has_news(self, occurrence: Occurrence, trials: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether anything was trained since the occurrence first started."""
+        started_s = occurrence.started.timestamp() if occurrence.started else 0.0
+        results = (TrialFolder(self._home.trial_folder(trial["key"])).result() for trial in trials)
+        return any(trial["state"] == TrialState.COMPLETE for trial in trials) or any(
+            result is not None and result.ended_s >= started_s for result in results
+        )
 
     def _close(self, occurrence: Occurrence, state: OccurrenceState, *, note: str | None) -> None:
         self._record.write(occurrence.model_copy(update={"state": state, "ended": self._now(), "note": note}))

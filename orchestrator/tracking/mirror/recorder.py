@@ -8,6 +8,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 
 import mlflow  # noqa: F401  whole, before its parts (see tracking/__init__.py)
 from filelock import FileLock
@@ -71,13 +72,13 @@ class Recorder:
             if state is None and result is not None:
                 first = self._find_anywhere(folder.spec().key, result)
                 if first is not None and not _is_ahead(first, result):
-                    return self.refer(sweep, folder.spec(), result, label=label)
+                    return self._refer(sweep, folder, result, label=label)
                 if first is not None and first.data.tags.get(Tag.SWEEP) == sweep:
                     return str(first.info.run_id)
             run_id, owner = self._send_own(sweep, folder, ended=ended, label=label)
             result = folder.result()
             if owner != sweep and result is not None:  # another sweep started the trial, and its experiment keeps the run
-                return self.refer(sweep, folder.spec(), result, label=label)
+                return self._refer(sweep, folder, result, label=label)
             return run_id
 
     def relabel(self, sweep: str, labels: Mapping[str, RunLabel]) -> None:
@@ -94,39 +95,6 @@ class Recorder:
         """Record the fixed ensembles of the sweep's table; returns their runs' ids."""
         with translate_errors(self.location):
             return log_table(self.client, self.location, sweep, records)
-
-    def refer(self, sweep: str, spec: TrialSpec, result: TrialResult, *, label: RunLabel | None = None) -> str:
-        """Show a cached trial in the sweep's experiment; its files stay with its first run. Returns the run's id."""
-        folder = TrialFolder(self.location.trials / spec.key)
-        with translate_errors(self.location):
-            experiment = ensure_experiment(self.client, self.location, sweep)
-            own, first = self._find_current(experiment, result), self._find_anywhere(spec.key, result)
-            if folder.result() is not None and not has_result(first, result):
-                # The sweep that trained it ended before its mirror had sent everything.
-                owner = first.data.tags.get(Tag.SWEEP, sweep) if first and not _is_ahead(first, result) else sweep
-                self._send_own(owner, folder, ended=True, label=label if owner == sweep else None)
-                own, first = self._find_current(experiment, result), self._find_anywhere(spec.key, result)
-            if own is not None and has_result(own, result):
-                return str(own.info.run_id)
-            origin: dict[str, str] = {} if first is None else {Tag.CACHED_FROM: str(first.info.run_id)}
-            if own is None:
-                tags = describe_trial(sweep, spec, deviation=result.deviation or "") | origin
-                new_id = self._create(experiment, spec, tags=tags, start_s=result.started_s, label=label)
-                return self._refer(new_id, spec, result, origin={}, known=set())
-            is_first = first is None or first.info.run_id == own.info.run_id
-            return self._refer(str(own.info.run_id), spec, result, origin={} if is_first else origin, known=set(own.data.params))
-
-    def _refer(
-        self, run_id: str, spec: TrialSpec, result: TrialResult, *, origin: Mapping[str, str], known: Collection[str]
-    ) -> str:
-        """Complete a run that refers to another: new, half written, or ended elsewhere. known: its params."""
-        log_all(self.client, run_id, tags=origin)
-        params = {name: value for name, value in make_params(spec).items() if name not in known}
-        tags = describe_result(result)
-        points, progress = continue_series(TrialFolder(self.location.trials / spec.key).events()[0], MirroredEpochs())
-        log_all(self.client, run_id, points=points + final_points(result, progress), params=params, tags=tags)
-        self.client.set_terminated(run_id, STATUS[result.state], round(result.ended_s * 1000))
-        return run_id
 
     def find_abandoned(self, sweep: str, live_keys: Callable[[], Collection[str]]) -> list[str]:
         """Keys of the sweep's RUNNING runs that no process works on; those without a folder on this machine are closed.
@@ -151,6 +119,34 @@ class Recorder:
                 elif self.client.get_run(run.info.run_id).info.status == "RUNNING":  # another machine may just have ended it
                     self._stop(run.info.run_id)
             return here
+
+    def _refer(self, sweep: str, folder: TrialFolder, result: TrialResult, *, label: RunLabel | None) -> str:
+        """Show a cached trial in the sweep's experiment; its files stay with its first run. Returns the run's id."""
+        spec, deviation = folder.spec(), result.deviation or ""
+        experiment = ensure_experiment(self.client, self.location, sweep)
+        find = partial(make_current, self.client, experiment, spec.key, deviation=deviation)
+        own, first = find(), self._find_anywhere(spec.key, result)
+        if not has_result(first, result):
+            # The sweep that trained it ended before its mirror had sent everything.
+            owner = first.data.tags.get(Tag.SWEEP, sweep) if first and not _is_ahead(first, result) else sweep
+            self._send_own(owner, folder, ended=True, label=label if owner == sweep else None)
+            own, first = find(), self._find_anywhere(spec.key, result)
+        if own is not None and has_result(own, result):
+            return str(own.info.run_id)
+        origin: dict[str, str] = {} if first is None else {Tag.CACHED_FROM: str(first.info.run_id)}
+        if own is None:
+            tags = describe_trial(sweep, spec, deviation=deviation) | origin
+            run_id, known = self._create(experiment, spec, tags=tags, start_s=result.started_s, label=label), {}
+        else:  # half written, or ended elsewhere
+            run_id, known = str(own.info.run_id), own.data.params
+            if run_id not in origin.values():
+                log_all(self.client, run_id, tags=origin)
+        points, progress = continue_series(folder.events()[0], MirroredEpochs())
+        params = {name: value for name, value in make_params(spec).items() if name not in known}
+        points += final_points(result, progress)
+        log_all(self.client, run_id, points=points, params=params, tags=describe_result(result))
+        self.client.set_terminated(run_id, STATUS[result.state], round(result.ended_s * 1000))
+        return run_id
 
     def _send_own(self, sweep: str, folder: TrialFolder, *, ended: bool, label: RunLabel | None) -> tuple[str, str]:
         """Bring the folder's own run up to date; returns its id and its sweep, which is ``sweep`` for a new run."""
@@ -237,9 +233,6 @@ class Recorder:
         """Close a run whose trial waits to be resumed."""
         log_all(self.client, run_id, tags={Tag.STATE: str(TrialState.WAITING)})
         self.client.set_terminated(run_id, "KILLED", end_ms)
-
-    def _find_current(self, experiment: str, result: TrialResult) -> Run | None:
-        return make_current(self.client, experiment, result.key, deviation=result.deviation or "")
 
     def _find_anywhere(self, key: str, result: TrialResult) -> Run | None:
         """The run that first recorded a trial, in any sweep; of several the one that ended with ``result``."""

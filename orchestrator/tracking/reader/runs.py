@@ -52,17 +52,11 @@ class RunReader:
         Raises:
             TrackingError: the server cannot be used, or has no such sweep.
         """
-        with translate_errors(self.location):
-            return self._list_current(RunKind.TRIAL, sweeps)
+        return self._list_current(RunKind.TRIAL, sweeps)
 
     def list_ensembles(self, sweeps: Sequence[str] = ()) -> list[RunRow]:
-        """Current runs of fixed and chosen ensembles of these sweeps, or of all, in the order of their start.
-
-        Raises:
-            TrackingError: the server cannot be used, or has no such sweep.
-        """
-        with translate_errors(self.location):
-            return self._list_current(RunKind.ENSEMBLE, sweeps)
+        """As ``list_runs``, but of fixed and chosen ensembles."""
+        return self._list_current(RunKind.ENSEMBLE, sweeps)
 
     def latest_sweep(self) -> str | None:
         """The sweep whose trial started last."""
@@ -145,7 +139,8 @@ class RunReader:
             return self._experiments([sweep])[0]
 
     def _list_current(self, kind: RunKind, sweeps: Sequence[str]) -> list[RunRow]:
-        rows = self._select(self._experiments(sweeps), {Tag.KIND: kind, Tag.CURRENT: "true"})
+        with translate_errors(self.location):
+            rows = self._select(self._experiments(sweeps), {Tag.KIND: kind, Tag.CURRENT: "true"})
         return sorted(rows, key=lambda row: (row.start_s, row.run_id))
 
     def _select(self, experiments: Sequence[str], wanted: Mapping[Tag, str]) -> list[RunRow]:

@@ -69,29 +69,30 @@ def best_ensemble(
     candidates = {candidate.key: candidate for candidate in listed}
     folders = []
     for candidate in listed:
-        names_of_files = candidate.list_files(PREDICTION_FILES)
-        parts = [fetch_predictions(reader, row, cache, names=names_of_files) for row in candidate.rows]
+        names = candidate.list_files(PREDICTION_FILES)
+        parts = [fetch_predictions(reader, row, cache, names=names) for row in candidate.rows]
         folders.append(join_predictions(parts, cache / "predictions"))
-    names = {key: candidate.name for key, candidate in candidates.items()}
-    pool = load_pool(list(candidates), folders, cache / "predictions", names=list(names.values()), mean=options.mean)
+    called = [candidate.name for candidate in listed]
+    pool = load_pool(list(candidates), folders, cache / "predictions", names=called, mean=options.mean)
     check_scores(pool, listed)
     if num_flipped := sum(candidate.flips is not None for candidate in listed):
         said = "candidates use test-time flips; at most one candidate of each model becomes a member."
         notes += (f"{num_flipped} of {len(listed)} {said}",)
     class_names = TrialLoader(reader, cache).load_class_names(listed[0].rows[0])
-    labels = CandidateLabels(
-        names=names,
-        trials={key: tuple(row.key for row in candidate.rows) for key, candidate in candidates.items()},
-        flips={key: candidate.flips for key, candidate in candidates.items() if candidate.flips},
-        class_names=name_classes(pool.singles[pool.positions[listed[0].key]], pool.ignore_classes, class_names),
-        notes=notes,
-    )
+    named = name_classes(pool.singles[pool.positions[listed[0].key]], pool.ignore_classes, class_names)
     models = {key: candidate.model for key, candidate in candidates.items()}
     rules, groups = SelectionRules(options.search, options.wanted.make_limits(listed), models), read_groups(folders)
-    k, exactly, stack = options.k, options.exactly, options.stack
-    report = evaluate(pool, k=k, exactly=exactly, groups=groups, rules=rules, stack=stack, labels=labels)
+    report = evaluate(
+        pool,
+        k=options.k,
+        exactly=options.exactly,
+        groups=groups,
+        rules=rules,
+        stack=options.stack,
+        labels=CandidateLabels(candidates, named, notes),
+    )
     sweep = sweeps[0] if sweeps else max(rows, key=lambda row: row.start_s).sweep
-    record = _make_record(report, [candidates[key] for key in report.members], read_info(folders[0]).scored_fingerprint)
+    record = _make_record(report, read_info(folders[0]).scored_fingerprint)
     return replace(report, run_id=_log(reader, sweep, record, report, pool.ignore_classes))
 
 
@@ -122,9 +123,9 @@ def take_latest_data(candidates: Sequence[EnsembleCandidate]) -> tuple[list[Ense
     )
 
 
-def _make_record(report: EnsembleReport, members: Sequence[EnsembleCandidate], scored_fingerprint: str) -> EnsembleRecord:
+def _make_record(report: EnsembleReport, scored_fingerprint: str) -> EnsembleRecord:
     """What the ensemble's run says. Its matrices are cross-fitted, so that it can be compared with ensembles fixed beforehand."""
-    weights: dict[str, float] = {}
+    members, weights = report.candidates.values(), dict[str, float]()
     for candidate, weight in zip(members, report.weights, strict=True):
         weights |= candidate.share(weight)
     metrics = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ from scipy.special import ndtri, stdtrit
 
 from orchestrator.analysis.results import Result
 from orchestrator.analysis.stats import sum_groups
-from orchestrator.ensemble.selection.pool import Limit, Pool
+from orchestrator.ensemble.selection.pool import Pool
 from orchestrator.errors import EnsembleError
 
 _NUM_PARTS = 5
@@ -18,14 +18,8 @@ _NUM_PARTS = 5
 Images = NDArray[np.int64]
 """(n,) positions of images, ascending."""
 
-Count = Callable[[Images], NDArray[np.int64]]
-"""Images -> their confusion matrices (n, C, C)."""
-
-Choose = Callable[[Images, int], tuple[int, ...]]
-"""Images and a maximum number of members -> positions of the members, repeated by weight."""
-
-Fit = Callable[[Images], Count]
-"""Images to choose or learn on -> the function that counts on other images."""
+Fit = Callable[[Images, Images], NDArray[np.int64]]
+"""Images to choose or learn on, and other images -> confusion matrices (n, C, C) of the others."""
 
 
 def make_parts(num_images: int, groups: NDArray[np.int64] | None) -> list[Images]:
@@ -79,25 +73,5 @@ class CrossFitting:
         confusions = np.zeros((pool.num_images, pool.num_classes, pool.num_classes), np.int64)
         for part in self.parts:
             others = np.setdiff1d(np.arange(pool.num_images), part)
-            confusions[part] = fit(others)(part)
+            confusions[part] = fit(others, part)
         return Result.of(sum_groups(confusions, self.groups), pool.ignore_classes, widening=self.widening)
-
-
-def fit_single(pool: Pool, limits: Sequence[Limit]) -> Fit:
-    """Choose the best single candidate within the limits."""
-
-    def fit(images: Images) -> Count:
-        best = int(np.argmax(pool.rank_singles(images, limits)))
-        return lambda part: pool.singles[best][part]
-
-    return fit
-
-
-def fit_ensemble(pool: Pool, choose: Choose, k: int) -> Fit:
-    """Choose up to ``k`` members."""
-
-    def fit(images: Images) -> Count:
-        members = choose(images, k)
-        return lambda part: pool.count(members, part)
-
-    return fit

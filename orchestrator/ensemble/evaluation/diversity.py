@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +42,14 @@ def measure_diversity(pool: Pool, members: Sequence[int]) -> Diversity:
     differing = np.zeros((len(members), len(members)), np.int64)
     oracle = np.zeros((pool.num_classes, pool.num_classes), np.int64)
     num_scored = 0
-    for true, predicted in _predict(pool, members):
+    predictions = [pool.predictions[i] for i in members]
+    step = max(1, _PART_BYTES // (pool.num_classes * pool.labels.shape[1]))
+    for start in range(0, pool.num_images, step):
+        labels = pool.labels[start : start + step]
+        is_scored = labels != UNSCORED
+        true = labels[is_scored]
+        classes = (array[start : start + step].argmax(axis=1).astype(np.uint8) for array in predictions)
+        predicted = np.stack([predicted[is_scored] for predicted in classes])
         num_scored += true.size
         for i in range(len(members)):
             for j in range(i):
@@ -69,14 +76,3 @@ def drop_each(pool: Pool, members: Sequence[int], groups: NDArray[np.int64] | No
 
     whole, without = score(members), ([member for member in members if member != dropped] for dropped in distinct)
     return tuple(compare_results(whole, score(rest), None) for rest in without)
-
-
-def _predict(pool: Pool, members: Sequence[int]) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Yield, some images at a time, the true classes of scored pixels, (n,), and those of each member, (K, n)."""
-    predictions = [pool.predictions[i] for i in members]
-    step = max(1, _PART_BYTES // (pool.num_classes * pool.labels.shape[1]))
-    for start in range(0, pool.num_images, step):
-        labels = pool.labels[start : start + step]
-        is_scored = labels != UNSCORED
-        predicted = [array[start : start + step].argmax(axis=1).astype(np.uint8)[is_scored] for array in predictions]
-        yield labels[is_scored], np.stack(predicted)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.analysis.results import Result, compare_class_results, compare_results, estimate
-from orchestrator.ensemble.evaluation.crossfit import CrossFitting, Images, fit_ensemble, fit_single
+from orchestrator.ensemble.evaluation.crossfit import CrossFitting, Fit
 from orchestrator.ensemble.evaluation.diversity import drop_each, measure_diversity
 from orchestrator.ensemble.evaluation.report import NO_LABELS, CandidateLabels, EnsembleReport, LearnedCombination, TrajectoryStep
 from orchestrator.ensemble.selection.pool import DEFAULT_RULES, Pool, SelectionRules, check_size
@@ -78,13 +78,13 @@ def _fit_sizes(crossed: CrossFitting, k: int, *, exactly: bool, rules: Selection
     """The cross-fitted result of at most 1, 2, ..., 8, 16, 32, ..., k members."""
     pool = crossed.pool
 
-    def select(images: Images, size: int) -> tuple[int, ...]:
-        return pool.select(images, k=size, exactly=exactly, rules=rules).repeated
+    def fit(size: int) -> Fit:
+        if size == 1:
+            return lambda images, part: pool.singles[int(np.argmax(pool.rank_singles(images, rules.limits)))][part]
+        return lambda images, part: pool.count(pool.select(images, k=size, exactly=exactly, rules=rules).repeated, part)
 
-    doubled = [_EACH * 2**i for i in range(1, k.bit_length()) if _EACH * 2**i < k]
-    larger = [size for size in sorted({*range(1, min(k, _EACH) + 1), *doubled, k}) if size > 1]
-    fits = {1: fit_single(pool, rules.limits)} | {size: fit_ensemble(pool, select, size) for size in larger}
-    return {size: crossed.score(fit) for size, fit in fits.items()}
+    doubled = {_EACH * 2**i for i in range(1, k.bit_length()) if _EACH * 2**i < k}
+    return {size: crossed.score(fit(size)) for size in sorted({*range(1, min(k, _EACH) + 1), *doubled, k})}
 
 
 def _try_stacks(crossed: CrossFitting, chosen: Result, single: Result) -> Iterator[LearnedCombination]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from orchestrator.ensemble.evaluation.diversity import Diversity
 from orchestrator.ensemble.selection.strategies import SearchName
 from trainers.config import Flips
 from trainers.prediction.means import Mean
+
+if TYPE_CHECKING:
+    from orchestrator.ensemble.candidates import EnsembleCandidate
 
 _DRAWN = 8
 """Up to so many members, their disagreement is printed in pairs; the JSON always has it."""
@@ -63,15 +66,9 @@ class LearnedCombination:
 
 @dataclass(frozen=True)
 class CandidateLabels:
-    """What people call candidates and classes; by the candidate's key.
+    """What people call candidates, by key, and classes. notes: what they should know, such as which candidates were left out."""
 
-    trials: keys of the trials that a candidate is made of. flips: of candidates averaged over other mirror images than they were
-    validated with. notes: what people should know, such as which candidates were left out.
-    """
-
-    names: Mapping[str, str] = field(default_factory=dict)
-    trials: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    flips: Mapping[str, Flips] = field(default_factory=dict)
+    candidates: Mapping[str, EnsembleCandidate] = field(default_factory=dict)
     class_names: Mapping[int, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -135,19 +132,25 @@ class EnsembleReport:
         return self.cross_fitted.ci95
 
     @property
+    def candidates(self) -> dict[str, EnsembleCandidate]:
+        """The members whose trials are known, by key."""
+        return {key: self.labels.candidates[key] for key in self.members if key in self.labels.candidates}
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The members' names for people; their keys where they have none."""
-        return tuple(self.labels.names.get(key, key) for key in self.members)
+        known = self.candidates
+        return tuple(known[key].name if key in known else key for key in self.members)
 
     @property
     def trials(self) -> dict[str, tuple[str, ...]]:
         """Member -> keys of the trials that it is made of: itself, or its folds."""
-        return {key: self.labels.trials[key] for key in self.members if key in self.labels.trials}
+        return {key: tuple(row.key for row in candidate.rows) for key, candidate in self.candidates.items()}
 
     @property
     def flips(self) -> dict[str, Flips]:
         """Of the members averaged over other mirror images than they were validated with."""
-        return {key: self.labels.flips[key] for key in self.members if key in self.labels.flips}
+        return {key: candidate.flips for key, candidate in self.candidates.items() if candidate.flips}
 
     @property
     def optimism(self) -> float:
@@ -211,10 +214,10 @@ class EnsembleReport:
         return Group(*parts)
 
     def _draw_members(self) -> Table:
-        named = [(key, self.labels.names.get(key, "")) for key in self.members]
+        known = self.candidates
         rows = [
-            [str(i), key, name, f"{weight:.3f}", f"{alone:.4f}"]
-            for i, ((key, name), weight, alone) in enumerate(zip(named, self.weights, self.members_in_sample, strict=True), 1)
+            [str(i), key, known[key].name if key in known else "", f"{weight:.3f}", f"{alone:.4f}"]
+            for i, (key, weight, alone) in enumerate(zip(self.members, self.weights, self.members_in_sample, strict=True), 1)
         ]
         for row, gain in zip(rows, self.contributions, strict=bool(self.contributions)):
             row.append(f"{gain.value:+.4f}{'' if gain.is_significant else ' ?'}")

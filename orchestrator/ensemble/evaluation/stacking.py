@@ -7,14 +7,13 @@ which weights all classes equally, against predicting rare classes too often.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
-from orchestrator.ensemble.evaluation.crossfit import Count, Fit, Images
+from orchestrator.ensemble.evaluation.crossfit import Fit, Images
 from orchestrator.ensemble.selection.pool import Pool
 from trainers.metrics import confusion_per_image
 
@@ -34,29 +33,22 @@ Learn = Callable[[NDArray[np.float32], NDArray[np.int64]], CombinationWeights]
 """Probabilities (n, M, C) and true classes (n,) of some pixels -> weights for other pixels."""
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Pixels to learn from. probabilities: (n, M, C) in [0, 1]; true: (n,) classes."""
-
-    probabilities: NDArray[np.float32]
-    true: NDArray[np.int64]
-
-
 def fit_stack(pool: Pool, learn: Learn) -> Fit:
     """Learn to combine the best candidates on some images; deterministic."""
 
-    def fit(images: Images) -> Count:
+    def fit(images: Images, part: Images) -> NDArray[np.int64]:
         scores = np.array(pool.rank_singles(images))
         candidates = np.argsort(-scores, kind="stable")[:MAX_CANDIDATES].tolist()
-        sample = draw_sample(pool, candidates, images)
-        matrices = learn(sample.probabilities, sample.true)
-        return lambda part: _count(pool, candidates, matrices, part)
+        return _count(pool, candidates, learn(*draw_sample(pool, candidates, images)), part)
 
     return fit
 
 
-def draw_sample(pool: Pool, candidates: list[int], images: Images) -> Sample:
-    """Draw scored pixels of these images, with each class in proportion to the square root of its share; deterministic."""
+def draw_sample(pool: Pool, candidates: list[int], images: Images) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Draw scored pixels of these images, with each class in proportion to the square root of its share; deterministic.
+
+    Returns: probabilities (n, M, C) in [0, 1] and true classes (n,).
+    """
     labels = pool.labels[images]
     counts = np.bincount(labels.ravel(), minlength=256)[: pool.num_classes]
     shares = np.sqrt(counts) / max(np.sqrt(counts).sum(), 1)
@@ -68,7 +60,7 @@ def draw_sample(pool: Pool, candidates: list[int], images: Images) -> Sample:
     probabilities = np.empty((len(places), len(candidates), pool.num_classes), np.float32)
     for i, candidate in enumerate(candidates):
         probabilities[:, i] = pool.predictions[candidate][images[rows], :, columns]
-    return Sample(probabilities / np.float32(255), labels[rows, columns].astype(np.int64))
+    return probabilities / np.float32(255), labels[rows, columns].astype(np.int64)
 
 
 def learn_weights(probabilities: NDArray[np.float32], true: NDArray[np.int64]) -> CombinationWeights:

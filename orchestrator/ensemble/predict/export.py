@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from orchestrator.ensemble.predict.files import find_files
-from orchestrator.ensemble.predict.predict import to_members
+from orchestrator.ensemble.predict.files import ModelFiles, find_files
 from orchestrator.errors import PredictError, redact
 from orchestrator.planning.preflight import allow_local_imports
 from orchestrator.tracking.location import TrackingLocation
@@ -23,8 +22,6 @@ from trainers.errors import TrainerError
 if TYPE_CHECKING:
     from orchestrator.state.home import Home
     from orchestrator.tracking.models.log import ModelParts
-    from trainers.prediction.ensemble import Member
-    from trainers.prediction.means import Mean
 
 EXAMPLE_SIZE = (64, 64)
 
@@ -70,7 +67,7 @@ def export(model: str, *, home: Home, out: Path | None = None) -> ExportReport:
     place = TrackingLocation.of(home)
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            parts = _gather(to_members(files), files.mean, folder=Path(scratch) / "members")
+            parts = _gather(files, folder=Path(scratch) / "members")
         except TrainerError as error:
             raise PredictError(str(error)) from error
         if out is not None:
@@ -81,7 +78,7 @@ def export(model: str, *, home: Home, out: Path | None = None) -> ExportReport:
             uri = log_model(place, files.run_id, parts)
     return ExportReport(
         model=files.name,
-        members=tuple(member.name for member in files.members),
+        members=tuple(files.members),
         run_id=files.run_id,
         uri=uri,
         out=out,
@@ -89,16 +86,17 @@ def export(model: str, *, home: Home, out: Path | None = None) -> ExportReport:
     )
 
 
-def _gather(members: Sequence[Member], mean: Mean, *, folder: Path) -> ModelParts:
+def _gather(files: ModelFiles, *, folder: Path) -> ModelParts:
     """Copy the members into ``folder``, after checking that they can predict."""
     from orchestrator.tracking.models.log import ModelParts
     from trainers.prediction.ensemble import Ensemble, save_members
     from trainers.prediction.weights import read_info
 
     allow_local_imports()
-    ensemble = Ensemble(members, mean=mean, device="cpu")
+    members = [*files.members.values()]
+    ensemble = Ensemble(members, mean=files.mean, device="cpu")
     folder.mkdir()
-    save_members(folder, members, mean=mean)
+    save_members(folder, members, mean=files.mean)
     archs = {read_info(member.checkpoint).config.arch for member in members}
     code = _find_code(["trainers", *(arch for arch in archs if is_import_path(arch))])
     return ModelParts(

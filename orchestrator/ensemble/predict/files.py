@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -14,6 +15,7 @@ from orchestrator.state.trial.records import TrialSpec
 from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.tags import Tag
 from trainers.config import Flips
+from trainers.errors import TrainerError
 from trainers.prediction.means import Mean
 
 if TYPE_CHECKING:
@@ -21,21 +23,7 @@ if TYPE_CHECKING:
     from orchestrator.tracking.reader.lookup import FoundModel
     from orchestrator.tracking.reader.row import RunRow
     from orchestrator.tracking.reader.runs import RunReader
-
-
-@dataclass(frozen=True)
-class MemberFiles:
-    """A trained model.
-
-    name: its trial's key, or its path. size: (height, width) to which every image is resized; None: images are not resized.
-    flips: mirror images to average over; None: as it was validated.
-    """
-
-    name: str
-    checkpoint: Path
-    weight: float = 1.0
-    size: tuple[int, int] | None = None
-    flips: Flips | None = None
+    from trainers.prediction.ensemble import Member
 
 
 @dataclass(frozen=True)
@@ -43,7 +31,8 @@ class ModelFiles:
     """A model or an ensemble. run_id: None for a checkpoint given by its path. mean: how members are combined."""
 
     name: str
-    members: tuple[MemberFiles, ...]
+    members: Mapping[str, Member]
+    """By the key of its trial, or its path."""
     run_id: str | None = None
     mean: Mean = "arithmetic"
 
@@ -55,13 +44,17 @@ def find_files(name: str, home: Home) -> ModelFiles:
     sweep, for the ensemble that ``best-ensemble`` chose last.
 
     Raises:
-        PredictError: it is a file or folder without a checkpoint.
+        PredictError: it is a file or folder without a checkpoint, or its members cannot be combined.
         TrackingError: there is no such run, or its files are lost.
     """
     path = Path(name).expanduser()
     checkpoint = path / TrialFile.WEIGHTS if path.is_dir() else path
     if checkpoint.is_file():
-        return ModelFiles(name=str(path), members=(MemberFiles(str(path), checkpoint, size=_size_beside(checkpoint)),))
+        from trainers.prediction.ensemble import Member  # imports torch, for which errors need not wait
+
+        beside = checkpoint.parent / TrialFile.SPEC  # a checkpoint outside a trial's folder takes images as they are
+        size = _read_size(beside) if beside.exists() else None
+        return ModelFiles(str(path), {str(path): Member(checkpoint, size=size)})
     if len(path.parts) > 1 or path.suffix == ".safetensors":
         beside = path if path.is_dir() else path.parent
         if checkpoint.name == TrialFile.WEIGHTS and (beside / TrialFile.SPEC).exists():
@@ -85,33 +78,25 @@ def _fetch(model: FoundModel, home: Home) -> ModelFiles:
         raise PredictError(
             f"{model.name}: its members {', '.join(missing)} are COMPLETE nowhere. Run the sweep again to train them anew."
         )
-    cache = home.cache / "files"
-    members = tuple(
-        MemberFiles(
-            name=key,
-            checkpoint=_fetch_checkpoint(reader, rows[key], home),
-            weight=weight,
-            size=_read_size(reader.fetch(rows[key], TrialFile.SPEC, cache)),
-            flips=_check_flips(model, key),
-        )
-        for key, weight in model.weights.items()
-    )
-    return ModelFiles(model.name, members, run_id=model.run_id, mean=_check_mean(model))
+    checkpoints = {key: _fetch_checkpoint(reader, rows[key], home) for key in model.weights}
+    sizes = {key: _read_size(reader.fetch(rows[key], TrialFile.SPEC, home.cache / "files")) for key in model.weights}
+    flips = {key: _check(Flips, found, f"{model.name}: averages {key} over flips") for key, found in model.flips.items()}
+    mean = _check(Mean, model.mean, f"{model.name}: combines its members by")
+    from trainers.prediction.ensemble import Member, to_whole_weights
 
-
-def _check_mean(model: FoundModel) -> Mean:
     try:
-        return TypeAdapter[Mean](Mean).validate_python(model.mean)
-    except ValidationError:
-        raise PredictError(f"{model.name}: combines its members by {model.mean!r}, which this version does not know.") from None
+        weights = zip(model.weights, to_whole_weights([*model.weights.values()]), strict=True)
+    except TrainerError as error:
+        raise PredictError(f"{model.name}: {error}") from error
+    members = {key: Member(checkpoints[key], weight, sizes[key], flips.get(key)) for key, weight in weights}
+    return ModelFiles(model.name, members, run_id=model.run_id, mean=mean)
 
 
-def _check_flips(model: FoundModel, key: str) -> Flips | None:
-    flips = model.flips.get(key)
+def _check(kind: Any, found: str | None, what: str) -> Any:
     try:
-        return TypeAdapter[Flips | None](Flips | None).validate_python(flips)
+        return TypeAdapter(kind).validate_python(found)
     except ValidationError:
-        raise PredictError(f"{model.name}: averages {key} over flips {flips!r}, which this version does not know.") from None
+        raise PredictError(f"{what} {found!r}, which this version does not know.") from None
 
 
 def _fetch_checkpoint(reader: RunReader, row: RunRow, home: Home) -> Path:
@@ -130,12 +115,6 @@ def _explain_missing(folder: TrialFolder) -> str:
         return say_removed(str(folder.path), folder.spec().key, removed)
     path, key = folder.path / TrialFile.WEIGHTS, folder.spec().key
     return f"{path}: not found. If the trial has finished, MLflow has it: give its key, {key}, instead of the path."
-
-
-def _size_beside(checkpoint: Path) -> tuple[int, int] | None:
-    """From the trial's configuration; a checkpoint outside a trial's folder takes images as they are."""
-    beside = checkpoint.parent / TrialFile.SPEC
-    return _read_size(beside) if beside.exists() else None
 
 
 def _read_size(path: Path) -> tuple[int, int] | None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from orchestrator.ensemble.predict.files import ModelFiles, find_files
+from orchestrator.ensemble.predict.files import find_files
 from orchestrator.ensemble.predict.masks import MaskTarget, check_free, open_masks
 from orchestrator.errors import PredictError
 from orchestrator.planning.preflight import allow_local_imports
@@ -20,7 +20,7 @@ from trainers.errors import TrainerError
 if TYPE_CHECKING:
     from orchestrator.state.home import Home
     from trainers.data.sources.unlabelled import UnlabelledImages
-    from trainers.prediction.ensemble import Ensemble, Member
+    from trainers.prediction.ensemble import Ensemble
 
 
 @dataclass(frozen=True)
@@ -78,21 +78,12 @@ def predict(
         from trainers.prediction.ensemble import Ensemble  # imports torch, for which errors above need not wait
 
         allow_local_imports()
-        ensemble = Ensemble(to_members(files), mean=files.mean, device=device, flips=flips, batch_size=batch_size)
+        ensemble = Ensemble([*files.members.values()], mean=files.mean, device=device, flips=flips, batch_size=batch_size)
         took_s = _predict_all(ensemble, images, out)
     except TrainerError as error:
         raise PredictError(str(error)) from error
     num_images = len(images.sizes)
-    return PredictReport(files.name, tuple(member.name for member in files.members), num_images, out, num_images / took_s)
-
-
-def to_members(files: ModelFiles) -> tuple[Member, ...]:
-    """The members with integer weights."""
-    from trainers.prediction.ensemble import Member, to_whole_weights
-
-    weights = to_whole_weights([member.weight for member in files.members])
-    members = zip(files.members, weights, strict=True)
-    return tuple(Member(member.checkpoint, weight, member.size, member.flips) for member, weight in members)
+    return PredictReport(files.name, tuple(files.members), num_images, out, num_images / took_s)
 
 
 def _predict_all(ensemble: Ensemble, images: UnlabelledImages, out: Path) -> float:

@@ -28,8 +28,7 @@ def make_pool(seed: int, strengths: tuple[int, ...], *, swapped: bool = False) -
 def test_weights_are_convex_and_know_who_is_worth_something() -> None:
     """A candidate that sees the truth gets nearly all, those of pure noise next to nothing."""
     pool = make_pool(0, (200, 0, 0))
-    sample = draw_sample(pool, [0, 1, 2], np.arange(20))
-    weights = learn_weights(sample.probabilities, sample.true)[:, 1, 1]
+    weights = learn_weights(*draw_sample(pool, [0, 1, 2], np.arange(20)))[:, 1, 1]
     assert weights.sum() == pytest.approx(1, abs=1e-5)
     assert (weights >= 0).all()
     assert weights[0] > 0.9
@@ -60,11 +59,11 @@ def test_the_truth_of_a_part_is_never_learned_from(name: str) -> None:
     """The images of a part are combined in the same way, whatever their labels are."""
     pool, parts = make_pool(2, (60, 40, 20)), make_parts(20, None)
     part, others = parts[0], np.concatenate(parts[1:])
-    before = fit_stack(pool, STACKS[name])(np.sort(others))(part)
+    before = fit_stack(pool, STACKS[name])(np.sort(others), part)
     labels = pool.labels.reshape(SHAPE).copy()
     labels[part] = np.where(labels[part] == 255, 255, 3 - labels[part])
     arrays = [np.asarray(pool.predictions[i]).reshape(20, 3, 8, 8) for i in range(3)]
-    after = fit_stack(Pool(pool.keys, arrays, labels, (0,)), STACKS[name])(np.sort(others))(part)
+    after = fit_stack(Pool(pool.keys, arrays, labels, (0,)), STACKS[name])(np.sort(others), part)
     assert (before[:, [1, 2]] == after[:, [2, 1]]).all()
 
 
@@ -72,8 +71,8 @@ def test_learning_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """No more pixels and candidates than said; rare classes are drawn more often than they are there."""
     monkeypatch.setattr(stacking, "NUM_PIXELS", 100)
     pool = make_pool(3, (90,) * 14)
-    sample = draw_sample(pool, [0, 1], np.arange(20))
-    assert 100 <= len(sample.true) <= 103
+    _, true = draw_sample(pool, [0, 1], np.arange(20))
+    assert 100 <= len(true) <= 103
     asked: list[int] = []
 
     def learn(probabilities: np.ndarray, true: np.ndarray) -> np.ndarray:

@@ -67,7 +67,7 @@ def test_a_members_checkpoint_stays(bench: Bench) -> None:
     bench.recorder.record_keep("s", "none")
     apply_keep(bench.home, "s")
     assert (bench.has_checkpoint("a"), bench.has_checkpoint("b")) == (True, False)
-    assert [member.name for member in find_files(run_id, bench.home).members] == ["a"]
+    assert list(find_files(run_id, bench.home).members) == ["a"]
 
 
 def test_what_a_process_works_on_stays(bench: Bench) -> None:
@@ -117,7 +117,7 @@ def test_a_copy_of_what_mlflow_has_is_freed_and_fetched_again(bench: Bench) -> N
     """Predicting fetches it, and what was fetched is a copy too."""
     folder = bench.end("abcd")
     assert {find.path for find in run_clean(bench, "s").removed} == {folder.path / CHECKPOINT, folder.path / TrialFile.CHECKPOINT}
-    [fetched] = [member.checkpoint for member in find_files("abcd", bench.home).members]
+    [fetched] = [member.checkpoint for member in find_files("abcd", bench.home).members.values()]
     assert fetched.is_relative_to(bench.home.cache)
     assert fetched.read_bytes() == b"weights"
     assert {find.path for find in run_clean(bench).removed} == {fetched}

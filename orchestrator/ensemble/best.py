@@ -61,7 +61,7 @@ def best_ensemble(
         TrackingError: the runs or their files cannot be read.
     """
     check_size(options.k)
-    rows, notes = options.wanted.narrow(choose_candidates(reader.list_runs(sweeps), sweeps))
+    rows, notes = options.wanted.narrow(_list_complete(reader.list_runs(sweeps), sweeps))
     listed = list_candidates(rows)
     if len(sweeps) == 1:
         listed, left_out = take_latest_data(listed)
@@ -96,12 +96,8 @@ def best_ensemble(
     return replace(report, run_id=_log(reader, sweep, record, report, pool.ignore_classes))
 
 
-def choose_candidates(runs: Sequence[RunRow], sweeps: Sequence[str]) -> list[RunRow]:
-    """The trials that may become members or folds of them: COMPLETE, each key once, in the order of their keys.
-
-    Raises:
-        EnsembleError: there are none.
-    """
+def _list_complete(runs: Sequence[RunRow], sweeps: Sequence[str]) -> list[RunRow]:
+    """The trials that may become members or folds of them: COMPLETE, each key once, in the order of their keys."""
     complete = [run for run in runs if run.state == TrialState.COMPLETE]
     if not complete:
         where = f"sweeps {', '.join(sweeps)}" if sweeps else "all sweeps"
@@ -125,9 +121,11 @@ def take_latest_data(candidates: Sequence[EnsembleCandidate]) -> tuple[list[Ense
 
 def _make_record(report: EnsembleReport, scored_fingerprint: str) -> EnsembleRecord:
     """What the ensemble's run says. Its matrices are cross-fitted, so that it can be compared with ensembles fixed beforehand."""
-    members, weights = report.candidates.values(), dict[str, float]()
-    for candidate, weight in zip(members, report.weights, strict=True):
-        weights |= candidate.share(weight)
+    members = report.candidates.values()
+    weighted = zip(members, report.weights, strict=True)
+    weights = {
+        row.key: weight / len(member.rows) for member, weight in weighted for row in member.rows
+    }  # new images: folds' mean
     metrics = {
         OBJECTIVE: report.miou,
         f"{OBJECTIVE}_in_sample": report.miou_in_sample,

@@ -62,10 +62,6 @@ class EnsembleCandidate:
         """The paths of these files of the predictions within a trial's folder."""
         return list(names) if self.flips is None else [f"{FLIPS}/{name}" for name in names]
 
-    def share(self, weight: float) -> dict[str, float]:
-        """Key of each trial -> its weight, if the candidate has ``weight``: a new image gets the mean of the folds."""
-        return {row.key: weight / len(self.rows) for row in self.rows}
-
 
 def list_candidates(rows: Sequence[RunRow]) -> list[EnsembleCandidate]:
     """List candidates in the order of their keys, with flips and without. A seed that lacks a fold is no candidate.
@@ -146,9 +142,6 @@ def _check_alike(infos: Sequence[PredictionsInfo], folders: Sequence[Path]) -> N
         raise EnsembleError(
             f"These folds cannot be joined: {found}. Expected one size, the same classes, and different images for each fold."
         )
-
-
-"""Tags of a trial's run."""
 
 
 @dataclass(frozen=True)

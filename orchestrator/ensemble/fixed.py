@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -30,13 +30,11 @@ from orchestrator.state.trial.outputs import read_info, write_confusions
 from orchestrator.state.trial.records import OBJECTIVE, Record, TrialResult, TrialSpec, TrialState
 from orchestrator.tracking.tags import EnsembleRecord, Tag, make_row_tags
 
-DONE = (TrialState.COMPLETE, TrialState.CACHED)
-
-
 EVALUATION_VERSION = 2
 """Raised by hand when the same predictions would give another result."""
 
 RESULT_FILE, CONFUSIONS_FILE = "result.json", "confusions.npz"
+"""In the folder of an evaluation."""
 
 
 class FixedResult(Record):
@@ -44,7 +42,7 @@ class FixedResult(Record):
 
     kind: Literal["fixed"] = "fixed"
     members: tuple[str, ...]
-    """Keys of trials in the order of the sweep file, of equal weight; with folds, those of every fold."""
+    """Keys, of equal weight: of a trial each, or with folds of a configuration and seed."""
     scored_fingerprint: str
     num_images: int
     miou: float
@@ -169,7 +167,7 @@ def make_record(outcome: EnsembleOutcome) -> EnsembleRecord:
         return EnsembleRecord(planned.title, weights, {}, document | {"reason": reason}, tags, reason=reason)
     metrics = {OBJECTIVE: result.miou, "gain_over_best_member": result.gain_over_best_member}
     metrics |= {f"val/iou/{name}": iou for name, iou in outcome.class_iou.items()}
-    document |= result.model_dump(mode="json", exclude={"class_iou"})
+    document |= result.model_dump(mode="json", exclude={"class_iou", "members"})
     document |= {"class_iou": outcome.class_iou, "weights": list(weights.values())}
     assert outcome.folder is not None, "an evaluation has a folder"
     finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
@@ -181,22 +179,24 @@ def _look_up(ensemble: PlannedEnsemble, members: Mapping[str, MemberTrial], cach
     if (judged := _judge_members(ensemble, members)) is not None:
         return EnsembleOutcome(ensemble, *judged)
     keys = [trial.spec.key for trial in ensemble.members]
-    results = [result for key in keys if (result := members[key].result) is not None]
-    folder = evaluation_folder(cache, keys, [result.scored_fingerprint or "" for result in results])
-    known = find_evaluation(folder, keys)
-    state = EnsembleState.WAITING if known is None else EnsembleState.CACHED
-    return EnsembleOutcome(ensemble, state, result=known, folder=folder)
+    scored = {result.scored_fingerprint or "" for key in keys if (result := members[key].result) is not None}
+    identity = {"members": sorted(keys), "scored": sorted(scored), "version": EVALUATION_VERSION}
+    folder = cache / "ensembles" / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    try:
+        known = FixedResult.model_validate_json((folder / RESULT_FILE).read_bytes())
+    except (FileNotFoundError, ValidationError):  # it takes seconds to evaluate again
+        return EnsembleOutcome(ensemble, EnsembleState.WAITING, folder=folder)
+    return EnsembleOutcome(ensemble, EnsembleState.CACHED, result=known, folder=folder)
 
 
 def _judge_members(ensemble: PlannedEnsemble, members: Mapping[str, MemberTrial]) -> tuple[EnsembleState, str] | None:
     """Why it cannot be evaluated (yet), with the members concerned; None if it can."""
-    unplanned = [f"row {row} is not in the plan: the budget ends before it" for row in ensemble.missing]
-    waiting, lost = [], unplanned
+    waiting, lost = [], [f"row {row} is not in the plan: the budget ends before it" for row in ensemble.missing]
     for trial in ensemble.members:
         member = members.get(trial.spec.key, MemberTrial(TrialState.WAITING))
         if member.state in (TrialState.FAILED, TrialState.PRUNED):
             lost.append(f"{trial.spec.name} is {member.state}" + (f" ({member.reason})" if member.reason else ""))
-        elif member.state not in DONE or member.result is None:
+        elif member.state not in (TrialState.COMPLETE, TrialState.CACHED) or member.result is None:
             waiting.append(trial.spec.name)
     if lost:
         return EnsembleState.MISSING, "; ".join(lost)
@@ -206,12 +206,16 @@ def _judge_members(ensemble: PlannedEnsemble, members: Mapping[str, MemberTrial]
 def _evaluate(
     outcome: EnsembleOutcome, folder: Path, *, cache: Path, find_predictions: Callable[[TrialSpec], Path]
 ) -> EnsembleOutcome:
-    members = _join_folds([trial.spec for trial in outcome.planned.members])
+    by_member: dict[str, list[TrialSpec]] = {}
+    specs = [trial.spec for trial in outcome.planned.members]
+    for spec in sorted(specs, key=lambda spec: spec.fold.index if spec.fold else 0):  # stable: else as in the file
+        key = name_joined(spec.configuration, spec.seed) if spec.fold else spec.key
+        by_member.setdefault(key, []).append(spec)
     unpacked = cache / "predictions"
     try:
         result = evaluate_fixed(
-            {key: join_predictions([find_predictions(spec) for spec in specs], unpacked) for key, specs in members.items()},
-            names={key: specs[0].name for key, specs in members.items()},
+            {key: join_predictions([find_predictions(spec) for spec in folds], unpacked) for key, folds in by_member.items()},
+            names={key: folds[0].name for key, folds in by_member.items()},
             folder=folder,
             cache=unpacked,
         )
@@ -219,17 +223,7 @@ def _evaluate(
         return EnsembleOutcome(outcome.planned, EnsembleState.MISSING, str(error))
     except EnsembleError as error:
         return EnsembleOutcome(outcome.planned, EnsembleState.REFUSED, str(error))
-    result = result.model_copy(update={"members": tuple(outcome.keys)})
     return EnsembleOutcome(outcome.planned, EnsembleState.COMPLETE, result=result, folder=folder)
-
-
-def _join_folds(specs: Sequence[TrialSpec]) -> dict[str, list[TrialSpec]]:
-    """Key of a member -> its trials: one, or all folds of a configuration and seed in order."""
-    members: dict[str, list[TrialSpec]] = {}
-    for spec in sorted(specs, key=lambda spec: spec.fold.index if spec.fold else 0):  # stable: else as in the file
-        key = name_joined(spec.configuration, spec.seed) if spec.fold else spec.key
-        members.setdefault(key, []).append(spec)
-    return members
 
 
 def _finite(value: float) -> float | None:
@@ -238,22 +232,6 @@ def _finite(value: float) -> float | None:
 
 def _bounds(pair: tuple[float, float]) -> list[float] | None:
     return list(pair) if all(math.isfinite(bound) for bound in pair) else None
-
-
-def evaluation_folder(cache: Path, members: Sequence[str], scored_fingerprints: Iterable[str]) -> Path:
-    """The folder for the evaluation of these members, in any order: ``result.json`` and ``confusions.npz``, once it is done."""
-    identity = {"members": sorted(members), "scored": sorted(set(scored_fingerprints)), "version": EVALUATION_VERSION}
-    name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    return cache / "ensembles" / name
-
-
-def find_evaluation(folder: Path, members: Sequence[str]) -> FixedResult | None:
-    """The result of an earlier evaluation; None where there is none that can be read."""
-    try:
-        found = FixedResult.model_validate_json((folder / RESULT_FILE).read_bytes())
-    except (FileNotFoundError, ValidationError):
-        return None  # it takes seconds to evaluate again
-    return found.model_copy(update={"members": tuple(members)})
 
 
 def evaluate_fixed(predictions: Mapping[str, Path], *, names: Mapping[str, str], folder: Path, cache: Path) -> FixedResult:
@@ -292,7 +270,6 @@ def evaluate_fixed(predictions: Mapping[str, Path], *, names: Mapping[str, str],
     )
     folder.mkdir(parents=True, exist_ok=True)
     write_confusions(folder / CONFUSIONS_FILE, ensemble.confusions[0], ignore_classes=pool.ignore_classes)
-    write_atomically(
-        folder / RESULT_FILE, result.model_dump_json(indent=1)
-    )  # last: its presence means that the folder is complete
+    text = result.model_dump_json(indent=1)
+    write_atomically(folder / RESULT_FILE, text)  # last: its presence means that the folder is complete
     return result

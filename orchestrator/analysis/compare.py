@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,7 @@ from orchestrator.analysis.results import (
     score_trial,
 )
 from orchestrator.analysis.stats import NUM_REPLICATES, PairedDifference, SeedSpread
-from orchestrator.analysis.trials import TrialLoader, name_classes, strip_seed
+from orchestrator.analysis.trials import TrialLoader, group_by, name_classes, strip_seed
 from orchestrator.errors import TrackingError
 from orchestrator.state.trial.records import TrialState
 from orchestrator.tracking.reader.row import RunRow, one_run_per_key
@@ -81,7 +80,7 @@ class Comparison:
                 self._name(c): {"difference": d.value, "ci95": list(d.ci95), "probability_first_is_better": d.probability}
                 for c, d in self.classes.items()
             },
-            "seed_spread": None if self.spread is None else {"value": self.spread.value, "degrees": self.spread.degrees},
+            "seed_spread": None if self.spread is None else asdict(self.spread),
             "verdict": self.verdict,
             "method": self._method(),
         }
@@ -176,10 +175,8 @@ def compare_runs(reader: RunReader, names: tuple[str, str], sweeps: Sequence[str
 
 def _list_with_seeds(runs: Iterable[RunRow]) -> list[RunRow]:
     """The finished runs of configurations with several seeds: only these have a spread."""
-    by_configuration: dict[str, list[RunRow]] = defaultdict(list)
-    for run in runs:
-        if run.state == TrialState.COMPLETE:
-            by_configuration[run.tags.get(Tag.CONFIGURATION, run.key)].append(run)
+    done = (run for run in runs if run.state == TrialState.COMPLETE)
+    by_configuration = group_by(done, lambda run: run.tags.get(Tag.CONFIGURATION, run.key))
     return [run for found in by_configuration.values() if len({one.tags.get(Tag.SEED) for one in found}) > 1 for run in found]
 
 
@@ -222,9 +219,7 @@ def _find_trials(name: str, runs: Sequence[RunRow], ensembles: Sequence[RunRow])
     by_key = one_run_per_key(meant)
     if not by_key:
         raise _unknown(runs, ensembles, name)
-    by_configuration: dict[str, list[RunRow]] = defaultdict(list)
-    for run in by_key.values():
-        by_configuration[run.tags.get(Tag.CONFIGURATION, "")].append(run)
+    by_configuration = group_by(by_key.values(), lambda run: run.tags.get(Tag.CONFIGURATION, ""))
     if len(by_configuration) > 1:
         listed = _some(f"{found[0].sweep}: {found[0].name} is {id_}" for id_, found in sorted(by_configuration.items()))
         raise TrackingError(

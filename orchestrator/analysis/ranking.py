@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from orchestrator.analysis.results import Result, compare_results, estimate, pool_spread_of
+from orchestrator.analysis.trials import group_by
 
 T = TypeVar("T")
 
@@ -40,12 +40,10 @@ def rank_results(results: Sequence[Result], *, pool: Sequence[Result] | None = N
     ]
 
 
-def make_blocks(items: Iterable[T], identify: Callable[[T], object]) -> list[list[T]]:
+def make_blocks(items: Iterable[T], identify: Callable[[T], Hashable]) -> list[list[T]]:
     """Items of equal identity together, the largest block first."""
-    blocks: dict[object, list[T]] = defaultdict(list)
-    for item in items:
-        blocks[identify(item)].append(item)
-    return [blocks[identity] for identity in sorted(blocks, key=lambda identity: (-len(blocks[identity]), str(identity)))]
+    blocks = group_by(items, identify).items()
+    return [block for _, block in sorted(blocks, key=lambda pair: (-len(pair[1]), str(pair[0])))]
 
 
 def _rank_block(block: Sequence[Result], pool: Sequence[Result]) -> list[RankedResult]:

@@ -5,7 +5,7 @@ Leaderboard, comparison and report all take their mIoU, 95 % CIs and ties from h
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from functools import cached_property
@@ -27,7 +27,7 @@ from orchestrator.analysis.stats import (
     resample_classes,
     vary_seeds,
 )
-from orchestrator.analysis.trials import Trial, TrialLoader, strip_seed
+from orchestrator.analysis.trials import Trial, TrialLoader, group_by, strip_seed
 from orchestrator.tracking.tags import Tag
 
 if TYPE_CHECKING:
@@ -121,13 +121,12 @@ def score_ensemble(run: RunRow, loader: TrialLoader) -> Result:
 
 def join_folds(trials: Iterable[Trial]) -> dict[str, Result]:
     """One result per seed, under the key by which ensembles know it. Seeds that lack a fold are left out."""
-    by_seed: dict[tuple[str, int], list[Trial]] = defaultdict(list)
-    for trial in trials:
-        if trial.is_done:
-            key = name_joined(trial.configuration, trial.seed or 0) if trial.fold else trial.key
-            by_seed[key, trial.fold[1] if trial.fold else 1].append(trial)
+
+    def identify(trial: Trial) -> tuple[str, int]:
+        return (name_joined(trial.configuration, trial.seed or 0), trial.fold[1]) if trial.fold else (trial.key, 1)
+
     joined = {}
-    for (key, num_folds), found in by_seed.items():
+    for (key, num_folds), found in group_by((trial for trial in trials if trial.is_done), identify).items():
         folds = {trial.fold: score_trial(trial) for trial in sorted(found, key=lambda trial: trial.fold or (0, 1))}
         if len(folds) == num_folds:
             parts = list(folds.values())
@@ -165,9 +164,7 @@ def join_trials(trials: Sequence[Trial]) -> Result | None:
 
 def join_configurations(trials: Iterable[Trial]) -> list[Result]:
     """The result of each configuration that has one."""
-    by_configuration: dict[str, list[Trial]] = defaultdict(list)
-    for trial in trials:
-        by_configuration[trial.configuration or trial.key].append(trial)
+    by_configuration = group_by(trials, lambda trial: trial.configuration or trial.key)
     return [result for found in by_configuration.values() if (result := join_trials(found)) is not None]
 
 

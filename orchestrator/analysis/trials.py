@@ -6,10 +6,10 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,9 @@ from orchestrator.tracking.tags import Tag
 
 if TYPE_CHECKING:
     from orchestrator.tracking.reader.runs import RunReader
+
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 
 IOU = "val/iou/"
 """What the metrics of single classes begin with."""
@@ -65,6 +68,14 @@ class Trial:
     def is_done(self) -> bool:
         """Whether it has an mIoU to be ranked by."""
         return math.isfinite(self.miou)
+
+
+def group_by(items: Iterable[T], identify: Callable[[T], K]) -> dict[K, list[T]]:
+    """Identity -> its items, both in the order of the items."""
+    groups: dict[K, list[T]] = {}
+    for item in items:
+        groups.setdefault(identify(item), []).append(item)
+    return groups
 
 
 def strip_seed(name: str) -> str:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.analysis.trials import TrialLoader, name_classes
+from orchestrator.analysis.trials import TrialLoader, group_by, name_classes
 from orchestrator.ensemble.candidates import EVERYTHING, EnsembleCandidate, Wanted, join_predictions, list_candidates
 from orchestrator.ensemble.evaluation.evaluate import evaluate
 from orchestrator.ensemble.evaluation.report import CandidateLabels, EnsembleReport
@@ -107,9 +106,7 @@ def _list_complete(runs: Sequence[RunRow], sweeps: Sequence[str]) -> list[RunRow
 
 def take_latest_data(candidates: Sequence[EnsembleCandidate]) -> tuple[list[EnsembleCandidate], tuple[str, ...]]:
     """The candidates scored on the latest data of a sweep, and sentences about those that are left out."""
-    by_data: dict[tuple[str, ...], list[EnsembleCandidate]] = defaultdict(list)
-    for candidate in candidates:
-        by_data[tuple(row.tags.get(Tag.SCORED_FINGERPRINT, "") for row in candidate.rows)].append(candidate)
+    by_data = group_by(candidates, lambda one: tuple(row.tags.get(Tag.SCORED_FINGERPRINT, "") for row in one.rows))
     latest = max(by_data, key=lambda data: max(row.start_s for one in by_data[data] for row in one.rows))
     return by_data[latest], tuple(
         f"Left out: {len(found)} candidates ({found[0].name}, ...) of earlier data, scored on other images, labels or classes; "

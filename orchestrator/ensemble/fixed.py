@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from orchestrator.analysis.results import Result, compare_results, estimate, name_joined
 from orchestrator.analysis.stats import sum_groups
+from orchestrator.analysis.trials import group_by
 from orchestrator.ensemble.candidates import join_predictions
 from orchestrator.errors import EnsembleError, TrackingError
 from orchestrator.planning.plan import Plan, PlannedEnsemble
@@ -206,11 +207,9 @@ def _judge_members(ensemble: PlannedEnsemble, members: Mapping[str, MemberTrial]
 def _evaluate(
     outcome: EnsembleOutcome, folder: Path, *, cache: Path, find_predictions: Callable[[TrialSpec], Path]
 ) -> EnsembleOutcome:
-    by_member: dict[str, list[TrialSpec]] = {}
     specs = [trial.spec for trial in outcome.planned.members]
-    for spec in sorted(specs, key=lambda spec: spec.fold.index if spec.fold else 0):  # stable: else as in the file
-        key = name_joined(spec.configuration, spec.seed) if spec.fold else spec.key
-        by_member.setdefault(key, []).append(spec)
+    specs.sort(key=lambda spec: spec.fold.index if spec.fold else 0)  # stable: else as in the file
+    by_member = group_by(specs, lambda spec: name_joined(spec.configuration, spec.seed) if spec.fold else spec.key)
     unpacked = cache / "predictions"
     try:
         result = evaluate_fixed(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
@@ -25,7 +24,7 @@ from orchestrator.analysis.results import (
     pool_spread_of,
 )
 from orchestrator.analysis.stats import PairedDifference, pool_spread
-from orchestrator.analysis.trials import IOU, Trial, strip_seed
+from orchestrator.analysis.trials import IOU, Trial, group_by, strip_seed
 from orchestrator.tracking.tags import legalize
 from trainers.config import TrainConfig
 
@@ -170,9 +169,7 @@ def make_table(
     """Make the lines of trials and ensembles. Where some trials have rows, the others are of earlier versions of the file."""
     has_rows = any(trial.row is not None for trial in trials)
     shown = [trial for trial in trials if trial.row is not None or not has_rows]
-    groups: dict[tuple[str, str], list[Trial]] = defaultdict(list)
-    for trial in shown:
-        groups[trial.row or "", trial.configuration or trial.key].append(trial)
+    groups = group_by(shown, lambda trial: (trial.row or "", trial.configuration or trial.key))
     results = {identity: join_trials(group) for identity, group in groups.items()}
     blocks = rank_results([result for result in results.values() if result], pool=join_configurations(trials))
     ranked = {one.result.keys: one for block in blocks for one in block}
@@ -220,9 +217,7 @@ def _make_ensemble_lines(
     ensembles: Sequence[EnsembleRun], trials: Sequence[Trial], compared: tuple[str, ...] | None, class_names: Sequence[str]
 ) -> list[ReportLine]:
     """One line per ensemble, over its seeds."""
-    by_row: dict[str, list[EnsembleRun]] = defaultdict(list)
-    for run in ensembles:
-        by_row[run.row].append(run)
+    by_row = group_by(ensembles, lambda run: run.row)
     joined = {row: join_seeds(results) for row, runs in by_row.items() if (results := [r.result for r in runs if r.result])}
     single, rows = join_folds(trials), {trial.key: trial.row for trial in trials}
     named = {key: replace(member, name=_shorten(member.name, rows[member.keys[0]])) for key, member in single.items()}

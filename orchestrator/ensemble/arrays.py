@@ -58,27 +58,18 @@ def select_ensemble(
     named = list(zip(names, predictions, strict=True))
     ordered = named if keys is None else sorted(named, key=lambda pair: pair[0])
     checked, ignored = _check_labels(labels), tuple(c for c in ignore_classes if c != VOID)
-    pool = Pool([name for name, _ in ordered], _Converted(ordered), checked, ignored, mean=mean)
+    converted = (_convert(source, name) for name, source in ordered)  # one at a time: they may exceed memory
+    pool = Pool([name for name, _ in ordered], converted, checked, ignored, mean=mean)
     numbers = _number_groups(groups, len(checked))
     return evaluate(pool, k=k, exactly=exactly, groups=numbers, rules=SelectionRules(search))
 
 
-class _Converted(Sequence[NDArray[np.uint8]]):
-    """A user's arrays as uint8, each converted when it is used, so that they are never all in memory."""
-
-    def __init__(self, named: Sequence[tuple[str, NDArray[Any] | str | Path]]) -> None:
-        self._named = named
-
-    def __len__(self) -> int:
-        return len(self._named)
-
-    def __getitem__(self, i: int) -> NDArray[np.uint8]:  # type: ignore[override]  # nobody takes slices
-        name, source = self._named[i]
-        return _convert(source, name)
-
-
 def _convert(source: NDArray[Any] | str | Path, name: str) -> NDArray[np.uint8]:
-    array = _open(source) if isinstance(source, str | Path) else source
+    """As uint8."""
+    try:
+        array = np.lib.format.open_memmap(source, mode="r") if isinstance(source, str | Path) else source
+    except (OSError, ValueError) as error:
+        raise EnsembleError(f"{source}: cannot be read as .npy: {error}.") from error
     if array.dtype == np.uint8:
         return array
     if not np.issubdtype(array.dtype, np.floating):
@@ -90,14 +81,6 @@ def _convert(source: NDArray[Any] | str | Path, name: str) -> NDArray[np.uint8]:
 
     quantized: NDArray[np.uint8] = quantize(np.asarray(array, dtype=np.float32))
     return quantized
-
-
-def _open(path: str | Path) -> NDArray[Any]:
-    try:
-        array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError) as error:
-        raise EnsembleError(f"{path}: cannot be read as .npy: {error}.") from error
-    return array
 
 
 def _check_labels(labels: ArrayLike) -> NDArray[np.uint8]:

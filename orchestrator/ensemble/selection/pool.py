@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +71,7 @@ class Pool:
     def __init__(
         self,
         keys: Sequence[str],
-        predictions: Sequence[NDArray[np.uint8]],
+        predictions: Iterable[NDArray[np.uint8]],
         labels: NDArray[np.uint8],
         ignore_classes: tuple[int, ...],
         *,
@@ -81,7 +82,10 @@ class Pool:
         Raises:
             EnsembleError: shapes, keys or labels do not fit each other.
         """
-        _check_keys(keys, predictions)
+        if not keys:
+            raise EnsembleError("There are no candidates: no trial has stored predictions. Run `orchestrate sweep FILE` first.")
+        if len(set(keys)) < len(keys):
+            raise EnsembleError(f"{len(keys)} keys, but only {len(set(keys))} distinct ones: expected one per candidate.")
         self.ignore_classes = tuple(ignore_classes)
         self.mean = mean
         grouped = predictions if isinstance(predictions, Grouped) else _group(keys, predictions, labels, self.ignore_classes)
@@ -169,19 +173,16 @@ def mark_unscored(labels: NDArray[np.uint8], ignore_classes: tuple[int, ...]) ->
 
 
 def _group(
-    keys: Sequence[str],
-    predictions: Sequence[NDArray[np.uint8]],
-    labels: NDArray[np.uint8],
-    ignore_classes: tuple[int, ...],
+    keys: Sequence[str], predictions: Iterable[NDArray[np.uint8]], labels: NDArray[np.uint8], ignore_classes: tuple[int, ...]
 ) -> Grouped:
-    first = predictions[0]
+    arrays = iter(predictions)
+    first = next(arrays)
     _check_array(keys[0], first, first.shape)
     _check_labels(labels, first.shape, ignore_classes)
     layout = make_layout(mark_unscored(labels, ignore_classes), first.shape[1])
 
     def checked() -> Iterator[NDArray[np.uint8]]:
-        for i, key in enumerate(keys):
-            array = predictions[i]
+        for key, array in zip(keys, chain([first], arrays), strict=True):
             _check_array(key, array, first.shape)
             yield array
 
@@ -199,15 +200,6 @@ def _find_first_alike(grouped: Grouped, counts: NDArray[np.uint16]) -> list[int]
             alike.append(i)
         first.append(found)
     return first
-
-
-def _check_keys(keys: Sequence[str], predictions: Sequence[NDArray[np.uint8]]) -> None:
-    if not predictions:
-        raise EnsembleError("There are no candidates: no trial has stored predictions. Run `orchestrate sweep FILE` first.")
-    if len(set(keys)) != len(predictions) or len(keys) != len(predictions):
-        raise EnsembleError(
-            f"{len(keys)} keys ({len(set(keys))} distinct) for {len(predictions)} predictions: expected one each."
-        )
 
 
 def _check_array(key: str, array: NDArray[np.uint8], shape: tuple[int, ...]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal, Protocol
@@ -66,7 +66,7 @@ def search_greedily(scores: Scores, k: int, *, exactly: bool) -> SearchOutcome:
 
     Source: Caruana et al. 2004, Ensemble Selection from Libraries of Models, without replacement.
     """
-    path = _walk_greedily(scores, k)
+    path = _walk(scores, k, list)
     num_members = len(path) if exactly else 1 + int(np.argmax([score for _, score in path]))
     members, score = path[num_members - 1]
     return SearchOutcome(members, score, tuple(score for _, score in path))
@@ -77,23 +77,16 @@ def search_weights(scores: Scores, k: int, *, exactly: bool) -> SearchOutcome:
 
     Source: Caruana et al. 2004, with replacement.
     """
-    members: Members = ()
-    path: list[ScoredMembers] = []
-    for _ in range(NUM_ADDITIONS):
-        values = scores(members).copy()
-        if len(set(members)) == k:
-            values[np.setdiff1d(np.arange(len(values)), members)] = -np.inf
-        best = int(np.argmax(values))
-        if values[best] == -np.inf:
-            break
-        members = (*members, best)
-        path.append((members, float(values[best])))
+
+    def bar(members: Members) -> list[int]:
+        return [] if len(set(members)) < k else np.setdiff1d(np.arange(scores.num_candidates), members).tolist()
+
+    path = _walk(scores, NUM_ADDITIONS, bar)
     allowed = [(m, s) for m, s in path if len(set(m)) == k] if exactly else path
-    trajectory = tuple(score for _, score in path)
     if not allowed:
         return search_greedily(scores, k, exactly=True)  # it never added a k-th member
-    best_members, score = max(allowed, key=lambda step: step[1])  # the shortest of equals
-    return SearchOutcome(best_members, score, trajectory)
+    members, score = max(allowed, key=lambda step: step[1])  # the shortest of equals
+    return SearchOutcome(members, score, tuple(score for _, score in path))
 
 
 def search_by_swaps(scores: Scores, k: int, *, exactly: bool) -> SearchOutcome:
@@ -117,14 +110,17 @@ def search_by_swaps(scores: Scores, k: int, *, exactly: bool) -> SearchOutcome:
 
 def search_beam(scores: Scores, k: int, *, exactly: bool) -> SearchOutcome:
     """Extend the BEAM_WIDTH best sets of each size, and always those of the greedy search, so that it is never worse."""
-    greedy = _walk_greedily(scores, k)
+    greedy = _walk(scores, k, list)
     beam: list[ScoredMembers] = [((), -np.inf)]
     found: list[ScoredMembers] = []
     for size in range(k):
         known = {tuple(sorted(step[0])): step for step in greedy[size : size + 1]}
         for members, _ in beam:
-            for candidate, value in _best_of(scores(members), members):
-                known.setdefault(tuple(sorted((*members, candidate))), ((*members, candidate), value))
+            values = scores(members).copy()
+            values[list(members)] = -np.inf
+            for candidate in np.argsort(-values, kind="stable")[:BEAM_WIDTH].tolist():
+                if values[candidate] > -np.inf:
+                    known.setdefault(tuple(sorted((*members, candidate))), ((*members, candidate), float(values[candidate])))
         if not known:
             break
         ranked = sorted(known.values(), key=lambda step: (-step[1], sorted(step[0])))
@@ -136,7 +132,7 @@ def search_beam(scores: Scores, k: int, *, exactly: bool) -> SearchOutcome:
 
 def search_exhaustively(scores: Scores, k: int, *, exactly: bool) -> SearchOutcome:
     """Try every set of up to k, or of k; of equals take the smallest, then the first."""
-    greedy = _walk_greedily(scores, k)
+    greedy = _walk(scores, k, list)
     best: ScoredMembers = ((), -np.inf)
     for size in range(k if exactly else 1, k + 1):
         for first in combinations(range(scores.num_candidates - 1), size - 1):
@@ -157,25 +153,18 @@ SEARCHES: dict[SearchName, Callable[..., SearchOutcome]] = {
 }
 
 
-def _walk_greedily(scores: Scores, k: int) -> list[ScoredMembers]:
-    """Members and score after each addition, until there are k or none may be added."""
+def _walk(scores: Scores, num_additions: int, bar: Callable[[Members], list[int]]) -> list[ScoredMembers]:
+    """Members and score after each addition of the best candidate that is not barred; of equals the first."""
     members: Members = ()
     path = []
-    while len(members) < k:
-        best = next(_best_of(scores(members), members, most=1), None)
-        if best is None:
+    for _ in range(num_additions):
+        values = scores(members).copy()
+        values[bar(members)] = -np.inf
+        best = int(np.argmax(values))
+        if values[best] == -np.inf:
             break
-        members = (*members, best[0])
-        path.append((members, best[1]))
+        members = (*members, best)
+        path.append((members, float(values[best])))
     if not path:
         raise EnsembleError("No candidate is within the limits. Raise them.")
     return path
-
-
-def _best_of(values: NDArray[np.float64], members: Members, most: int = BEAM_WIDTH) -> Iterator[tuple[int, float]]:
-    """The best candidates that are not members yet; of equals the first comes first."""
-    values = values.copy()
-    values[list(members)] = -np.inf
-    for candidate in np.argsort(-values, kind="stable")[:most]:
-        if values[candidate] > -np.inf:
-            yield int(candidate), float(values[candidate])

@@ -15,8 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.analysis.cache import ValueCache
-from orchestrator.analysis.ranking import RankedResult, make_blocks, rank_results
-from orchestrator.analysis.results import join_configurations, score_trial
+from orchestrator.analysis.results import RankedResult, join_configurations, make_blocks, rank_results, score_trial
 from orchestrator.analysis.trials import Trial, TrialLoader
 
 if TYPE_CHECKING:

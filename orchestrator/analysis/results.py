@@ -1,16 +1,16 @@
-"""Trials of one configuration -> one result: folds of a seed joined, seeds side by side; its estimate and its differences.
+"""Trials of one configuration -> one result: folds of a seed joined, seeds side by side; its estimate, differences and rank.
 
-Leaderboard, comparison and report all take their mIoU, 95 % CIs and ties from here.
+Leaderboard, comparison and report all take their mIoU, 95 % CIs, ranks and ties from here.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from functools import cached_property
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,8 @@ from orchestrator.tracking.tags import Tag
 
 if TYPE_CHECKING:
     from orchestrator.tracking.reader.row import RunRow
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -225,3 +227,49 @@ def _widen(value: NDArray[np.float64], drawn: NDArray[np.float64], first: Result
 def name_joined(configuration: str, seed: str | int) -> str:
     """The key of all folds of a configuration and seed together."""
     return f"{configuration}-{seed}"
+
+
+@dataclass(frozen=True)
+class RankedResult:
+    """A result's place among those that were scored on the same images."""
+
+    result: Result
+    rank: int
+    ci95: tuple[float, float]
+    """Over images and, where some of these results have several seeds, over seeds."""
+    is_tied: bool
+    """There is no evidence that it differs from the best; the best is tied with itself."""
+
+    @property
+    def mark(self) -> str:
+        """``1``, ``2=``."""
+        return f"{self.rank}{'=' if self.is_tied and self.rank > 1 else ''}"
+
+
+def rank_results(results: Sequence[Result], *, pool: Sequence[Result] | None = None) -> list[list[RankedResult]]:
+    """Rank results in blocks that were scored on the same images, the largest block first.
+
+    pool: the results over which the spread between seeds is pooled; default: those that are ranked.
+    """
+    ranked = []
+    for block in make_blocks(results, lambda result: result.fingerprints):
+        best_first = sorted(block, key=lambda result: (-result.miou, result.keys))
+        best, spread = best_first[0], pool_spread_of(results if pool is None else pool, block[0].fingerprints)
+        ranked.append(
+            [
+                RankedResult(
+                    result=result,
+                    rank=rank,
+                    ci95=estimate(result, spread).ci95,
+                    is_tied=result is best or not compare_results(best, result, spread).is_significant,
+                )
+                for rank, result in enumerate(best_first, start=1)
+            ]
+        )
+    return ranked
+
+
+def make_blocks(items: Iterable[T], identify: Callable[[T], Hashable]) -> list[list[T]]:
+    """Items of equal identity together, the largest block first."""
+    blocks = group_by(items, identify).items()
+    return [block for _, block in sorted(blocks, key=lambda pair: (-len(pair[1]), str(pair[0])))]

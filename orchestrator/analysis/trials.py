@@ -101,14 +101,9 @@ class TrialLoader:
         Raises:
             TrackingError: a file cannot be fetched, or is damaged.
         """
-        return [self.load(run) for run in one_run_per_key(runs).values()]
+        return [self._load(run) for run in one_run_per_key(runs).values()]
 
-    def load(self, run: RunRow) -> Trial:
-        """Read one trial.
-
-        Raises:
-            TrackingError: a file cannot be fetched, or is damaged.
-        """
+    def _load(self, run: RunRow) -> Trial:
         mark, values = self._mark(run), self._values
         config = values.recall("config", mark, lambda: self._read_config(run)) if values and mark else self._read_config(run)
         matrices = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -47,14 +47,17 @@ def select_ensemble(
     from orchestrator.ensemble.evaluation.evaluate import evaluate  # numba takes a second
     from orchestrator.ensemble.selection.pool import Pool, SelectionRules
     from orchestrator.ensemble.selection.strategies import SEARCHES
-    from trainers.config import VOID
+    from trainers.config import VOID, check_known
     from trainers.prediction.means import Mean
 
     names = [str(i) for i in range(len(predictions))] if keys is None else list(keys)
     if len(names) != len(predictions):
         raise EnsembleError(f"{len(names)} keys for {len(predictions)} predictions: expected one each.")
-    _check_choice("search", search, ("auto", *SEARCHES))
-    _check_choice("mean", mean, get_args(Mean))
+    try:
+        check_known(search, ("auto", *SEARCHES), "search")
+        check_known(mean, get_args(Mean), "mean")
+    except ValueError as error:
+        raise EnsembleError(str(error)) from None
     named = list(zip(names, predictions, strict=True))
     ordered = named if keys is None else sorted(named, key=lambda pair: pair[0])
     checked, ignored = _check_labels(labels), tuple(c for c in ignore_classes if c != VOID)
@@ -98,12 +101,3 @@ def _number_groups(groups: ArrayLike | None, num_images: int) -> NDArray[np.int6
     if array.shape != (num_images,):
         raise EnsembleError(f"groups are {array.shape}, expected one of each image: {(num_images,)}.")
     return np.unique(array, return_inverse=True)[1].astype(np.int64)
-
-
-def _check_choice(what: str, name: str, known: Iterable[str]) -> None:
-    from trainers.config import check_known
-
-    try:
-        check_known(name, known, what)
-    except ValueError as error:
-        raise EnsembleError(str(error)) from None

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.analysis.ranking import RankedResult, rank_results
 from orchestrator.analysis.report.describe import Description, describe_training
 from orchestrator.analysis.results import (
+    RankedResult,
     Result,
     compare_results,
     estimate,
@@ -22,6 +22,7 @@ from orchestrator.analysis.results import (
     join_seeds,
     join_trials,
     pool_spread_of,
+    rank_results,
 )
 from orchestrator.analysis.stats import PairedDifference, pool_spread
 from orchestrator.analysis.trials import IOU, Trial, group_by, strip_seed

@@ -92,8 +92,7 @@ def resample(confusions: NDArray[np.integer], ignore_classes: tuple[int, ...]) -
     The same number of images gives the same samples, so that differences of two results are paired.
     Source: Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13 (percentile intervals).
     """
-    values: NDArray[np.float64] = mean_iou(_resample_sums(confusions), ignore_classes)
-    return values
+    return mean_iou(_resample_sums(confusions), ignore_classes)
 
 
 def resample_classes(confusions: NDArray[np.integer], ignore_classes: tuple[int, ...]) -> NDArray[np.float64]:
@@ -114,11 +113,7 @@ def pool_spread(results: Iterable[Sequence[float]]) -> SeedSpread | None:
 
 
 def _round(spread: SeedSpread) -> SeedSpread:
-    """From 64 degrees on, round to half the standard error of the spread, so that one more seed leaves cached CIs valid.
-
-    The standard deviation of a normal distribution has a relative standard error of 1 / sqrt(2 n) with n degrees; Student's t
-    hardly changes above 64.
-    """
+    """From 64 degrees on, round to half the standard error, which is 1 / sqrt(2 n): one more seed leaves cached CIs valid."""
     if spread.degrees < 64 or spread.value == 0:
         return spread
     degrees = 2 ** (spread.degrees.bit_length() - 1)
@@ -134,8 +129,7 @@ def vary_seeds(spread: SeedSpread | None, num_seeds: Iterable[int]) -> NDArray[n
     """
     if spread is None:
         return np.zeros(NUM_REPLICATES)
-    added: NDArray[np.float64] = _draw_t(spread.degrees) * spread.value * sum(1 / number for number in num_seeds) ** 0.5
-    return added
+    return _draw_t(spread.degrees) * spread.value * float(sum(1 / number for number in num_seeds) ** 0.5)
 
 
 def find_bounds(values: NDArray[np.float64]) -> tuple[float, float]:

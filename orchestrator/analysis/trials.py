@@ -174,10 +174,7 @@ class TrialLoader:
         return [name.removeprefix(IOU) for name in result.metrics if name.startswith(IOU)]
 
     def _mark(self, run: RunRow) -> str | None:
-        """Equal as long as the trial's files are the same; None while it has not ended.
-
-        It covers the run and, as this machine may be ahead of the server, the files of the trial's folder here.
-        """
+        """Equal as long as the trial's files are the same, on the server and here; None while it has not ended."""
         is_complete = run.state == TrialState.COMPLETE
         has_ended = any(state.has_ended and state == run.state for state in TrialState)
         if not is_complete and (not has_ended or not self._reader.has_file_here(run, TrialFile.SPEC, self._files)):

@@ -82,8 +82,7 @@ def _convert(source: NDArray[Any] | str | Path, name: str) -> NDArray[np.uint8]:
         raise EnsembleError(f"{name}: probabilities are {low} to {high}, expected 0 to 1. Apply a softmax first.")
     from trainers.prediction.predict import quantize  # imports torch, which uint8 arrays do not need
 
-    quantized: NDArray[np.uint8] = quantize(np.asarray(array, dtype=np.float32))
-    return quantized
+    return quantize(np.asarray(array, dtype=np.float32))
 
 
 def _check_labels(labels: ArrayLike) -> NDArray[np.uint8]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.analysis.trials import TrialLoader, group_by, name_classes
-from orchestrator.ensemble.candidates import EVERYTHING, EnsembleCandidate, Wanted, join_predictions, list_candidates
+from orchestrator.ensemble.candidates import EnsembleCandidate, Wanted, join_predictions, list_candidates
 from orchestrator.ensemble.evaluation.evaluate import evaluate
 from orchestrator.ensemble.evaluation.report import CandidateLabels, EnsembleReport
 from orchestrator.ensemble.pooling import check_scores, fetch_predictions, load_pool, read_groups
@@ -40,7 +40,7 @@ class EnsembleOptions:
     exactly: bool = False
     search: SearchName = "auto"
     mean: Mean = "arithmetic"
-    wanted: Wanted = EVERYTHING
+    wanted: Wanted = field(default_factory=Wanted)
     stack: bool = False
 
 

@@ -193,9 +193,6 @@ class Wanted:
         return (self.max_params, Tag.NUM_PARAMETERS), (self.max_latency_ms, Tag.LATENCY_MS)
 
 
-EVERYTHING = Wanted()
-
-
 def _add_up(candidate: EnsembleCandidate, tag: str) -> float:
     """The sum over the trials. Trials measure latency without flips, so it is multiplied by the number of mirror images."""
     if tag != Tag.LATENCY_MS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -35,13 +35,7 @@ class PredictReport:
 
     def to_json(self) -> dict[str, Any]:
         """The document of ``predict --json``."""
-        return {
-            "model": self.model,
-            "members": list(self.members),
-            "num_images": self.num_images,
-            "out": str(self.out),
-            "images_per_s": round(self.images_per_s, 2),
-        }
+        return asdict(self) | {"members": list(self.members), "out": str(self.out), "images_per_s": round(self.images_per_s, 2)}
 
     def render(self) -> str:
         """What ``predict`` prints for people."""

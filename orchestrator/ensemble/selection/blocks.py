@@ -142,5 +142,4 @@ def read_blocks(folder: Path, cache: Path, layout: BlockLayout) -> NDArray[np.ui
         blocks = np.empty(layout.shape, np.uint8)
         layout.fill(np.frombuffer(raw, np.uint8).reshape(info.shape), blocks)
         keep_in_cache(path, blocks.data)
-    mapped: NDArray[np.uint8] = np.memmap(path, dtype=np.uint8, mode="r", shape=layout.shape)
-    return mapped
+    return np.memmap(path, dtype=np.uint8, mode="r", shape=layout.shape)

@@ -60,10 +60,10 @@ def select_ensemble(
         raise EnsembleError(str(error)) from None
     named = list(zip(names, predictions, strict=True))
     ordered = named if keys is None else sorted(named, key=lambda pair: pair[0])
-    checked, ignored = _check_labels(labels), tuple(c for c in ignore_classes if c != VOID)
+    true, ignored = np.asarray(labels), tuple(c for c in ignore_classes if c != VOID)
     converted = (_convert(source, name) for name, source in ordered)  # one at a time: they may exceed memory
-    pool = Pool([name for name, _ in ordered], converted, checked, ignored, mean=mean)
-    numbers = _number_groups(groups, len(checked))
+    pool = Pool([name for name, _ in ordered], converted, true, ignored, mean=mean)
+    numbers = _number_groups(groups, len(true))
     return evaluate(pool, k=k, exactly=exactly, groups=numbers, rules=SelectionRules(search))
 
 
@@ -83,14 +83,6 @@ def _convert(source: NDArray[Any] | str | Path, name: str) -> NDArray[np.uint8]:
     from trainers.prediction.predict import quantize  # imports torch, which uint8 arrays do not need
 
     return quantize(np.asarray(array, dtype=np.float32))
-
-
-def _check_labels(labels: ArrayLike) -> NDArray[np.uint8]:
-    array = np.asarray(labels)
-    if not np.issubdtype(array.dtype, np.integer) or array.min(initial=0) < 0 or array.max(initial=0) > 255:
-        found = f"{array.dtype} of {array.min()} to {array.max()}" if array.size else f"{array.dtype} {array.shape}"
-        raise EnsembleError(f"labels are {found}, expected whole numbers: classes from 0, or 255 for void.")
-    return array.astype(np.uint8)
 
 
 def _number_groups(groups: ArrayLike | None, num_images: int) -> NDArray[np.int64] | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -167,8 +167,8 @@ class Wanted:
             found = [row.tags.get(name, row.params.get(name, "")) for row in kept]
             kept = _keep(kept, found, (value,), what=f"tag {name}")
         notes = []
-        for most, tag in self._limits():
-            unknown = [row.name for row in kept if most is not None and not row.tags.get(tag)]
+        for _, tag in self._limits():
+            unknown = [row.name for row in kept if not row.tags.get(tag)]
             if unknown:
                 notes.append(
                     f"Left out: {len(unknown)} trials whose run has no tag {tag} ({unknown[0]}, ...), of an earlier version."
@@ -178,19 +178,15 @@ class Wanted:
             raise EnsembleError(" ".join(["No candidate is left.", *notes, "Train them again, or ask for no such limit."]))
         return kept, tuple(notes)
 
-    def make_limits(self, candidates: Iterable[EnsembleCandidate]) -> tuple[Limit, ...]:
+    def make_limits(self, candidates: Sequence[EnsembleCandidate]) -> tuple[Limit, ...]:
         """The limits for the search; every trial must have its costs. The cost of a candidate with folds is the sum over them."""
         from orchestrator.ensemble.selection.pool import Limit  # numba takes a second
 
-        costly = list(candidates)
-        return tuple(
-            Limit(most, {candidate.key: _add_up(candidate, tag) for candidate in costly})
-            for most, tag in self._limits()
-            if most is not None
-        )
+        return tuple(Limit(most, {one.key: _add_up(one, tag) for one in candidates}) for most, tag in self._limits())
 
-    def _limits(self) -> tuple[tuple[float | None, str], ...]:
-        return (self.max_params, Tag.NUM_PARAMETERS), (self.max_latency_ms, Tag.LATENCY_MS)
+    def _limits(self) -> list[tuple[float, str]]:
+        limits = ((self.max_params, Tag.NUM_PARAMETERS), (self.max_latency_ms, Tag.LATENCY_MS))
+        return [(most, tag) for most, tag in limits if most is not None]
 
 
 def _add_up(candidate: EnsembleCandidate, tag: str) -> float:

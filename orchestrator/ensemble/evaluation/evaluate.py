@@ -13,7 +13,6 @@ from orchestrator.ensemble.evaluation.crossfit import CrossFitting, Fit
 from orchestrator.ensemble.evaluation.diversity import drop_each, measure_diversity
 from orchestrator.ensemble.evaluation.report import NO_LABELS, CandidateLabels, EnsembleReport, LearnedCombination, TrajectoryStep
 from orchestrator.ensemble.selection.pool import DEFAULT_RULES, Pool, SelectionRules, check_size
-from orchestrator.errors import EnsembleError
 
 _EACH = 8
 """Up to so many members, the trajectory has a step for each number; above, for each doubling."""
@@ -38,8 +37,6 @@ def evaluate(
         EnsembleError: k is impossible, or there are too few images to leave some out.
     """
     check_size(k)
-    if exactly and k > len(pool.keys):
-        raise EnsembleError(f"exactly {k} members asked for, but there are only {len(pool.keys)} distinct candidates.")
     every = np.arange(pool.num_images)
     chosen = pool.select(every, k=k, exactly=exactly, rules=rules)
     crossed = CrossFitting(pool, groups)

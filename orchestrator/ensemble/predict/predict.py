@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,6 +19,7 @@ from trainers.errors import TrainerError
 
 if TYPE_CHECKING:
     from orchestrator.state.home import Home
+    from trainers.config import Flips
     from trainers.data.sources.unlabelled import UnlabelledImages
     from trainers.prediction.ensemble import Ensemble
 
@@ -49,7 +50,7 @@ def predict(
     *,
     out: Path,
     home: Home,
-    flips: Literal["none", "horizontal", "both"] | None = None,
+    flips: Flips | None = None,
     batch_size: int | None = None,
     device: str | None = None,
 ) -> PredictReport:

@@ -72,12 +72,12 @@ class Pool:
         self,
         keys: Sequence[str],
         predictions: Iterable[NDArray[np.uint8]],
-        labels: NDArray[np.uint8],
+        labels: NDArray[np.integer],
         ignore_classes: tuple[int, ...],
         *,
         mean: Mean = "arithmetic",
     ) -> None:
-        """Take predictions (V, C, H, W) uint8 each, or Grouped by these labels, and labels (V, H, W) uint8, 255 for void.
+        """Take predictions (V, C, H, W) uint8 each, or Grouped by these labels, and labels (V, H, W), 255 for void.
 
         Raises:
             EnsembleError: shapes, keys or labels do not fit each other.
@@ -117,12 +117,7 @@ class Pool:
         return confusions
 
     def select(
-        self,
-        images: NDArray[np.int64],
-        *,
-        k: int,
-        exactly: bool = False,
-        rules: SelectionRules = DEFAULT_RULES,
+        self, images: NDArray[np.int64], *, k: int, exactly: bool = False, rules: SelectionRules = DEFAULT_RULES
     ) -> Selection:
         """Choose up to ``k`` distinct members on these images; with ``exactly``, ``k`` even if fewer score better.
 
@@ -131,15 +126,16 @@ class Pool:
         """
         num_models = len({rules.models.get(key, key) for key in self.keys})
         if exactly and k > num_models:
-            raise EnsembleError(f"exactly {k} members asked for, but the candidates are of {num_models} models, one member each.")
+            found = f"only {len(self.keys)} distinct candidates, of {num_models} models, one member each"
+            raise EnsembleError(f"exactly {k} members asked for, but there are {found}.")
         num_bytes = int(np.prod(self.layout.shape))
         name, reason = choose(rules.name, num_candidates=len(self.keys), k=k, num_bytes=num_bytes)
-        found = SEARCHES[name](_Scores(self, images, rules), k, exactly=exactly)
-        repeats = Counter(found.members)
+        outcome = SEARCHES[name](_Scores(self, images, rules), k, exactly=exactly)
+        repeats = Counter(outcome.members)
         if exactly and len(repeats) < k:
             raise EnsembleError(f"exactly {k} members asked for, but only {len(repeats)} fit the limits together. Raise them.")
-        weights = tuple(number / len(found.members) for number in repeats.values())
-        return Selection(tuple(repeats), weights, found.members, found.score, found.trajectory, name, reason)
+        weights = tuple(number / len(outcome.members) for number in repeats.values())
+        return Selection(tuple(repeats), weights, outcome.members, outcome.score, outcome.trajectory, name, reason)
 
 
 class _Scores:
@@ -167,13 +163,13 @@ class _Scores:
         return np.where(is_within, scored, -np.inf)
 
 
-def mark_unscored(labels: NDArray[np.uint8], ignore_classes: tuple[int, ...]) -> NDArray[np.uint8]:
+def mark_unscored(labels: NDArray[np.integer], ignore_classes: tuple[int, ...]) -> NDArray[np.uint8]:
     """Labels (V, P), UNSCORED where nothing is scored, of labels (V, H, W)."""
-    return np.where(np.isin(labels, ignore_classes), np.uint8(UNSCORED), labels).reshape(len(labels), -1)
+    return np.where(np.isin(labels, ignore_classes), UNSCORED, labels).astype(np.uint8).reshape(len(labels), -1)
 
 
 def _group(
-    keys: Sequence[str], predictions: Iterable[NDArray[np.uint8]], labels: NDArray[np.uint8], ignore_classes: tuple[int, ...]
+    keys: Sequence[str], predictions: Iterable[NDArray[np.uint8]], labels: NDArray[np.integer], ignore_classes: tuple[int, ...]
 ) -> Grouped:
     arrays = iter(predictions)
     first = next(arrays)
@@ -210,11 +206,11 @@ def _check_array(key: str, array: NDArray[np.uint8], shape: tuple[int, ...]) -> 
         )
 
 
-def _check_labels(labels: NDArray[np.uint8], shape: tuple[int, ...], ignore_classes: tuple[int, ...]) -> None:
+def _check_labels(labels: NDArray[np.integer], shape: tuple[int, ...], ignore_classes: tuple[int, ...]) -> None:
     if shape[1] > VOID:
         raise EnsembleError(f"predictions have {shape[1]} classes, expected at most {VOID}: and {VOID} for void.")
-    if labels.shape != (shape[0], *shape[2:]) or labels.dtype != np.uint8:
-        raise EnsembleError(f"labels are {labels.dtype} {labels.shape}, expected uint8 {(shape[0], *shape[2:])}.")
+    if labels.shape != (shape[0], *shape[2:]) or not np.issubdtype(labels.dtype, np.integer):
+        raise EnsembleError(f"labels are {labels.dtype} {labels.shape}, expected whole numbers {(shape[0], *shape[2:])}.")
     unknown = sorted({int(label) for label in np.unique(labels)} - {*range(shape[1]), VOID})
     if unknown:
         raise EnsembleError(

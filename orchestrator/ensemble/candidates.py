@@ -62,6 +62,10 @@ class EnsembleCandidate:
         """The paths of these files of the predictions within a trial's folder."""
         return list(names) if self.flips is None else [f"{FLIPS}/{name}" for name in names]
 
+    def share(self, weight: float) -> dict[str, float]:
+        """Key of each trial -> its weight, if the candidate has ``weight``: a new image gets the mean of the folds."""
+        return {row.key: weight / len(self.rows) for row in self.rows}
+
 
 def list_candidates(rows: Sequence[RunRow]) -> list[EnsembleCandidate]:
     """List candidates in the order of their keys, with flips and without. A seed that lacks a fold is no candidate.

@@ -118,11 +118,9 @@ def take_latest_data(candidates: Sequence[EnsembleCandidate]) -> tuple[list[Ense
 
 def _make_record(report: EnsembleReport, scored_fingerprint: str) -> EnsembleRecord:
     """What the ensemble's run says. Its matrices are cross-fitted, so that it can be compared with ensembles fixed beforehand."""
-    members = report.candidates.values()
-    weighted = zip(members, report.weights, strict=True)
-    weights = {
-        row.key: weight / len(member.rows) for member, weight in weighted for row in member.rows
-    }  # new images: folds' mean
+    members, weights = report.candidates.values(), dict[str, float]()
+    for candidate, weight in zip(members, report.weights, strict=True):
+        weights |= candidate.share(weight)
     metrics = {
         OBJECTIVE: report.miou,
         f"{OBJECTIVE}_in_sample": report.miou_in_sample,

@@ -6,14 +6,17 @@ import csv
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import PredictError
 from orchestrator.state.files import replacing
+
+if TYPE_CHECKING:
+    from trainers.data.sources.unlabelled import UnlabelledImages
 
 NPZ_KEY = "masks"
 _FILE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy", ".zip", ".json", ".parquet", ".gz")
@@ -22,19 +25,6 @@ _FILE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy", ".zi
 
 Write = Callable[[Sequence[int], NDArray[np.uint8]], None]
 """Takes positions of images and their masks (B, H, W) uint8; in the order of the images if all have one size."""
-
-
-@dataclass(frozen=True)
-class MaskTarget:
-    """What a writer has to know about the images beforehand.
-
-    names: of the files of their masks, without suffix. ids: of the rows of a table. sizes: (height, width) of each.
-    """
-
-    names: Sequence[str]
-    ids: Sequence[str]
-    sizes: Sequence[tuple[int, int]]
-    num_classes: int
 
 
 def check_free(out: Path) -> None:
@@ -54,7 +44,7 @@ def check_free(out: Path) -> None:
 
 
 @contextmanager
-def open_masks(out: Path, images: MaskTarget) -> Iterator[Write]:
+def open_masks(out: Path, images: UnlabelledImages, num_classes: int) -> Iterator[Write]:
     """Write masks beside ``out`` and, at the end, move them there.
 
     .npz: ``masks``, (N, H, W) uint8. .csv: as in the competition, a header ``id,0,1,...`` and one row per image with its id and
@@ -70,12 +60,12 @@ def open_masks(out: Path, images: MaskTarget) -> Iterator[Write]:
         some = ", ".join(f"{height}x{width}" for height, width in sorted(set(images.sizes))[:4])
         raise PredictError(f"{out}: holds masks of one size, but the images have {some}, ... Name a folder instead.")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as scratch, writer(scratch, images) as write:
+    with replacing(out) as scratch, writer(scratch, images, num_classes) as write:
         yield write
 
 
 @contextmanager
-def _write_npz(path: Path, images: MaskTarget) -> Iterator[Write]:
+def _write_npz(path: Path, images: UnlabelledImages, _num_classes: int) -> Iterator[Write]:
     """Write the array's header, then its bytes part by part: memory holds one part."""
     shape = (len(images.sizes), *images.sizes[0])
     with (
@@ -92,7 +82,7 @@ def _write_npz(path: Path, images: MaskTarget) -> Iterator[Write]:
 
 
 @contextmanager
-def _write_csv(path: Path, images: MaskTarget) -> Iterator[Write]:
+def _write_csv(path: Path, images: UnlabelledImages, _num_classes: int) -> Iterator[Write]:
     height, width = images.sizes[0]
     with open(path, "w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
@@ -105,12 +95,12 @@ def _write_csv(path: Path, images: MaskTarget) -> Iterator[Write]:
 
 
 @contextmanager
-def _write_folder(path: Path, images: MaskTarget) -> Iterator[Write]:
+def _write_folder(path: Path, images: UnlabelledImages, num_classes: int) -> Iterator[Write]:
     from PIL import Image
 
     from trainers.pictures import make_palette
 
-    palette = make_palette(images.num_classes).tobytes()
+    palette = make_palette(num_classes).tobytes()
     path.mkdir()
 
     def write(positions: Sequence[int], masks: NDArray[np.uint8]) -> None:

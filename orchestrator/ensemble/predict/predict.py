@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from orchestrator.ensemble.predict.files import find_files
-from orchestrator.ensemble.predict.masks import MaskTarget, check_free, open_masks
+from orchestrator.ensemble.predict.masks import check_free, open_masks
 from orchestrator.errors import PredictError
 from orchestrator.planning.preflight import allow_local_imports
 from trainers.errors import TrainerError
@@ -85,9 +85,8 @@ def _predict_all(ensemble: Ensemble, images: UnlabelledImages, out: Path) -> flo
     """Returns the seconds that it took."""
     from trainers.data.sources.unlabelled import split_by_size
 
-    target = MaskTarget(images.names, images.ids, images.sizes, ensemble.num_classes)
     started_s = time.perf_counter()
-    with open_masks(out, target) as write, _progress() as progress:
+    with open_masks(out, images, ensemble.num_classes) as write, _progress() as progress:
         task = progress.add_task("predict", total=len(images.sizes))
         for positions in split_by_size(images.sizes, ensemble.batch_size):
             write(positions, ensemble.predict(images.read(positions, ensemble.in_channels)))

@@ -72,12 +72,6 @@ class BlockLayout:
         ungroup(blocks, self.pixels, self.image_of_run, self.run_start, found)
         return found
 
-    def select_runs(self, images: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Numbers of the runs of some images, in ascending order."""
-        is_wanted = np.zeros(self.num_images, np.bool_)
-        is_wanted[images] = True
-        return np.flatnonzero(is_wanted[self.image_of_run])
-
 
 def make_layout(labels: NDArray[np.uint8], num_classes: int) -> BlockLayout:
     """Lay out the pixels of labels (V, P) that are not UNSCORED, by image and then by class."""
@@ -120,16 +114,13 @@ def make_blocks(layout: BlockLayout, predictions: Iterable[NDArray[np.uint8]], *
 
 
 @dataclass(frozen=True)
-class Grouped(Sequence[NDArray[np.uint8]]):
-    """Candidates as blocks. As a sequence: their predictions (V, C, P), 0 where nothing is scored, each restored on access."""
+class Grouped:
+    """Candidates as blocks. By number: their predictions (V, C, P), 0 where nothing is scored, each restored on access."""
 
     layout: BlockLayout
     blocks: Sequence[Blocks]
 
-    def __len__(self) -> int:
-        return len(self.blocks)
-
-    def __getitem__(self, i: int) -> NDArray[np.uint8]:  # type: ignore[override]  # nobody takes slices
+    def __getitem__(self, i: int) -> NDArray[np.uint8]:
         return self.layout.restore(self.blocks[i])
 
 

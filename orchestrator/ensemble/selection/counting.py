@@ -89,9 +89,11 @@ class CandidateCounter:
 
     def add_up(self, counts: NDArray[np.uint16], images: NDArray[np.int64]) -> NDArray[np.int64]:
         """Counts (n, R, C) -> confusion matrices (n, C, C), summed over some images."""
-        num_classes = self._layout.num_classes
-        confusions = np.zeros((len(counts), num_classes, num_classes), np.int64)
-        add_up_runs(counts, self._layout.class_of_run, self._layout.select_runs(images), confusions)
+        layout = self._layout
+        is_wanted = np.zeros(layout.num_images, np.bool_)
+        is_wanted[images] = True
+        confusions = np.zeros((len(counts), layout.num_classes, layout.num_classes), np.int64)
+        add_up_runs(counts, layout.class_of_run, np.flatnonzero(is_wanted[layout.image_of_run]), confusions)
         return confusions
 
     def split_by_image(self, counts: NDArray[np.uint16]) -> NDArray[np.int32]:

@@ -71,7 +71,7 @@ class Pool:
     def __init__(
         self,
         keys: Sequence[str],
-        predictions: Iterable[NDArray[np.uint8]],
+        predictions: Iterable[NDArray[np.uint8]] | Grouped,
         labels: NDArray[np.integer],
         ignore_classes: tuple[int, ...],
         *,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +11,27 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from orchestrator.ensemble.predict.masks import MaskTarget, open_masks
+from orchestrator.ensemble.predict.masks import open_masks
 from orchestrator.errors import PredictError
 
 MASKS = np.random.default_rng(0).integers(0, 5, (7, 6, 9), dtype=np.uint8)
-SAME = MaskTarget([f"{i:05d}" for i in range(7)], [str(i) for i in range(7)], [(6, 9)] * 7, num_classes=5)
 
 
-def write(out: Path, pictures: MaskTarget = SAME) -> Path:
+@dataclass(frozen=True)
+class Images:
+    """Images as far as a writer looks at them."""
+
+    names: Sequence[str]
+    ids: Sequence[str]
+    sizes: Sequence[tuple[int, int]]
+
+
+SAME = Images([f"{i:05d}" for i in range(7)], [str(i) for i in range(7)], [(6, 9)] * 7)
+
+
+def write(out: Path, pictures: Images = SAME) -> Path:
     """All masks, in parts of three."""
-    with open_masks(out, pictures) as add:
+    with open_masks(out, pictures, 5) as add:
         for start in range(0, 7, 3):
             add(range(start, min(start + 3, 7)), MASKS[start : start + 3])
     return out
@@ -26,7 +39,7 @@ def write(out: Path, pictures: MaskTarget = SAME) -> Path:
 
 def write_half(out: Path) -> None:
     """Three masks, and then something happens."""
-    with open_masks(out, SAME) as add:
+    with open_masks(out, SAME, 5) as add:
         add([0, 1, 2], MASKS[:3])
         raise ValueError("the fourth picture is broken")
 
@@ -50,7 +63,7 @@ def test_csv_is_what_the_competitions_code_writes(tmp_path: Path) -> None:
 def test_csv_takes_names_of_any_kind_for_ids(tmp_path: Path) -> None:
     """Commas and quotes too."""
     names = ['a,b"c', *"bcdefg"]
-    write(tmp_path / "a.csv", MaskTarget(names, names, SAME.sizes, num_classes=5))
+    write(tmp_path / "a.csv", Images(names, names, SAME.sizes))
     assert list(pd.read_csv(tmp_path / "a.csv", index_col="id").index) == names
 
 
@@ -92,7 +105,7 @@ def test_a_failure_leaves_nothing(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.npz", "a.csv"])
 def test_one_table_holds_one_size(name: str, tmp_path: Path) -> None:
     """The message names the sizes and the way out."""
-    mixed = MaskTarget(SAME.names, SAME.ids, [(6, 9)] * 6 + [(5, 4)], num_classes=5)
+    mixed = Images(SAME.names, SAME.ids, [(6, 9)] * 6 + [(5, 4)])
     with pytest.raises(PredictError, match=r"5x4, 6x9.*Name a folder"):
         write(tmp_path / name, mixed)
 

@@ -101,10 +101,7 @@ def resample_classes(confusions: NDArray[np.integer], ignore_classes: tuple[int,
 
 
 def pool_spread(results: Iterable[Sequence[float]]) -> SeedSpread | None:
-    """Pool the standard deviation between seeds over all configurations; None where none has two seeds.
-
-    results: for each configuration, the values of its seeds.
-    """
+    """Pool the standard deviation between the seeds of each result; None where none has two seeds."""
     squares, degrees = 0.0, 0
     for values in results:
         squares += float(np.var(values)) * len(values)

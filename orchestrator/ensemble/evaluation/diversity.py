@@ -62,10 +62,7 @@ def measure_diversity(pool: Pool, members: Sequence[int]) -> Diversity:
 
 
 def drop_each(pool: Pool, members: Sequence[int], groups: NDArray[np.int64] | None) -> tuple[PairedDifference, ...]:
-    """What each member adds to the mean of the others, in sample; empty for a single member.
-
-    members: positions in the pool, repeated by weight.
-    """
+    """What each member, repeated by its weight, adds to the mean of the others, in sample; empty for a single member."""
     distinct = dict.fromkeys(members)
     if len(distinct) < 2:
         return ()

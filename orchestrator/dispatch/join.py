@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import time
-from functools import partial
 
 from rich.console import Console
 
@@ -48,8 +46,7 @@ def join_sweep(sweep: str, *, launcher: str, slots: int | None, leave_after_s: f
     _check_exchange(shared, home)
     spec = shared.spec
     with registered(home, ledger, sweep, Role.WORKER) as listener:
-        locate = partial(locate_source, folder=os.environ.get(DATA_FOLDER))
-        facts = check_inputs(spec, home, again=shared.again, locate=locate)
+        facts = check_inputs(spec, home, again=shared.again, locate=locate_source)
         _check_facts(shared, facts)
         plan = make_current_plan(spec, facts, home, ledger, console)
         _check_trials(shared, plan)
@@ -102,7 +99,7 @@ def _check_facts(shared: SharedPlan, facts: Facts) -> None:
         found = facts.data[known.source]
         if (found.fingerprint, found.removed) != (known.fingerprint, known.removed):
             what = "the same images, cleaned differently" if found.fingerprint == known.fingerprint else "different images"
-            here = locate_source(DataConfig.model_validate_json(known.source), os.environ.get(DATA_FOLDER))
+            here = locate_source(DataConfig.model_validate_json(known.source))
             raise DataError(
                 f"{here.source}: {shared.spec.name} began on {shared.host} with fingerprint {known.fingerprint}, and this "
                 f"machine has {found.fingerprint}: {what}. Copy that file here, or set {DATA_FOLDER}."

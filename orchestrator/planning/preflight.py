@@ -5,6 +5,7 @@ Imports trainers' data, augmentation and imports only inside its functions.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -181,18 +182,18 @@ DATA_FOLDER = "ORCHESTRATE_DATA"
 """Environment variable: the folder with this machine's copies of data sets that a sweep names by other paths."""
 
 
-def locate_source(data: DataConfig, folder: str | None) -> DataConfig:
-    """Find the data on this machine: at the sweep's path, else under the same file name in ``folder``."""
-    found = {"source": _find(data.source, folder)} if data.source != "synthetic" else {}
+def locate_source(data: DataConfig) -> DataConfig:
+    """Find the data on this machine: at the sweep's path, else under the same file name in ORCHESTRATE_DATA."""
+    found = {"source": _find(data.source)} if data.source != "synthetic" else {}
     if isinstance(data.clean, str) and data.clean != "auto":
-        found["clean"] = _find(data.clean, folder)
+        found["clean"] = _find(data.clean)
     return data.model_copy(update=found)
 
 
-def _find(named: str, folder: str | None) -> str:
+def _find(named: str) -> str:
     if Path(named).exists():
         return named
-    if not folder:
+    if not (folder := os.environ.get(DATA_FOLDER)):
         raise DataError(f"{named}: not found on this machine. Put it there, or set {DATA_FOLDER} to the folder that has it.")
     if (here := Path(folder).expanduser().absolute() / Path(named).name).exists():
         return str(here)

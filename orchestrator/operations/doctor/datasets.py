@@ -22,13 +22,12 @@ SHOWN = 8
 
 def check_data(home: Home) -> Iterator[Finding]:
     """Check names only; `orchestrate worker` verifies the fingerprint."""
-    named = os.environ.get(DATA_FOLDER)
-    if named:
+    if named := os.environ.get(DATA_FOLDER):
         yield _check_folder(Path(named).expanduser().absolute())
     else:
         yield ok("data", f"{DATA_FOLDER} is not set: data sets are expected at the paths in the sweep files")
     if home.storage:
-        yield from _find_missing(home, named)
+        yield from _find_missing(home)
 
 
 def _check_folder(folder: Path) -> Finding:
@@ -47,7 +46,7 @@ def _check_folder(folder: Path) -> Finding:
     return ok("data", f"{folder}: {', '.join(shown)}{', ...' if len(found) > SHOWN else ''}")
 
 
-def _find_missing(home: Home, folder: str | None) -> Iterator[Finding]:
+def _find_missing(home: Home) -> Iterator[Finding]:
     """Sweeps of a shared ledger that this machine cannot join."""
     plans = []
     try:
@@ -61,6 +60,6 @@ def _find_missing(home: Home, folder: str | None) -> Iterator[Finding]:
     for plan in filter(None, plans):
         for known in plan.data:
             try:
-                locate_source(DataConfig.model_validate_json(known.source), folder)
+                locate_source(DataConfig.model_validate_json(known.source))
             except DataError as failure:
                 yield warning(f"data of {plan.spec.name}", str(failure), "This machine cannot join the sweep.")

@@ -39,13 +39,12 @@ class Dispatcher:
         self,
         session: Session,
         ports: Ports,
-        policy: Policy | None = None,
+        policy: Policy,
         *,
         memory: MemoryEstimates | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        policy = policy or Policy()
         self._session, self._ledger = session, session.ledger
         self._search, self._tracker = ports.search, ports.tracker
         self._slot_owner = ports.launcher if isinstance(ports.launcher, SlotOwner) else None

@@ -36,7 +36,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 from orchestrator.dispatch.loop.dispatcher import Dispatcher
-from orchestrator.dispatch.loop.ports import Ports, Session
+from orchestrator.dispatch.loop.ports import Policy, Ports, Session
 from orchestrator.state.home import Home
 from orchestrator.launchers.local import LocalLauncher
 from orchestrator.launchers.worker.contract import Slot
@@ -57,7 +57,7 @@ tracker = SimpleNamespace(label=lambda *seen: None, mirror=lambda *seen, **flags
 with home.new_owner() as owner:
     launcher = LocalLauncher([Slot("cpu-0", "", 1)], locks=home.root / "slots")
     session = Session("sweep", owner.name, home, Ledger(home.ledger_url))
-    Dispatcher(session, Ports(search, launcher, tracker, Recorder())).run()
+    Dispatcher(session, Ports(search, launcher, tracker, Recorder()), Policy()).run()
     launcher.close()
 """
 

@@ -30,20 +30,17 @@ class Report(Protocol):
 def print_report(report: Report, *, as_json: bool) -> None:
     """Print a command's result on standard output."""
     if as_json:
-        print(_to_text(report.to_json()))
+        document = report.to_json()
+        if isinstance(document, list):  # one item per line: ``indent`` takes seconds for thousands of trials
+            lines = ",\n ".join(json.dumps(item, allow_nan=False) for item in document)
+            print(f"[{lines}]")
+        else:
+            print(json.dumps(document, indent=1, allow_nan=False))
         return
     from rich.console import Console
 
     rendered = report.render()
     Console().print(rendered, soft_wrap=isinstance(rendered, str))  # a line break inside an address would spoil it
-
-
-def _to_text(document: Any) -> str:
-    """Write a list with one item per line: ``json.dumps(indent=...)`` takes seconds for thousands of trials."""
-    if not isinstance(document, list):
-        return json.dumps(document, indent=1, allow_nan=False)
-    lines = ",\n ".join(json.dumps(item, allow_nan=False) for item in document)
-    return f"[{lines}]"
 
 
 def open_reader() -> tuple[Home, RunReader]:

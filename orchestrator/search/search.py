@@ -95,7 +95,7 @@ class StudySearch:
     @translate_errors()
     def close(self) -> None:
         """Save the budget, and requeue what this dispatcher leaves unfinished."""
-        self.budget.close()
+        self.budget.save()
         self.study.requeue_own()
 
 
@@ -130,13 +130,14 @@ class Budget:
     def spend(self, gpu_s: float) -> None:
         """Add the GPU time of this dispatcher's attempts since the last call."""
         self._unsaved_s += gpu_s
-        if self._unsaved_s and self._gpu_s < math.inf and self._clock() >= self._saved_at_s + SAVE_S:
-            self._save()
+        if self._clock() >= self._saved_at_s + SAVE_S:
+            self.save()
 
-    def close(self) -> None:
+    def save(self) -> None:
         """Save what is not saved yet."""
         if self._unsaved_s and self._gpu_s < math.inf:
-            self._save()
+            self._study.add_spent(self._unsaved_s)
+            self._unsaved_s, self._saved_at_s = 0.0, self._clock()
 
     def why_spent(self) -> str | None:
         """Return which budget is used up, or None. No trial may start then; running ones finish."""
@@ -157,10 +158,6 @@ class Budget:
             return None
         delta = f" by more than {self._stop.min_delta:g}" if self._stop.min_delta else ""
         return f"stop: no improvement{delta} in the last {num_since} configurations"
-
-    def _save(self) -> None:
-        self._study.add_spent(self._unsaved_s)
-        self._unsaved_s, self._saved_at_s = 0.0, self._clock()
 
 
 def count_since_best(values: Iterable[float | None], min_delta: float) -> int:

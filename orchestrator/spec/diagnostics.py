@@ -86,10 +86,9 @@ def validate(model: type[M], raw: Any, place: Place = ()) -> tuple[M | None, lis
 
 
 def _explain(wrong: Sequence[ErrorDetails], model: type[BaseModel], raw: Any, place: Place) -> list[Complaint]:
-    traced = [(_to_name(raw, _trace(raw, details), details), details) for details in wrong]
     merged: dict[Place, list[ErrorDetails]] = {}
-    for inner, details in traced:
-        merged.setdefault(inner, []).append(details)
+    for details in wrong:
+        merged.setdefault(_trace(raw, details), []).append(details)
     complaints = []
     for inner, several in merged.items():
         is_other_branch = all(d["type"] in (*ALLOWED, "too_short") for d in several) and any(
@@ -103,7 +102,10 @@ def _explain(wrong: Sequence[ErrorDetails], model: type[BaseModel], raw: Any, pl
 
 
 def _trace(raw: Any, details: ErrorDetails) -> Place:
-    """Return the place in ``raw`` of pydantic's location, which also holds names of union members."""
+    """Return the place in ``raw`` of pydantic's location, which also holds names of union members.
+
+    An error about a whole object whose message begins with the object's ``name`` belongs there.
+    """
     place: Place = ()
     for i, part in enumerate(details["loc"]):
         key: str | int | None = None
@@ -115,13 +117,7 @@ def _trace(raw: Any, details: ErrorDetails) -> Place:
             place, raw = (*place, key), raw[key]
         elif i == len(details["loc"]) - 1 and details["type"] == "missing":
             place = (*place, part)
-    return place
-
-
-def _to_name(raw: Any, place: Place, details: ErrorDetails) -> Place:
-    """Return the place of ``name`` for an error about a whole object whose message begins with that name."""
-    value = _look_up(raw, place)
-    if details["type"] == "value_error" and isinstance(value, dict) and isinstance(name := value.get("name"), str):
+    if details["type"] == "value_error" and isinstance(raw, dict) and isinstance(name := raw.get("name"), str):
         return (*place, "name") if str(details["ctx"]["error"]).startswith(repr(name)) else place
     return place
 

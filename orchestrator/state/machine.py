@@ -27,10 +27,8 @@ def library_versions() -> dict[str, str]:
     """``version/<library>`` -> version, of those that are installed under that name."""
     versions = {f"{PREFIX}python": platform.python_version()}
     for name in LIBRARIES:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):  # OpenCV comes under several names
             versions[PREFIX + name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # OpenCV comes under several names
     return versions
 
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,10 +130,8 @@ def _read_parts(nvml: Any, handle: Any) -> tuple[Gpu, ...]:
         return ()
     parts = []
     for index in range(nvml.nvmlDeviceGetMaxMigDeviceCount(handle) if is_partitioned else 0):
-        try:
+        with suppress(nvml.NVMLError_NotFound):  # places of larger parts stay empty
             parts.append(Gpu(nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index)), None))
-        except nvml.NVMLError_NotFound:  # places of larger parts stay empty
-            continue
     return tuple(parts)
 
 

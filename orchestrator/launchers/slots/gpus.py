@@ -54,18 +54,16 @@ def read_visible(environment: Mapping[str, str]) -> list[str] | None:
 def _choose(names: Sequence[str], listing: GpuListing) -> list[Gpu]:
     """The GPUs that CUDA_VISIBLE_DEVICES names. Where the driver reports lost GPUs, a missing one is left out beside others."""
     found: list[Gpu] = []
-    missing: LaunchError | None = None
+    missing: list[LaunchError] = []
     for name in names:
         try:
             found.append(_find_gpu(name, listing.by_index))
         except LaunchError as error:
-            if not listing.complaints:
-                raise
-            missing = error
-    if missing is not None and not found:
-        raise missing
-    if missing is not None:
-        _log.warning("%s The others are used.", missing)
+            missing.append(error)
+    if missing and not (found and listing.complaints):
+        raise missing[0]
+    for one in missing:
+        _log.warning("%s The others are used.", one)
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Flag, StrEnum, auto
 from pathlib import Path
@@ -171,10 +172,8 @@ class TrialFolder:
         whole = text[: text.rfind(b"\n") + 1]
         events = []
         for line in whole.splitlines():
-            try:
+            with suppress(ValidationError):  # the last write of a process that was killed
                 events.append(Event.model_validate_json(line))
-            except ValidationError:
-                continue  # the last write of a process that was killed
         return events, offset + len(whole)
 
     def log_tail(self, num_lines: int = 30) -> str:

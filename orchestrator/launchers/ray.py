@@ -95,11 +95,6 @@ class RayJob:
     def stop(self, *, force: bool = False) -> None:
         self._asked = max(self._asked, StopRequest.KILL if force else StopRequest.STOP)
 
-    def join(self) -> None:
-        """Wait until the task has ended."""
-        while self.poll() is None:
-            time.sleep(0.01)
-
     def _read(self) -> JobExit:
         try:
             return JobExit(ray.get(self._ref))
@@ -177,8 +172,8 @@ class RayLauncher:
     def close(self) -> None:
         for job in self._jobs:
             job.stop(force=True)
-        for job in self._jobs:
-            job.join()
+        while any(job.poll() is None for job in self._jobs):
+            time.sleep(0.01)
         for slot in self._slots:
             remove_placement_group(slot.group)
         self._jobs, self._slots = [], []

@@ -241,31 +241,22 @@ class Ledger:
         running = _trials.c.state == TrialState.RUNNING
         owners = self._database.execute(sa.select(_trials.c.owner).where(running).distinct())
         dead = [row.owner for row in owners if row.owner is not None and is_dead(row.owner)]
-        if not dead:
-            return []
-        freed = sa.update(_trials).where(running, _trials.c.owner.in_(dead))
-        freed = freed.values(state=TrialState.WAITING, owner=None, lease_expires_s=None)
-        return sorted(row.key for row in self._database.execute(freed.returning(_trials.c.key)))
+        return self._reset(running, _trials.c.owner.in_(dead)) if dead else []
 
-    @retried
     def reset_failed(self, keys: Iterable[str]) -> list[str]:
         """Reset FAILED trials to WAITING; returns their keys."""
-        names = list(dict.fromkeys(keys))
-        reset: list[str] = []
-        with self._database.begin() as connection:
-            for start in range(0, len(names), KEYS_PER_STATEMENT):
-                failed = sa.and_(
-                    _trials.c.key.in_(names[start : start + KEYS_PER_STATEMENT]), _trials.c.state == TrialState.FAILED
-                )
-                again = sa.update(_trials).where(failed).values(state=TrialState.WAITING, owner=None, reason=None)
-                reset += connection.execute(again.returning(_trials.c.key)).scalars()
-        return sorted(reset)
+        names, is_failed = list(dict.fromkeys(keys)), _trials.c.state == TrialState.FAILED
+        parts = (names[start : start + KEYS_PER_STATEMENT] for start in range(0, len(names), KEYS_PER_STATEMENT))
+        return sorted(key for part in parts for key in self._reset(_trials.c.key.in_(part), is_failed))
 
     def forget(self, key: str) -> bool:
         """Reset a COMPLETE trial whose result is lost to WAITING; False if it is not COMPLETE."""
-        complete = sa.and_(_trials.c.key == key, _trials.c.state == TrialState.COMPLETE)
-        again = sa.update(_trials).where(complete).values(state=TrialState.WAITING, owner=None, reason=None)
-        return bool(self._database.execute(again.returning(_trials.c.key)))
+        return bool(self._reset(_trials.c.key == key, _trials.c.state == TrialState.COMPLETE))
+
+    def _reset(self, *conditions: sa.ColumnElement[bool]) -> list[str]:
+        again = sa.update(_trials).where(*conditions).returning(_trials.c.key)
+        rows = self._database.execute(again.values(state=TrialState.WAITING, owner=None, lease_expires_s=None, reason=None))
+        return sorted(row.key for row in rows)
 
     @retried
     def _end(self, statement: sa.Update, key: str, owner: str, state: TrialState, **values: str | None) -> bool:

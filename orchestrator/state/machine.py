@@ -6,7 +6,6 @@ import importlib.metadata
 import math
 import os
 import platform
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -37,18 +36,12 @@ def describe_drift(results: Iterable[Mapping[str, str]], today: Mapping[str, str
 
     results: versions of each result that is reused. A library that only one side knows is ignored.
     """
-    listed = list(results)
-    others: Counter[tuple[str, str]] = Counter()
-    num_drifted = 0
-    for versions in listed:
-        drifted = [(name, found) for name, found in versions.items() if found != today.get(name, found)]
-        num_drifted += bool(drifted)
-        others.update(drifted)
-    if not others:
+    drifts = [{(name, found) for name, found in versions.items() if found != today.get(name, found)} for versions in results]
+    if not any(drifts):
         return None
-    changes = [f"{name.removeprefix(PREFIX)} {found} (now {today[name]})" for (name, found), _ in sorted(others.items())]
+    changes = [f"{name.removeprefix(PREFIX)} {found} (now {today[name]})" for name, found in sorted(set().union(*drifts))]
     return (
-        f"{num_drifted} of {len(listed)} reused results were made with other versions: {', '.join(changes)}. "
+        f"{sum(map(bool, drifts))} of {len(drifts)} reused results were made with other versions: {', '.join(changes)}. "
         "Versions are not part of a trial's key, so nothing is trained again"
     )
 

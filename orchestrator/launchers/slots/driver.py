@@ -18,8 +18,6 @@ from orchestrator.errors import LaunchError
 ANSWER_S = 30.0
 """How long to wait for the driver's answer."""
 
-_FIELDS = "index,uuid,memory.total,memory.used,name"
-
 _log = logging.getLogger(__name__)
 _nvml_is_free = threading.Lock()
 
@@ -143,7 +141,7 @@ def ask_nvidia_smi(*, devices: Path = Path("/dev")) -> GpuListing:
     Raises:
         LaunchError: the driver is broken, or does not answer.
     """
-    query = ["nvidia-smi", f"--query-gpu={_FIELDS}", "--format=csv,noheader,nounits"]
+    query = ["nvidia-smi", "--query-gpu=index,uuid,memory.total,memory.used,name", "--format=csv,noheader,nounits"]
     try:
         listing = subprocess.run(query, capture_output=True, text=True, timeout=ANSWER_S, check=True).stdout
     except (FileNotFoundError, PermissionError):

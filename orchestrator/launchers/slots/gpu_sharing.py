@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from orchestrator.launchers.base import MemoryEstimate
 from orchestrator.launchers.slots.locks import HeldSlot, LockFolder
@@ -24,13 +24,12 @@ NUM_LOOKS = 4
 """Looks at the memory of other programs of which the largest value counts: an attempt that is only starting hides some of it."""
 
 
-class Reservation(BaseModel):
+class Reservation(BaseModel, frozen=True, extra="ignore"):
     """What an attempt has of its GPU, as written into its lock file.
 
     most_per_gpu: as in Slot. memory_mb: its part of the memory; None: all of it, or the GPU's memory is unknown.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
     schema_version: Literal[1] = 1
     most_per_gpu: int | None
     memory_mb: int | None
@@ -39,14 +38,13 @@ class Reservation(BaseModel):
 WHOLE_GPU = Reservation(most_per_gpu=1, memory_mb=None)
 
 
-class GpuRequest(BaseModel):
+class GpuRequest(BaseModel, frozen=True, extra="ignore"):
     """What a waiting dispatcher would take of a GPU, as written into its place in the queue.
 
     slots: names of lock files, any of which will do. claims: reservations, any of which it would make. others_mb: memory of other
     programs, by its own estimate. drains: whether it wants this GPU emptied because no GPU has room.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
     slots: tuple[str, ...]
     claims: tuple[Reservation, ...]
     others_mb: int

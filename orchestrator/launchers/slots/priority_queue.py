@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from orchestrator.launchers.base import Requester
 from orchestrator.launchers.slots.gpu_sharing import GpuRequest
@@ -26,14 +26,13 @@ FRESH_S = 3.0
 """Older entries do not count: a process that hangs or is suspended must not keep a slot idle."""
 
 
-class QueueEntry(BaseModel):
+class QueueEntry(BaseModel, frozen=True, extra="ignore"):
     """What a waiting dispatcher would take as soon as it is free.
 
     said_s: when it was written, by the machine's monotonic clock. is_full: the dispatcher holds as many slots as it may, so that
     nothing is left to it now. slots: names of those on the CPU. gpus: requests by the GPUs' names.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
     schema_version: Literal[1] = 1
     sweep: str
     priority: int

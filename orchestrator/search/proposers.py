@@ -1,15 +1,17 @@
-"""Plan -> next configuration: in the plan's order, or as one of Optuna's samplers proposes; for search.py."""
+"""Plan -> next configuration, until a budget is used up: in the plan's order, or as one of Optuna's samplers proposes."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import deque
-from collections.abc import Set
+from collections.abc import Callable, Iterable, Set
+
+from optuna.trial import TrialState as OptunaState
 
 from orchestrator.planning.configuration import Configuration, resolve
 from orchestrator.planning.plan import Plan
 from orchestrator.search.sampling import make_dimensions, suggest_point
-from orchestrator.search.search import Budget
 from orchestrator.search.study import Study
 from orchestrator.search.study_trial import StudyTrial, identify
 from orchestrator.spec.model import SearchSpec, SweepSpec
@@ -20,6 +22,65 @@ MAX_REPEATS = 100
 """After this many known proposals in a row, nothing new is left, or the sampler does not find it."""
 
 EXHAUSTED = "the space is exhausted: every proposal is known already"
+
+SAVE_S = 10.0
+"""GPU time is saved this often, so a kill loses at most this much of it."""
+
+
+class Budget:
+    """The sweep's hours, GPU-hours and stop rule. Used by one thread.
+
+    clock: seconds; ``budget.hours`` counts from now. GPU-hours are summed over all runs and dispatchers of the sweep.
+    """
+
+    def __init__(self, spec: SweepSpec, study: Study, clock: Callable[[], float]) -> None:
+        self._study, self._clock, self._stop = study, clock, spec.stop
+        budget = spec.budget
+        self._deadline_s = clock() + budget.hours * 3600 if budget and budget.hours else math.inf
+        self._gpu_s = budget.gpu_hours * 3600 if budget and budget.gpu_hours else math.inf
+        self._unsaved_s = 0.0
+        self._saved_at_s = clock()
+
+    def spend(self, gpu_s: float) -> None:
+        """Add the GPU time of this dispatcher's attempts since the last call."""
+        self._unsaved_s += gpu_s
+        if self._clock() >= self._saved_at_s + SAVE_S:
+            self.save()
+
+    def save(self) -> None:
+        """Save what is not saved yet."""
+        if self._unsaved_s and self._gpu_s < math.inf:
+            self._study.add_spent(self._unsaved_s)
+            self._unsaved_s, self._saved_at_s = 0.0, self._clock()
+
+    def why_spent(self) -> str | None:
+        """Return which budget is used up, or None. No trial may start then; running ones finish."""
+        if self._clock() >= self._deadline_s:
+            return "budget.hours is spent"
+        if self._gpu_s < math.inf and self._study.spent_gpu_s() + self._unsaved_s >= self._gpu_s:
+            return "budget.gpu_hours is spent"
+        return None
+
+    def why_stopped(self) -> str | None:
+        """Return why the stop rule ends the search, or None."""
+        if self._stop is None:
+            return None
+        ended = [t for t in self._study.trials() if t.state in (OptunaState.COMPLETE, OptunaState.PRUNED) and t.ended]
+        ended.sort(key=lambda trial: (trial.ended, trial.number))
+        num_since = count_since_best((trial.value for trial in ended), self._stop.min_delta)
+        if num_since < self._stop.no_improvement:
+            return None
+        delta = f" by more than {self._stop.min_delta:g}" if self._stop.min_delta else ""
+        return f"stop: no improvement{delta} in the last {num_since} configurations"
+
+
+def count_since_best(values: Iterable[float | None], min_delta: float) -> int:
+    """Count the values since the last one that beat all before it by more than ``min_delta``; None beats nothing."""
+    best, num_since = -math.inf, 0
+    for value in values:
+        is_better = value is not None and value > best + min_delta
+        best, num_since = (value, 0) if is_better and value is not None else (best, num_since + 1)
+    return num_since
 
 
 class PlannedProposer:

@@ -1,4 +1,4 @@
-"""Search space -> Optuna's sampler and distributions, and back from its suggestions to a point; for build.py and proposers.py."""
+"""Search space -> Optuna's sampler and distributions, and back from its suggestions to a point."""
 
 from __future__ import annotations
 

@@ -1,25 +1,33 @@
-"""The search of a sweep, as the dispatcher uses it: proposes configurations, records and prunes them, and keeps the budget.
+"""The search of a sweep, as the dispatcher uses it: built here, it proposes, records and prunes configurations in the budget.
 
 Optuna's trials are our configurations. The study is a record and never a lock: the ledger decides who may run a trial.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Set
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
 
-from optuna.trial import TrialState as OptunaState
+import optuna
+from optuna.storages import BaseStorage
+from pydantic_core import to_json
 
-from orchestrator.planning.configuration import Configuration, Facts
-from orchestrator.planning.plan import PlannedTrial, plan_trials
-from orchestrator.search.pruning import Pruning
-from orchestrator.search.sampling import Dimension
-from orchestrator.search.storage import translate_errors
+from orchestrator.planning.configuration import Configuration, Facts, resolve
+from orchestrator.planning.plan import Plan, PlannedTrial, plan_trials
+from orchestrator.search.options import check_search
+from orchestrator.search.proposers import Budget, PlannedProposer, SampledProposer
+from orchestrator.search.pruning import History, Pruning
+from orchestrator.search.sampling import Dimension, build_sampler, make_dimensions
+from orchestrator.search.storage import open_storage, translate_errors
 from orchestrator.search.study import Study
 from orchestrator.search.study_trial import identify
 from orchestrator.spec.model import SweepSpec
+from orchestrator.spec.sections import class_name
+from orchestrator.spec.space import sample_points
+from orchestrator.state.ledger import Reconnection
 from orchestrator.state.trial.records import TrialSpec, TrialState
 
 
@@ -34,7 +42,7 @@ class StudySearch:
 
     spec: SweepSpec
     facts: Facts
-    proposer: Proposer
+    proposer: PlannedProposer | SampledProposer
     study: Study
     dimensions: Mapping[str, Dimension]
     ended: Set[str]
@@ -99,71 +107,82 @@ class StudySearch:
         self.study.requeue_own()
 
 
-class Proposer(Protocol):
-    """Which configuration comes next."""
+def build_search(
+    spec: SweepSpec,
+    plan: Plan,
+    storage: Path | str,
+    *,
+    owner: str,
+    is_dead: Callable[[str], bool],
+    history: History = lambda _: {},
+    reconnection: Reconnection | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> StudySearch:
+    """Build the sweep's search, recorded in a study in ``storage``; it is the dispatcher's ``ports.Search``.
 
-    stopped_because: str | None
-    """Why the search ended early."""
+    storage: a journal file of this machine, or the URL of a database. owner: this dispatcher, as in the ledger.
+    is_dead: whether an owner has ended. history: epochs of trials that did not report to this study, for pruners.
+    reconnection: how long to wait for a database that becomes unreachable. clock: seconds; ``budget.hours`` counts from now.
 
-    def propose(self) -> Configuration | None:
-        """Return the next configuration, or None. With a budget used up, only configurations that need no training."""
-
-
-SAVE_S = 10.0
-"""GPU time is saved this often, so a kill loses at most this much of it."""
-
-
-class Budget:
-    """The sweep's hours, GPU-hours and stop rule. Used by one thread.
-
-    clock: seconds; ``budget.hours`` counts from now. GPU-hours are summed over all runs and dispatchers of the sweep.
+    Raises:
+        SpecError: as check_search.
+        TrackingError: the database cannot be opened.
     """
-
-    def __init__(self, spec: SweepSpec, study: Study, clock: Callable[[], float]) -> None:
-        self._study, self._clock, self._stop = study, clock, spec.stop
-        budget = spec.budget
-        self._deadline_s = clock() + budget.hours * 3600 if budget and budget.hours else math.inf
-        self._gpu_s = budget.gpu_hours * 3600 if budget and budget.gpu_hours else math.inf
-        self._unsaved_s = 0.0
-        self._saved_at_s = clock()
-
-    def spend(self, gpu_s: float) -> None:
-        """Add the GPU time of this dispatcher's attempts since the last call."""
-        self._unsaved_s += gpu_s
-        if self._clock() >= self._saved_at_s + SAVE_S:
-            self.save()
-
-    def save(self) -> None:
-        """Save what is not saved yet."""
-        if self._unsaved_s and self._gpu_s < math.inf:
-            self._study.add_spent(self._unsaved_s)
-            self._unsaved_s, self._saved_at_s = 0.0, self._clock()
-
-    def why_spent(self) -> str | None:
-        """Return which budget is used up, or None. No trial may start then; running ones finish."""
-        if self._clock() >= self._deadline_s:
-            return "budget.hours is spent"
-        if self._gpu_s < math.inf and self._study.spent_gpu_s() + self._unsaved_s >= self._gpu_s:
-            return "budget.gpu_hours is spent"
-        return None
-
-    def why_stopped(self) -> str | None:
-        """Return why the stop rule ends the search, or None."""
-        if self._stop is None:
-            return None
-        ended = [t for t in self._study.trials() if t.state in (OptunaState.COMPLETE, OptunaState.PRUNED) and t.ended]
-        ended.sort(key=lambda trial: (trial.ended, trial.number))
-        num_since = count_since_best((trial.value for trial in ended), self._stop.min_delta)
-        if num_since < self._stop.no_improvement:
-            return None
-        delta = f" by more than {self._stop.min_delta:g}" if self._stop.min_delta else ""
-        return f"stop: no improvement{delta} in the last {num_since} configurations"
+    check_search(spec)
+    opened = open_storage(storage, reconnection)
+    study = _open_study(spec, plan.facts, opened, owner=owner, is_dead=is_dead)
+    budget = Budget(spec, study, clock)
+    left = {identify(trial.configuration) for trial in plan.left}
+    ended = {identify(configuration) for configuration in plan.configurations} - left
+    proposer: PlannedProposer | SampledProposer = PlannedProposer(plan, budget, ended=ended)
+    if spec.search is not None and spec.is_open_ended:
+        study.use(sampler=build_sampler(spec.search))
+        proposer = SampledProposer(spec, spec.search, plan, study=study, budget=budget, ended=ended)
+    return StudySearch(
+        spec,
+        plan.facts,
+        proposer,
+        study,
+        dimensions=make_dimensions(spec.search, [str(row.id) for row in spec.rows]),
+        ended=ended,
+        pruning=Pruning(spec, plan.facts, study, history),
+        budget=budget,
+    )
 
 
-def count_since_best(values: Iterable[float | None], min_delta: float) -> int:
-    """Count the values since the last one that beat all before it by more than ``min_delta``; None beats nothing."""
-    best, num_since = -math.inf, 0
-    for value in values:
-        is_better = value is not None and value > best + min_delta
-        best, num_since = (value, 0) if is_better and value is not None else (best, num_since + 1)
-    return num_since
+def read_known(spec: SweepSpec, facts: Facts, storage: Path | str) -> tuple[tuple[Configuration, float | None], ...]:
+    """Return what an open-ended search proposed in earlier runs, in order, with each known value; reads only."""
+    if not spec.is_open_ended or (isinstance(storage, Path) and not storage.exists()):
+        return ()
+    opened = open_storage(storage)
+    if study_name(spec, facts) not in optuna.get_all_study_names(opened):
+        return ()
+    trials = _open_study(spec, facts, opened, owner="", is_dead=lambda _: False).trials()
+    return tuple((resolve(spec, t.params, facts), t.value if t.is_complete else None) for t in trials)
+
+
+def _open_study(spec: SweepSpec, facts: Facts, storage: BaseStorage, *, owner: str, is_dead: Callable[[str], bool]) -> Study:
+    """Open the sweep's study. Each name of ``--again`` counts as a separate sweep, with its own results and budget."""
+    name = study_name(spec, facts)
+    sweep = f"{spec.name} again {facts.again}" if facts.again else spec.name
+    return Study(storage, name=name, owner=owner, sweep=sweep, rounds=_rounds(spec), is_dead=is_dead)
+
+
+def study_name(spec: SweepSpec, facts: Facts) -> str:
+    """Return the sweep's name and a hash of all that gives values and reports their meaning, such as the space and the pruner."""
+    left_out = {"seed"} if spec.search and spec.search.options else {"seed", "options"}  # the first studies had no options
+    space = spec.search.model_dump_json(exclude=left_out) if spec.search else ""
+    point = next(sample_points(spec.search, spec.base, spec.data)) if spec.search else {}
+    anchor = resolve(spec, spec.rows[0] if spec.rows else point, facts).id
+    rows = [row.model_dump_json(exclude={"label", "reported"}) for row in spec.rows]
+    lines = [space, anchor, _rounds(spec), *rows]
+    if spec.pruner is not None:  # as earlier versions wrote it, which had a field ``over``, so that their studies are found again
+        pruner = {"name": class_name(spec.pruner.name), "over": None, "options": spec.pruner.options}
+        lines.append(to_json(pruner).decode())
+    text = "\n".join(lines)
+    return f"{spec.name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+
+def _rounds(spec: SweepSpec) -> str:
+    """Describe the trials that a configuration's value is the mean of."""
+    return f"seeds {list(spec.seeds)} folds {spec.folds}"

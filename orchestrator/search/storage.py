@@ -1,4 +1,4 @@
-"""Opens the storage of studies: a journal file of this machine that survives kills, or a database; for build.py."""
+"""Opens the storage of studies: a journal file of this machine that survives kills, or a database; for search.py."""
 
 from __future__ import annotations
 

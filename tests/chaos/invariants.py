@@ -13,13 +13,14 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import TrialState as OptunaState
 from safetensors.numpy import load_file
 
-from orchestrator.state.trial.folder import ARTIFACTS, TrialFile, TrialFolder, Use
+from orchestrator.state.trial.folder import ARTIFACTS, TrialFile, TrialFolder
+from orchestrator.state.trial.records import FLIPS
 from tests.chaos.scene import Scene
 
 TIMED = {"images_per_s", "epoch_s"}
 """Metrics that no two trainings share."""
 
-SENT = [file for file in ARTIFACTS if Use.ON_REQUEST not in file.use]
+SENT = [file for file in ARTIFACTS if not file.startswith(f"{FLIPS}/")]
 """What MLflow has of every trial, as these sweeps ask for nothing more."""
 
 

@@ -26,8 +26,6 @@ class Use(Flag):
     NONE = 0
     ARTIFACT = auto()
     """The mirror sends it to MLflow."""
-    ON_REQUEST = auto()
-    """Written only where the sweep asks for it."""
     ADOPTED = auto()
     """Fetched, to adopt a trial that another machine has finished."""
     KEPT = auto()
@@ -56,10 +54,10 @@ class TrialFile(StrEnum):
     LABELS = "predictions.labels.zst", "worker", Use.ARTIFACT  # what they are scored against
     CONFUSIONS = "confusions.npz", "worker", Use.ARTIFACT | Use.ADOPTED  # confusion matrix of each validation image
     # the same four with test-time flips, which the sweep's `keep` asks for
-    FLIPS_PREDICTIONS_INFO = f"{FLIPS}/predictions.json", "worker", Use.ARTIFACT | Use.ON_REQUEST
-    FLIPS_PREDICTIONS = f"{FLIPS}/predictions.zst", "worker", Use.ARTIFACT | Use.ON_REQUEST
-    FLIPS_LABELS = f"{FLIPS}/predictions.labels.zst", "worker", Use.ARTIFACT | Use.ON_REQUEST
-    FLIPS_CONFUSIONS = f"{FLIPS}/confusions.npz", "worker", Use.ARTIFACT | Use.ON_REQUEST
+    FLIPS_PREDICTIONS_INFO = f"{FLIPS}/predictions.json", "worker", Use.ARTIFACT
+    FLIPS_PREDICTIONS = f"{FLIPS}/predictions.zst", "worker", Use.ARTIFACT
+    FLIPS_LABELS = f"{FLIPS}/predictions.labels.zst", "worker", Use.ARTIFACT
+    FLIPS_CONFUSIONS = f"{FLIPS}/confusions.npz", "worker", Use.ARTIFACT
     SAMPLES = "samples.png", "worker", Use.ARTIFACT  # some validation images with truth and prediction
     LOG = "log.txt", "worker", Use.ARTIFACT | Use.KEPT  # what the attempts printed
     PROGRESS = "progress.jsonl", "worker, dispatcher", Use.ARTIFACT | Use.ADOPTED  # one Event per line

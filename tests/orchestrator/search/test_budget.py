@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.planning.plan import make_plan
-from orchestrator.search.search import count_since_best
+from orchestrator.search.proposers import count_since_best
 from orchestrator.state.trial.records import TrialState
 from tests.orchestrator.search.conftest import COMPLETE, FACTS, FAILED, GRID, LR, build, proposals, read, run, trials_in
 

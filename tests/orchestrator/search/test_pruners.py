@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.planning.plan import plan_trials
-from orchestrator.search.build import study_name
 from orchestrator.search.pruning import build_pruner
+from orchestrator.search.search import study_name
 from orchestrator.spec.sections import PrunerName, class_name
 from orchestrator.state.trial.records import TrialState
 from tests.orchestrator.search.conftest import COMPLETE, FACTS, build, read

@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.planning.configuration import Configuration
 from orchestrator.search import read_known
-from orchestrator.search.build import study_name
+from orchestrator.search.search import study_name
 from orchestrator.search.storage import open_storage
 from orchestrator.search.study import Study
 from orchestrator.state.trial.records import TrialState

@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.planning.configuration import Configuration
 from orchestrator.search import read_known
-from orchestrator.search.build import study_name
+from orchestrator.search.search import study_name
 from orchestrator.spec.sections import Method, class_name
 from tests.orchestrator.search.conftest import COMPLETE, CONDITIONAL, FACTS, GRID, LR, build, by_rate, read, run, trials_in
 

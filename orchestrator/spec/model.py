@@ -6,7 +6,7 @@ import json
 import re
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_serializer, field_validator, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, field_serializer, field_validator, model_validator
 
 from orchestrator.spec.document import Document
 from orchestrator.spec.schema import is_whole
@@ -143,31 +143,33 @@ class SearchSpec(Part):
         return {p.path: p.model_dump(exclude={"path"}, exclude_defaults=True) for p in space}
 
 
-class Row(BaseModel):
-    """An explicit configuration: an id, the fields that differ from ``base``, and ``data`` with those that differ there.
+class Titled(Part):
+    """What tables show of a row or of an ensemble of rows; ``label`` and ``reported`` do not change what is trained."""
 
-    ``label`` and ``reported`` are for tables only and do not change what is trained.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
     id: RowId
     label: Label | None = None
     """Its name in tables, after the id."""
     reported: Miou | None = None
     """The mIoU published for it elsewhere, shown beside ours."""
+
+    @property
+    def title(self) -> str:
+        """``row 17``, or with a label ``17: Unet MBv2``."""
+        return f"row {self.id}" if self.label is None else f"{self.id}: {self.label}"
+
+
+class Row(Titled):
+    """An explicit configuration: the fields that differ from ``base``, and ``data`` with those that differ there."""
+
+    model_config = ConfigDict(extra="allow")
     seed: Seed | None = None
     """Default: every seed of the sweep."""
-    data: dict[str, Any] = {}
+    data: dict[str, Any] = Field(default_factory=dict)
 
     @property
     def train(self) -> dict[str, Any]:
         """What the row changes in ``base``."""
         return dict(self.model_extra or {})
-
-    @property
-    def title(self) -> str:
-        """``row 17``, or with a label ``17: Unet MBv2``."""
-        return write_title(self.id, self.label)
 
 
 class BudgetSpec(Part):
@@ -199,23 +201,10 @@ class ResourcesSpec(Part):
     threads_per_slot: int | None = Field(default=None, ge=1)
 
 
-class FixedEnsemble(Part):
-    """An ensemble of rows: the unweighted mean of their probabilities. ``reported``: as in Row."""
+class FixedEnsemble(Titled):
+    """An ensemble of rows: the unweighted mean of their probabilities."""
 
-    id: RowId
-    label: Label | None = None
-    reported: Miou | None = None
     members: tuple[RowId, ...] = Field(min_length=1)
-
-    @property
-    def title(self) -> str:
-        """``row 5``, or with a label ``5: 3+4``."""
-        return write_title(self.id, self.label)
-
-
-def write_title(id: RowId, label: str | None) -> str:
-    """Return the title of a row or ensemble in tables."""
-    return f"row {id}" if label is None else f"{id}: {label}"
 
 
 NOT_YET = ("ensemble",)

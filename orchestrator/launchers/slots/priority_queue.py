@@ -7,7 +7,7 @@ import fcntl
 import itertools
 import os
 import time
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import Literal
 
 from pydantic import BaseModel, ValidationError
@@ -104,20 +104,16 @@ class PriorityQueue:
         is_higher = entry.priority > self._requester.priority
         return is_fresh and is_higher and not self._ours.isdisjoint((*entry.slots, *entry.gpus))
 
-    def _read_all(self) -> Iterator[QueueEntry]:
+    def _read_all(self) -> list[QueueEntry]:
+        ours = None if self._place is None else self._place[0]
+        entries: list[QueueEntry] = []
         for name in map(str, itertools.count()):
             if not self._locks.file(name).exists():
                 break
-            if (self._place is None or name != self._place[0]) and (entry := self._read(name)) is not None:
-                yield entry
-
-    def _read(self, name: str) -> QueueEntry | None:
-        """None if nobody holds the place, or the entry cannot be read."""
-        try:
-            written = self._locks.read_held(name)
-            return None if written is None else QueueEntry.model_validate_json(written.partition(b"\n")[0])
-        except (FileNotFoundError, ValidationError):  # deleted; being written, or of another version
-            return None
+            with contextlib.suppress(FileNotFoundError, ValidationError):  # deleted; being written, or of another version
+                if name != ours and (written := self._locks.read_held(name)) is not None:
+                    entries.append(QueueEntry.model_validate_json(written.partition(b"\n")[0]))
+        return entries
 
     def _find_place(self) -> tuple[str, int]:
         """Lock the first free place; returns its name and descriptor."""

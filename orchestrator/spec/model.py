@@ -48,23 +48,20 @@ class Parameter(Part):
 
     @model_validator(mode="after")
     def _choices_or_range(self) -> Self:
-        if self.choices is not None:
-            if (self.low, self.high, self.step, self.log) != (None, None, None, False):
-                raise ValueError("has both choices and a range. Allowed: a list of choices, or low and high")
-            self._check_choices(self.choices)
-        elif self.low is None or self.high is None:
-            raise ValueError("has neither choices nor a complete range. Allowed: a list of choices, or low and high")
-        else:
+        if self.choices is None:
+            if self.low is None or self.high is None:
+                raise ValueError("has neither choices nor a complete range. Allowed: a list of choices, or low and high")
             self._check_range(self.low, self.high)
-        return self
-
-    def _check_choices(self, choices: tuple[Any, ...]) -> None:
-        if not choices:
+            return self
+        if (self.low, self.high, self.step, self.log) != (None, None, None, False):
+            raise ValueError("has both choices and a range. Allowed: a list of choices, or low and high")
+        if not self.choices:
             raise ValueError("has no choices. Allowed: a list of at least one")
-        written = [json.dumps(choice, sort_keys=True) for choice in choices]
+        written = [json.dumps(choice, sort_keys=True) for choice in self.choices]
         for i, text in enumerate(written):
             if text in written[:i]:
                 raise ValueError(f"has the choice {text} twice, at [{written.index(text)}] and [{i}]. Leave one out")
+        return self
 
     def _check_range(self, low: float, high: float) -> None:
         if low >= high:

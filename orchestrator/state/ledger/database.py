@@ -135,21 +135,17 @@ def _translated_errors(url: str) -> Iterator[None]:
     """Raise a TrackingError for any error of SQLAlchemy, the driver or the disk while the ledger is opened."""
     try:
         yield
-    except ImportError as error:
-        found, hint = str(error), "Install the driver: pip install 'orchestrate[postgres]'."
-        raise TrackingError(_say_unusable(url, found, hint)) from error
-    except (ValueError, sa.exc.ArgumentError) as error:
-        hint = "Write postgresql://USER:PASSWORD@HOST:PORT/DATABASE."
-        raise TrackingError(_say_unusable(url, str(error), hint)) from error
-    except (sa.exc.SQLAlchemyError, OSError) as error:
-        found = str(getattr(error, "orig", None) or error)
-        hint = "Is the server up, and is the address right?" if "postgres" in url else "Can the file be written?"
-        raise TrackingError(_say_unusable(url, found, hint)) from error
-
-
-def _say_unusable(url: str, found: str, hint: str) -> str:
-    first_line = (found.strip().splitlines() or ["no reason given"])[0]
-    return redact(f"{url}: the ledger cannot be opened: {first_line.rstrip('.')}. {hint} See ORCHESTRATE_STORAGE.")
+    except (ImportError, ValueError, sa.exc.SQLAlchemyError, OSError) as error:
+        if isinstance(error, ImportError):
+            hint = "Install the driver: pip install 'orchestrate[postgres]'."
+        elif isinstance(error, ValueError | sa.exc.ArgumentError):
+            hint = "Write postgresql://USER:PASSWORD@HOST:PORT/DATABASE."
+        else:
+            hint = "Is the server up, and is the address right?" if "postgres" in url else "Can the file be written?"
+        found = str(getattr(error, "orig", None) or error).strip()
+        first_line = (found.splitlines() or ["no reason given"])[0].rstrip(".")
+        message = f"{url}: the ledger cannot be opened: {first_line}. {hint} See ORCHESTRATE_STORAGE."
+        raise TrackingError(redact(message)) from error
 
 
 def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
@@ -18,6 +19,14 @@ from orchestrator.spec.diagnostics import Complaint, describe_field, fail, valid
 from orchestrator.spec.document import Place
 from orchestrator.spec.model import SearchSpec, SweepSpec
 from orchestrator.spec.sections import Part, PrunerSpec, class_name, compares_trials
+
+PACKAGES: Mapping[str, tuple[str, ...]] = {
+    "CmaEsSampler": ("cmaes",),
+    "GPSampler": ("scipy", "torch"),
+    "QMCSampler": ("scipy",),
+    "WilcoxonPruner": ("scipy",),
+}
+"""What Optuna imports when one of these is used first, which is too late for a message."""
 
 TYPES: Mapping[str, Any] = {"bool": bool, "int": int, "float": float, "str": str, "None": None, "BasePruner": PrunerSpec}
 """Annotation in Optuna -> type in a sweep file. An option that takes anything else takes code, which no file can hold."""
@@ -40,17 +49,25 @@ def check_search(spec: SweepSpec) -> None:
 
 def _check_sampler(search: SearchSpec) -> list[Complaint]:
     sampler, place = getattr(optuna.samplers, class_name(search.method)), ("search", "options")
-    return _check_options(sampler, search.options, place) or _try_to_build(lambda: build_sampler(search), place)
+    complaints = _check_packages(search.method, ("search", "method")) + _check_options(sampler, search.options, place)
+    return complaints or _try_to_build(lambda: build_sampler(search), place)
 
 
 def _check_pruner(pruner: PrunerSpec, place: Place) -> list[Complaint]:
-    complaints = _check_options(getattr(optuna.pruners, class_name(pruner.name)), pruner.options, (*place, "options"))
+    complaints = _check_packages(pruner.name, (*place, "name"))
+    complaints += _check_options(getattr(optuna.pruners, class_name(pruner.name)), pruner.options, (*place, "options"))
     if not complaints and (wrapped := pruner.options.get("wrapped_pruner")) is not None:
         inner, inner_place = PrunerSpec.model_validate(wrapped), (*place, "options", "wrapped_pruner")
         if compares_trials(inner.name):
             complaints = [Complaint((*inner_place, "name"), f" is {inner.name!r}. Allowed here: pruners that compare epochs.")]
         complaints += _check_pruner(inner, inner_place)
     return complaints or _try_to_build(lambda: build_pruner(pruner), (*place, "options"))
+
+
+def _check_packages(name: str, place: Place) -> list[Complaint]:
+    missing = [package for package in PACKAGES.get(class_name(name), ()) if importlib.util.find_spec(package) is None]
+    text = f" is {name!r}, which needs packages that are not installed: pip install {' '.join(missing)}."
+    return [Complaint(place, text)] if missing else []
 
 
 def _check_options(owner: type, options: Mapping[str, Any], place: Place) -> list[Complaint]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import get_args
 
@@ -7,6 +8,7 @@ import pytest
 
 from orchestrator.planning.configuration import Configuration
 from orchestrator.search import read_known
+from orchestrator.search.options import PACKAGES
 from orchestrator.search.search import study_name
 from orchestrator.spec.sections import Method, class_name
 from tests.orchestrator.search.conftest import COMPLETE, CONDITIONAL, FACTS, GRID, LR, build, by_rate, read, run, trials_in
@@ -20,12 +22,16 @@ search:
     batch_size: {{low: 2, high: 32}}
 budget: {{trials: 6}}
 """
-SAMPLERS = sorted({class_name(name) for name in get_args(Method)} - {"grid"})
+INSTALLED = [
+    name
+    for name in sorted({class_name(name) for name in get_args(Method)} - {"grid"})
+    if all(importlib.util.find_spec(package) is not None for package in PACKAGES.get(name, ()))
+]
 QUICK = {"GPSampler": "{n_startup_trials: 5}", "CmaEsSampler": "{n_startup_trials: 2}", "TPESampler": "{n_startup_trials: 3}"}
 
 
 @pytest.mark.parametrize(
-    "method", [pytest.param(name, marks=[pytest.mark.slow] if name == "GPSampler" else []) for name in SAMPLERS]
+    "method", [pytest.param(name, marks=[pytest.mark.slow] if name == "GPSampler" else []) for name in INSTALLED]
 )
 def test_an_interrupted_search_proposes_the_same_points(tmp_path: Path, method: str) -> None:
     """With any sampler, interrupted after every proposal, it proposes the same points as in one run, and nothing twice."""

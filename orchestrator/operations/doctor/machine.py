@@ -10,7 +10,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 from packaging.requirements import Requirement
 
@@ -98,21 +97,15 @@ def check_disk(home: Home) -> Iterator[Finding]:
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as failure:
-            name = "ORCHESTRATE_HOME" if subject == "home" else "ORCHESTRATE_SLOTS"
-            yield error(subject, f"{folder}: {failure.strerror}", f"Set {name} to a writable folder.")
+            yield error(subject, f"{folder}: {failure.strerror}", f"Set ORCHESTRATE_{subject.upper()} to a writable folder.")
             return
-    yield _check_room(home.root)
-
-
-def _check_room(folder: Path) -> Finding:
-    found, floor = free_gb(folder), LimitsSpec().free_disk_gb
-    free = f"{format_gb(found)} free in {folder}"
+    found, floor = free_gb(home.root), LimitsSpec().free_disk_gb
+    free = f"{format_gb(found)} free in {home.root}"
     if found < floor:
-        return error(
-            "disk",
-            f"{free}; no trial starts below {format_gb(floor)}",
-            "Run `orchestrate clean`, or move ORCHESTRATE_HOME.",
-        )
-    if found < LITTLE_GB:
-        return warning("disk", free, "That is little for a sweep; `orchestrate sweep FILE --plan` estimates what one needs.")
-    return ok("disk", free)
+        advice = "Run `orchestrate clean`, or move ORCHESTRATE_HOME."
+        yield error("disk", f"{free}; no trial starts below {format_gb(floor)}", advice)
+    elif found < LITTLE_GB:
+        advice = "That is little for a sweep; `orchestrate sweep FILE --plan` estimates what one needs."
+        yield warning("disk", free, advice)
+    else:
+        yield ok("disk", free)

@@ -12,7 +12,7 @@ import mlflow  # noqa: F401  whole, before its parts (see tracking/__init__.py)
 from mlflow.entities import Run
 
 from orchestrator.state.trial.records import OBJECTIVE, TrialState
-from orchestrator.tracking.client import all_experiments, connect, search_everywhere, search_runs
+from orchestrator.tracking.client import all_experiments, connect, log_all, search_everywhere, search_runs
 from orchestrator.tracking.errors import translate_errors
 from orchestrator.tracking.location import TrackingLocation
 from orchestrator.tracking.tags import RunKind, Tag, match_tags, match_trials, read_weights
@@ -82,8 +82,7 @@ class CheckpointRecords:
         with translate_errors(self._location):
             for run in search_everywhere(self._client, match_trials(key)):
                 if run.data.tags.get(Tag.STATE) in (TrialState.COMPLETE, TrialState.FAILED):
-                    self._client.set_tag(run.info.run_id, Tag.REASON, reason)
-                    self._client.set_tag(run.info.run_id, Tag.STATE, str(TrialState.WAITING))
+                    log_all(self._client, run.info.run_id, tags={Tag.REASON: reason, Tag.STATE: TrialState.WAITING})
 
     def _describe(self, run: Run) -> CheckpointRun:
         tags = run.data.tags

@@ -13,7 +13,7 @@ from mlflow.entities import Run
 from orchestrator.errors import TrialError
 from orchestrator.state.trial.folder import TrialFolder
 from orchestrator.state.trial.records import TrialState
-from orchestrator.tracking.client import relabel, search_runs, search_sweep
+from orchestrator.tracking.client import log_all, relabel, search_runs, search_sweep
 from orchestrator.tracking.tags import RunLabel, Tag, match_trials
 
 
@@ -52,8 +52,8 @@ def make_current(client: MlflowClient, experiment: str, key: str, *, deviation: 
         if run.data.tags.get(Tag.DEVIATION, "") == deviation:
             found = found or run
         elif run.data.tags.get(Tag.CURRENT) != "false":
-            client.set_tag(run.info.run_id, Tag.STATE, str(TrialState.FAILED))
-            client.set_tag(run.info.run_id, Tag.REASON, f"retried as: {deviation or 'configured'}")
+            reason = f"retried as: {deviation or 'configured'}"
+            log_all(client, run.info.run_id, tags={Tag.STATE: TrialState.FAILED, Tag.REASON: reason})
             client.set_terminated(run.info.run_id, "FAILED")
             client.set_tag(run.info.run_id, Tag.CURRENT, "false")  # last: it states that the rest is done
     if found is not None and found.data.tags.get(Tag.CURRENT) == "false":

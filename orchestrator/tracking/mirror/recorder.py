@@ -109,8 +109,7 @@ class Recorder:
                 key = run.data.tags.get(Tag.KEY, "")
                 kind, age_s = run.data.tags.get(Tag.KIND), time.time() - (run.info.start_time or 0) / 1000
                 if kind == RunKind.ENSEMBLE and age_s > _ABANDONED_ENSEMBLE_S:
-                    tags: dict[str, str] = {Tag.STATE: TrialState.FAILED, Tag.CURRENT: "false"}
-                    log_all(self.client, run.info.run_id, tags=tags)
+                    log_all(self.client, run.info.run_id, tags={Tag.STATE: TrialState.FAILED, Tag.CURRENT: "false"})
                     self.client.set_terminated(run.info.run_id, "KILLED")
                 if kind != RunKind.TRIAL or key in live:
                     continue

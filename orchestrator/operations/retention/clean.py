@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,30 +13,17 @@ from rich.text import Text
 
 from orchestrator.errors import SpecError, TrackingError
 from orchestrator.operations.retention.checkpoints import DEFAULT, CheckpointFinder
-from orchestrator.operations.retention.reclaimable import (
-    Reclaimable,
-    ReclaimableKind,
-    Skipped,
-    find_data,
-    find_leftovers,
-    find_unpacked,
-    find_users,
-    has_ended,
-    list_trials,
-)
+from orchestrator.operations.retention.reclaimable import Reclaimable, ReclaimableKind, Skipped, find_on_disk, find_unpacked
 from orchestrator.operations.retention.removal import remove, remove_shared
 from orchestrator.spec.sections import Rule
-from orchestrator.state.disk import free_bytes, measure
+from orchestrator.state.disk import free_bytes
 from orchestrator.state.home import Home
 from orchestrator.state.ledger import Ledger
-from orchestrator.state.trial.folder import TrialFile, is_worked_on
 from orchestrator.state.units import format_bytes, format_count
 from orchestrator.tracking.location import TrackingLocation
 
 if TYPE_CHECKING:
     from orchestrator.tracking.checkpoints.retention import CheckpointRecords
-
-NEEDS_MLFLOW = "checkpoints that MLflow has as well, or that `keep` does not keep"
 
 
 @dataclass(frozen=True)
@@ -107,17 +94,21 @@ def clean(home: Home, sweeps: Sequence[str], *, dry_run: bool, console: Console)
     ledger.check_sweeps(sweeps)
     keys = {key for name in sweeps for key in ledger.members(name)} if sweeps else None
     records: CheckpointRecords | None = None
-    skipped: list[Skipped] = []
+    found: list[Reclaimable | Skipped] = []  # the most important first
     try:
-        records = _open_records(home) if home.tracking is not None or home.mlflow_db.exists() else None
+        if home.tracking is not None or home.mlflow_db.exists():
+            records = _open_records(home)
+            checkpoints = CheckpointFinder(home, ledger, records, keys)
+            found += checkpoints.find_not_kept()
+            found += checkpoints.find_copies()
     except TrackingError as error:
-        skipped.append(Skipped(NEEDS_MLFLOW, str(error)))
+        found.append(Skipped("checkpoints that MLflow has as well, or that `keep` does not keep", str(error)))
+    found += find_on_disk(home, ledger, keys)
+    skipped = [one for one in found if isinstance(one, Skipped)]
     items: dict[Path, Reclaimable] = {}
-    for found in _find_all(home, ledger, records, keys):
-        if isinstance(found, Skipped):
-            skipped.append(found)
-        else:
-            items.setdefault(found.path, found)  # of several for one path the first names the reason
+    for one in found:
+        if isinstance(one, Reclaimable):
+            items.setdefault(one.path, one)  # of several for one path the first names the reason
     removed: list[Reclaimable] = []
     if items and not dry_run:
         console.print(f"freeing {format_bytes(_add_up(items.values()))} in {len(items)} files and folders", highlight=False)
@@ -162,37 +153,6 @@ def keep_at_end(home: Home, sweep: str, rule: Rule) -> list[str]:
         f"keep: {{checkpoints: {rule}}}: {format_count(len(removed), 'file')} deleted, {format_bytes(_add_up(removed))}",
         *(f"skipped: {one.what}: {one.why}" for one in skipped),
     ]
-
-
-def _find_all(
-    home: Home, ledger: Ledger, records: CheckpointRecords | None, keys: Collection[str] | None
-) -> Iterator[Reclaimable | Skipped]:
-    """Everything that can be deleted, the most important first."""
-    if records is not None:
-        try:
-            checkpoints = CheckpointFinder(home, ledger, records, keys)
-            yield from checkpoints.find_not_kept()
-            yield from checkpoints.find_copies()
-        except TrackingError as error:
-            yield Skipped(NEEDS_MLFLOW, str(error))
-    trials = list_trials(home, keys)
-    rows, now_s = ledger.states([trial.path.name for trial in trials]), ledger.now_s()
-    for trial in trials:
-        row = rows.get(trial.path.name)
-        if (row is not None and row.is_held(now_s)) or is_worked_on(trial):
-            continue
-        checkpoint = trial.path / TrialFile.CHECKPOINT
-        if checkpoint.exists() and has_ended(trial, row):
-            yield Reclaimable(ReclaimableKind.resume, checkpoint, measure(checkpoint), key=trial.path.name)
-        yield from find_leftovers(trial.path, key=trial.path.name)
-    if keys is not None:
-        return
-    if (users := find_users(home)) is not None:
-        yield users
-        return
-    yield from find_unpacked(home)
-    yield from find_leftovers(home.cache / "checkpoints")
-    yield from find_data(home)
 
 
 def _open_records(home: Home) -> CheckpointRecords:

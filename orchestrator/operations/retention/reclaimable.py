@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -13,8 +13,8 @@ from orchestrator.errors import TrialError
 from orchestrator.state.disk import measure
 from orchestrator.state.files import is_locked
 from orchestrator.state.home import Home
-from orchestrator.state.ledger import LedgerRow
-from orchestrator.state.trial.folder import TrialFolder
+from orchestrator.state.ledger import Ledger, LedgerRow
+from orchestrator.state.trial.folder import TrialFile, TrialFolder, is_worked_on
 
 LEFTOVER_AGE_S = 3600.0
 """A write takes seconds: no process is still writing a file of that age."""
@@ -55,12 +55,6 @@ class Skipped:
     why: str
 
 
-def list_trials(home: Home, keys: Iterable[str] | None) -> list[TrialFolder]:
-    """The trial folders of this machine: those of ``keys``, or all."""
-    paths = [home.trial_folder(key) for key in keys] if keys is not None else sorted(_list(home.trials))
-    return [TrialFolder(path) for path in paths if path.is_dir()]
-
-
 def has_ended(folder: TrialFolder, row: LedgerRow | None) -> bool:
     """Whether nobody will resume the trial, by its folder and by the ledger, which knows first of a retry."""
     try:
@@ -70,7 +64,29 @@ def has_ended(folder: TrialFolder, row: LedgerRow | None) -> bool:
     return result is not None and (row is None or row.state.has_ended)
 
 
-def find_leftovers(folder: Path, *, key: str | None = None) -> Iterator[Reclaimable]:
+def find_on_disk(home: Home, ledger: Ledger, keys: Collection[str] | None) -> Iterator[Reclaimable | Skipped]:
+    """What can be deleted of the trials of ``keys``; None: of all trials, and of caches and prepared data."""
+    trials = _list_trials(home) if keys is None else [TrialFolder(home.trial_folder(key)) for key in keys]
+    rows, now_s = ledger.states([trial.path.name for trial in trials]), ledger.now_s()
+    for trial in trials:
+        row = rows.get(trial.path.name)
+        if (row is not None and row.is_held(now_s)) or is_worked_on(trial):
+            continue
+        checkpoint = trial.path / TrialFile.CHECKPOINT
+        if checkpoint.exists() and has_ended(trial, row):
+            yield Reclaimable(ReclaimableKind.resume, checkpoint, measure(checkpoint), key=trial.path.name)
+        yield from _find_leftovers(trial.path, key=trial.path.name)
+    if keys is not None:
+        return
+    if (users := find_users(home)) is not None:
+        yield users
+        return
+    yield from find_unpacked(home)
+    yield from _find_leftovers(home.cache / "checkpoints")
+    yield from _find_data(home)
+
+
+def _find_leftovers(folder: Path, *, key: str | None = None) -> Iterator[Reclaimable]:
     """Half-written files in a folder that no process works in."""
     for path in _list(folder):
         if _HALF_WRITTEN.fullmatch(path.name) and _is_old(path):
@@ -83,10 +99,10 @@ def find_unpacked(home: Home) -> Iterator[Reclaimable]:
         yield Reclaimable(ReclaimableKind.unpacked, path, measure(path))
 
 
-def find_data(home: Home) -> Iterator[Reclaimable | Skipped]:
+def _find_data(home: Home) -> Iterator[Reclaimable | Skipped]:
     """Prepared data sets that no trial folder refers to, and leftovers of killed preparations."""
     fingerprints = set()
-    for folder in list_trials(home, None):
+    for folder in _list_trials(home):
         try:
             fingerprints.add(folder.spec().source_fingerprint)
         except TrialError as error:
@@ -105,6 +121,10 @@ def find_users(home: Home) -> Skipped | None:
     names = [path.name.removesuffix(".lock") for path in _list(home.locks) if path.name.count(":") == 2]
     running = [name for name in names if not home.is_dead(name)]
     return Skipped("caches and prepared data", f"{', '.join(running)} may need them") if running else None
+
+
+def _list_trials(home: Home) -> list[TrialFolder]:
+    return [TrialFolder(path) for path in sorted(_list(home.trials)) if path.is_dir()]
 
 
 def _list(folder: Path) -> list[Path]:

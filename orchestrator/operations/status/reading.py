@@ -96,6 +96,7 @@ def read_sweep(sweep: str, *, home: Home, ledger: Ledger) -> SweepStatus:
     left_out = set(shared.left_out) - held.keys() if shared else set()  # a dispatcher may still run an earlier form of the file
     keys = [key for key in names if key not in left_out]
     rows = {key: known[key] for key in keys if key in known}
+    # a planned trial without a row waits, and so does a started one that no dispatcher holds
     interrupted = [key for key, row in rows.items() if row.state is TrialState.RUNNING and key not in held]
     states = {key: rows[key].state if key in rows else TrialState.WAITING for key in keys}
     states |= dict.fromkeys(interrupted, TrialState.WAITING)

@@ -1,4 +1,4 @@
-"""The plain script that a user would write for four losses; plain_sweep.py compares `orchestrate sweep` with it.
+"""The plain script that a user would write for four losses; plain_sweep.py and gpu.py compare ours with it.
 
 python benchmarks/plain_script.py FILE.npz NUM_IMAGES NUM_EPOCHS      # prints the four val/miou as JSON
 """
@@ -21,6 +21,10 @@ from torch.utils.data import DataLoader, Dataset
 
 NUM_CLASSES = 5
 CLASSES = [1, 2, 3, 4]
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+Batches = DataLoader[tuple[torch.Tensor, torch.Tensor]]
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Tiles(Dataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -40,7 +44,7 @@ class Tiles(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return torch.from_numpy(image.copy())[None].float() / 255, torch.from_numpy(mask.copy()).long()
 
 
-def build_loss(name: str, train: np.ndarray) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+def build_loss(name: str, train: np.ndarray) -> Loss:
     if name == "focal":
         return smp.losses.FocalLoss("multiclass", gamma=2, ignore_index=0)
     if name == "dice":
@@ -49,41 +53,50 @@ def build_loss(name: str, train: np.ndarray) -> Callable[[torch.Tensor, torch.Te
         return smp.losses.JaccardLoss("multiclass", classes=CLASSES)
     counts = np.bincount(train[:, 1].ravel(), minlength=NUM_CLASSES).astype(float)
     weight = torch.tensor(counts.sum() / counts, dtype=torch.float32)
-    return torch.nn.CrossEntropyLoss(weight=weight, ignore_index=0)
+    return torch.nn.CrossEntropyLoss(weight=weight.to(DEVICE), ignore_index=0)
 
 
-def validate(model: torch.nn.Module, loader: DataLoader[tuple[torch.Tensor, torch.Tensor]]) -> float:
+def validate(model: torch.nn.Module, loader: Batches) -> float:
     model.eval()
     confusion = np.zeros((NUM_CLASSES, NUM_CLASSES))
     with torch.no_grad():
         for image, mask in loader:
-            guess, true = model(image).argmax(1).numpy().ravel(), mask.numpy().ravel()
+            guess, true = model(image.to(DEVICE)).argmax(1).cpu().numpy().ravel(), mask.numpy().ravel()
             kept = true > 0
             confusion += np.bincount(true[kept] * NUM_CLASSES + guess[kept], minlength=25).reshape(5, 5)
     hits = np.diag(confusion)
     return float(np.mean((hits / (confusion.sum(0) + confusion.sum(1) - hits))[1:]))
 
 
+def make_loaders(train_pairs: np.ndarray, val_pairs: np.ndarray, batch_size: int = 32) -> list[Batches]:
+    flip = albumentations.Compose([albumentations.HorizontalFlip(p=0.5)])
+    loader = DataLoader(Tiles(train_pairs, flip), batch_size=batch_size, shuffle=True, num_workers=2)
+    return [loader, DataLoader(Tiles(val_pairs, None), batch_size=batch_size, num_workers=2)]
+
+
+def train_epoch(model: torch.nn.Module, loader: Batches, loss: Loss, optimizer: torch.optim.Optimizer) -> float:
+    model.train()
+    for image, mask in loader:
+        optimizer.zero_grad()
+        value = loss(model(image.to(DEVICE)), mask.to(DEVICE))
+        value.backward()
+        optimizer.step()
+    return value.item()
+
+
 def train(name: str, train_pairs: np.ndarray, val_pairs: np.ndarray, num_epochs: int) -> float:
     torch.manual_seed(0)
-    flip = albumentations.Compose([albumentations.HorizontalFlip(p=0.5)])
-    loader = DataLoader(Tiles(train_pairs, flip), batch_size=32, shuffle=True, num_workers=2)
-    val_loader = DataLoader(Tiles(val_pairs, None), batch_size=32, num_workers=2)
-    model = smp.Unet("mobilenet_v2", encoder_weights=None, in_channels=1, classes=NUM_CLASSES)
+    loader, val_loader = make_loaders(train_pairs, val_pairs)
+    model = smp.Unet("mobilenet_v2", encoder_weights=None, in_channels=1, classes=NUM_CLASSES).to(DEVICE)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     loss = build_loss(name, train_pairs)
     best = 0.0
     with mlflow.start_run(run_name=name):
         mlflow.log_params({"loss": name, "epochs": num_epochs})
         for epoch in range(num_epochs):
-            model.train()
-            for image, mask in loader:
-                optimizer.zero_grad()
-                value = loss(model(image), mask)
-                value.backward()
-                optimizer.step()
+            value = train_epoch(model, loader, loss, optimizer)
             miou = validate(model, val_loader)
-            mlflow.log_metrics({"train/loss": value.item(), "val/miou": miou}, step=epoch)
+            mlflow.log_metrics({"train/loss": value, "val/miou": miou}, step=epoch)
             if miou > best:
                 best = miou
                 torch.save(model.state_dict(), "best.pt")

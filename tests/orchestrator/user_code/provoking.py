@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import resource
@@ -164,3 +165,33 @@ class WithLoaders(Loss):
         self._batches = iter(DataLoader(range(10**9), num_workers=2, multiprocessing_context="fork"))  # type: ignore[arg-type]
         next(self._batches)
         Path(file).write_text(" ".join(str(worker.pid) for worker in self._batches._workers))
+
+
+class Witness(Loss):
+    """Writes down where it computes, and which GPUs its process has."""
+
+    def __init__(self, file: str) -> None:
+        super().__init__()
+        self._file = Path(file)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        gpus = [f"GPU-{torch.cuda.get_device_properties(index).uuid}" for index in range(torch.cuda.device_count())]
+        seen = {"visible": os.environ["CUDA_VISIBLE_DEVICES"], "device": logits.device.type, "gpus": gpus}
+        self._file.write_text(json.dumps(seen))
+        return super().forward(logits, target)
+
+
+class Growing(Large):
+    """Asks for twice the GPU's memory in the fourth batch of more than ``most`` pictures; on the CPU it only raises."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(most)
+        self._num_large = 0
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        self._num_large += len(logits) > self._most
+        if self._num_large < 4:
+            return Loss.forward(self, logits, target)
+        if logits.is_cuda:
+            torch.empty(2 * torch.cuda.get_device_properties(logits.device).total_memory, dtype=torch.uint8, device="cuda")
+        return super().forward(logits, target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -218,3 +219,29 @@ def test_a_gpu_without_nvidia_smi_is_reported(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "nvidia3").touch()
     with pytest.raises(LaunchError, match=r"nvidia3.* neither NVML nor nvidia-smi"):
         ask_nvidia_smi(devices=tmp_path)
+
+
+def assert_agreement(one: GpuListing, other: GpuListing) -> None:
+    """The same GPUs by the same numbers, with the same memory up to rounding, and about the same use of it."""
+    assert one.by_index.keys() == other.by_index.keys()
+    assert one.parts == other.parts
+    for index, gpu in one.by_index.items():
+        same = other.by_index[index]
+        assert (gpu.uuid, gpu.name) == (same.uuid, same.name)
+        assert gpu.memory_mb == pytest.approx(same.memory_mb, abs=1)
+        assert gpu.used_mb == pytest.approx(same.used_mb, abs=64)
+
+
+def test_both_ways_give_the_same_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two GPUs, by the doubles."""
+    put_nvidia_smi(tmp_path, monkeypatch, "echo '0, GPU-aaaa, 81559, 3, NVIDIA H100'; echo '1, GPU-bbbb, 24564, 0, NVIDIA H100'")
+    assert_agreement(ask_nvml(Library(gpu("GPU-aaaa"), gpu("GPU-bbbb", 24564, 0))), ask_nvidia_smi())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(shutil.which("nvidia-smi") is None, reason="needs nvidia-smi and a GPU")
+def test_nvml_and_nvidia_smi_agree() -> None:
+    """On the real GPUs of this machine."""
+    listing = ask_nvml()
+    assert listing.by_index
+    assert_agreement(listing, ask_nvidia_smi())

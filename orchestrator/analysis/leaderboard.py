@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from rich.table import Table
 
 from orchestrator.analysis.cache import ValueCache
 from orchestrator.analysis.results import RankedResult, join_configurations, make_blocks, rank_results, score_trial
-from orchestrator.analysis.trials import Trial, TrialLoader
+from orchestrator.analysis.trials import Trial, TrialLoader, group_by
 
 if TYPE_CHECKING:
     from orchestrator.tracking.reader.runs import RunReader
@@ -92,23 +92,18 @@ class Leaderboard:
 
 def rank_trials(trials: Iterable[Trial]) -> Leaderboard:
     """Rank the finished trials and their configurations; list all others with the reason."""
-    done: dict[str, Trial] = {}
-    others: list[Trial] = []
-    mious: dict[tuple[str, str | None], list[float]] = defaultdict(list)
-    for trial in trials:
-        if trial.is_done:
-            done[trial.key] = trial
-            mious[trial.configuration, trial.scored_fingerprint].append(trial.miou)
-        else:
-            others.append(trial)
+    listed = list(trials)
+    done = {trial.key: trial for trial in listed if trial.is_done}
+    alike = group_by(done.values(), lambda trial: (trial.configuration, trial.scored_fingerprint))
     ranked = []
-    for one in (one for block in rank_results([score_trial(trial) for trial in done.values()]) for one in block):
+    for one in chain.from_iterable(rank_results([score_trial(trial) for trial in done.values()])):
         trial = done[one.result.keys[0]]
-        of_configuration = mious[trial.configuration, trial.scored_fingerprint]
-        ranked.append(RankedTrial(trial, one, fmean(of_configuration), len(of_configuration)))
+        mious = [other.miou for other in alike[trial.configuration, trial.scored_fingerprint]]
+        ranked.append(RankedTrial(trial, one, fmean(mious), len(mious)))
     num_configurations = len({trial.configuration or trial.key for trial in done.values()})
     blocks = rank_results(join_configurations(done.values())) if num_configurations < len(done) else []
-    return Leaderboard(tuple(ranked), tuple(others), tuple(one for block in blocks for one in block))
+    others = tuple(trial for trial in listed if not trial.is_done)
+    return Leaderboard(tuple(ranked), others, tuple(chain.from_iterable(blocks)))
 
 
 def load_leaderboard(reader: RunReader, sweeps: Sequence[str], *, cache: Path) -> Leaderboard:

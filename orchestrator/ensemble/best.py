@@ -81,15 +81,8 @@ def best_ensemble(
     named = name_classes(pool.singles[pool.positions[listed[0].key]], pool.ignore_classes, class_names)
     models = {key: candidate.model for key, candidate in candidates.items()}
     rules, groups = SelectionRules(options.search, options.wanted.make_limits(listed), models), read_groups(folders)
-    report = evaluate(
-        pool,
-        k=options.k,
-        exactly=options.exactly,
-        groups=groups,
-        rules=rules,
-        stack=options.stack,
-        labels=CandidateLabels(candidates, named, notes),
-    )
+    k, exactly, stack, labels = options.k, options.exactly, options.stack, CandidateLabels(candidates, named, notes)
+    report = evaluate(pool, k=k, exactly=exactly, groups=groups, rules=rules, stack=stack, labels=labels)
     sweep = sweeps[0] if sweeps else max(rows, key=lambda row: row.start_s).sweep
     record = _make_record(report, read_info(folders[0]).scored_fingerprint)
     return replace(report, run_id=_log(reader, sweep, record, report, pool.ignore_classes))

@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from orchestrator.cli import app
+from orchestrator.state.trial.folder import TrialFile
 from tests.orchestrator.documented import PAGE, documented_fields
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -121,6 +122,18 @@ def test_every_command_and_option_exists(page: Path) -> None:
     assert {" ".join(line): found for line in lines if (found := unknown_words(line))} == {}
 
 
+def command_names(command: Any, path: str = "orchestrate") -> Iterator[str]:
+    """Every command of the CLI, as it is typed."""
+    for name, inner in getattr(command, "commands", {"": None}).items():
+        yield from command_names(inner, f"{path} {name}") if name else [path]
+
+
+def test_every_command_is_described() -> None:
+    """On the page of commands."""
+    page = (ROOT / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")
+    assert [name for name in command_names(typer.main.get_command(app)) if f"`{name}" not in page] == []
+
+
 def test_an_unknown_command_or_option_is_found() -> None:
     """In a block, behind a variable or in a job's command, and in a code span."""
     text = "```bash\nA=b orchestrate sweeep x\nsbatch --wrap 'exec orchestrate worker x --leave-befor 3' # orchestrate y\n```\n"
@@ -156,3 +169,10 @@ def test_every_documented_json_field_exists() -> None:
     assert {"sweep", "leaderboard", "best-ensemble", "compare", "status"} < set(commands)
     written = written_names()
     assert {command: missing for command in commands if (missing := documented_fields(command) - written)} == {}
+
+
+def test_every_file_of_a_trial_is_described() -> None:
+    """By its name, or by its folder's."""
+    page = (ROOT / "docs" / "reference" / "files.md").read_text(encoding="utf-8")
+    names = {str(file) if "/" not in file else f"{file.partition('/')[0]}/" for file in TrialFile}
+    assert {name for name in names if f"`{name}`" not in page} == set()

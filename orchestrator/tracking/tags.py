@@ -1,4 +1,6 @@
-"""Every tag that `orchestrate` writes to MLflow, and what a sweep records of its trials and ensembles with them.
+"""Every tag that `orchestrate` reads or writes by name, and what a sweep records of its trials and ensembles with them.
+
+Each fact of a result or an attempt also becomes a tag, ``system.<fact>``; the list names only those that are read.
 
 Old runs must stay readable, so the values below never change. Imports no mlflow: the dispatcher makes these records.
 """

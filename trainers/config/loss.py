@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
@@ -86,11 +86,6 @@ class CustomLoss(LossConfig):
     options: dict[str, Any] = {}
 
 
-LOSSES = (
-    "focal", "cross_entropy", "weighted_cross_entropy", "dice", "jaccard", "tversky", "lovasz", "boundary", "sum",
-)  # fmt: skip
-
-
 def _check_loss_name(value: Any) -> Any:
     """Reject a missing or unknown name and list the known ones, before the union chooses by it."""
     if isinstance(value, dict):
@@ -126,6 +121,9 @@ SingleLoss = (
     | Annotated[BoundaryLoss, Tag("boundary")]
     | Annotated[CustomLoss, Tag("custom")]
 )
+
+LOSSES = (*(tag.tag for _, tag in map(get_args, get_args(SingleLoss)) if tag.tag != "custom"), "sum")
+"""Names of all losses."""
 
 
 class LossTerm(Config):

@@ -80,7 +80,7 @@ class Attempt(Record):
     deviation: str | None = None
     """How and why the training differs from the spec."""
     silence_s: float | None = None
-    """Killed after this long without a heartbeat."""
+    """Without a heartbeat for this long the dispatcher kills the attempt, by its own limit; the worker logs its stacks before."""
     checkpoint_s: float = CHECKPOINT_INTERVAL_S
     """At least, between two checkpoints."""
     keep_flips: Flips = "none"
@@ -96,7 +96,7 @@ class TrialResult(Record):
     key: str
     state: Literal[TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED]
     metrics: dict[str, float] = {}
-    """val/miou, val/iou/<class name>, train/loss, ... of the best epoch."""
+    """Of the best epoch, by the names in trainers.training.evaluate.score and trainers.training.train."""
     best_epoch: int | None = None
     epochs_run: int = 0
     scored_fingerprint: str | None = None

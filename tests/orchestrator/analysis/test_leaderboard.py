@@ -11,6 +11,7 @@ from rich.console import Console
 from orchestrator.analysis.confusions import Matrices
 from orchestrator.analysis.leaderboard import Leaderboard, rank_trials
 from orchestrator.analysis.trials import Trial
+from tests.orchestrator.documented import documented_fields, fields_of
 
 
 def make_trial(key: str, accuracy: float, *, fingerprint: str = "fp", configuration: str | None = None) -> Trial:
@@ -73,12 +74,11 @@ def test_failed_trials_are_listed_with_their_reason() -> None:
 def test_json_is_strict_and_complete() -> None:
     """The documented fields, in order of rank, without NaN."""
     failed = replace(make_trial("z", 0.6), state="FAILED", reason="no", matrices=None)
-    document = json.loads(json.dumps(rank_trials([make_trial("a", 0.6), failed]).to_json(), allow_nan=False))
-    assert [row["rank"] for row in document] == [1, None]
-    assert {"key", "state", "config", "metrics", "run_id", "attempts", "rank", "miou", "ci95", "configuration"} <= set(
-        document[0]
-    )
-    assert document[1]["reason"] == "no"
+    seeds = [make_trial("a", 0.6), replace(make_trial("b", 0.5, configuration="a"), config={"seed": 1})]
+    document = json.loads(json.dumps(rank_trials([*seeds, failed]).to_json(), allow_nan=False))
+    assert [row["rank"] for row in document] == [1, 2, None]
+    assert fields_of(document) == documented_fields("leaderboard")
+    assert document[2]["reason"] == "no"
 
 
 def test_top_keeps_the_first() -> None:

@@ -36,6 +36,7 @@ def build(name: str, request: pytest.FixtureRequest) -> Launcher:
         return local
     if name == "inline":
         return InlineLauncher(request.getfixturevalue("cpu_slots")[0], locks=request.getfixturevalue("tmp_path") / "slots")
+    assert name == "ray", f"build {name} here, so that the contract is tested"
     cluster: RayCluster = request.getfixturevalue("ray_cluster")
     from orchestrator.launchers.ray import RayLauncher
 

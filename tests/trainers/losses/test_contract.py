@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainers.config import VOID
+from trainers.config import LOSSES, VOID
 from trainers.errors import ConfigError
 
 Build = Callable[..., nn.Module]
@@ -31,6 +31,11 @@ EVERY: dict[str, dict[str, Any]] = {
 BACKGROUND = {f"{name}-background": {**config, "ignore_classes": []} for name, config in EVERY.items()}
 pytestmark = pytest.mark.usefixtures("one_thread")
 each_loss = pytest.mark.parametrize("config", [pytest.param(c, id=name) for name, c in {**EVERY, **BACKGROUND}.items()])
+
+
+def test_every_loss_is_tested() -> None:
+    """A new loss has to be added to the list above."""
+    assert {config["name"] for config in EVERY.values()} >= set(LOSSES)
 
 
 def find_ignored(config: dict[str, Any], target: Tensor) -> Tensor:

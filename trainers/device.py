@@ -22,17 +22,22 @@ class Compute:
     """What a training may use.
 
     device, num_threads: as in ``choose_device`` and ``limited_threads``; accumulate: parts that a batch is cut into if it does
-    not fit into the device's memory.
+    not fit into the device's memory; feed: where batches are made, as in ``choose_feed``.
     """
 
     device: str | None = None
     num_threads: int | None = None
     accumulate: int = 1
+    feed: Literal["auto", "loaders", "device"] = "auto"
 
 
 @dataclass(frozen=True)
 class Device:
-    """A device and the precision that training uses on it."""
+    """A device and the precision that training uses on it.
+
+    float32 is torch's default: a GPU's convolutions may use TF32 (products of 10-bit fractions, sums in float32), matrix products
+    may not. A plain script computes the same.
+    """
 
     torch: torch.device
     precision: Literal["float32", "bf16"]
@@ -86,6 +91,17 @@ def num_loaders(device: Device, num_threads: int | None) -> int:
     """Number of loader processes: none on the CPU, where they would take cores from the training."""
     cores = num_threads or len(os.sched_getaffinity(0))
     return max(1, min(4, cores - 1)) if device.is_cuda else 0
+
+
+@contextmanager
+def tuned_convolutions(device: Device) -> Iterator[None]:
+    """Let cuDNN time its algorithms for each shape and keep the fastest in the block; a training has three or four shapes."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before or device.is_cuda
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from trainers.config import TrainConfig
-from trainers.data import SplitData
+from trainers.config import Augmentation, TrainConfig
+from trainers.data import DataSet, SplitData
 from trainers.data.images import resize_image, resize_mask
 from trainers.loader.augment import build_augmentation
 from trainers.loader.sampling import Samples, count_occurrences, list_samples
@@ -25,8 +25,8 @@ Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class _Request:
-    """One batch of B images.
+class Request:
+    """A batch of B images, or a whole epoch in the order in which it is shown.
 
     indices: (B,) into the data set; occurrences: (B,) earlier showings in this epoch; augmentations: (B,) as in ``Samples``.
     """
@@ -35,6 +35,22 @@ class _Request:
     indices: Indices
     occurrences: Indices
     augmentations: Indices
+
+    def part(self, batch: Indices) -> Request:
+        return Request(self.epoch, self.indices[batch], self.occurrences[batch], self.augmentations[batch])
+
+
+class Batches(Protocol):
+    """The batches of an epoch: images (B, H, W, C) uint8, masks (B, H, W) uint8.
+
+    num_samples: images shown per epoch.
+    """
+
+    num_samples: int
+
+    def __len__(self) -> int: ...
+
+    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]: ...
 
 
 class TrainBatches:
@@ -50,7 +66,7 @@ class TrainBatches:
     def __init__(self, data: SplitData, config: TrainConfig, *, seed: int, num_loaders: int) -> None:
         samples = list_samples(data, config.sampling)
         self.num_samples = len(samples.indices)
-        self._requests = _Requests(samples, config.batch_size, seed)
+        self._requests = Requests(samples, config.batch_size, seed)
         self._loader: DataLoader[Any] = DataLoader(
             _ImageDataset(data, config, seed),
             sampler=self._requests,
@@ -71,7 +87,7 @@ class TrainBatches:
         return iter(self._loader)
 
 
-class _Requests:
+class Requests:
     """The requests of the current epoch, one per batch."""
 
     def __init__(self, samples: Samples, batch_size: int, seed: int) -> None:
@@ -83,28 +99,27 @@ class _Requests:
     def __len__(self) -> int:
         return len(split_batches(self._samples.indices, self._batch_size))
 
-    def __iter__(self) -> Iterator[_Request]:
+    def __iter__(self) -> Iterator[Request]:
+        whole = self.whole()
+        for batch in split_batches(np.arange(len(whole.indices)), self._batch_size):
+            yield whole.part(batch)
+
+    def whole(self) -> Request:
         order = self._samples.draw(np.random.default_rng([self._seed, self.epoch]))
         indices, augmentations = self._samples.indices[order], self._samples.augmentations[order]
-        occurrences = count_occurrences(indices)
-        for batch in split_batches(np.arange(len(order)), self._batch_size):
-            yield _Request(self.epoch, indices[batch], occurrences[batch], augmentations[batch])
+        return Request(self.epoch, indices, count_occurrences(indices), augmentations)
 
 
 class _ImageDataset(Dataset[tuple[Tensor, Tensor]]):
     def __init__(self, data: SplitData, config: TrainConfig, seed: int) -> None:
-        self._images = data.data.images
-        self._masks = data.data.masks
+        self._data = data.data
         self._size = config.input_size
-        named = [config.augmentation, *(repeat.augmentation or "none" for repeat in config.sampling.repeat)]
+        named = list_augmentations(config)
         self._augmentations = [None if name == "none" else build_augmentation(name) for name in named]
         self._seed = seed
 
-    def __getitem__(self, request: _Request) -> tuple[Tensor, Tensor]:
-        images, masks = self._images[request.indices], self._masks[request.indices]
-        if self._size is not None:
-            images = np.stack([resize_image(image, self._size) for image in images])
-            masks = np.stack([resize_mask(mask, self._size) for mask in masks])
+    def __getitem__(self, request: Request) -> tuple[Tensor, Tensor]:
+        images, masks = read_images(self._data, request.indices, self._size)
         for i, (index, occurrence, number) in enumerate(
             zip(request.indices.tolist(), request.occurrences.tolist(), request.augmentations.tolist(), strict=True)
         ):
@@ -114,6 +129,20 @@ class _ImageDataset(Dataset[tuple[Tensor, Tensor]]):
                 seed = sample_seed(self._seed, request.epoch, index, *again)
                 images[i], masks[i] = augmentation(images[i], masks[i], seed)
         return torch.from_numpy(images), torch.from_numpy(masks)
+
+
+def list_augmentations(config: TrainConfig) -> list[Augmentation]:
+    """List the augmentations that the numbers in ``Samples`` stand for."""
+    return [config.augmentation, *(repeat.augmentation or "none" for repeat in config.sampling.repeat)]
+
+
+def read_images(data: DataSet, indices: Indices, size: tuple[int, int] | None) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Copy images and masks out of the data set, resized to ``size`` (height, width) if it is set."""
+    images, masks = data.images[indices], data.masks[indices]
+    if size is not None:
+        images = np.stack([resize_image(image, size) for image in images])
+        masks = np.stack([resize_mask(mask, size) for mask in masks])
+    return images, masks
 
 
 def _ignore_foreign_sigterm(_loader: int) -> None:

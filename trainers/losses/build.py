@@ -125,7 +125,10 @@ class Sum(nn.Module):
 
 
 class External(nn.Module):
-    """Wraps a loss from elsewhere so that invalid pixels have no gradient and an empty batch no loss."""
+    """Wraps a loss from elsewhere so that invalid pixels have no gradient and an empty batch no loss.
+
+    On a GPU the loss is also called for an empty batch, and its result dropped: checking first would make the host wait.
+    """
 
     def __init__(self, criterion: nn.Module) -> None:
         super().__init__()
@@ -133,7 +136,7 @@ class External(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         valid = (target != VOID).unsqueeze(1)
-        if not valid.any():
+        if logits.is_cpu and not valid.any():
             return (logits * 0).sum()
         loss: Tensor = self.criterion(torch.where(valid, logits, logits.detach()), target)
-        return loss
+        return loss if logits.is_cpu else loss.masked_fill(~valid.any(), 0)

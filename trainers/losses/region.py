@@ -40,9 +40,9 @@ class Overlap(nn.Module):
 
 
 class Lovasz(nn.Module):
-    """smp's Lovász extension of 1 - Jaccard over the batch's valid pixels, averaged over the classes with a true pixel.
+    """Lovász extension of 1 - Jaccard over the batch's valid pixels, averaged over the classes with a true pixel.
 
-    smp computes in float32 only; float64 is converted.
+    smp's on the CPU, ``lovasz_softmax`` elsewhere. Computed in float32; float64 is converted.
     Source: Berman et al. 2018, The Lovász-Softmax Loss, section 3 and algorithm 1.
     """
 
@@ -51,5 +51,25 @@ class Lovasz(nn.Module):
         self.criterion = smp.losses.LovaszLoss("multiclass", ignore_index=VOID)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        loss: Tensor = self.criterion(logits.float(), target)
+        criterion = self.criterion if logits.is_cpu else lovasz_softmax
+        loss: Tensor = criterion(logits.float(), target)
         return loss.to(logits.dtype)
+
+
+def lovasz_softmax(logits: Tensor, target: Tensor) -> Tensor:
+    """Compute smp's Lovász loss without boolean indexing, for which a GPU would have to wait.
+
+    logits: (N, C, H, W) float32; target: (N, H, W) int64, class or VOID. Void pixels get error 0, so they come last and add 0.
+    """
+    probability = logits.softmax(dim=1).transpose(0, 1).flatten(1)
+    labels = target.flatten()
+    truth = (labels == torch.arange(len(probability), device=labels.device).unsqueeze(1)).to(probability.dtype)
+    errors, order = ((truth - probability).abs() * (labels != VOID)).sort(dim=1, descending=True)
+    truth = truth.gather(1, order)
+    num_true = truth.sum(dim=1, keepdim=True)
+    # Of a class without true pixels the first union may be 0; such classes do not count.
+    union = (num_true + (1 - truth).cumsum(dim=1)).clamp_min(1)
+    jaccard = 1 - (num_true - truth.cumsum(dim=1)) / union
+    steps = jaccard.diff(dim=1, prepend=torch.zeros_like(num_true))
+    present = (num_true > 0).squeeze(1).to(errors.dtype)
+    return ((errors * steps).sum(dim=1) * present).sum() / present.sum().clamp_min(1)

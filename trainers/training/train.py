@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from trainers.config import CHECKPOINT_INTERVAL_S, OBJECTIVE, TRAINER_VERSION, EarlyStoppingConfig, TrainConfig
 from trainers.data import SplitData
 from trainers.data.checks import count_labels
-from trainers.device import Compute, Device, choose_device, limited_threads, num_loaders
+from trainers.device import Compute, Device, choose_device, limited_threads, num_loaders, tuned_convolutions
 from trainers.errors import ConfigError
-from trainers.loader.batches import TrainBatches, sample_seed
+from trainers.loader.batches import sample_seed
+from trainers.loader.resident import choose_feed, make_batches
 from trainers.losses import build_loss
 from trainers.models.build import build_model, place_model
 from trainers.prediction.predict import measure_latency_ms, predict_batch
@@ -113,10 +114,9 @@ def train(
     """
     folder.mkdir(parents=True, exist_ok=True)
     device = choose_device(compute.device, config.precision)
-    with limited_threads(compute.num_threads), torch.random.fork_rng(devices=[device.torch] if device.is_cuda else []):
-        training = _Training(
-            config, data, seed=seed, folder=folder, device=device, accumulate=compute.accumulate, callbacks=callbacks
-        )
+    forked = torch.random.fork_rng(devices=[device.torch] if device.is_cuda else [])
+    with limited_threads(compute.num_threads), tuned_convolutions(device), forked:
+        training = _Training(config, data, seed=seed, folder=folder, device=device, compute=compute, callbacks=callbacks)
         return training.run(checkpoint_interval_s)
 
 
@@ -131,12 +131,12 @@ class _Training:
         seed: int,
         folder: Path,
         device: Device,
-        accumulate: int,
+        compute: Compute,
         callbacks: Callbacks,
     ) -> None:
         torch.manual_seed(seed)
         self.config, self.data, self.seed, self.folder, self.device = config, data, seed, folder, device
-        self.batch_size, self.callbacks = max(1, config.batch_size // accumulate), callbacks
+        self.batch_size, self.callbacks = max(1, config.batch_size // compute.accumulate), callbacks
         check_scored(data)
         channels, classes = data.data.images.shape[-1], data.data.num_classes
         self.info = ModelInfo(config=config, in_channels=channels, num_classes=classes)
@@ -145,13 +145,15 @@ class _Training:
         self._check_takes(data.data.images[data.split.train[:1]])
         counts = count_labels((data.data.masks[index] for index in data.split.train), classes).sum(axis=0)
         loss = build_loss(config.loss, num_classes=classes, ignore_classes=data.ignore_classes, class_counts=counts)
-        self.batches = TrainBatches(data, config, seed=seed, num_loaders=num_loaders(device, torch.get_num_threads()))
+        self.feed = choose_feed(compute.feed, data, config, device.torch)
+        loaders = num_loaders(device, torch.get_num_threads())
+        self.batches = make_batches(self.feed, data, config, seed=seed, device=device.torch, num_loaders=loaders)
         optimizer = build_optimizer(config.optimizer, self.model)
         schedule = build_schedule(config.schedule, optimizer, num_steps=config.epochs * len(self.batches))
         average = None if config.ema is None else build_average(config.ema, self.model)
         self.trained = Trained(self.model, optimizer, schedule, average)
         self.steps = Steps(
-            self.trained, loss.to(device.torch), config, device=device, accumulate=accumulate, on_step=callbacks.on_step
+            self.trained, loss.to(device.torch), config, device=device, accumulate=compute.accumulate, on_step=callbacks.on_step
         )
         self.identity = {
             "config": config.model_dump(mode="json", exclude_defaults=True),  # as in a trial's key: a new field changes nothing
@@ -260,6 +262,7 @@ class _Training:
             "images_per_s": float(np.median(rates)),
             "device": self.device.name,
             "precision": self.device.precision,
+            "feed": self.feed,
             "num_threads": torch.get_num_threads(),
             "peak_memory_mb": self.device.peak_memory_mb(),
             "num_train": len(self.data.split.train),

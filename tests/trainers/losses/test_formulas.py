@@ -175,3 +175,23 @@ def test_weighted_term_counts_its_own_classes(build: Build, make_batch: MakeBatc
     found = build({"name": "sum", "terms": [{"loss": term}, {"loss": {"name": "focal"}}]})(logits, target)
     expected = build({"name": "weighted_cross_entropy"}, ignore_classes=(1,))(logits, target)
     torch.testing.assert_close(found, expected + build({"name": "focal"})(logits, target))
+
+
+@pytest.mark.parametrize("name", ["some", "all"])
+def test_lovasz_without_boolean_indexing_is_smps(name: str) -> None:
+    """Value and gradient, also where classes are absent."""
+    import segmentation_models_pytorch as smp
+
+    from trainers.config import VOID
+    from trainers.losses.region import lovasz_softmax
+
+    random = torch.Generator().manual_seed(0)
+    target = torch.randint(0, 3 if name == "some" else 5, (2, 8, 8), generator=random)
+    target[:, :2] = VOID
+    gradients = []
+    for loss in (lovasz_softmax, smp.losses.LovaszLoss("multiclass", ignore_index=VOID)):
+        logits = torch.randn(2, 5, 8, 8, generator=random.manual_seed(1)).requires_grad_()
+        value = loss(logits, target)
+        value.backward()
+        gradients.append((value.detach(), logits.grad))
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-6)

@@ -52,4 +52,9 @@ def signed_distances(target: Tensor, classes: Sequence[int]) -> Tensor:
 
 
 def _distance_to_zero(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    return np.asarray(cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32)
+    """Distances are roots of whole numbers. OpenCV's last bits depend on where the mask lies in memory, so they are restored.
+
+    Exact up to about 1,000 pixels, beyond which float32 cannot tell neighbouring squares apart.
+    """
+    found = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.sqrt(np.rint(np.square(found, dtype=np.float64))).astype(np.float32)

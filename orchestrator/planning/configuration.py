@@ -11,7 +11,8 @@ from orchestrator.spec.document import Place
 from orchestrator.spec.model import Row, SweepSpec
 from orchestrator.spec.space import SOURCE_PATHS, Params, build_point, build_row, enumerate_points, sample_points
 from orchestrator.state.trial.records import make_key
-from trainers.config import Augmentation, DataConfig, Fold, Loss, SumLoss, TrainConfig, is_import_path
+from trainers.config import Augmentation, DataConfig, Fold, TrainConfig, is_import_path
+from trainers.config.loss import Loss, SumLoss
 
 
 @dataclass(frozen=True)

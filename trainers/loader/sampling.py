@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.config import RepeatConfig, SamplingConfig
+from trainers.config import SamplingConfig
+from trainers.config.train import RepeatConfig
 from trainers.data import SplitData
 from trainers.data.checks import count_labels
 from trainers.errors import ConfigError

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trainers.config import (
-    VOID,
+from trainers.config import VOID
+from trainers.config.loss import (
     BoundaryLoss,
     CrossEntropyLoss,
     CustomLoss,

@@ -11,7 +11,8 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
-from trainers.config import EmaConfig, OptimizerConfig, ScheduleConfig
+from trainers.config import OptimizerConfig
+from trainers.config.train import EmaConfig, ScheduleConfig
 
 START = 1 / 25
 """First rate of a warm-up, as a share of the peak."""

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from trainers.config import CHECKPOINT_INTERVAL_S, OBJECTIVE, TRAINER_VERSION, EarlyStoppingConfig, TrainConfig
+from trainers.config import CHECKPOINT_INTERVAL_S, OBJECTIVE, TRAINER_VERSION, TrainConfig
+from trainers.config.train import EarlyStoppingConfig
 from trainers.data import SplitData
 from trainers.data.checks import count_labels
 from trainers.device import Compute, Device, choose_device, limited_threads, num_loaders, tuned_convolutions

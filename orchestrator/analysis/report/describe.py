@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trainers.config import LossConfig, SamplingConfig, SumLoss, TrainConfig, TransformConfig, is_import_path
+from trainers.config import SamplingConfig, TrainConfig, TransformConfig, is_import_path
+from trainers.config.loss import LossConfig, SumLoss
 
 
 @dataclass(frozen=True)

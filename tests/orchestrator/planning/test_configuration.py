@@ -13,7 +13,8 @@ from orchestrator.planning.configuration import Configuration, DataFacts, Facts,
 from orchestrator.planning.plan import plan_trials
 from orchestrator.spec import SweepSpec, load_spec
 from orchestrator.spec.space import BuildError, fits
-from trainers.config import DataConfig, DiceLoss, FocalLoss, OptimizerConfig, TrainConfig
+from trainers.config import DataConfig, OptimizerConfig, TrainConfig
+from trainers.config.loss import DiceLoss, FocalLoss
 
 FACTS = DataFacts("f" * 16, Path("prepared"), 16, 64, 128, 5, ("background", "soil", "bedrock", "sand", "rock"))
 

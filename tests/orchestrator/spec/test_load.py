@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from orchestrator.errors import SpecError
 from orchestrator.spec import SweepSpec, load_spec
-from trainers.config import FocalLoss
+from trainers.config.loss import FocalLoss
 
 ROOT = Path(__file__).resolve().parents[3]
 SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))

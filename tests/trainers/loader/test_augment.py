@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainers.config import AUGMENTATIONS, VOID, TransformConfig
+from trainers.config import VOID, TransformConfig
+from trainers.config.train import AUGMENTATIONS
 from trainers.errors import ConfigError
 from trainers.loader.augment import build_augmentation
 

@@ -9,7 +9,8 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from trainers.config import VOID, Loss
+from trainers.config import VOID
+from trainers.config.loss import Loss
 from trainers.losses import build_loss
 
 NUM_CLASSES = 5

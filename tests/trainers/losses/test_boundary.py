@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 from torch import nn
 
-from trainers.config import VOID, BoundaryLoss
+from trainers.config import VOID
+from trainers.config.loss import BoundaryLoss
 from trainers.losses import build_loss
 from trainers.losses.boundary import _distance_to_zero, signed_distances
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainers.config import LOSSES, VOID
+from trainers.config import VOID
+from trainers.config.loss import LOSSES
 from trainers.errors import ConfigError
 
 Build = Callable[..., nn.Module]

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from trainers.config import VOID, LovaszLoss
+from trainers.config import VOID
+from trainers.config.loss import LovaszLoss
 from trainers.losses import build_loss
 from trainers.losses.pixelwise import inverse_frequency
 

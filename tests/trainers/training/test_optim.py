@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from timm.optim.lion import Lion
 from torch import Tensor, nn
 
-from trainers.config import OptimizerConfig, ScheduleConfig
+from trainers.config import OptimizerConfig
+from trainers.config.train import ScheduleConfig
 from trainers.training.optim import START, Schedule, build_optimizer, build_schedule, lr_share
 
 each_optimizer = pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "lion"])

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from trainers.config import OptimizerConfig, ScheduleConfig, TrainConfig
+from trainers.config import OptimizerConfig, TrainConfig
+from trainers.config.train import ScheduleConfig
 from trainers.device import choose_device
 from trainers.errors import DivergedError
 from trainers.training.checkpoint import Trained

@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trainers.config import EarlyStoppingConfig, TrainConfig
+from trainers.config import TrainConfig
+from trainers.config.train import EarlyStoppingConfig
 from trainers.data import SplitData
 from trainers.device import Compute
 from trainers.errors import ConfigError, DataError, DivergedError, TrainerError

@@ -11,7 +11,8 @@ import pytest
 from orchestrator.errors import TrialError
 from orchestrator.state.trial.folder import TrialFile, TrialFolder
 from orchestrator.state.trial.records import Attempt, Event, TrialResult, TrialSpec, TrialState, make_key
-from trainers.config import DataConfig, FocalLoss, Fold, TrainConfig
+from trainers.config import DataConfig, Fold, TrainConfig
+from trainers.config.loss import FocalLoss
 
 
 def key_of(

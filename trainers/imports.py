@@ -8,7 +8,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from trainers.config import check_known
+from trainers.config import describe_unknown
 from trainers.errors import ConfigError
 
 
@@ -29,10 +29,7 @@ def import_object(path: str) -> Any:
         ) from error
     if not hasattr(module, attribute):
         public = [name for name in dir(module) if not name.startswith("_")]
-        try:
-            check_known(attribute, public, f"name in module {module_name}")
-        except ValueError as error:
-            raise ConfigError(f"{path!r}: {error}") from None
+        raise ConfigError(f"{path!r}: {describe_unknown(attribute, public, f'name in module {module_name}')}")
     return getattr(module, attribute)
 
 

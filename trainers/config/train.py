@@ -60,11 +60,12 @@ class TransformConfig(Config):
 
 AUGMENTATIONS = ("none", "flip", "flip_brightness", "mixed")
 
-Augmentation = str | tuple[TransformConfig, ...]
 
-
-def _check_augmentation(value: Augmentation) -> Augmentation:
+def _check_augmentation(value: str | tuple[TransformConfig, ...]) -> str | tuple[TransformConfig, ...]:
     return check_known(value, AUGMENTATIONS, "augmentation") if isinstance(value, str) else value
+
+
+Augmentation = Annotated[str | tuple[TransformConfig, ...], AfterValidator(_check_augmentation)]
 
 
 class RepeatConfig(Config):
@@ -73,7 +74,7 @@ class RepeatConfig(Config):
     classes: tuple[int, ...] | Literal["rarest", "all"] = "rarest"
     """Images with one of these classes, with the scored class that the fewest images hold, or all of them."""
     factor: int = Field(default=2, ge=2)
-    augmentation: Annotated[Augmentation, AfterValidator(_check_augmentation)] | None = None
+    augmentation: Augmentation | None = None
     """Augmentation of the copies; None: as for the first showing."""
 
     @field_validator("classes")
@@ -117,7 +118,7 @@ class TrainConfig(Config):
     schedule: ScheduleConfig = ScheduleConfig()
     epochs: int = Field(default=30, ge=1)
     batch_size: int = Field(default=32, ge=1)
-    augmentation: Annotated[Augmentation, AfterValidator(_check_augmentation)] = "none"
+    augmentation: Augmentation = "none"
     """``none``, ``flip``, ``flip_brightness``, ``mixed``, or a list of transforms applied in turn."""
     sampling: SamplingConfig = SamplingConfig()
     input_size: Size | None = None

@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
-from trainers.config import DataConfig
+from trainers.config import Config, DataConfig
 from trainers.data import checks
 from trainers.data.dataset import DataSet, Split
 from trainers.data.loading import Reading, list_outliers, open_source, read_source
@@ -27,10 +27,9 @@ _SCHEMA_VERSION: Literal[2] = 2
 _CARD = "dataset.json"
 
 
-class _Card(BaseModel):
+class _Card(Config):
     """dataset.json of a prepared folder: everything but the arrays."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     schema_version: Literal[2] = _SCHEMA_VERSION
     names: tuple[str, ...]
     num_classes: int

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainers.config import VOID, DataConfig, suggest
+from trainers.data.dataset import Split
 from trainers.data.sources.base import NamedSplit
 from trainers.errors import DataError
 
@@ -91,8 +92,8 @@ def check_ignored(ignore_classes: Iterable[int], class_names: Sequence[str]) -> 
         raise DataError(f"data.ignore_classes: ignores all of {listed}. Leave at least one class to train on.")
 
 
-def resolve_split(named: NamedSplit, names: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return ascending indices of the training and of the validation images.
+def resolve_split(named: NamedSplit, names: Sequence[str], kept: NDArray[np.int64]) -> Split:
+    """Return the lists' split as indices into ``kept``, the ascending positions in ``names`` that cleaning left.
 
     Raises:
         DataError: a listed name does not exist, or is listed twice.
@@ -108,8 +109,8 @@ def resolve_split(named: NamedSplit, names: Sequence[str]) -> tuple[NDArray[np.i
         raise DataError(
             f"{named.place}: {len(twice)} stem(s) listed twice: {list_some(twice)}. List each image once, on one side."
         )
-    train, val = (np.array(sorted(position[name] for name in side), np.int64) for side in (named.train, named.val))
-    return train, val
+    train, val = (np.flatnonzero(np.isin(kept, [position[name] for name in side])) for side in (named.train, named.val))
+    return Split(train, val)
 
 
 def check_exists(source: str) -> Path:

@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 
 from trainers.config import VOID, DataConfig
 from trainers.data import checks
-from trainers.data.dataset import DataSet, Split
+from trainers.data.dataset import DataSet
+from trainers.data.images import resize_image, resize_mask, set_channels
 from trainers.data.quality import cleaning
 from trainers.data.quality.duplicates import group_images
 from trainers.data.quality.outliers import find_outliers
-from trainers.data.sources.base import Source
+from trainers.data.sources.base import LabelledImage, Source
 from trainers.data.sources.folder import FolderSource
 from trainers.data.sources.npz import NpzSource
 from trainers.data.sources.synthetic import SyntheticSource
-from trainers.data.standardise import standardise
 from trainers.errors import DataError
 
 Allocate = Callable[[str, tuple[int, ...]], NDArray[np.uint8]]
@@ -86,7 +86,7 @@ def read_source(reading: Reading, *, allocate: Allocate) -> DataSet:
         DataError: an image cannot be read or does not fit, or the options contradict what was read.
     """
     source, config = reading.source, reading.config
-    names = source.names()
+    names, listed = source.names(), source.split()
     cleaning.check_positions(reading.removed, len(names), source.place)
     kept = np.delete(np.arange(len(names)), reading.removed)
     images, masks, largest_label = _read_arrays(reading, len(kept), allocate)
@@ -99,7 +99,7 @@ def read_source(reading: Reading, *, allocate: Allocate) -> DataSet:
         checks.choose_class_names(config, num_classes, source.class_names),
         reading.fingerprint,
         source.place,
-        split=_resolve_split(source, names, kept),
+        split=checks.resolve_split(listed, names, kept) if listed else None,
         groups=group_images(images),
         removed=reading.removed,
     )
@@ -113,7 +113,8 @@ def _read_arrays(reading: Reading, num_kept: int, allocate: Allocate) -> tuple[N
     largest, first_place = -1, ""
     kept = (pair for position, pair in enumerate(source.read()) if position not in removed)
     for index, pair in enumerate(kept):
-        image, mask = standardise(pair, config, num_channels)
+        image, mask = _fit(pair, _map_ids(pair, config), config)
+        image = set_channels(image, num_channels)
         if images is None or masks is None:
             images, masks = allocate("images", (num_kept, *image.shape)), allocate("masks", (num_kept, *mask.shape))
             first_place = pair.place
@@ -130,10 +131,40 @@ def _read_arrays(reading: Reading, num_kept: int, allocate: Allocate) -> tuple[N
     return images, masks, largest
 
 
-def _resolve_split(source: Source, names: tuple[str, ...], kept: NDArray[np.int64]) -> Split | None:
-    """The split of the source's lists, as indices into what is kept."""
-    named = source.split()
-    if named is None:
-        return None
-    train, val = (np.searchsorted(kept, np.intersect1d(side, kept)) for side in checks.resolve_split(named, names))
-    return Split(train, val)
+def _map_ids(pair: LabelledImage, config: DataConfig) -> NDArray[np.uint8]:
+    """Return labels (H, W): classes below the declared number, or void."""
+    is_uint8 = pair.mask.dtype == np.uint8  # counting is quicker than sorting
+    ids = np.flatnonzero(np.bincount(pair.mask.ravel(), minlength=256)) if is_uint8 else np.unique(pair.mask)
+    if config.id_map is None:
+        limit = VOID if config.num_classes is None else config.num_classes
+        if unknown := [number for number in ids.tolist() if not (0 <= number < limit or number == VOID)]:
+            raise DataError(
+                f"{pair.place}: unknown label ids {checks.list_some(unknown)}. Allowed: 0 to {limit - 1} and {VOID} (void). "
+                "Raise data.num_classes, or map the ids to classes with data.id_map."
+            )
+        return pair.mask.astype(np.uint8)
+    if unknown := [number for number in ids.tolist() if number not in config.id_map]:
+        raise DataError(
+            f"{pair.place}: ids {checks.list_some(unknown)} are not in data.id_map. "
+            f"Known: {checks.list_some(sorted(config.id_map))}. Map them to a class, or to {VOID} for void."
+        )
+    targets = np.array([config.id_map[number] for number in ids.tolist()], np.uint8)
+    return targets[np.searchsorted(ids, pair.mask)]
+
+
+def _fit(pair: LabelledImage, mask: NDArray[np.uint8], config: DataConfig) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Bring image and mask to the configured size, if there is one."""
+    image, found = pair.image, mask.shape
+    if config.size is None or found == config.size:
+        return image, mask
+    height, width = config.size
+    if config.fit == "resize":
+        return resize_image(image, config.size), resize_mask(mask, config.size)
+    below, right = height - found[0], width - found[1]
+    if below < 0 or right < 0:
+        raise DataError(
+            f"{pair.place}: {found[0]}x{found[1]} (height x width) is larger than data.size {height}x{width}. "
+            "Allowed with fit: pad: images up to that size. Raise data.size or use fit: resize."
+        )
+    rim = ((0, below), (0, right))
+    return np.pad(image, (*rim, *((0, 0),) * (image.ndim - 2))), np.pad(mask, rim, constant_values=VOID)

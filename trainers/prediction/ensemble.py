@@ -14,11 +14,11 @@ import numpy as np
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainers.config import Config, Flips, TrainConfig
 from trainers.data.images import resize_image
-from trainers.device import Device, choose_device
+from trainers.device import choose_device
 from trainers.errors import ConfigError
 from trainers.prediction.means import Mean, to_addends
 from trainers.prediction.predict import predict_batch, quantize
@@ -76,7 +76,7 @@ class Ensemble:
             raise ConfigError(f"weights {[member.weight for member in members]}: expected 0 or more, 1 to {MAX_TOTAL} in all")
         self._mean = mean
         self._members = [
-            _load(member, info.config, device=device, flips=flips, batch_size=batch_size)
+            _LoadedMember(member, info.config, device=device, flips=flips, batch_size=batch_size)
             for member, info in zip(members, infos, strict=True)
         ]
 
@@ -103,14 +103,17 @@ class Ensemble:
         return sums
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    network: nn.Module
-    device: Device
-    weight: int
-    size: tuple[int, int] | None
-    flips: Flips
-    batch_size: int
+class _LoadedMember:
+    """A member's network on its device; flips and batch_size override the member's own."""
+
+    def __init__(
+        self, member: Member, config: TrainConfig, *, device: str | None, flips: Flips | None, batch_size: int | None
+    ) -> None:
+        self.device = choose_device(device, config.precision)
+        self.network = load_checkpoint(member.checkpoint, self.device.torch)
+        self.weight, self.size = member.weight, member.size
+        self.flips: Flips = flips or member.flips or config.test_time_flips
+        self.batch_size = config.batch_size if batch_size is None else batch_size
 
     def predict(self, images: NDArray[np.uint8]) -> Tensor:
         """Probabilities (B, C, H, W) float32 of (B, H, W, C) uint8, computed at the member's training size."""
@@ -167,18 +170,6 @@ def read_members(folder: Path) -> tuple[tuple[Member, ...], Mean]:
     except (OSError, ValidationError) as error:
         raise ConfigError(f"{folder / MEMBERS_FILE}: is missing or was not written by this version: {error}") from error
     return tuple(replace(member, checkpoint=folder / member.checkpoint) for member in file.members), file.mean
-
-
-def _load(member: Member, config: TrainConfig, *, device: str | None, flips: Flips | None, batch_size: int | None) -> _Loaded:
-    chosen = choose_device(device, config.precision)
-    return _Loaded(
-        network=load_checkpoint(member.checkpoint, chosen.torch),
-        device=chosen,
-        weight=member.weight,
-        size=member.size,
-        flips=flips or member.flips or config.test_time_flips,
-        batch_size=config.batch_size if batch_size is None else batch_size,
-    )
 
 
 def _check_same(members: Sequence[Member], numbers: Sequence[int], what: str) -> int:

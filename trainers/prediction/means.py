@@ -28,9 +28,6 @@ def make_table(mean: Mean) -> NDArray[np.int32]:
 def to_addends(quantized: NDArray[np.uint8], mean: Mean) -> NDArray[np.integer]:
     """Return what a member with quantized probabilities (N, C, H, W) adds to the sums of the classes; the largest sum wins."""
     if mean == "vote":
-        votes: NDArray[np.uint8] = (np.arange(quantized.shape[1])[:, None, None] == quantized.argmax(axis=1)[:, None]).astype(
-            np.uint8
-        )
-        return votes
-    addends: NDArray[np.integer] = make_table(mean)[quantized] if mean == "geometric" else quantized
-    return addends
+        classes = np.arange(quantized.shape[1])[:, np.newaxis, np.newaxis]
+        return np.asarray(classes == quantized.argmax(axis=1, keepdims=True), np.uint8)
+    return make_table(mean)[quantized] if mean == "geometric" else quantized

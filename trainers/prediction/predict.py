@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from typing import Literal
 
 import numpy as np
 import torch
@@ -12,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainers.config import FLIPPED_AXES, Flips
-from trainers.device import Device, choose_device
+from trainers.device import Device
 
 _NUM_TIMED = 7
 
@@ -23,26 +21,6 @@ def to_input(images: Tensor, device: torch.device) -> Tensor:
     # Permuting a single channel would give strides that contiguous() does not correct.
     inputs = moved.view(len(images), 1, *images.shape[1:3]) if images.shape[3] == 1 else moved.permute(0, 3, 1, 2)
     return inputs.float().div_(255).contiguous(memory_format=torch.channels_last)
-
-
-def predict_probabilities(
-    model: nn.Module,
-    images: NDArray[np.uint8],
-    *,
-    batch_size: int,
-    device: str | None = None,
-    precision: Literal["auto", "float32", "bf16"] = "auto",
-    flips: Flips = "none",
-) -> Iterator[NDArray[np.float32]]:
-    """Yield probabilities (B, C, H, W) float32, batch after batch, of images (N, H, W, C) uint8 (an array or memory map).
-
-    device, precision: as in ``choose_device``; flips: as in ``predict_batch``. The model is moved to the device and set to
-    evaluation mode.
-    """
-    chosen = choose_device(device, precision)
-    model.to(chosen.torch).eval()
-    for start in range(0, len(images), batch_size):
-        yield predict_batch(model, images[start : start + batch_size], chosen, flips=flips).cpu().numpy()
 
 
 def predict_batch(model: nn.Module, images: NDArray[np.uint8], device: Device, *, flips: Flips = "none") -> Tensor:

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainers.config import VOID, DataConfig, Fold
-from trainers.data import DataSet, Split, fingerprint_scored, make_split, split_dataset
+from trainers.data import DataSet, Split, make_split, split_dataset
+from trainers.data.split import fingerprint_scored
 from trainers.errors import DataError
 
 few = settings(max_examples=30, deadline=None)

@@ -13,12 +13,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.trainers.probabilities import predict_probabilities
 from trainers.config import TrainConfig
 from trainers.errors import ConfigError
 from trainers.models.build import build_model
 from trainers.prediction.ensemble import MAX_PIXELS, Ensemble, Member, read_members, save_members, to_whole_weights
 from trainers.prediction.means import Mean, to_addends
-from trainers.prediction.predict import predict_probabilities, quantize
+from trainers.prediction.predict import quantize
 from trainers.prediction.weights import ModelInfo, load_checkpoint
 from trainers.training.checkpoint import save_best
 

@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from tests.trainers.probabilities import predict_probabilities
 from trainers.config import TrainConfig
 from trainers.data import SplitData
 from trainers.device import Compute
 from trainers.errors import ConfigError
 from trainers.models.build import build_model
-from trainers.prediction.predict import predict_probabilities, quantize, to_input
+from trainers.prediction.predict import quantize, to_input
 from trainers.prediction.weights import load_checkpoint, read_info
 from trainers.training.train import train
 

@@ -11,11 +11,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from tests.trainers.probabilities import predict_probabilities
 from trainers.config import TrainConfig
 from trainers.data import SplitData
 from trainers.device import Compute
 from trainers.models.build import build_model
-from trainers.prediction.predict import predict_probabilities, quantize
+from trainers.prediction.predict import quantize
 from trainers.prediction.weights import load_checkpoint
 from trainers.training.train import Callbacks, Continue, TrainResult, train
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from trainers.data.checks import list_some
 from trainers.errors import DataError
@@ -17,15 +17,13 @@ _MIN_KEPT = 2
 _WRITE_AGAIN = "Write it again: `data check SOURCE --json`, with the same options"
 
 
-class _Listed(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True)
+class _Listed(BaseModel, frozen=True, strict=True):
     index: int = Field(ge=0)
 
 
-class _Check(BaseModel):
+class _Check(BaseModel, frozen=True, strict=True):
     """The part of `data check`'s JSON file that cleaning reads."""
 
-    model_config = ConfigDict(frozen=True, strict=True)
     schema_version: Literal[1]
     fingerprint: str
     outliers: tuple[_Listed, ...]

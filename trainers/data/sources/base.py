@@ -35,13 +35,10 @@ class NamedSplit:
 class Source(Protocol):
     """Where images come from. The same content at another place gives the same fingerprint and the same images."""
 
-    @property
-    def place(self) -> str:
-        """Its name in messages."""
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the classes; empty if the source does not know them."""
+    place: str
+    """Its name in messages."""
+    class_names: tuple[str, ...]
+    """Empty if the source does not know them."""
 
     def signature(self) -> str | None:
         """Cheap text that changes with any file of the source; None if the fingerprint itself is cheap."""

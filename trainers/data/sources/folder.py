@@ -34,7 +34,7 @@ class FolderSource:
     class_names: tuple[str, ...] = ()
 
     def __init__(self, path: Path, split_lists: SplitLists | None) -> None:
-        self._path = path
+        self.place, self._path = str(path), path
         self._lists = (path / split_lists.train, path / split_lists.val) if split_lists else ()
         images = find_files(path / "images", IMAGE_SUFFIXES)
         masks = find_files(path / "masks", _MASK_SUFFIXES)
@@ -43,10 +43,6 @@ class FolderSource:
         for file in self._lists:
             if not file.is_file():
                 raise DataError(f"{file}: not found; data.split_lists names it, relative to {path}.")
-
-    @property
-    def place(self) -> str:
-        return str(self._path)
 
     def signature(self) -> str:
         """Path, size and modification time of every file."""

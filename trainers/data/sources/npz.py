@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from trainers.data.sources.base import LabelledImage
@@ -25,11 +27,7 @@ class NpzSource:
     class_names: tuple[str, ...] = ()
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-
-    @property
-    def place(self) -> str:
-        return str(self._path)
+        self.place, self._path = str(path), path
 
     def signature(self) -> str:
         """Path, size and modification time."""
@@ -53,16 +51,14 @@ class NpzSource:
     def split(self) -> None:
         """None: a .npz has no lists."""
 
-    def _choose_key(self, keys: Sequence[str]) -> str:
-        if KEY not in keys:
-            hint = " The key 'test_set' holds images without masks: nothing to train on." if "test_set" in keys else ""
-            found = ", ".join(map(repr, keys)) or "nothing"
-            raise DataError(f"{self._path}: holds {found}, no {KEY!r}.{hint} {_ALLOWED}.")
-        return KEY
-
     @cached_property
     def _tiles(self) -> NDArray[np.uint8]:
-        _, array = read_array(self._path, self._choose_key, _ALLOWED)
+        with open_archive(self._path, _ALLOWED) as archive:
+            if KEY not in archive:
+                hint = " The key 'test_set' holds images without masks: nothing to train on." if "test_set" in archive else ""
+                found = ", ".join(map(repr, archive)) or "nothing"
+                raise DataError(f"{self._path}: holds {found}, no {KEY!r}.{hint} {_ALLOWED}.")
+            array = archive[KEY]
         found = f"{self._path}: {KEY!r} has shape {array.shape} and type {array.dtype}"
         if array.ndim != 4 or array.shape[1] != 2:
             raise DataError(f"{found}. {_ALLOWED}.")
@@ -71,20 +67,20 @@ class NpzSource:
         return to_uint8(array, found)
 
 
-def read_array(path: Path, choose_key: Callable[[Sequence[str]], str], allowed: str) -> tuple[str, NDArray[np.generic]]:
-    """Return the key that ``choose_key`` takes of those in the file, and its array; never unpickles.
+@contextmanager
+def open_archive(path: Path, allowed: str) -> Iterator[NpzFile]:
+    """Open a .npz; never unpickles.
 
     Raises:
-        DataError: the file cannot be read; ``allowed`` ends the message.
+        DataError: it cannot be read, here or inside the block; ``allowed`` ends the message.
     """
     try:
         with open(path, "rb") as file:  # np.load leaves a file that it cannot read open
             archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
+            if not isinstance(archive, NpzFile):
                 raise DataError(f"{path}: is a single array, not a .npz archive. {allowed}.")
             with archive:
-                key = choose_key(archive.files)
-                return key, archive[key]
+                yield archive
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
         raise DataError(
             f"{path}: cannot be read as .npz, {path.stat().st_size} bytes: {error}. Is it cut off? Copy or download it again."

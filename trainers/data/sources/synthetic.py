@@ -95,7 +95,7 @@ class SyntheticSource:
     """The generated set as a source; its fingerprint needs no pixels."""
 
     place = "synthetic"
-    class_names = CLASS_NAMES
+    class_names: tuple[str, ...] = CLASS_NAMES
 
     def __init__(self, config: SyntheticConfig) -> None:
         self._config = config

@@ -7,9 +7,9 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import plain_script
@@ -26,7 +26,7 @@ from trainers.training.train import Callbacks, Continue, EpochReport, train
 Pairs = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 """Images with masks, (N, 2, H, W), for training and validation."""
 
-FEEDS = ("loaders", "device") if "feed" in {field.name for field in fields(Compute)} else ("loaders",)
+FEEDS: tuple[Literal["loaders", "device"], ...] = ("loaders", "device")
 """Where batches are made, as in Compute."""
 
 
@@ -69,7 +69,7 @@ def compare(settings: Settings, results: Results, data: SplitData, pairs: Pairs,
             "plain, bf16": partial(train_plain, settings, pairs, encoder, batch_size=batch_size, bf16=True),
         }
         for feed in FEEDS:
-            compute = Compute(settings.device) if len(FEEDS) == 1 else Compute(settings.device, feed=feed)
+            compute = Compute(settings.device, feed=feed)
             trainings[f"ours, {feed}"] = partial(train_ours, settings, data, config, compute)
         for name, training in trainings.items():
             measure = partial(_measure, training, work, peaks)

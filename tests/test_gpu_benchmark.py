@@ -37,7 +37,9 @@ def test_every_part_gives_its_results(tmp_path: Path) -> None:
     counts = results["tests"]["counts"]
     assert counts["skipped"] == counts["tests"] > 0
     trainings = {
-        f"{encoder}: {how}" for encoder in ("mobilenet_v2", "resnet34") for how in ("plain", "plain, bf16", "ours, loaders")
+        f"{encoder}: {how}"
+        for encoder in ("mobilenet_v2", "resnet34")
+        for how in ("plain", "plain, bf16", "ours, loaders", "ours, device")
     }
     for name in ("single", "crops"):
         assert trainings <= results[name].keys()

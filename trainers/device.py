@@ -28,7 +28,8 @@ class Compute:
     device: str | None = None
     num_threads: int | None = None
     accumulate: int = 1
-    feed: Literal["auto", "loaders", "device"] = "auto"
+    feed: Literal["auto", "loaders", "device"] = "loaders"
+    """``auto`` becomes the default once benchmarks/gpu.py has measured it on a GPU."""
 
 
 @dataclass(frozen=True)

@@ -149,10 +149,7 @@ def _recall_fingerprint(source: Source, cache: Path) -> str:
 
 
 def _hash_options(config: DataConfig, removed: tuple[int, ...] | None) -> str:
-    """Hash what changes the prepared folder besides the source's content: 8 hexadecimal digits.
-
-    removed: positions; None: those that this version's detector finds.
-    """
+    """Hash what changes the prepared folder besides the source's content; removed None: what this version's detector finds."""
     options = config.model_dump(
         mode="json", include={"num_classes", "class_names", "id_map", "size", "fit", "color", "split_lists"}
     )

@@ -77,13 +77,12 @@ def choose_class_names(config: DataConfig, num_classes: int, known: Sequence[str
     return names
 
 
-def check_ignored(ignore_classes: Iterable[int], class_names: Sequence[str]) -> None:
+def check_ignored(ignored: tuple[int, ...], class_names: Sequence[str]) -> None:
     """Check that the ignored classes exist and leave something to score.
 
     Raises:
         DataError: one does not exist, or none is left.
     """
-    ignored = tuple(ignore_classes)
     listed = ", ".join(f"{number} ({name})" for number, name in enumerate(class_names))
     wrong = [number for number in ignored if not 0 <= number < len(class_names)]
     if wrong:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import timeit
 
 import numpy as np
 import torch
@@ -64,9 +64,5 @@ def measure_latency_ms(model: nn.Module, image: NDArray[np.uint8], device: Devic
     The model must be on the device; it is set to evaluation mode. Other load on the machine counts.
     """
     model.eval()
-    times_s = []
-    for _ in range(_NUM_TIMED):
-        started_s = time.perf_counter()
-        predict_batch(model, image, device).cpu()
-        times_s.append(time.perf_counter() - started_s)
+    times_s = timeit.repeat(lambda: predict_batch(model, image, device).cpu(), number=1, repeat=_NUM_TIMED)
     return float(np.median(times_s)) * 1000

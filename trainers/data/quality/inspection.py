@@ -117,20 +117,13 @@ def _describe_duplicates(data: DataSet, groups: NDArray[np.int64]) -> list[Dupli
     for group in np.flatnonzero(np.bincount(groups) > 1):
         members = np.flatnonzero(groups == group)
         images = data.images[members]
-        found.append(
-            DuplicateGroup(
-                indices=tuple(members.tolist()),
-                identical=bool((images == images[0]).all()),
-                disagreement=_measure_disagreement(data.masks[members[:_MAX_COMPARED]]),
-            )
-        )
+        identical = bool((images == images[0]).all())
+        pairs = combinations(data.masks[members[:_MAX_COMPARED]], 2)
+        found.append(DuplicateGroup(tuple(members.tolist()), identical, max(_measure_disagreement(*pair) for pair in pairs)))
     return found
 
 
-def _measure_disagreement(masks: NDArray[np.uint8]) -> float:
-    """Largest share of differing labels over all pairs of masks (K, H, W), at pixels that both label."""
-    largest = 0.0
-    for one, other in combinations(masks, 2):
-        both = (one != VOID) & (other != VOID)
-        largest = max(largest, float((one != other)[both].mean()) if both.any() else 0.0)
-    return largest
+def _measure_disagreement(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+    """Share of differing labels of two masks (H, W), at pixels that both label."""
+    both = (one != VOID) & (other != VOID)
+    return float((one != other)[both].mean()) if both.any() else 0.0

@@ -157,11 +157,11 @@ def read_image(file: Path) -> NDArray[np.uint8]:
     """
     with open_image(file) as image:
         image.load()
-        mode = image.mode
-        converted = image if mode in ("L", "RGB") else image.convert("RGB")
-    if mode not in _IMAGE_MODES:
-        raise DataError(f"{file}: image of mode {mode!r}. Allowed: 8 bits per channel, gray or RGB ({', '.join(_IMAGE_MODES)}).")
-    return np.asarray(converted, np.uint8)
+        if image.mode not in _IMAGE_MODES:
+            raise DataError(
+                f"{file}: image of mode {image.mode!r}. Allowed: 8 bits per channel, gray or RGB ({', '.join(_IMAGE_MODES)})."
+            )
+        return np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"), np.uint8)
 
 
 def _read_mask(file: Path) -> NDArray[np.integer[Any]]:

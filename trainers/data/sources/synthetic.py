@@ -13,14 +13,12 @@ from numpy.typing import NDArray
 from trainers.config import SyntheticConfig
 from trainers.data.sources import terrain
 from trainers.data.sources.base import LabelledImage
+from trainers.data.sources.terrain import COLUMNS, ROWS
 
 GENERATOR_VERSION = 1
 """Part of the fingerprint; raised by hand whenever the same configuration gives different pixels."""
 
 CLASS_NAMES = ("background", "soil", "bedrock", "sand", "big_rock")
-
-ROWS, COLUMNS = 3, 3
-"""Tiles of one scene."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ def make_synthetic(config: SyntheticConfig) -> SyntheticSet:
     masks = np.empty_like(images)
     for scene in range(num_scenes):
         part = slice(scene * per_scene, (scene + 1) * per_scene)
-        image, mask = terrain.draw_scene(config, scene, rows=ROWS, columns=COLUMNS)
+        image, mask = terrain.draw_scene(config, scene)
         images[part], masks[part] = _cut(image, config), _cut(mask, config)
     rng = terrain.random_generator(config.seed, num_scenes)
     order = rng.permutation(config.num_images)

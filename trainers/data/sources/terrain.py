@@ -14,6 +14,9 @@ from trainers.config import SyntheticConfig
 FloatImage = NDArray[np.float32]
 BACKGROUND, SOIL, BEDROCK, SAND, BIG_ROCK = range(5)
 
+ROWS, COLUMNS = 3, 3
+"""Tiles of one scene."""
+
 _SCENES_PER_ROCK_SCENE = 4
 _UNLABELLED_ROCKS = 0.12
 """Share of the big rocks without a label."""
@@ -54,14 +57,14 @@ def random_generator(seed: int, index: int) -> np.random.Generator:
     return np.random.default_rng([int(seed < 0), abs(seed), index])
 
 
-def draw_scene(config: SyntheticConfig, index: int, *, rows: int, columns: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Draw scene ``index``: image and mask, both (rows * height, columns * width) uint8, labels 0 to 4."""
+def draw_scene(config: SyntheticConfig, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Draw scene ``index``: image and mask, both (ROWS * height, COLUMNS * width) uint8, labels 0 to 4."""
     rng = random_generator(config.seed, index)
-    view = _place_camera(config, rng, rows * config.height, columns * config.width)
+    view = _place_camera(config, rng, ROWS * config.height, COLUMNS * config.width)
     weights, margin = _lay_terrain(rng, view, _draw_shares(rng, index))
     height, albedo = _model_surface(rng, view, weights)
     has_rocks = index % _SCENES_PER_ROCK_SCENE == 0
-    outlines = _place_rocks(rng, view, config, rows, columns) if has_rocks else []
+    outlines = _place_rocks(rng, view, config) if has_rocks else []
     image = _render(rng, view, height, albedo, outlines)
     mask = _annotate(rng, view, weights, margin, rng.beta(4.3, 5.9) if index else 0.3)
     _annotate_rocks(rng, mask, outlines)
@@ -69,11 +72,8 @@ def draw_scene(config: SyntheticConfig, index: int, *, rows: int, columns: int) 
 
 
 def _noise(rng: np.random.Generator, shape: tuple[int, int], cell: float, *, octaves: int = 1) -> FloatImage:
-    """Smooth noise of unit standard deviation whose largest features measure ``cell`` pixels.
-
-    Octaves are added on coarse grids; only one resize has the size of the image.
-    """
-    total = np.zeros((1, 1), np.float32)
+    """Smooth noise of unit standard deviation whose largest features measure ``cell`` pixels."""
+    total = np.zeros((1, 1), np.float32)  # grows on coarse grids, so that only one resize has the size of the image
     for octave in range(octaves):
         size = max(1.0, cell / 2**octave)
         grid = rng.standard_normal((int(shape[0] / size) + 3, int(shape[1] / size) + 3), dtype=np.float32)
@@ -170,12 +170,10 @@ def _form_sand(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[FloatI
     return 0.9 * strength * ripples + 0.1 * grains + 2.0 * stones, 0.05 * strength * ripples + 0.025 * grains
 
 
-def _place_rocks(
-    rng: np.random.Generator, view: _View, config: SyntheticConfig, rows: int, columns: int
-) -> list[NDArray[np.int32]]:
+def _place_rocks(rng: np.random.Generator, view: _View, config: SyntheticConfig) -> list[NDArray[np.int32]]:
     """Outlines (P, 2), x and y, of big rocks in three neighbouring tiles of the scene."""
-    row, column = int(rng.integers(1, rows)), int(rng.integers(0, columns))
-    tiles = [(row, column), (row, (column + 1) % columns), (row - 1 if row > 1 else row + 1, column)]
+    row, column = int(rng.integers(1, ROWS)), int(rng.integers(0, COLUMNS))
+    tiles = [(row, column), (row, (column + 1) % COLUMNS), (row - 1 if row > 1 else row + 1, column)]
     outlines = []
     for tile_row, tile_column in tiles:
         for _ in range(int(rng.integers(1, 4))):

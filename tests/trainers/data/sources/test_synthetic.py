@@ -7,7 +7,8 @@ import pytest
 
 from trainers.config import DataConfig, SyntheticConfig
 from trainers.data import load_dataset, make_split
-from trainers.data.sources.synthetic import COLUMNS, ROWS, SyntheticSource, make_synthetic
+from trainers.data.sources.synthetic import SyntheticSource, make_synthetic
+from trainers.data.sources.terrain import COLUMNS, ROWS
 
 
 @pytest.fixture(scope="module")

@@ -60,11 +60,11 @@ class SharedPlan(_Part):
     @model_validator(mode="before")
     @classmethod
     def _ignore_retired(cls, raw: Any) -> Any:
-        """Earlier versions wrote ``keep.predictions``, and ``pruner.over``, which was null for any pruner that is left."""
+        """Earlier versions wrote ``keep.predictions``, and ``pruner.over``, null or ``trials`` for the pruners that are left."""
         if not isinstance(raw, dict) or not isinstance(spec := raw.get("spec"), dict):
             return raw
         spec = spec | {"keep": _without(spec.get("keep", {}), "predictions")}
-        if isinstance(pruner := spec.get("pruner"), dict) and pruner.get("over") is None:
+        if isinstance(pruner := spec.get("pruner"), dict) and pruner.get("over") in (None, "trials"):
             spec["pruner"] = _without(pruner, "over")
         return raw | {"spec": spec}
 

@@ -178,7 +178,7 @@ def study_name(spec: SweepSpec, facts: Facts) -> str:
     lines = [space, anchor, _rounds(spec), *rows]
     if spec.pruner is not None:  # as earlier versions wrote it, which had a field ``over``, so that their studies are found again
         pruner = {"name": class_name(spec.pruner.name), "over": None, "options": spec.pruner.options}
-        lines.append(to_json(pruner).decode())
+        lines.append(to_json(pruner, inf_nan_mode="null").decode())
     text = "\n".join(lines)
     return f"{spec.name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 

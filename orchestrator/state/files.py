@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,9 +68,10 @@ def check_local(file: Path, what: str) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a scratch path, at which a file or folder is written; at the end it replaces ``path`` at once.
 
-    No reader sees half of it, even after a kill; after an exception it is deleted. Threads and processes may do so at once.
+    No reader sees half of it, even after a kill; after an exception it is deleted. Threads and processes may do so at once, in
+    containers and on other machines too, where process numbers repeat.
     """
-    scratch = path.with_name(f".{path.name}.{threading.get_native_id()}.{os.getpid()}")
+    scratch = path.with_name(f".{path.name}.{secrets.randbits(64)}.{os.getpid()}")
     try:
         yield scratch
         os.replace(scratch, path)

@@ -68,7 +68,11 @@ def ask_driver(*, answer_s: float = ANSWER_S) -> GpuListing:
     try:
         if not _nvml_is_free.acquire(timeout=answer_s):
             raise queue.Empty
-        threading.Thread(target=ask, name="ask-nvml", daemon=True).start()  # a call into a hung driver never returns
+        try:
+            threading.Thread(target=ask, name="ask-nvml", daemon=True).start()  # a call into a hung driver never returns
+        except RuntimeError:  # no more threads
+            _nvml_is_free.release()
+            raise
         listing = answers.get(timeout=answer_s)
     except queue.Empty:
         raise LaunchError(
@@ -112,10 +116,11 @@ def ask_nvml(nvml: Any = None) -> GpuListing:
 def _read_memory(nvml: Any, handle: Any) -> tuple[int | None, int]:
     """MiB of a GPU, and of these the ones in use."""
     try:
-        memory = nvml.nvmlDeviceGetMemoryInfo(handle, version=nvml.nvmlMemory_v2)  # the first version counts reserved as used
-    except nvml.NVMLError_FunctionNotFound:
-        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-    except nvml.NVMLError_NotSupported:  # shared with the host
+        try:
+            memory = nvml.nvmlDeviceGetMemoryInfo(handle, version=nvml.nvmlMemory_v2)  # the first version counts reserved as used
+        except nvml.NVMLError_FunctionNotFound:
+            memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    except (nvml.NVMLError_NotSupported, nvml.NVMLError_NoPermission):  # shared with the host, or partitioned (MIG)
         return None, 0
     return memory.total // 2**20, memory.used // 2**20
 

@@ -39,7 +39,9 @@ def adopt_finished(home: Home, specs: Iterable[TrialSpec]) -> list[str]:
             _log.warning("%s is COMPLETE on the server, but its %s is missing there: it is trained again", run.name, missing[0])
             continue
         folder.create(by_key[key])
-        for name in OF_ATTEMPTS:  # mirror.json too: without it the mirror refers to the run that the files come from
+        # mirror.json too: without it the mirror refers to the run that the files come from. It goes first: after a kill it would
+        # say how much of a file was sent that is written anew.
+        for name in sorted(OF_ATTEMPTS, key=lambda name: name is not TrialFile.SENT):
             (folder.path / name).unlink(missing_ok=True)
         for name, path in found.items():
             if path is not None:

@@ -86,14 +86,15 @@ def test_a_plan_is_read_whose_sweep_kept_predictions_in_16_bits(begun: Ledger, k
 
 
 def test_a_plan_is_read_whose_pruner_had_a_field_over(begun: Ledger) -> None:
-    """Earlier versions stored `pruner.over: null` with every pruner; it is ignored. What it compared with a value is refused."""
+    """Earlier versions stored `pruner.over` with every pruner; null and `trials` are ignored, and `images` is refused."""
     shared = read_shared_plan(begun, "shared")
     assert shared is not None
     expected = shared.model_copy(update={"spec": shared.spec.model_copy(update={"pruner": PrunerSpec(name="median")})})
     document = json.loads(expected.model_dump_json())
-    document["spec"]["pruner"]["over"] = None
-    begun.roster.write_plan("shared", json.dumps(document))
-    assert read_shared_plan(begun, "shared") == expected
+    for over in (None, "trials"):
+        document["spec"]["pruner"]["over"] = over
+        begun.roster.write_plan("shared", json.dumps(document))
+        assert read_shared_plan(begun, "shared") == expected
 
     document["spec"]["pruner"]["over"] = "images"
     begun.roster.write_plan("shared", json.dumps(document))

@@ -72,6 +72,14 @@ def test_a_folder_appears_at_once(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_two_writers_share_no_scratch_file(tmp_path: Path) -> None:
+    """Even with equal process and thread numbers, as two containers have."""
+    with replacing(tmp_path / "file") as first, replacing(tmp_path / "file") as second:
+        assert first != second
+        first.touch()
+        second.touch()
+
+
 def test_several_threads_may_write_one_file(tmp_path: Path) -> None:
     """Each has its own scratch file, and the last one wins."""
     path, contents = tmp_path / "file", [bytes([digit]) * 100_000 for digit in range(8)]

@@ -110,9 +110,10 @@ def test_nvml_lists_the_parts_of_a_partitioned_gpu() -> None:
     assert find_gpus({}, list_gpus=lambda: listing) == (*listing.parts["GPU-aaaa"], B)
 
 
-def test_memory_that_nvml_does_not_report_is_unknown() -> None:
-    """Such as of a GPU that shares the host's memory."""
-    assert ask_nvml(Library(gpu("GPU-cccc", nvmlDeviceGetMemoryInfo=error("NOT_SUPPORTED")))).by_index == {"0": C}
+@pytest.mark.parametrize("name", ["NOT_SUPPORTED", "NO_PERMISSION"])
+def test_memory_that_nvml_does_not_report_is_unknown(name: str) -> None:
+    """Such as of a GPU that shares the host's memory, or of a partitioned one for ordinary users; the GPU stays listed."""
+    assert ask_nvml(Library(gpu("GPU-cccc", nvmlDeviceGetMemoryInfo=error(name)))).by_index == {"0": C}
 
 
 def test_an_error_of_nvml_itself_closes_it() -> None:

@@ -80,6 +80,19 @@ def test_a_local_failure_is_replaced(home: Home, location: TrackingLocation, awa
     assert (states(location, "s"), states(location, "second")) == ([("COMPLETE", False)], [("COMPLETE", True)])
 
 
+def test_what_was_sent_is_forgotten_first(home: Home, location: TrackingLocation, away: TrialFolder, worker) -> None:
+    """A kill in between must not leave how much was sent of a file that is written anew."""
+    failed = worker.start()
+    worker.finish(failed, state=TrialState.FAILED)
+    Recorder(location).send("second", failed, ended=True)
+    assert (failed.path / TrialFile.SENT).exists()
+    (failed.path / TrialFile.PROGRESS).rename(failed.path / "moved")
+    (failed.path / TrialFile.PROGRESS).mkdir()  # which stops the adoption there
+    with pytest.raises(OSError, match=TrialFile.PROGRESS.value):
+        adopt_finished(home, [away.spec()])
+    assert not (failed.path / TrialFile.SENT).exists()
+
+
 def test_an_adopted_result_is_replaced_by_a_later_one(home: Home, location: TrackingLocation, away: TrialFolder) -> None:
     """If the trial was trained again elsewhere, its files come from the server, not from the earlier adoption."""
     adopt_finished(home, [away.spec()])

@@ -176,3 +176,10 @@ def test_every_file_of_a_trial_is_described() -> None:
     page = (ROOT / "docs" / "reference" / "files.md").read_text(encoding="utf-8")
     names = {str(file) if "/" not in file else f"{file.partition('/')[0]}/" for file in TrialFile}
     assert {name for name in names if f"`{name}`" not in page} == set()
+
+
+def test_the_files_on_the_map_exist() -> None:
+    """Paths of orchestrator/README.md start at orchestrator/ or at the project's folder."""
+    text = (ROOT / "orchestrator" / "README.md").read_text(encoding="utf-8")
+    paths = {path for path in re.findall(r"`([\w./]+/[\w./]+)`", text)}
+    assert {path for path in paths if not (ROOT / path).exists() and not (ROOT / "orchestrator" / path).exists()} == set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -188,6 +189,19 @@ def test_no_package_is_crowded() -> None:
     for folder in {path.parent for path in list_modules().values()}:
         modules = [path.name for path in folder.glob("*.py") if path.name != "__init__.py"]
         assert len(modules) <= 9, f"{folder.relative_to(ROOT)}: {sorted(modules)}"
+
+
+def test_a_package_lists_its_modules() -> None:
+    """In its docstring, so that a newcomer sees what is in it and in which order."""
+    missing = []
+    for package, file in list_modules().items():
+        if file.name == "__init__.py" and package != "orchestrator":  # whose map is its README
+            docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+            parts = {
+                name.removeprefix(f"{package}.").partition(".")[0] for name in list_modules() if name.startswith(f"{package}.")
+            }
+            missing += [f"{package}.{part}" for part in parts if not re.search(rf"(?<!\w){part}(?!\w)", docstring)]
+    assert missing == []
 
 
 def test_trainers_know_nothing_of_the_orchestrator() -> None:

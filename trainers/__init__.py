@@ -11,5 +11,6 @@ device.py     device, precision and threads
 training/     the loop: optimiser, steps, checkpoints, evaluation
 metrics.py    confusion matrices -> IoU and mIoU
 prediction/   checkpoints -> probabilities and masks, ensembles too
+ensemble.py   where models exported by earlier versions look for their reader
 pictures.py   drawings of images and masks for people
 """

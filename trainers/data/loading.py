@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from trainers.data.quality import cleaning
 from trainers.data.quality.duplicates import group_images
 from trainers.data.quality.outliers import find_outliers
 from trainers.data.sources.base import LabelledImage, Source
-from trainers.data.sources.folder import FolderSource
+from trainers.data.sources.folder import FolderSource, read_split
 from trainers.data.sources.npz import NpzSource
 from trainers.data.sources.synthetic import SyntheticSource
 from trainers.errors import DataError
@@ -86,11 +87,14 @@ def read_source(reading: Reading, *, allocate: Allocate) -> DataSet:
         DataError: an image cannot be read or does not fit, or the options contradict what was read.
     """
     source, config = reading.source, reading.config
-    names, listed = source.names(), source.split()
+    names = source.names()
     cleaning.check_positions(reading.removed, len(names), source.place)
     kept = np.delete(np.arange(len(names)), reading.removed)
     images, masks, largest_label = _read_arrays(reading, len(kept), allocate)
     num_classes = checks.choose_num_classes(config, source.place, largest_label=largest_label, known=source.class_names)
+    split = None
+    if config.split_lists is not None:
+        split = checks.resolve_split(read_split(Path(source.place), config.split_lists), names, kept)
     return DataSet(
         images,
         masks,
@@ -99,7 +103,7 @@ def read_source(reading: Reading, *, allocate: Allocate) -> DataSet:
         checks.choose_class_names(config, num_classes, source.class_names),
         reading.fingerprint,
         source.place,
-        split=checks.resolve_split(listed, names, kept) if listed else None,
+        split=split,
         groups=group_images(images),
         removed=reading.removed,
     )

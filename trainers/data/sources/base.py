@@ -54,6 +54,3 @@ class Source(Protocol):
 
     def read(self) -> Iterator[LabelledImage]:
         """Yield the images with their masks in the order of ``names``."""
-
-    def split(self) -> NamedSplit | None:
-        """Return the split that the source's lists fix."""

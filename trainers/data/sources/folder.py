@@ -80,12 +80,6 @@ class FolderSource:
                 )
             yield LabelledImage(str(mask_file), image, mask)
 
-    def split(self) -> NamedSplit | None:
-        if not self._lists:
-            return None
-        train, val = (_read_list(file) for file in self._lists)
-        return NamedSplit(train, val, " and ".join(map(str, self._lists)))
-
     def _files(self) -> list[Path]:
         return [file for pair in self._pairs.values() for file in pair] + list(self._lists)
 
@@ -176,6 +170,17 @@ def _read_mask(file: Path) -> NDArray[np.integer[Any]]:
             f"({', '.join(_MASK_MODES)}), each pixel the id of its class."
         )
     return mask.astype(np.uint8) if mask.dtype == np.bool_ else mask
+
+
+def read_split(path: Path, lists: SplitLists) -> NamedSplit:
+    """Read the lists that fix the split of the folder ``path``.
+
+    Raises:
+        DataError: a list is empty or not text.
+    """
+    files = (path / lists.train, path / lists.val)
+    train, val = map(_read_list, files)
+    return NamedSplit(train, val, " and ".join(map(str, files)))
 
 
 def _read_list(file: Path) -> tuple[str, ...]:

@@ -48,9 +48,6 @@ class NpzSource:
         for index, (image, mask) in enumerate(self._tiles):
             yield LabelledImage(f"{self._path}: {KEY}[{index}]", image, mask)
 
-    def split(self) -> None:
-        """None: a .npz has no lists."""
-
     @cached_property
     def _tiles(self) -> NDArray[np.uint8]:
         with open_archive(self._path, _ALLOWED) as archive:

@@ -117,6 +117,3 @@ class SyntheticSource:
         tiles = make_synthetic(self._config)
         for name, image, mask in zip(self.names(), tiles.images, tiles.masks, strict=True):
             yield LabelledImage(f"synthetic tile {name}", image, mask)
-
-    def split(self) -> None:
-        """None: generated tiles have no lists."""

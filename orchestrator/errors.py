@@ -11,8 +11,6 @@ OrchestrateError
 └── ScheduleError    a schedule cannot be run or exported
 """
 
-from __future__ import annotations
-
 import re
 
 

@@ -1,7 +1,5 @@
 """Chooses device, precision and threads of a training, and names the device."""
 
-from __future__ import annotations
-
 import os
 import platform
 import resource

@@ -1,7 +1,5 @@
 """``package.module:attribute`` -> a custom loss, architecture or transform, and a hash of its source."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib
 import importlib.util

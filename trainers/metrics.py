@@ -1,7 +1,5 @@
 """Predicted and true masks -> confusion matrices -> mIoU, the objective. numpy only; the statistics reuse it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Draws pictures for people: a trial's grid of validation images, masks and predictions, and the parts of other sheets."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import cv2

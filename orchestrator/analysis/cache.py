@@ -1,7 +1,5 @@
 """Values computed for trials that have ended, kept on this machine: CIs and comparisons of thousands take minutes."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import defaultdict

@@ -3,8 +3,6 @@
 Where images belong together (a scene, near duplicates), call ``sum_groups`` first: the bootstrap then draws whole groups.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

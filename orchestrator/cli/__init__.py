@@ -12,8 +12,6 @@ Standard output holds results, or the one JSON document of ``--json``; logs and 
 Exit codes: 0 done, 1 some trials failed or wait because the disk is full, 2 bad input or refused, 130 interrupted.
 """
 
-from __future__ import annotations
-
 import sys
 
 import typer

@@ -1,7 +1,5 @@
 """`orchestrate data`: checks, shows and makes data sets."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """Commands that keep records, disk and servers in order."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

@@ -1,7 +1,5 @@
 """Commands that show the results of sweeps, and use their models."""
 
-from __future__ import annotations
-
 import signal
 import sys
 from pathlib import Path

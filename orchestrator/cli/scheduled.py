@@ -3,8 +3,6 @@
 It is a separate program, because code between fork and exec of a process with threads may hang.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import threading

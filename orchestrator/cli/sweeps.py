@@ -1,7 +1,5 @@
 """Commands that run, watch and stop sweeps."""
 
-from __future__ import annotations
-
 import signal
 from pathlib import Path
 from typing import Annotated, Literal

@@ -1,7 +1,5 @@
 """`orchestrate worker`: joins a sweep that another machine began, using the plan in the ledger."""
 
-from __future__ import annotations
-
 import socket
 import time
 

@@ -1,7 +1,5 @@
 """Prepares a sweep before anything runs: checks the inputs, finds trials that are already done, makes the plan."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout

@@ -1,7 +1,5 @@
 """What `orchestrate sweep` prints: the plan and the results, for people and as JSON."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

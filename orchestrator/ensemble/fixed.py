@@ -4,8 +4,6 @@ No member is chosen on the images that it is scored on, so there is no cross-fit
 compared, is chosen on them, so the gain over it is, if anything, too small.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

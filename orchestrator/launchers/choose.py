@@ -1,7 +1,5 @@
 """Launchers by name."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from orchestrator.errors import LaunchError

@@ -1,7 +1,5 @@
 """Runs one attempt at a time in a thread of this process: for debugging, and where no process can be started."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import sys

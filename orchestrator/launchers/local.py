@@ -1,7 +1,5 @@
 """Runs attempts on this machine: each in a fresh process, forked from a server that has everything imported."""
 
-from __future__ import annotations
-
 import gc
 import multiprocessing
 import multiprocessing.forkserver

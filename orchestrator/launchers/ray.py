@@ -1,7 +1,5 @@
 """Runs attempts on a Ray cluster: each as a task, in a fresh process on any node with room for it."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import math

@@ -1,7 +1,5 @@
 """What one attempt gets of a node, in a cluster whose scheduler counts CPUs and GPUs."""
 
-from __future__ import annotations
-
 import math
 import os
 import socket

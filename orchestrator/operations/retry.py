@@ -1,7 +1,5 @@
 """`orchestrate retry`: lets the next sweep run trials again, failed ones or any that are named."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from orchestrator.errors import SpecError, TrialError

@@ -1,7 +1,5 @@
 """`orchestrate stop`: asks the dispatchers of a sweep on all machines to stop, and waits until they have."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """`orchestrate sync`: brings MLflow into agreement with ledger and trial folders after an outage or manual changes."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field

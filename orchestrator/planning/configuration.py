@@ -1,7 +1,5 @@
 """One point of the search as a training: SweepSpec + chosen values + facts about data and code -> Configuration."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -3,8 +3,6 @@
 Imports trainers' data, augmentation and imports only inside its functions.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import sys

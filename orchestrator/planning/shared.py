@@ -1,7 +1,5 @@
 """The plan of a sweep in the ledger, for workers that join it and for `orchestrate status`."""
 
-from __future__ import annotations
-
 import socket
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """Checks options of samplers and pruners against Optuna's own signatures; called when a sweep is planned, before it runs."""
 
-from __future__ import annotations
-
 import importlib.util
 import inspect
 import warnings

@@ -1,7 +1,5 @@
 """Plan -> next configuration, until a budget is used up: in the plan's order, or as one of Optuna's samplers proposes."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections import deque

@@ -3,8 +3,6 @@
 Optuna's trials are our configurations. The study is a record and never a lock: the ledger decides who may run a trial.
 """
 
-from __future__ import annotations
-
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Set

@@ -1,7 +1,5 @@
 """Opens the storage of studies: a journal file of this machine that survives kills, or a database; for search.py."""
 
-from __future__ import annotations
-
 import fcntl
 import logging
 import os

@@ -1,7 +1,5 @@
 """A sweep's record in Optuna: one trial per configuration, with its owner; search.py and proposers.py write and read it."""
 
-from __future__ import annotations
-
 import datetime
 import math
 import warnings

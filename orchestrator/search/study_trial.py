@@ -1,7 +1,5 @@
 """Optuna's trials as records of configurations: what we write into a trial, and how it is read; for study.py."""
 
-from __future__ import annotations
-
 import datetime
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass

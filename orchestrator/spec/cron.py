@@ -1,7 +1,5 @@
 """Reads a crontab line into the numbers that its five fields stand for; for sections.py and for `orchestrate schedule`."""
 
-from __future__ import annotations
-
 import calendar
 import re
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Translates pydantic's errors about a sweep file into lines for people: place, what was found, what is allowed, nearest name."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Reads a sweep file as YAML 1.2 and records the line of every value; load.py then validates it."""
 
-from __future__ import annotations
-
 import copy
 import difflib
 import io

@@ -1,7 +1,5 @@
 """Sweep file -> SweepSpec: reads, overrides, validates, and tries every choice, so that errors appear before anything runs."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path

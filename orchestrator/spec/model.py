@@ -1,7 +1,5 @@
 """A sweep file as frozen pydantic models that mirror the YAML one to one; load.py reads files into them."""
 
-from __future__ import annotations
-
 import json
 import re
 from typing import Annotated, Any, Literal, Self, get_args

@@ -1,7 +1,5 @@
 """Walks the pydantic models of a sweep file: which paths exist, and which types they hold."""
 
-from __future__ import annotations
-
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache

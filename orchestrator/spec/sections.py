@@ -1,7 +1,5 @@
 """Sections of a sweep file that the code running a sweep takes by themselves; model.py puts the whole file together."""
 
-from __future__ import annotations
-
 import zoneinfo
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal

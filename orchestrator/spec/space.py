@@ -1,7 +1,5 @@
 """Points of a search space: builds their configurations, says which parameters exist there, and enumerates them."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 import json

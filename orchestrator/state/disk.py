@@ -1,7 +1,5 @@
 """Whether the disk has room: for a whole plan, and before each launch for the next trial."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import stat

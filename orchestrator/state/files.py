@@ -1,7 +1,5 @@
 """Replacing and appending to files so that a kill leaves them whole; locks; network file systems."""
 
-from __future__ import annotations
-
 import os
 import secrets
 import shutil

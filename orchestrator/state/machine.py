@@ -1,7 +1,5 @@
 """This machine: the cores that may be used, and the versions of the libraries that results depend on."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import math
 import os

@@ -1,7 +1,5 @@
 """Durations, sizes and numbers of things, written for people."""
 
-from __future__ import annotations
-
 
 def format_duration(seconds: float) -> str:
     """As ``40 s``, ``12 min``, ``3 h 20 min`` or ``2 d 4 h``."""

@@ -1,7 +1,5 @@
 """An MLflow client for a tracking location, and the calls that readers and writers share."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import time

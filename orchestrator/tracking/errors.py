@@ -1,7 +1,5 @@
 """Translates errors of MLflow, its database and the network into TrackingError, without passwords."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager

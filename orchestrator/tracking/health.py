@@ -1,7 +1,5 @@
 """Single requests to a tracking server, with the login that every request uses; for `orchestrate doctor`."""
 
-from __future__ import annotations
-
 import socket
 import time
 import uuid

@@ -1,7 +1,5 @@
 """mirror.json: what a trial folder has already sent to MLflow. Losing it costs time, never a double count."""
 
-from __future__ import annotations
-
 from pydantic import Field, ValidationError
 
 from orchestrator.state.files import write_atomically

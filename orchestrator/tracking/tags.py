@@ -5,8 +5,6 @@ Each fact of a result or an attempt also becomes a tag, ``system.<fact>``; the l
 Old runs must stay readable, so the values below never change. Imports no mlflow: the dispatcher makes these records.
 """
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Iterable, Mapping

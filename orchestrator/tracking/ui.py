@@ -1,7 +1,5 @@
 """MLflow's page as a leaderboard: its address, sorted by val/miou, and a server that shows a local database."""
 
-from __future__ import annotations
-
 import os
 import socket
 import subprocess

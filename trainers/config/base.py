@@ -1,7 +1,5 @@
 """Constants, the frozen base model, and checks of names that all parts of the configuration share."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable, Sequence
 from typing import Annotated

@@ -1,7 +1,5 @@
 """DataConfig: where images come from, their size, their classes and how they are split."""
 
-from __future__ import annotations
-
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator

@@ -1,7 +1,5 @@
 """The losses by name, each with its own options, and sums of them."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator

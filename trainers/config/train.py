@@ -1,7 +1,5 @@
 """TrainConfig: network, loss, optimisation, augmentation and sampling of one training."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator

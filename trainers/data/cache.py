@@ -1,7 +1,5 @@
 """Prepares a data set once, as a folder of arrays in a cache that every trial memory-maps."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Checks options against what a source holds, and chooses the classes; used by loading.py and split.py."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path

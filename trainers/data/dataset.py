@@ -1,7 +1,5 @@
 """DataSet, what loading makes of a source, and Split, its training and validation images."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

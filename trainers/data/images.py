@@ -1,7 +1,5 @@
 """Resizes images and masks and converts gray and colour; used by the sources, the loader and prediction."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray

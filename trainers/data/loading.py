@@ -1,7 +1,5 @@
 """Reads a configured source into a DataSet: cleaned, checked and in one form, before grouping and splitting."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Splits a data set into training and validation images without leaks, by fraction, fold or lists."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable

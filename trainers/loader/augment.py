@@ -1,7 +1,5 @@
 """Augmentation configuration -> function of image, mask and seed; imports albumentations only if a transform needs it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Training images that stay on the device: batches are gathered and augmented there, and the host only names them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Sampling configuration -> the samples of an epoch: which training images, how often and with which augmentation."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Transforms of albumentations by name and arguments, and a pipeline of them; the only module that imports albumentations."""
 
-from __future__ import annotations
-
 import inspect
 import os
 import random

@@ -1,7 +1,5 @@
 """Boundary loss, from the signed distances of pixels to the boundaries of classes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import cv2

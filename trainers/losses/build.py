@@ -1,7 +1,5 @@
 """Loss configuration -> module of logits and mask; leaves ignored and void pixels out of the loss."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, assert_never
 

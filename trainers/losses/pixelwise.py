@@ -1,7 +1,5 @@
 """Losses that are means over pixels: focal and (weighted) cross entropy."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Losses on the overlap of regions: Dice, Jaccard, Tversky and Lovász."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import segmentation_models_pytorch as smp

@@ -1,7 +1,5 @@
 """Architecture and encoder by name -> a network that takes images of any size."""
 
-from __future__ import annotations
-
 import urllib.error
 import urllib.request
 import warnings

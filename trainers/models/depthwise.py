@@ -6,8 +6,6 @@ Encoders for small devices (MobileNet, EfficientNet) end in such maps: 2x4 value
 overlapping ones of 3x3, avoids that. benchmarks/depthwise.py measures the gain.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

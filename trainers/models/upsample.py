@@ -6,8 +6,6 @@ pixel instead of nine. With few pixels per channel, nine products with differenc
 benchmarks/upsample.py measures the gain.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import segmentation_models_pytorch.decoders.unet.decoder as smp_unet

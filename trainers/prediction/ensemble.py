@@ -1,7 +1,5 @@
 """Checkpoints with weights, loaded once -> one mask per image: the argmax of the mean of their quantized probabilities."""
 
-from __future__ import annotations
-
 import math
 import shutil
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Combines the members' quantized probabilities: what each adds to the sum of a class, in whole numbers; numpy only."""
 
-from __future__ import annotations
-
 import math
 from typing import Literal
 

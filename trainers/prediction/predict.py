@@ -1,7 +1,5 @@
 """Network and images -> class probabilities, and their 8-bit form."""
 
-from __future__ import annotations
-
 import timeit
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Reads best.safetensors: trained weights and, in the metadata, what the model is rebuilt from."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """State of a training <-> last.pt, to resume from; best weights -> best.safetensors. Files appear whole or not at all."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

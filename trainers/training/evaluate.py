@@ -1,7 +1,5 @@
 """Model and validation images -> confusion matrices, predictions and metrics."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

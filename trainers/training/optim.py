@@ -1,7 +1,5 @@
 """Configuration -> optimizer, learning rate of each step, and moving average of the weights."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, assert_never
 

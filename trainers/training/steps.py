@@ -1,7 +1,5 @@
 """The pass over an epoch's batches: forward, loss, backward, one optimizer step per batch; called by train.py."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Iterable

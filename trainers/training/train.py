@@ -1,7 +1,5 @@
 """The training loop: configuration and data -> a trained model, its validation confusions and predictions."""
 
-from __future__ import annotations
-
 import logging
 import math
 import time

@@ -1,7 +1,5 @@
 """The lines of a report as an SVG chart: per line a dot with its 95 % CI, and the published value."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from xml.etree.ElementTree import Element

@@ -1,7 +1,5 @@
 """A training's configuration -> a few words per column: architecture, encoder, augmentation, training."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from trainers.config import SamplingConfig, TrainConfig, TransformConfig, is_import_path

@@ -1,7 +1,5 @@
 """Elements of HTML and SVG as text, and the page's style sheet: light, dark, print."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from xml.etree.ElementTree import Element, tostring
 

@@ -1,7 +1,5 @@
 """Trials and ensembles of a sweep -> one line per configuration or ensemble, by row or ranked."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """The attempts of one dispatcher: prepares their folders, launches them, watches their progress, stops and collects them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

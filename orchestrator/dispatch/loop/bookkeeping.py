@@ -1,7 +1,5 @@
 """Records what happens to each trial in ledger, search, mirror and monitor, and values configurations by their trials."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The loop that runs a sweep: propose, claim, launch, watch, record; it is given its search, launcher and tracker."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """Estimates how much GPU memory a trial needs: from the peaks of similar trials and from what was too little before."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass

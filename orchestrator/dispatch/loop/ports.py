@@ -1,7 +1,5 @@
 """What a dispatcher is given (session, ports, policy, planned trials) and what it returns (outcomes)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Trials that wait for a slot: which one starts next, and what happens while none can."""
 
-from __future__ import annotations
-
 import bisect
 import functools
 import logging

@@ -1,7 +1,5 @@
 """Decides whether a failed trial is retried and on which terms, from its folder and the sweep's retry policy."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """Takes over what other dispatchers left: claims of dead ones, results of finished trials, checkpoints of other machines."""
 
-from __future__ import annotations
-
 import functools
 import logging
 import shutil

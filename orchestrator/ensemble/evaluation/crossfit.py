@@ -1,7 +1,5 @@
 """Cross-fitting: each image is scored by what was chosen or learned on the other parts of the images."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Members of an ensemble -> their disagreement, the score of an oracle over them, and what each one adds."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """A pool of candidates -> the report: chosen members, and their cross-fitted gain over the best single candidate."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 

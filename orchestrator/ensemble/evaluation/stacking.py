@@ -4,8 +4,6 @@ Both are learned from a sample of pixels in which each class has a share by the 
 which weights all classes equally, against predicting rare classes too often.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Predictions regrouped into blocks of 64 pixels of one image and one true class, and back; cached on disk."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import tempfile

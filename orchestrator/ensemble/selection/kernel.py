@@ -8,8 +8,6 @@ largest sum, cut off at 255. The class wins whose byte of the candidate minus th
 is one such class, this is exact despite the cut-off; if there are several, the sums decide.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

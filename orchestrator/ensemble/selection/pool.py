@@ -1,7 +1,5 @@
 """A pool of candidates -> the members whose combined probabilities score best."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Searches for members: each only asks for the score of some members with each candidate added."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

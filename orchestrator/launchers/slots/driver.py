@@ -1,7 +1,5 @@
 """What the NVIDIA driver reports of this machine's GPUs: through NVML, else through nvidia-smi. Neither touches CUDA."""
 
-from __future__ import annotations
-
 import logging
 import queue
 import re

@@ -1,7 +1,5 @@
 """How attempts share one GPU: each holds a lock file, in which the part of the GPU that it has reserved is written."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

@@ -1,7 +1,5 @@
 """Lock files of this machine's slots: shared by all its dispatchers and users, and passed on to workers."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

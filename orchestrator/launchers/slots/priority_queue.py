@@ -1,7 +1,5 @@
 """Which dispatchers of this machine wait for a slot, by priority: files beside the lock files, which the others respect."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import itertools

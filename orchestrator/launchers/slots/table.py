@@ -1,7 +1,5 @@
 """Slots: the shares of this machine's GPUs, or of its CPU, each held by one attempt at a time, across all users."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections import Counter

@@ -1,7 +1,5 @@
 """What launchers and workers agree on: the slot that an attempt may use, and how its process reports its end."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import IntEnum
 

@@ -1,7 +1,5 @@
 """Imported once, by the forkserver: loads what every worker would import again. Never touches CUDA."""
 
-from __future__ import annotations
-
 import gc
 import importlib
 import multiprocessing.forkserver

@@ -1,7 +1,5 @@
 """What a worker's process sets up before it works: environment, log, signals, and dying with its dispatcher."""
 
-from __future__ import annotations
-
 import ctypes
 import faulthandler
 import multiprocessing

@@ -1,7 +1,5 @@
 """`orchestrate data check`: finds outliers, duplicates and imbalance; as text, as JSON for `data.clean`, as a contact sheet."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path

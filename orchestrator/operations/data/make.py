@@ -1,7 +1,5 @@
 """`orchestrate data make`: writes the synthetic data set as a .npz in the layout of the homework."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Draws images beside their masks, with captions: a contact sheet as PNG or as one HTML file."""
 
-from __future__ import annotations
-
 import base64
 import html
 import textwrap

@@ -1,7 +1,5 @@
 """`orchestrate data show`: image, mask and overlay of some positions as PNG, one position per row."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """SOURCE and its `--set data.…=…` options -> the data set, read as a sweep would read it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from orchestrator.errors import DataError, SpecError

@@ -1,7 +1,5 @@
 """Checks the data sets of this machine: what is in ORCHESTRATE_DATA, and what the ledger's sweeps need of it."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Runs all checks of `orchestrate doctor`, one after another; a check that fails is itself a finding."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 from orchestrator.operations.doctor.datasets import check_data

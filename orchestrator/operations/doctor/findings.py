@@ -1,7 +1,5 @@
 """What `orchestrate doctor` found: one line per subject, for people and as JSON."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum

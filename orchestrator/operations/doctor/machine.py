@@ -1,7 +1,5 @@
 """Checks this machine: installed packages, GPUs and whether torch can use them, free disk space."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import platform

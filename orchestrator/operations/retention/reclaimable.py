@@ -1,7 +1,5 @@
 """Finds what can be deleted by looking at the disk: what can be made again, and leftovers of killed processes."""
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Collection, Iterator

@@ -1,7 +1,5 @@
 """Reports which cron lines are due, using APScheduler in its own thread. Nothing else imports apscheduler."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo

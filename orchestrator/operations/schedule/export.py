@@ -1,7 +1,5 @@
 """Scheduled sweeps -> lines of a crontab or units of systemd, for machines without our own scheduler."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import sys

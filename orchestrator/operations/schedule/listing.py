@@ -1,7 +1,5 @@
 """`orchestrate schedule --list`: the outcome of the last occurrences, and when the next ones are due."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime

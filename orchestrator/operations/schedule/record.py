@@ -7,8 +7,6 @@ mlruns/schedule/
   <id>.json            its result, as `orchestrate sweep --json` prints it
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from datetime import datetime

@@ -1,7 +1,5 @@
 """`orchestrate schedule`: reads the files, locks the home, and runs clock and scheduler until it is stopped."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

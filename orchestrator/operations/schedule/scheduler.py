@@ -1,7 +1,5 @@
 """Decides what happens to each due time: one thread makes the calls of an inbox, starts sweeps and writes the record."""
 
-from __future__ import annotations
-
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence

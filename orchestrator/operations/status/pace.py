@@ -1,7 +1,5 @@
 """How fast a sweep runs, and how long the rest will take at that pace; pure."""
 
-from __future__ import annotations
-
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass

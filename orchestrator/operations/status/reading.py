@@ -1,7 +1,5 @@
 """Reads how a sweep and its trials stand, from ledger and trial folders, and which slots are in use. Changes nothing."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections import Counter

@@ -1,7 +1,5 @@
 """What `orchestrate status` prints, for people and as JSON: sweeps, running and failed trials, what MLflow lacks."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Compares a plan with the snapshot of the last run: rows by their ids, points of a grid by their values; pure."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass

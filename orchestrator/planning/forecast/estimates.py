@@ -4,8 +4,6 @@ Times are seconds of one core on the CPU, because slots differ in their number o
 Both scale with epochs and with the pixels per epoch, for training and validation separately.
 """
 
-from __future__ import annotations
-
 import heapq
 import math
 from collections import Counter, defaultdict

@@ -1,7 +1,5 @@
 """Puts together what a person sees of a plan before anything runs."""
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """mlruns/plans/<sweep>.json: what a sweep consisted of when it last began; diff.py compares it with the present plan."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Mapping

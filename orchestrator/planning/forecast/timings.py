@@ -1,7 +1,5 @@
 """Trial folders -> time and disk space that finished trials took; the input of estimates.py."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass

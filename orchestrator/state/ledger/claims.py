@@ -1,7 +1,5 @@
 """Which dispatcher owns which trial: claims with leases."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Opens the ledger's database, SQLite or a shared PostgreSQL, and creates its tables."""
 
-from __future__ import annotations
-
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """Which dispatchers work on which sweep, and stop requests to them; also each sweep's plan, for workers that join."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager

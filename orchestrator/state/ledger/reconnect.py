@@ -1,7 +1,5 @@
 """Reconnecting to a PostgreSQL server that is unreachable for a while; running trials do not notice."""
 
-from __future__ import annotations
-
 import logging
 import threading
 import time

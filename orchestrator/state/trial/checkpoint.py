@@ -1,7 +1,5 @@
 """The checkpoint that a trial resumes from: its epoch, a copy for other machines, and adopting one from another machine."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile

@@ -1,7 +1,5 @@
 """Records how an attempt ended: for the worker, and for the dispatcher when a worker is dead."""
 
-from __future__ import annotations
-
 import os
 import time
 import traceback

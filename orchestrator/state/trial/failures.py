@@ -1,7 +1,5 @@
 """Kinds of failure, and which of them an error is."""
 
-from __future__ import annotations
-
 import errno
 from collections.abc import Iterator
 from enum import StrEnum

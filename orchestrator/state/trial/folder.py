@@ -1,7 +1,5 @@
 """A trial's folder, ``mlruns/trials/<key>/``: the list of its files, reading and writing them, and the end of its log."""
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Sequence

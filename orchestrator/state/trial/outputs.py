@@ -1,7 +1,5 @@
 """Confusion matrices and predictions of the validation images: written by the worker, memory-mapped by ensemble selection."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The records of the trial folder as pydantic models, and the trial's key; folder.py lists the files."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

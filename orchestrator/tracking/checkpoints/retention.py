@@ -1,7 +1,5 @@
 """What MLflow knows about checkpoints: each sweep's `keep` rule, the runs that hold files, and the members of ensembles."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ A tag of the run names the checkpoint's files, sizes and hashes. Uploads alterna
 an upload is complete: a kill in the middle leaves the previous checkpoint intact.
 """
 
-from __future__ import annotations
-
 import hashlib
 import socket
 import tempfile

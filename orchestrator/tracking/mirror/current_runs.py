@@ -3,8 +3,6 @@
 A trial has one run per deviation, such as a batch halved to fit the GPU's memory. Only the last one is current.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from mlflow import MlflowClient

@@ -1,7 +1,5 @@
 """Ensembles -> runs of their sweep's experiment, each once; only the last ensemble of a row stays current."""
 
-from __future__ import annotations
-
 import getpass
 import hashlib
 import json

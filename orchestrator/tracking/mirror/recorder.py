@@ -1,7 +1,5 @@
 """One trial folder -> one run: finds the run again, sends what it lacks, and takes all times from the folder."""
 
-from __future__ import annotations
-
 import getpass
 import importlib.metadata
 import os

@@ -1,7 +1,5 @@
 """Finds what MLflow lacks of a sweep's trials by comparing all its runs with the trial folders."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterable
 
 import mlflow  # noqa: F401  whole, before its parts (see tracking/__init__.py)

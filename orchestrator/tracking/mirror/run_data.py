@@ -7,8 +7,6 @@ The plain ``<name>`` is the value at the best epoch so far, logged once more whe
 Sorting the page by ``val/miou`` therefore sorts it by the trials' results.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,5 @@
 """Checkpoints -> an MLflow model of a script, safetensors and the package that reads them: in a folder, or logged to a run."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import tempfile
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The code of a logged model: MLflow runs this file when it loads the model. It needs only ``trainers``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Finds trials that another machine has finished, and copies their results into this machine's trial folders."""
 
-from __future__ import annotations
-
 import logging
 import shutil
 from collections.abc import Iterable

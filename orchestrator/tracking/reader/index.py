@@ -1,7 +1,5 @@
 """A cache of a server's runs on this machine, one file per experiment: only changed runs are requested."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import time

@@ -1,7 +1,5 @@
 """Run id, trial key or sweep name -> the trials that a model consists of."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field

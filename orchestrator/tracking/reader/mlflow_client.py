@@ -1,7 +1,5 @@
 """Reads runs with MLflow's client: from databases, and from servers that need more than a login."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import mlflow  # noqa: F401  whole, before its parts (see tracking/__init__.py)

@@ -3,8 +3,6 @@
 So a leaderboard need not import mlflow, which takes seconds.
 """
 
-from __future__ import annotations
-
 import base64
 import os
 from collections.abc import Iterator, Mapping, Sequence

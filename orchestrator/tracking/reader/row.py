@@ -1,7 +1,5 @@
 """One run of MLflow, as its readers need it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Chooses how runs are read: a server by its REST interface, everything else by MLflow's client."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 from collections.abc import Sequence

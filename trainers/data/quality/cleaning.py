@@ -1,7 +1,5 @@
 """Reads and checks the positions that `data.clean` removes, listed directly or in a JSON file from `data check`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal

@@ -1,7 +1,5 @@
 """Groups identical and nearly identical images, so that a split keeps them together; outliers.py looks for copies with it."""
 
-from __future__ import annotations
-
 import hashlib
 
 import cv2

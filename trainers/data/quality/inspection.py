@@ -1,7 +1,5 @@
 """DataSet -> Findings: class shares, outliers, duplicates and odd images, for `data check`. Only outliers can be removed."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import combinations
 

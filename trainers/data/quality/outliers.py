@@ -4,8 +4,6 @@ Three kinds of evidence: content that recurs pixel by pixel in other images (pas
 different images (repeated_masks.py), and a copy of another image (duplicates.py) under a different mask.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 Photographs have noise: a patch with some contrast never recurs by chance. Drawn or pasted content does.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

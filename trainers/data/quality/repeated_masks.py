@@ -1,7 +1,5 @@
 """Finds equal and nearly equal masks on different images; for outliers.py."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 

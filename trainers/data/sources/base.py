@@ -1,7 +1,5 @@
 """Source, the protocol of everything that images are read from, and LabelledImage, what it yields."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol

@@ -1,7 +1,5 @@
 """Source: a folder with images/ and masks/, paired by stem."""
 
-from __future__ import annotations
-
 import hashlib
 import struct
 import zlib

@@ -1,7 +1,5 @@
 """Source: a .npz with ``training_set`` (N, 2, H, W), like the homework's file."""
 
-from __future__ import annotations
-
 import hashlib
 import zipfile
 import zlib

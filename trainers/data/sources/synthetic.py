@@ -1,7 +1,5 @@
 """Source: generated tiles of terrain, cut out of larger scenes; the built-in data set."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Draws one scene of terrain with its labels; synthetic.py cuts it into tiles."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 

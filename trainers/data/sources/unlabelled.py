@@ -1,7 +1,5 @@
 """Images without masks, to predict on: from a .npz or a folder, read in parts with the model's number of channels."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path

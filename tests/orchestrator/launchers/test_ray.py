@@ -30,6 +30,7 @@ data:
   ignore_classes: [0]
 base: {arch: FPN, encoder: resnet18, epochs: 40, batch_size: 8, precision: float32}
 search: {method: grid, space: {loss: [{name: dice}]}}
+limits: {checkpoint_s: 1}
 seeds: [0, 1]
 """
 

@@ -45,7 +45,7 @@ def clean(
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """Check servers, logins, clocks, data, GPUs, disk, packages. Says for each problem what to do."""
+    """Check servers, logins, clocks, data, GPUs, disk, packages. Suggests a fix for each problem."""
     from orchestrator.operations.doctor.examine import examine
     from orchestrator.state.home import Home
 

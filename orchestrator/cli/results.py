@@ -125,7 +125,7 @@ def report(
     out: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write one HTML file instead of printing.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print results per configuration, averaged over seeds. Ensembles and published values stand beside them."""
+    """Print results per configuration, averaged over seeds. Includes ensembles and published values."""
     from orchestrator.analysis.report.report import make_report
 
     home, reader = open_reader()

@@ -47,7 +47,7 @@ def sweep(
     launcher: Launching = "local",
     slots: Slots = None,
     again: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Train everything anew under this name; the same name again resumes it.")
+        str | None, typer.Option(metavar="NAME", help="Retrain everything under this name; the same name again resumes.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -80,7 +80,7 @@ def _set_sources(document: Document, folder: Path) -> Document:
 
 def _check_outline(spec: SweepSpec) -> Iterator[Complaint]:
     if spec.search and spec.rows:
-        yield Complaint(("rows",), ": stands beside search. Allowed: one of them.")
+        yield Complaint(("rows",), ": is given together with search. Use only one.")
     if spec.ensembles and not spec.rows:
         yield Complaint(("ensembles",), ": members are rows, and the file has none. Add 'rows'.")
     yield from _check_ids([row.id for row in spec.rows], "rows")

@@ -164,7 +164,7 @@ class ScheduleSpec(Part):
     misfire_grace_s: float = Field(default=3600, ge=1)
     """How late a missed run may still start."""
     again: bool = False
-    """Train everything anew at each run, even if neither file nor data have changed."""
+    """Retrain everything at each run, even if neither file nor data have changed."""
 
     @model_validator(mode="before")
     @classmethod
@@ -174,7 +174,7 @@ class ScheduleSpec(Part):
         if not isinstance(given, dict):
             raise ValueError(f"is {given!r}. Allowed: {EXAMPLE}, or a mapping with {', '.join(cls.model_fields)}")
         if "priority" in given:
-            raise ValueError(f"has a priority, which stands beside 'schedule' now: 'priority: {given['priority']}'")
+            raise ValueError(f"has a priority, which is a top-level key now, next to 'schedule': 'priority: {given['priority']}'")
         if "name" in given:
             raise ValueError("has a name, like a learning-rate schedule. Did you mean 'base.schedule'?")
         return given

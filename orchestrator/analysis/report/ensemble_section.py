@@ -99,6 +99,6 @@ def _judge(chosen: Chosen) -> str:
     return (
         f"Cross-fitted mIoU {write_short(chosen.miou)} ({write_interval(chosen.ci95)}), in sample {write_short(chosen.optimism)} "
         f"higher. Gain over the best single trial {gain}: {verdict} (above 0 in {chosen.gain_probability:.0%} of the resamples). "
-        f"More members pay up to k = {chosen.pays_up_to}. The right member at each pixel would score "
-        f"{write_short(chosen.oracle_miou)}."
+        f"Additional members improve the mIoU significantly up to k = {chosen.pays_up_to}. "
+        f"The right member at each pixel would score {write_short(chosen.oracle_miou)}."
     )

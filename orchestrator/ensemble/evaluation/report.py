@@ -254,7 +254,7 @@ class EnsembleReport:
         if self.pays_up_to == 1:
             return "No step is significantly better than the one before it."
         more = "" if self.pays_up_to == self.steps[-1].k else ": the gain of further members is not significant"
-        return f"More members pay up to k = {self.pays_up_to}{more}."
+        return f"Additional members improve the mIoU significantly up to k = {self.pays_up_to}{more}."
 
     def _draw_classes(self) -> Table:
         rows = [

@@ -76,7 +76,7 @@ def _fetch(model: FoundModel, home: Home) -> ModelFiles:
     missing = [key for key in model.weights if key not in rows]
     if missing:
         raise PredictError(
-            f"{model.name}: its members {', '.join(missing)} are COMPLETE nowhere. Run the sweep again to train them anew."
+            f"{model.name}: its members {', '.join(missing)} have no COMPLETE run. Run the sweep again to retrain them."
         )
     checkpoints = {key: _fetch_checkpoint(reader, rows[key], home) for key in model.weights}
     sizes = {key: _read_size(reader.fetch(rows[key], TrialFile.SPEC, home.cache / "files")) for key in model.weights}

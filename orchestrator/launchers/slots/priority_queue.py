@@ -82,7 +82,7 @@ class PriorityQueue:
             os.pwrite(self._place[1], entry.model_dump_json().encode() + b"\n", 0)
 
     def leave(self) -> None:
-        """Wait for nothing any more."""
+        """Leave the queue."""
         if self._place is not None:
             os.close(self._place[1])
             self._place = None

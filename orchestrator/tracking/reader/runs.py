@@ -91,7 +91,7 @@ class RunReader:
         if path is None:
             raise TrackingError(
                 f"{self.location}: run {run.files_run_id} ({run.name}) has no file {name}. Was its artifact folder removed, or "
-                "is it on another machine? Run the sweep again to train the trial again."
+                "is it on another machine? Run the sweep again to retrain it."
             )
         return path
 

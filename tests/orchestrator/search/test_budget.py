@@ -45,7 +45,7 @@ def test_gpu_hours_are_those_of_all_runs(tmp_path: Path, storage: Path | str) ->
 
 
 def test_each_name_of_again_has_its_own_budget(tmp_path: Path, journal: Path) -> None:
-    """Otherwise a sweep that trains everything anew every night would spend its budget for good."""
+    """Otherwise a sweep that retrains everything every night would spend its budget for good."""
     spec = read(tmp_path, GRID + "budget: {gpu_hours: 1}\n")
     monday, tuesday = replace(FACTS, again="monday"), replace(FACTS, again="tuesday")
     first = build(spec, journal, facts=monday)

@@ -137,7 +137,10 @@ BROKEN = [
     ),
     Broken("unknown_member", "rows:\n  - id: 8\nensembles:\n  - {id: 1, members: [9]}\n", 4, ("members[0] is 9", "Known: 8")),
     Broken(
-        "rows_and_search", "rows: [{id: 1}]\nsearch: {method: grid, space: {epochs: [1]}}\n", 1, ("rows: stands beside search",)
+        "rows_and_search",
+        "rows: [{id: 1}]\nsearch: {method: grid, space: {epochs: [1]}}\n",
+        1,
+        ("rows: is given together",),
     ),
     Broken("half_a_pair", "data: {size: [64]}\n", 1, ("data.size[1] is missing",)),
     Broken("keep_a_word", "keep: {checkpoints: nnoe}\n", 1, ("keep.checkpoints is 'nnoe'", "from 1", "Did you mean 'none'?")),

@@ -3,6 +3,7 @@
 base.py        Source, the protocol of all of them, and LabelledImage, what they yield
 folder.py      images/ and masks/ paired by stem
 npz.py         one .npz with images and masks
-synthetic.py   generated tiles; terrain.py draws their scenes
+terrain.py     draws scenes
+synthetic.py   tiles cut out of them
 unlabelled.py  images without masks, to predict on
 """

@@ -46,6 +46,10 @@ def test_every_file_of_a_trial_is_listed(make_trial: Callable[..., TrialFolder],
 def test_an_adopted_trial_keeps_no_results_of_attempts_here() -> None:
     """The fetched files replace those that were there, the result last."""
     assert ADOPTED[-1] is ARTIFACTS[-1] is TrialFile.RESULT
+    assert {
+        "trial.json", "best.safetensors", "predictions.json", "predictions.zst", "predictions.labels.zst", "confusions.npz",
+        "samples.png", "log.txt", "progress.jsonl", "result.json",
+    } <= set(ARTIFACTS)  # fmt: skip
     assert set(ADOPTED) <= set(OF_ATTEMPTS)
     kept = set(TrialFile) - set(OF_ATTEMPTS)
     assert {TrialFile.SPEC, TrialFile.ATTEMPT, TrialFile.LOCK, TrialFile.MIRROR_LOCK, TrialFile.LOG} <= kept

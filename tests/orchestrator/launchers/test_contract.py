@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,9 @@ from orchestrator.launchers.worker.contract import ExitCode
 from orchestrator.state.trial.folder import TrialFile, TrialFolder
 from orchestrator.state.trial.records import TrialState
 from tests.orchestrator.ray_cluster import RayCluster, start_cluster
+
+# an inline attempt is killed by an exception in its thread, which may hit it between opening a file and the `with` that closes it
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 
 FOR_EVER = 10_000
 """Epochs of a trial that is to be running when something happens to it."""
@@ -49,6 +53,7 @@ def launcher(request: pytest.FixtureRequest) -> Iterator[Launcher]:
     launcher = build(request.param, request)
     yield launcher
     launcher.close()
+    gc.collect()  # so that such a file is closed here, not in another module's test
 
 
 @pytest.fixture

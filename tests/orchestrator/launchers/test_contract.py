@@ -19,7 +19,7 @@ from orchestrator.state.trial.records import TrialState
 from tests.orchestrator.ray_cluster import RayCluster, start_cluster
 
 # an inline attempt is killed by an exception in its thread, which may hit it between opening a file and the `with` that closes it
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+MAY_LEAVE_A_FILE = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 
 FOR_EVER = 10_000
 """Epochs of a trial that is to be running when something happens to it."""
@@ -47,7 +47,7 @@ def build(name: str, request: pytest.FixtureRequest) -> Launcher:
     return RayLauncher(address=cluster.address)
 
 
-@pytest.fixture(params=["local", "inline", pytest.param("ray", marks=pytest.mark.long)])
+@pytest.fixture(params=["local", pytest.param("inline", marks=MAY_LEAVE_A_FILE), pytest.param("ray", marks=pytest.mark.long)])
 def launcher(request: pytest.FixtureRequest) -> Iterator[Launcher]:
     """Each launcher in turn, idle before and after the test."""
     launcher = build(request.param, request)
